@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod clock;
+pub mod context;
+pub mod deadline;
+pub mod id;
+pub mod identity;
+pub mod problem;
+pub mod rbac;
+pub mod role;
+pub mod shard;

@@ -1,0 +1,53 @@
+//! Which shard a key lives on: key → bucket → shard, lock-free, by an immutable map that can be swapped.
+
+mod key;
+
+pub use key::{Bucket, BucketRangeError, HomeKey, Lane, ShardKey};
+
+use std::fmt;
+
+/// A shard's stable number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(pub u16);
+
+/// Ownership epoch of a bucket; rises each time the bucket changes hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u32);
+
+/// Version of a shard map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct MapVersion(pub u64);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for MapVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Where a key lives, and by which map we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The key's bucket.
+    pub bucket: Bucket,
+    /// The shard that owns the bucket.
+    pub shard: ShardId,
+    /// The ownership epoch that a write must quote to the fence.
+    pub epoch: Epoch,
+    /// The version of the map that said so.
+    pub map_version: MapVersion,
+}
