@@ -1,0 +1,64 @@
+//! `cargo xtask bench`: every side of a ratio measured in the same run, in release.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use crate::exit::Failure;
+use crate::shell::{cargo, output_of};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// Which area to measure; all of them when absent.
+    #[arg(value_parser = ["core", "data", "events", "edge"])]
+    area: Option<String>,
+    /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Packages with a `ratios` bench, which prints one JSON object a line.
+const AREAS: &[(&str, &str)] =
+    &[("core", "pim-core"), ("data", "pim-data"), ("events", "pim-events"), ("edge", "pim-lab")];
+
+/// Runs the benches of an area.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let mut missed = 0;
+    for (area, package) in AREAS {
+        if args.area.as_deref().is_some_and(|wanted| wanted != *area) {
+            continue;
+        }
+        let text = output_of(&mut cargo(&["bench", "--locked", "--quiet", "-p", package, "--bench", "ratios"]))?;
+        for line in text.lines().filter(|line| line.starts_with('{')) {
+            missed += usize::from(!print(line, args.json)?);
+        }
+    }
+    if missed == 0 {
+        return Ok(());
+    }
+    Err(Failure::Threshold.because(format!("{missed} measures miss their goal on this machine")))
+}
+
+fn print(line: &str, json: bool) -> Result<bool> {
+    let measure: Value = serde_json::from_str(line).context("a bench printed a line that is no JSON")?;
+    if json {
+        println!("{line}");
+    } else {
+        let text = |member: &str| match &measure[member] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        println!(
+            "{:<40} ours {:>14}  peer {:>14}  ratio {:>8} ± {:<8} goal {:<10} {}",
+            text("name"),
+            text("ours"),
+            text("peer"),
+            text("ratio"),
+            text("spread"),
+            text("goal"),
+            if measure["holds"] == true { "holds" } else { "MISSED" },
+        );
+    }
+    Ok(measure["holds"] == true)
+}

@@ -1,0 +1,32 @@
+//! What decides whether work lands.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::shell::{cargo, must};
+use crate::{generate, suite, tidy};
+
+/// Arguments of `cargo xtask ci`.
+#[derive(Args, Debug)]
+pub(crate) struct CiArgs {
+    #[command(flatten)]
+    test: suite::TestArgs,
+    /// Skips `cargo deny`, for machines without it.
+    #[arg(long)]
+    no_deny: bool,
+}
+
+/// Runs the checks, cheapest first.
+pub(crate) fn run(args: &CiArgs) -> Result<()> {
+    tidy::run()?;
+    must(&mut cargo(&["fmt", "--all", "--check"]))?;
+    if !args.no_deny {
+        // The advisory database is fetched from a public host: where that is out of reach, the other three still hold.
+        must(&mut cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
+    }
+    suite::run(&args.test)?;
+    must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    must(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    generate::check()
+}

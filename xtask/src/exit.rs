@@ -1,0 +1,61 @@
+//! Exit codes that scripts can rely on.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a task did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Failure {
+    /// A bad flag or argument.
+    Usage = 2,
+    /// Something that must be there is not: a program, a server, a running lab.
+    Precondition = 3,
+    /// A threshold, a deviation or a broken invariant.
+    Threshold = 4,
+    /// A traffic run that says nothing.
+    RunInvalid = 6,
+    /// The lab refused the operation.
+    Refused = 7,
+}
+
+/// A failure with the sentence that a person needs.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    failure: Failure,
+    sentence: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl Failure {
+    /// Makes an error that ends the process with this code.
+    pub(crate) fn because(self, sentence: impl Into<String>) -> anyhow::Error {
+        Failed { failure: self, sentence: sentence.into() }.into()
+    }
+
+    /// The failure that an exit code of a lab program stands for.
+    pub(crate) fn of_code(code: i32) -> Self {
+        match code {
+            2 => Self::Usage,
+            3 => Self::Precondition,
+            6 => Self::RunInvalid,
+            7 => Self::Refused,
+            _ => Self::Threshold,
+        }
+    }
+}
+
+/// Prints the error and turns it into the exit code.
+pub(crate) fn code_of(outcome: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    let failure = error.downcast_ref::<Failed>().map_or(Failure::Threshold, |failed| failed.failure);
+    ExitCode::from(failure as u8)
+}

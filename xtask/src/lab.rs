@@ -1,0 +1,136 @@
+//! `cargo xtask lab`: starts the lab in the background and questions it through its admin API.
+
+mod api;
+mod ask;
+mod journal;
+mod process;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Arguments of `cargo xtask lab`.
+#[derive(Args, Debug)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Prints one JSON document with a schema id instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// A role of the lab.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Role {
+    /// Reads their own record.
+    Patient,
+    /// Works with the patients of their facilities.
+    Clinician,
+    /// Works through application procedures.
+    Admin,
+    /// Operates the platform.
+    Sre,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Patient => "patient",
+            Self::Clinician => "clinician",
+            Self::Admin => "admin",
+            Self::Sre => "sre",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Starts the lab in the background and waits until it is ready.
+    Up(process::UpArgs),
+    /// Drains and stops the lab, and prints the summary of its run.
+    Down,
+    /// Tells whether the lab runs, and how it is.
+    Status,
+    /// Prints the lab's log lines.
+    Logs {
+        /// How many of the last lines.
+        #[arg(long, default_value_t = 50)]
+        lines: usize,
+    },
+    /// Prints an access token for a persona of a role.
+    Token {
+        /// The role.
+        role: Role,
+    },
+    /// Prints the dataset and traffic manifest with digests; starts nothing.
+    Plan(process::PlanArgs),
+    /// Seeds a data directory and ends.
+    Seed(process::SeedArgs),
+    /// Drives load at the running lab.
+    Load(process::LoadArgs),
+    /// Tells every hop of a request, with its time.
+    Journey {
+        /// The `x-pim-request-id` of an answer.
+        request_id: String,
+        /// How to draw it.
+        #[arg(long, value_parser = ["text", "mermaid"], default_value = "text")]
+        format: String,
+    },
+    /// Tells how an entity came to be what it is.
+    Lineage {
+        /// `patient`, `encounter`, `claim`, …
+        entity: String,
+        /// Its id.
+        id: String,
+        /// State as of this instant (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        as_of: Option<String>,
+        /// Replays the audit trail against the history.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Shards and their map.
+    Shard {
+        #[command(subcommand)]
+        verb: ask::ShardVerb,
+    },
+    /// Backlog and leases of the outbox.
+    Outbox,
+    /// Dead letters: what is parked, and unparking.
+    Dlq {
+        #[command(subcommand)]
+        verb: ask::DlqVerb,
+    },
+    /// Projections: lag, and rebuilding.
+    Projection {
+        #[command(subcommand)]
+        verb: ask::ProjectionVerb,
+    },
+    /// The audit trail: looking up, and verifying.
+    Audit {
+        #[command(subcommand)]
+        verb: ask::AuditVerb,
+    },
+}
+
+/// Runs one verb.
+pub(crate) fn run(args: &LabArgs) -> Result<()> {
+    let json = args.json;
+    match &args.verb {
+        Verb::Up(up) => process::up(up, json),
+        Verb::Down => process::down(json),
+        Verb::Status => ask::status(json),
+        Verb::Logs { lines } => journal::print_logs(*lines),
+        Verb::Token { role } => ask::token(*role, json),
+        Verb::Plan(plan) => process::plan(plan, json),
+        Verb::Seed(seed) => process::seed(seed, json),
+        Verb::Load(load) => process::load(load, json),
+        Verb::Journey { request_id, format } => ask::journey(request_id, format, json),
+        Verb::Lineage { entity, id, as_of, verify } => ask::lineage(entity, id, as_of.as_deref(), *verify, json),
+        Verb::Shard { verb } => ask::shard(verb, json),
+        Verb::Outbox => ask::show("outbox", "/v1/admin/outbox", Role::Sre, json),
+        Verb::Dlq { verb } => ask::dlq(verb, json),
+        Verb::Projection { verb } => ask::projection(verb, json),
+        Verb::Audit { verb } => ask::audit(verb, json),
+    }
+}
