@@ -1,8 +1,17 @@
 //! Which shard a key lives on: key → bucket → shard, lock-free, by an immutable map that can be swapped.
 
+mod file;
+mod finding;
 mod key;
+mod map;
+mod router;
+mod succession;
 
+pub use finding::{Finding, FindingCode, MapError, Severity};
 pub use key::{Bucket, BucketRangeError, HomeKey, Lane, ShardKey};
+pub use map::{Endpoint, EndpointRole, MapDigest, SHARDS_MAX, Shard, ShardMap, ShardState};
+pub use router::{HANDOVERS_MAX, ShardRouter};
+pub use succession::Handover;
 
 use std::fmt;
 

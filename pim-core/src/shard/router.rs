@@ -1,0 +1,119 @@
+//! Routing under a map that can be swapped while others read.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::finding::MapError;
+use super::map::ShardMap;
+use super::{MapVersion, Route, ShardKey};
+
+/// Most buckets that may change hands in one swap.
+pub const HANDOVERS_MAX: usize = 1024;
+
+/// Holds the map in force. Clones share it; reading takes no lock and does not allocate.
+///
+/// ```
+/// use pim_core::shard::{ShardMap, ShardRouter};
+/// pim_core::id_kinds! { /** A customer. */ Customer = "customer" }
+///
+/// let router = ShardRouter::new(ShardMap::even(4)?);
+/// let id = pim_core::id::Id::<Customer>::random();
+/// let home = router.route(&id);
+/// assert_eq!(home.bucket, id.bucket());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ShardRouter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Tells routers apart in the per-thread cache; never reused.
+    id: u64,
+    /// Rises with each swap, so that a reader knows by one load whether its cached map is still the one.
+    generation: AtomicU64,
+    map: ArcSwap<ShardMap>,
+}
+
+struct Cached {
+    router: u64,
+    generation: u64,
+    map: Arc<ShardMap>,
+}
+
+thread_local! {
+    static CACHED: RefCell<Option<Cached>> = const { RefCell::new(None) };
+}
+
+static ROUTERS: AtomicU64 = AtomicU64::new(0);
+
+impl ShardRouter {
+    /// A router over a map.
+    #[must_use]
+    pub fn new(map: ShardMap) -> Self {
+        let id = ROUTERS.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Shared { id, generation: AtomicU64::new(0), map: ArcSwap::from_pointee(map) }))
+    }
+
+    /// Where a key lives. Cannot fail: a map covers the key space.
+    #[must_use]
+    pub fn route(&self, key: &impl ShardKey) -> Route {
+        CACHED.with_borrow_mut(|cached| {
+            let generation = self.0.generation.load(Ordering::Acquire);
+            match cached {
+                Some(entry) if entry.router == self.0.id && entry.generation == generation => entry.map.route(key),
+                _ => {
+                    let map = self.0.map.load_full();
+                    let route = map.route(key);
+                    *cached = Some(Cached { router: self.0.id, generation, map });
+                    route
+                }
+            }
+        })
+    }
+
+    /// The map in force.
+    #[must_use]
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.0.map.load_full()
+    }
+
+    /// The version in force.
+    #[must_use]
+    pub fn version(&self) -> MapVersion {
+        self.0.map.load().version()
+    }
+
+    /// Puts `next` in force, if it may follow the map in force.
+    ///
+    /// # Errors
+    /// [`MapError`] with every finding; the running map stays.
+    pub fn swap(&self, next: ShardMap) -> Result<(), MapError> {
+        let current = self.map();
+        current.check_successor(&next, HANDOVERS_MAX)?;
+        self.install(next);
+        Ok(())
+    }
+
+    /// Catches up with a map that others have put in force, possibly several versions ahead; an older one is ignored.
+    ///
+    /// Returns whether the map in force changed.
+    pub fn catch_up(&self, newest: ShardMap) -> bool {
+        if newest.version() <= self.version() {
+            return false;
+        }
+        self.install(newest);
+        true
+    }
+
+    fn install(&self, next: ShardMap) {
+        let next = Arc::new(next);
+        // Two writers at once must not leave the older map behind.
+        self.0
+            .map
+            .rcu(|current| if current.version() < next.version() { Arc::clone(&next) } else { Arc::clone(current) });
+        self.0.generation.fetch_add(1, Ordering::Release);
+    }
+}
