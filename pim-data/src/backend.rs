@@ -1,0 +1,11 @@
+//! The one room that speaks to a database driver: values, rows, statements, and databases in files.
+
+mod conn;
+mod db;
+mod sql;
+mod value;
+
+pub use conn::{Conn, ReadGuard, Transaction};
+pub use db::{Db, DbError, DbSettings};
+pub use sql::{SqlPair, Statement};
+pub use value::{ColumnError, Row, Value};
