@@ -1,0 +1,147 @@
+//! Between rows and serde forms.
+
+use pim_core::clock::Timestamp;
+use serde_json::{Map, Value as Json};
+use uuid::Uuid;
+
+use super::{Audited, Column, ColumnKind, Entity, Table};
+use crate::backend::{ColumnError, Row, Value};
+
+/// A row and an entity that do not fit each other.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The serde form has no such field, or one of another kind.
+    #[error("{table}.{column} does not fit its declared kind")]
+    Field {
+        /// Which table.
+        table: &'static str,
+        /// Which column.
+        column: &'static str,
+    },
+    /// The row does not make an entity.
+    #[error("a row of {table} does not make an entity")]
+    Row {
+        /// Which table.
+        table: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A column does not hold what was asked for.
+    #[error("a row does not have the expected form")]
+    Column(#[from] ColumnError),
+}
+
+/// An entity as it was read, with what is needed to write it back.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) json: Map<String, Json>,
+    pub(crate) home: Uuid,
+}
+
+/// The columns to select, in the order that [`from_row`] reads.
+pub(crate) fn select_list(table: &Table) -> String {
+    let mut list = String::from("id, home_key, facility_id, version, created_at, updated_at");
+    for column in table.columns {
+        list.push_str(", ");
+        list.push_str(column.name);
+    }
+    list
+}
+
+/// The serde form of an entity.
+pub(crate) fn json_of<E: Entity>(entity: &E) -> Result<Map<String, Json>, DecodeError> {
+    let table = E::TABLE.name;
+    match serde_json::to_value(entity) {
+        Ok(Json::Object(fields)) => Ok(fields),
+        Ok(_) => Err(DecodeError::Field { table, column: "id" }),
+        Err(source) => Err(DecodeError::Row { table, source }),
+    }
+}
+
+/// The values of an entity's own columns, in their order.
+pub(crate) fn values_of(table: &'static Table, json: &Map<String, Json>) -> Result<Vec<Value>, DecodeError> {
+    let convert = |column: &Column| {
+        let field = json.get(column.name).unwrap_or(&Json::Null);
+        let value = to_value(column.kind, field).filter(|value| column.nullable || *value != Value::Null);
+        value.ok_or(DecodeError::Field { table: table.name, column: column.name })
+    };
+    table.columns.iter().map(convert).collect()
+}
+
+fn to_value(kind: ColumnKind, field: &Json) -> Option<Value> {
+    Some(match (kind, field) {
+        (_, Json::Null) => Value::Null,
+        (ColumnKind::Json, other) => Value::Text(other.to_string()),
+        (ColumnKind::Text, Json::String(text)) => Value::Text(text.clone()),
+        (ColumnKind::Int, Json::Number(number)) => Value::Int(number.as_i64()?),
+        (ColumnKind::Bool, Json::Bool(flag)) => Value::from(*flag),
+        (ColumnKind::Uuid, Json::String(text)) => Value::from(Uuid::try_parse(text).ok()?),
+        (ColumnKind::Time, Json::String(text)) => Value::from(text.parse::<Timestamp>().ok()?),
+        _ => return None,
+    })
+}
+
+/// Makes an entity from a row selected by [`select_list`], starting at column `from`.
+pub(crate) fn from_row<E: Entity>(row: &Row, from: usize) -> Result<(E, Stored), DecodeError> {
+    let table = E::TABLE;
+    let mut json = Map::with_capacity(table.columns.len() + 6);
+    let home = row.uuid(from + 1)?;
+    json.insert("id".to_owned(), text_of(row.uuid(from)?));
+    if let Some(field) = table.home_field {
+        json.insert(field.to_owned(), text_of(home));
+    }
+    if let Some(field) = table.facility_field {
+        json.insert(field.to_owned(), row.uuid_or_null(from + 2)?.map_or(Json::Null, text_of));
+    }
+    json.insert("version".to_owned(), Json::from(row.int(from + 3)?));
+    json.insert("created_at".to_owned(), Json::from(row.time(from + 4)?.to_string()));
+    json.insert("updated_at".to_owned(), Json::from(row.time(from + 5)?.to_string()));
+    for (offset, column) in table.columns.iter().enumerate() {
+        json.insert(column.name.to_owned(), to_json(column.kind, row, from + 6 + offset, table.name)?);
+    }
+    let made = serde_json::from_value(Json::Object(json.clone()));
+    let entity = made.map_err(|source| DecodeError::Row { table: table.name, source })?;
+    Ok((entity, Stored { json, home }))
+}
+
+fn to_json(kind: ColumnKind, row: &Row, index: usize, table: &'static str) -> Result<Json, DecodeError> {
+    if *row.get(index) == Value::Null {
+        return Ok(Json::Null);
+    }
+    Ok(match kind {
+        ColumnKind::Text => Json::from(row.text(index)?),
+        ColumnKind::Int => Json::from(row.int(index)?),
+        ColumnKind::Bool => Json::from(row.int(index)? != 0),
+        ColumnKind::Uuid => text_of(row.uuid(index)?),
+        ColumnKind::Time => Json::from(row.time(index)?.to_string()),
+        ColumnKind::Json => {
+            serde_json::from_str(row.text(index)?).map_err(|source| DecodeError::Row { table, source })?
+        }
+    })
+}
+
+fn text_of(uuid: Uuid) -> Json {
+    Json::from(uuid.as_hyphenated().to_string())
+}
+
+impl Table {
+    /// The fields of a serde form that may stand in the audit trail.
+    pub(crate) fn shown(&self, json: &Map<String, Json>) -> Map<String, Json> {
+        let shown = self.columns.iter().filter(|column| column.audited == Audited::Shown);
+        shown.filter_map(|column| Some((column.name.to_owned(), json.get(column.name)?.clone()))).collect()
+    }
+
+    /// SHA-256 over the canonical form of all columns, masked ones too.
+    pub(crate) fn digest(&self, json: &Map<String, Json>) -> [u8; 32] {
+        use sha2::{Digest as _, Sha256};
+        let all: Map<String, Json> = self
+            .columns
+            .iter()
+            .map(|column| (column.name.to_owned(), json.get(column.name).cloned().unwrap_or(Json::Null)))
+            .collect();
+        // serde_json keeps the members of a map sorted, which makes this text canonical.
+        Sha256::digest(Json::Object(all).to_string().as_bytes()).into()
+    }
+}

@@ -1,0 +1,134 @@
+//! What the databases of a cluster hold: infrastructure, entities, and the tables of other crates' parts.
+
+use std::collections::BTreeSet;
+
+use crate::entity::{Entity, Table, create_entity, scope_view};
+use crate::migration::Migration;
+use crate::scope::SCOPE_TABLE;
+
+const INFRASTRUCTURE: &str = include_str!("../migrations/sqlite/0001_shard.sql");
+
+/// The entities of a program, those of the shards and those of the control database.
+///
+/// Made by [`Schema::builder`].
+#[derive(Clone, Debug)]
+pub struct Schema {
+    shard: Vec<Migration>,
+    control: Vec<Migration>,
+    shard_tables: Vec<&'static Table>,
+    control_tables: Vec<&'static Table>,
+}
+
+/// A schema that contradicts itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// Two migrations have the same number.
+    #[error("migration {0} is there twice")]
+    Version(u32),
+    /// A table's name or column is no plain lower-case identifier, or is taken.
+    #[error("`{0}` is not a free lower-case identifier")]
+    Identifier(String),
+}
+
+impl Schema {
+    /// Starts with the infrastructure tables.
+    pub fn builder() -> SchemaBuilder {
+        let first = || vec![Migration::new(1, "shard infrastructure", INFRASTRUCTURE)];
+        SchemaBuilder(Self { shard: first(), control: first(), shard_tables: Vec::new(), control_tables: Vec::new() })
+    }
+
+    pub(crate) fn shard_migrations(&self) -> &[Migration] {
+        &self.shard
+    }
+
+    pub(crate) fn control_migrations(&self) -> &[Migration] {
+        &self.control
+    }
+
+    /// Every entity's table, those of the shards first.
+    pub fn tables(&self) -> impl Iterator<Item = &'static Table> + '_ {
+        self.shard_tables.iter().chain(&self.control_tables).copied()
+    }
+
+    /// Run on each reading connection: the scope's context row and the views that consult it.
+    pub(crate) fn on_connect(&self, control: bool) -> String {
+        let tables = if control { &self.control_tables } else { &self.shard_tables };
+        let mut script = SCOPE_TABLE.to_owned();
+        for table in tables {
+            script.push_str(&scope_view(table));
+        }
+        script
+    }
+}
+
+/// Collects entities and migrations.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until build()"]
+pub struct SchemaBuilder(Schema);
+
+impl SchemaBuilder {
+    /// Adds an entity to the shards; `version` numbers its migration.
+    pub fn entity<E: Entity>(mut self, version: u32) -> Self {
+        self.0.shard.push(Migration::new(version, E::TABLE.name, create_entity(E::TABLE)));
+        self.0.shard_tables.push(E::TABLE);
+        self
+    }
+
+    /// Adds an entity to the control database; `version` numbers its migration.
+    pub fn control_entity<E: Entity>(mut self, version: u32) -> Self {
+        self.0.control.push(Migration::new(version, E::TABLE.name, create_entity(E::TABLE)));
+        self.0.control_tables.push(E::TABLE);
+        self
+    }
+
+    /// Adds steps to shards and control database alike, such as those of pim-events.
+    pub fn everywhere(mut self, steps: &[Migration]) -> Self {
+        self.0.shard.extend_from_slice(steps);
+        self.0.control.extend_from_slice(steps);
+        self
+    }
+
+    /// Adds steps to the shards alone.
+    pub fn shard_migrations(mut self, steps: &[Migration]) -> Self {
+        self.0.shard.extend_from_slice(steps);
+        self
+    }
+
+    /// Adds steps to the control database alone.
+    pub fn control_migrations(mut self, steps: &[Migration]) -> Self {
+        self.0.control.extend_from_slice(steps);
+        self
+    }
+
+    /// Checks names and numbers.
+    ///
+    /// # Errors
+    /// [`SchemaError`] for a number used twice or a name that is none.
+    pub fn build(self) -> Result<Schema, SchemaError> {
+        for steps in [&self.0.shard, &self.0.control] {
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = steps.iter().find(|step| !seen.insert(step.version())) {
+                return Err(SchemaError::Version(twice.version()));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for table in self.0.tables() {
+            if !is_identifier(table.name) || !names.insert(table.name) {
+                return Err(SchemaError::Identifier(table.name.to_owned()));
+            }
+            let mut columns = BTreeSet::new();
+            let wrong = table.columns.iter().find(|it| !is_identifier(it.name()) || !columns.insert(it.name()));
+            if let Some(column) = wrong {
+                return Err(SchemaError::Identifier(format!("{}.{}", table.name, column.name())));
+            }
+        }
+        Ok(self.0)
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let starts = bytes.next().is_some_and(|first| first.is_ascii_lowercase());
+    starts && name.len() <= 48 && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
