@@ -1,0 +1,147 @@
+//! The embedded bus: a durable append-only log in a SQLite file of its own. No server.
+
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pim_core::clock::Clock;
+use pim_data::backend::{Db, DbError, DbSettings, Row, Statement};
+use tokio::sync::watch;
+
+use super::{Ack, BusError, NewRecord, Publisher, Record, Subscriber, standard_topics};
+use crate::event::Headers;
+use write::Queue;
+
+/// How the embedded bus is made and what it takes.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BusSettings {
+    /// Partitions of a topic that is made now; a topic that exists keeps its own.
+    pub partitions: u16,
+    /// Most bytes of one record, headers included.
+    pub record_bytes_max: usize,
+    /// Topics besides the standard ones.
+    pub topics: Vec<String>,
+}
+
+impl Default for BusSettings {
+    fn default() -> Self {
+        Self { partitions: 4, record_bytes_max: 1 << 20, topics: Vec::new() }
+    }
+}
+
+/// One partition of one topic.
+#[derive(Debug)]
+struct Log {
+    id: i64,
+    end: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    clock: Clock,
+    topics: BTreeMap<String, Vec<Log>>,
+    record_bytes_max: usize,
+    queue: Queue,
+}
+
+/// A durable log in a file. Clones share it; several processes may open the same file.
+#[derive(Clone, Debug)]
+pub struct EmbeddedBus(Arc<Inner>);
+
+impl EmbeddedBus {
+    /// Opens or creates the log and its topics.
+    ///
+    /// # Errors
+    /// [`BusError::Open`].
+    pub async fn open(path: &Path, settings: BusSettings, clock: Clock) -> Result<Self, BusError> {
+        let db =
+            Db::open(path, DbSettings { readers_max: 8, ..DbSettings::default() }).await.map_err(BusError::Open)?;
+        let topics = Self::enter_topics(&db, &settings).await.map_err(BusError::Open)?;
+        let queue = Queue::default();
+        Ok(Self(Arc::new(Inner { db, clock, topics, record_bytes_max: settings.record_bytes_max, queue })))
+    }
+
+    async fn enter_topics(db: &Db, settings: &BusSettings) -> Result<BTreeMap<String, Vec<Log>>, DbError> {
+        let mut tx = db.begin().await?;
+        tx.script(include_str!("embedded/schema.sql")).await?;
+        for topic in standard_topics().into_iter().chain(settings.topics.iter().map(String::as_str)) {
+            for part in 0..settings.partitions.max(1) {
+                // Only a topic that has no partition yet gets some: keys must not move.
+                let enter = Statement::sqlite(
+                    "INSERT INTO bus_log (topic, part) SELECT ?, ?
+                     WHERE (SELECT count(*) FROM bus_log WHERE topic = ?) = ? ON CONFLICT DO NOTHING",
+                );
+                tx.query(enter.bind(topic).bind(part).bind(topic).bind(part)).await?;
+            }
+        }
+        let rows =
+            tx.query(Statement::sqlite("SELECT topic, id, next_offset FROM bus_log ORDER BY topic, part")).await?;
+        tx.commit().await?;
+        let mut topics: BTreeMap<String, Vec<Log>> = BTreeMap::new();
+        for row in rows {
+            let end = watch::Sender::new(row.count(2)?);
+            topics.entry(row.text(0)?.to_owned()).or_default().push(Log { id: row.int(1)?, end });
+        }
+        Ok(topics)
+    }
+
+    fn log(&self, topic: &str, partition: u16) -> Result<&Log, BusError> {
+        let logs = self.0.topics.get(topic).ok_or(BusError::UnknownTopic)?;
+        logs.get(usize::from(partition)).ok_or(BusError::UnknownTopic)
+    }
+}
+
+#[async_trait]
+impl Publisher for EmbeddedBus {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        self.0.publish(batch).await
+    }
+}
+
+#[async_trait]
+impl Subscriber for EmbeddedBus {
+    async fn partitions(&self, topic: &str) -> Result<u16, BusError> {
+        let logs = self.0.topics.get(topic).ok_or(BusError::UnknownTopic)?;
+        Ok(u16::try_from(logs.len()).unwrap_or(u16::MAX))
+    }
+
+    async fn fetch(&self, topic: &str, partition: u16, offset: u64, max: usize) -> Result<Vec<Record>, BusError> {
+        let log = self.log(topic, partition)?;
+        let asked = Statement::sqlite(
+            "SELECT pos, key, at, headers, payload FROM bus_record WHERE log = ? AND pos >= ? ORDER BY pos LIMIT ?",
+        );
+        let rows = self.0.db.query(asked.bind(log.id).bind(offset).bind(max as u64)).await?;
+        rows.iter().map(|row| record(row, topic, partition)).collect()
+    }
+
+    async fn end_offset(&self, topic: &str, partition: u16) -> Result<u64, BusError> {
+        let log = self.log(topic, partition)?;
+        let rows =
+            self.0.db.query(Statement::sqlite("SELECT next_offset FROM bus_log WHERE id = ?").bind(log.id)).await?;
+        Ok(rows.first().ok_or(BusError::UnknownTopic)?.count(0).map_err(DbError::from)?)
+    }
+
+    fn arrivals(&self, topic: &str, partition: u16) -> watch::Receiver<u64> {
+        self.log(topic, partition).map_or_else(|_| watch::Sender::new(0).subscribe(), |log| log.end.subscribe())
+    }
+}
+
+fn record(row: &Row, topic: &str, partition: u16) -> Result<Record, BusError> {
+    let offset = row.count(0).map_err(DbError::from)?;
+    let headers: Headers = serde_json::from_str(row.text(3).map_err(DbError::from)?)
+        .map_err(|_| BusError::Corrupt { partition, offset })?;
+    Ok(Record {
+        topic: topic.to_owned(),
+        partition,
+        offset,
+        key: row.uuid(1).map_err(DbError::from)?,
+        headers,
+        payload: row.text(4).map_err(DbError::from)?.to_owned(),
+        at: row.time(2).map_err(DbError::from)?,
+    })
+}

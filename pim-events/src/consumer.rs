@@ -1,0 +1,111 @@
+//! Applying what the bus delivers: order per key, failure classes, holds, and commands that events drive.
+
+mod engine;
+mod head;
+mod hold;
+pub(crate) mod ledger;
+mod worker;
+
+pub use head::{Head, Order};
+pub use hold::{Disposition, HoldReason, KeyState};
+
+pub(crate) use engine::{Engine, Sink, Step};
+pub(crate) use worker::Worker;
+
+use std::time::Duration;
+
+use crate::event::{DecodeError, EnvelopeError, UpcastError};
+use pim_data::backend::DbError;
+
+/// Why an event was not applied. Carries codes and sources, never payload text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The store refused or could not be reached.
+    #[error("use the read store")]
+    Store(#[from] DbError),
+    /// The handler asks for another try; tries are capped.
+    #[error("not now: {code}")]
+    Later {
+        /// A static reason.
+        code: &'static str,
+    },
+    /// The handler will never take this event.
+    #[error("rejected: {code}")]
+    Rejected {
+        /// A static reason.
+        code: &'static str,
+    },
+    /// The payload does not fit.
+    #[error("decode the event")]
+    Decode(#[from] DecodeError),
+    /// The payload cannot be brought to the known version.
+    #[error("upcast the event")]
+    Upcast(#[from] UpcastError),
+    /// The record is no event.
+    #[error("read the envelope")]
+    Envelope(#[from] EnvelopeError),
+}
+
+pim_core::closed_enum! {
+    /// What to do about a failure.
+    pub enum FailureClass {
+        /// Infrastructure: pause the partition and try again, without end.
+        Transient = "transient",
+        /// The handler asked for another try: capped, then as permanent.
+        Capped = "capped",
+        /// Trying again does not help: the key is parked.
+        Permanent = "permanent",
+    }
+}
+
+impl ApplyError {
+    /// What to do about it.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Store(error) if error.is_retryable() => FailureClass::Transient,
+            // The engine's own failures may pass (a full disk) or not (a payload that its SQL chokes on).
+            Self::Store(DbError::Engine(_) | DbError::Open { .. }) | Self::Later { .. } => FailureClass::Capped,
+            _ => FailureClass::Permanent,
+        }
+    }
+
+    /// A static code for tables, metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Later { code } | Self::Rejected { code } => code,
+            Self::Decode(_) => "decode",
+            Self::Upcast(_) => "upcast",
+            Self::Envelope(_) => "envelope",
+        }
+    }
+}
+
+/// How a consumer reads and when it gives up.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumerSettings {
+    /// Most events that one transaction applies.
+    pub batch_max: usize,
+    /// Longest pause between two looks at a quiet partition, in milliseconds.
+    pub pause_max_ms: u64,
+    /// Tries of an event whose handler asks for another, before its key is parked.
+    pub tries_max: u32,
+    /// Keys parked within a minute that stop the consumer.
+    pub parked_per_minute_max: u32,
+}
+
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self { batch_max: 500, pause_max_ms: 1000, tries_max: 5, parked_per_minute_max: 100 }
+    }
+}
+
+impl ConsumerSettings {
+    pub(crate) const fn pause_max(&self) -> Duration {
+        Duration::from_millis(self.pause_max_ms)
+    }
+}

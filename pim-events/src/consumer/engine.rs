@@ -1,0 +1,189 @@
+//! One batch at a time: checkpoint, heads, holds and effects commit together, and a failure parks one key.
+
+mod batch;
+mod drain;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::clock::Clock;
+use pim_data::backend::{Db, DbError, Transaction};
+
+use super::hold::{Disposition, HoldReason, KeyState};
+use super::ledger::{self, Hold, Place};
+use super::{ApplyError, ConsumerSettings, FailureClass};
+use crate::bus::Record;
+use crate::event::{Event, Registry};
+use batch::{Attempt, Item};
+
+/// Where events take effect.
+#[async_trait]
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// Whether events have to be prepared outside the transaction.
+    const PREPARES: bool;
+
+    fn handles(&self, event_type: &str) -> bool;
+
+    /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`].
+    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError>;
+
+    /// Effects in the consumer's own store.
+    async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError>;
+}
+
+/// What a batch came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Everything before this offset is applied, skipped or held.
+    Next(u64),
+    /// Another owner moved the checkpoint; read it again.
+    Lost,
+    /// The consumer is stopped.
+    Stopped,
+}
+
+pub(crate) struct Engine<S> {
+    pub(crate) sink: S,
+    pub(crate) db: Db,
+    pub(crate) registry: Registry,
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) clock: Clock,
+}
+
+/// Keys parked within this time count against the limit.
+const PARKING_WINDOW: Duration = Duration::from_secs(60);
+
+impl<S: Sink> Engine<S> {
+    /// Where this consumer continues.
+    pub(crate) async fn position(&self, place: &Place) -> Result<u64, DbError> {
+        let rows = self.db.query(ledger::position(place)).await?;
+        if let Some(row) = rows.first() {
+            return Ok(row.count(0)?);
+        }
+        let mut tx = self.db.begin().await?;
+        let answers = tx.hop(&ledger::enter(place, self.clock.now())).await?;
+        tx.commit().await?;
+        Ok(answers.last().and_then(|rows| rows.first()).map_or(Ok(0), |row| row.count(0))?)
+    }
+
+    /// Applies records that follow `from`, in order. Splits the batch around what fails, down to the one event.
+    pub(crate) async fn absorb(&self, place: &Place, from: u64, records: &[Record]) -> Result<Step, ApplyError> {
+        let items: Vec<Item<'_>> = records.iter().map(|record| Item::read(record, self)).collect();
+        let (mut at, mut expected, mut size, mut tries) = (0, from, items.len(), 0);
+        // Each turn moves `at`, halves `size`, counts a try, or leaves.
+        while at < items.len() {
+            let end = (at + size.max(1)).min(items.len());
+            let slice = &items[at..end];
+            match self.attempt(place, expected, slice).await {
+                Ok(Step::Next(next)) => {
+                    (at, expected, tries) = (end, next, 0);
+                    size = (size * 2).clamp(1, items.len());
+                }
+                Ok(other) => return Ok(other),
+                Err(error) if error.class() == FailureClass::Transient => return Err(error),
+                Err(_) if slice.len() > 1 => size = slice.len() / 2,
+                Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10 << tries.min(6))).await;
+                }
+                Err(error) => {
+                    match self.park(place, expected, &slice[0], error.code()).await? {
+                        Step::Next(next) => (at, expected, tries) = (end, next, 0),
+                        other => return Ok(other),
+                    }
+                    size = size.max(1);
+                }
+            }
+        }
+        Ok(Step::Next(expected))
+    }
+
+    async fn attempt(&self, place: &Place, expected: u64, items: &[Item<'_>]) -> Result<Step, ApplyError> {
+        if S::PREPARES {
+            let rows = self.db.query(ledger::states(place.consumer, items.iter().filter_map(Item::home))).await?;
+            let mut states = ledger::states_of(&rows)?;
+            let plan = Attempt::plan(items, &mut states)?;
+            self.sink.prepare(&plan.apply).await?;
+        }
+        let Some(mut entered) = self.enter(place, expected, items).await? else {
+            return self.refused(place).await;
+        };
+        let plan = match Attempt::plan(items, &mut entered.states) {
+            Ok(plan) => plan,
+            Err(error) => {
+                entered.tx.rollback().await?;
+                return Err(error);
+            }
+        };
+        if !plan.apply.is_empty() {
+            if let Err(error) = self.sink.apply(&mut entered.tx, &plan.apply).await {
+                entered.tx.rollback().await?;
+                return Err(error);
+            }
+        }
+        let now = self.clock.now();
+        let mut last = plan.statements(place, &entered.states, now);
+        last.extend(plan.dead.iter().map(|(record, code)| ledger::bury(place, record, code, now)));
+        entered.tx.commit_with(last).await?;
+        Ok(Step::Next(entered.next))
+    }
+
+    /// Puts the one event that cannot be applied, or the first of its key's held ones, aside.
+    async fn park(
+        &self,
+        place: &Place,
+        expected: u64,
+        item: &Item<'_>,
+        code: &'static str,
+    ) -> Result<Step, ApplyError> {
+        let Some(mut entered) = self.enter(place, expected, std::slice::from_ref(item)).await? else {
+            return self.refused(place).await;
+        };
+        let now = self.clock.now();
+        let mut last = Vec::new();
+        if let Ok(event) = &item.event {
+            let mut state = entered.states.remove(&event.home).unwrap_or_default();
+            state.park(event.owner_epoch, event.n);
+            let parked = state.held_last.unwrap_or(state.head);
+            let hold = Hold { record: item.record, event, reason: HoldReason::Poison, code, last: parked };
+            last.extend(ledger::hold(place, &hold, now));
+            let since = now.minus(PARKING_WINDOW);
+            last.push(ledger::stop_above(place.consumer, self.settings.parked_per_minute_max, since, now));
+        }
+        entered.tx.commit_with(last).await?;
+        tracing::warn!(consumer = place.consumer, partition = place.partition, code, "key parked");
+        Ok(Step::Next(entered.next))
+    }
+
+    /// Begins the transaction whose first statement moves the checkpoint; `None` when it was refused.
+    async fn enter(&self, place: &Place, expected: u64, items: &[Item<'_>]) -> Result<Option<Entered>, ApplyError> {
+        let now = self.clock.now();
+        let next = items.last().map_or(expected, |item| item.record.offset + 1);
+        let event_at = items.last().and_then(|item| item.event.as_ref().ok()).map_or(now, |event| event.time);
+        let first = [
+            ledger::advance(place, (expected, next), event_at, now),
+            ledger::stopped(place.consumer),
+            ledger::states(place.consumer, items.iter().filter_map(Item::home)),
+        ];
+        let (tx, answers) = self.db.begin_with(&first).await?;
+        let [moved, stopped, states] = &answers[..] else { return Err(DbError::Closed.into()) };
+        if moved.is_empty() || !stopped.is_empty() {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        Ok(Some(Entered { tx, next, states: ledger::states_of(states)? }))
+    }
+
+    async fn refused(&self, place: &Place) -> Result<Step, ApplyError> {
+        let stopped = !self.db.query(ledger::stopped(place.consumer)).await?.is_empty();
+        Ok(if stopped { Step::Stopped } else { Step::Lost })
+    }
+}
+
+/// A transaction in which the checkpoint has moved.
+struct Entered {
+    tx: Transaction,
+    next: u64,
+    states: HashMap<uuid::Uuid, KeyState>,
+}

@@ -1,0 +1,103 @@
+//! What to do with each record of a batch, decided before anything is written.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pim_core::clock::Timestamp;
+use pim_data::backend::Statement;
+use uuid::Uuid;
+
+use super::{ApplyError, Disposition, Engine, Event, Hold, HoldReason, KeyState, Place, Record, Sink, ledger};
+use crate::consumer::head::Head;
+use crate::event::{EnvelopeError, UpcastError};
+
+/// A record, read once however often its batch is tried.
+pub(super) struct Item<'a> {
+    pub(super) record: &'a Record,
+    pub(super) event: Result<Event, EnvelopeError>,
+    /// The event in its newest version, for consumers that handle its type.
+    ready: Option<Result<Event, UpcastError>>,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn read<S: Sink>(record: &'a Record, engine: &Engine<S>) -> Self {
+        let event = record.event();
+        let ready = match &event {
+            Ok(event) if engine.sink.handles(&event.event_type) => Some(engine.registry.upcast(event.clone())),
+            _ => None,
+        };
+        Self { record, event, ready }
+    }
+
+    pub(super) fn home(&self) -> Option<Uuid> {
+        self.event.as_ref().ok().map(|event| event.home)
+    }
+}
+
+/// A batch with everything decided.
+pub(super) struct Attempt<'a> {
+    pub(super) apply: Vec<Event>,
+    pub(super) dead: Vec<(&'a Record, &'static str)>,
+    heads: BTreeMap<Uuid, Head>,
+    holds: Vec<(&'a Item<'a>, HoldReason, Head)>,
+    /// Keys held for a gap that this batch fills.
+    filled: Vec<Uuid>,
+}
+
+impl<'a> Attempt<'a> {
+    /// Takes the records in order. Heads move over types that nobody handles, too.
+    pub(super) fn plan(items: &'a [Item<'a>], states: &mut HashMap<Uuid, KeyState>) -> Result<Self, ApplyError> {
+        let mut plan =
+            Self { apply: Vec::new(), dead: Vec::new(), heads: BTreeMap::new(), holds: Vec::new(), filled: Vec::new() };
+        for item in items {
+            let event = match &item.event {
+                Ok(event) => event,
+                Err(_) => {
+                    plan.dead.push((item.record, "envelope"));
+                    continue;
+                }
+            };
+            let state = states.entry(event.home).or_default();
+            match state.take(event.owner_epoch, event.n) {
+                Disposition::Duplicate => {}
+                Disposition::Hold(reason) => {
+                    plan.holds.push((item, reason, state.held_last.unwrap_or(state.head)));
+                }
+                Disposition::Apply => {
+                    if let Some(ready) = &item.ready {
+                        plan.apply.push(ready.clone()?);
+                    }
+                    plan.heads.insert(event.home, state.head);
+                    if state.hold == Some(HoldReason::Gap) {
+                        plan.filled.push(event.home);
+                    }
+                }
+            }
+        }
+        plan.filled.sort_unstable();
+        plan.filled.dedup();
+        Ok(plan)
+    }
+
+    /// The writes of the decision, all but the effects themselves.
+    pub(super) fn statements(&self, place: &Place, states: &HashMap<Uuid, KeyState>, now: Timestamp) -> Vec<Statement> {
+        let mut all = Vec::new();
+        if !self.heads.is_empty() {
+            let heads: Vec<(Uuid, Head)> = self.heads.iter().map(|(key, head)| (*key, *head)).collect();
+            all.push(ledger::save_heads(place.consumer, &heads, now));
+        }
+        for (item, reason, last) in &self.holds {
+            if let Ok(event) = &item.event {
+                let hold = Hold { record: item.record, event, reason: *reason, code: "order", last: *last };
+                all.extend(ledger::hold(place, &hold, now));
+            }
+        }
+        for key in &self.filled {
+            // A rewound successor in the same batch outranks the filled gap.
+            if states.get(key).is_some_and(|state| state.hold == Some(HoldReason::Gap)) {
+                let reason = (HoldReason::Draining, "gap_filled");
+                all.push(ledger::set_reason(place.consumer, *key, reason, false, now));
+            }
+        }
+        all
+    }
+}

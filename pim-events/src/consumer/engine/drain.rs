@@ -1,0 +1,164 @@
+//! Un-parking: a held sequence is applied again, in order, in steps that each commit.
+
+use pim_core::clock::Timestamp;
+use pim_data::backend::{DbError, Statement, Transaction};
+use uuid::Uuid;
+
+use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, ledger};
+use crate::consumer::head::{Head, Order};
+use crate::consumer::ledger::HeldEvent;
+
+/// Most keys that one look drains.
+const KEYS_MAX: u32 = 16;
+/// Most held events that one step reads.
+const STEP_MAX: u32 = 100;
+
+/// What one step found.
+enum Found {
+    /// Nothing more to do for this key.
+    Done,
+    /// The run of events that follows the head, oldest first.
+    Run { run: Vec<HeldEvent>, events: Vec<Event> },
+}
+
+impl<S: Sink> Engine<S> {
+    /// Drains the keys of a partition that are marked for it; true when there was one.
+    pub(crate) async fn drain(&self, place: &Place) -> Result<bool, ApplyError> {
+        let rows = self.db.query(ledger::draining(place, KEYS_MAX)).await?;
+        for row in &rows {
+            let key = row.uuid(0).map_err(DbError::from)?;
+            self.drain_key(place, key).await?;
+        }
+        Ok(!rows.is_empty())
+    }
+
+    async fn drain_key(&self, place: &Place, key: Uuid) -> Result<(), ApplyError> {
+        let (mut size, mut tries) = (STEP_MAX as usize, 0);
+        // Each turn applies at least one event, halves the step, counts a try, or ends.
+        loop {
+            match self.drain_step(place, key, size).await {
+                Ok(true) => tries = 0,
+                Ok(false) => return Ok(()),
+                Err(error) if error.class() == FailureClass::Transient => return Err(error),
+                Err(_) if size > 1 => size /= 2,
+                Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => tries += 1,
+                Err(error) => {
+                    let reason = (HoldReason::Poison, error.code());
+                    let set = ledger::set_reason(place.consumer, key, reason, true, self.clock.now());
+                    let tx = self.db.begin().await?;
+                    tx.commit_with(vec![set]).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Applies up to `size` events of the sequence in one transaction; false when the key is done.
+    async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<bool, ApplyError> {
+        if S::PREPARES {
+            let asked = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
+            let answers = self.db.read().await?.snapshot(&asked).await?;
+            let mut ignored = Vec::new();
+            if let Found::Run { events, .. } = self.found(place, key, &answers, size, &mut ignored)? {
+                self.sink.prepare(&events).await?;
+            }
+        }
+        // The head's row is read, and so locked, before anything else.
+        let first = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
+        let (mut tx, answers) = self.db.begin_with(&first).await?;
+        let mut last = Vec::new();
+        let outcome = match self.found(place, key, &answers, size, &mut last) {
+            Ok(Found::Done) => Ok(false),
+            Ok(Found::Run { run, events }) => self.apply_run(&mut tx, place, key, (run, events), &mut last).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(more) => {
+                tx.commit_with(last).await?;
+                Ok(more)
+            }
+            Err(error) => {
+                tx.rollback().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply_run(
+        &self,
+        tx: &mut Transaction,
+        place: &Place,
+        key: Uuid,
+        (run, events): (Vec<HeldEvent>, Vec<Event>),
+        last: &mut Vec<Statement>,
+    ) -> Result<bool, ApplyError> {
+        if !events.is_empty() {
+            self.sink.apply(tx, &events).await?;
+        }
+        if let Some(end) = run.last() {
+            last.push(ledger::save_heads(place.consumer, &[(key, end.at)], self.clock.now()));
+            last.push(ledger::drop_held(place.consumer, key, end.at));
+            last.push(ledger::release(place.consumer, key));
+        }
+        Ok(true)
+    }
+
+    fn found(
+        &self,
+        place: &Place,
+        key: Uuid,
+        answers: &[Vec<pim_data::backend::Row>],
+        size: usize,
+        last: &mut Vec<Statement>,
+    ) -> Result<Found, ApplyError> {
+        let [states, rows] = answers else { return Err(DbError::Closed.into()) };
+        let state = ledger::states_of(states)?.remove(&key).unwrap_or_default();
+        if state.hold != Some(HoldReason::Draining) {
+            return Ok(Found::Done);
+        }
+        let held = rows.iter().map(HeldEvent::of).collect::<Result<Vec<_>, _>>()?;
+        let now = self.clock.now();
+        let (from, mut head) = (state.head, state.head);
+        let mut run = Vec::new();
+        for event in held.iter().filter(|event| event.at.n > from.n || event.at.epoch > from.epoch).take(size) {
+            if head.order(event.at.epoch, event.at.n) != Order::Follows {
+                break;
+            }
+            head = event.at;
+            run.push(event.clone());
+        }
+        if run.is_empty() {
+            last.extend(self.nothing_follows(place, key, (head, &held), now));
+            return Ok(Found::Done);
+        }
+        let mut events = Vec::with_capacity(run.len());
+        for held in &run {
+            let event = held.event()?;
+            if self.sink.handles(&event.event_type) {
+                events.push(self.registry.upcast(event)?);
+            }
+        }
+        Ok(Found::Run { run, events })
+    }
+
+    /// No held event follows the head: the hold ends, or waits for a gap or an operator.
+    fn nothing_follows(
+        &self,
+        place: &Place,
+        key: Uuid,
+        (head, held): (Head, &[HeldEvent]),
+        now: Timestamp,
+    ) -> Vec<Statement> {
+        let consumer = place.consumer;
+        let mut all = vec![ledger::drop_held(consumer, key, head)];
+        if let Some(next) = held.iter().find(|event| event.at.n > head.n || event.at.epoch > head.epoch) {
+            let reason = match head.order(next.at.epoch, next.at.n) {
+                Order::Rewound => (HoldReason::Rewound, "order"),
+                _ => (HoldReason::Gap, "order"),
+            };
+            all.push(ledger::set_reason(consumer, key, reason, false, now));
+        }
+        all.push(ledger::release(consumer, key));
+        all
+    }
+}

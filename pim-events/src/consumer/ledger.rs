@@ -1,0 +1,163 @@
+//! What a consumer remembers in its store: position per partition, head per key, held sequences, dead records.
+
+mod held;
+
+pub(crate) use held::{HeldEvent, Hold, draining, drop_held, held, hold, release, set_reason};
+
+use std::collections::HashMap;
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ClosedEnum;
+use pim_core::shard::Epoch;
+use pim_data::backend::{DbError, Row, Statement};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::head::Head;
+use super::hold::{HoldReason, KeyState};
+use crate::bus::Record;
+
+/// Tables of every store that consumers use.
+pub(crate) const LEDGER_SCHEMA: &str = include_str!("ledger/schema.sql");
+
+/// One partition as one consumer sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) consumer: &'static str,
+    pub(crate) topic: String,
+    pub(crate) partition: u16,
+}
+
+impl Place {
+    fn bound(&self, text: &'static str) -> Statement {
+        Statement::sqlite(text).bind(self.consumer).bind(self.topic.as_str()).bind(self.partition)
+    }
+}
+
+/// Enters the consumer at offset 0 when it is new, and reads where it is.
+pub(crate) fn enter(place: &Place, now: Timestamp) -> [Statement; 2] {
+    let enter = place
+        .bound(
+            "INSERT INTO projection_checkpoint (consumer, topic, part, next_offset, event_at, at)
+             VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(now)
+        .bind(now);
+    [enter, position(place)]
+}
+
+/// Reads where the consumer is.
+pub(crate) fn position(place: &Place) -> Statement {
+    place.bound("SELECT next_offset FROM projection_checkpoint WHERE consumer = ? AND topic = ? AND part = ?")
+}
+
+/// Moves the checkpoint from `expected` to `next`; answers no row when it was not there, so another owner moved it.
+pub(crate) fn advance(place: &Place, (expected, next): (u64, u64), event_at: Timestamp, now: Timestamp) -> Statement {
+    Statement::sqlite(
+        "UPDATE projection_checkpoint SET next_offset = ?, event_at = ?, at = ?
+         WHERE consumer = ? AND topic = ? AND part = ? AND next_offset = ? RETURNING 1",
+    )
+    .bind(next)
+    .bind(event_at)
+    .bind(now)
+    .bind(place.consumer)
+    .bind(place.topic.as_str())
+    .bind(place.partition)
+    .bind(expected)
+}
+
+/// Answers a row when an operator or the parking limit has stopped this consumer.
+pub(crate) fn stopped(consumer: &str) -> Statement {
+    Statement::sqlite("SELECT 1 FROM consumer_stop WHERE consumer = ?").bind(consumer)
+}
+
+/// Stops the consumer, should it have parked more than `max` keys since `since`.
+pub(crate) fn stop_above(consumer: &str, max: u32, since: Timestamp, now: Timestamp) -> Statement {
+    Statement::sqlite(
+        "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, 'parked_keys', ?
+         WHERE (SELECT count(*) FROM held_key WHERE consumer = ? AND since > ? AND reason = 'poison') > ?
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(consumer)
+    .bind(now)
+    .bind(consumer)
+    .bind(since)
+    .bind(max)
+}
+
+/// Asks for heads and holds of `keys`; read the answer with [`states_of`].
+pub(crate) fn states(consumer: &str, keys: impl IntoIterator<Item = Uuid>) -> Statement {
+    let mut list: Vec<String> = keys.into_iter().map(|key| key.simple().to_string()).collect();
+    list.sort_unstable();
+    list.dedup();
+    Statement::sqlite(
+        "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
+         FROM (SELECT unhex(value) AS home_key FROM json_each(?)) k
+         LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
+         LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
+    )
+    .bind(serde_json::json!(list).to_string())
+    .bind(consumer)
+    .bind(consumer)
+}
+
+/// The answer to [`states`].
+pub(crate) fn states_of(rows: &[Row]) -> Result<HashMap<Uuid, KeyState>, DbError> {
+    let mut all = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let head = pair(row, 1)?.unwrap_or(Head::START);
+        let hold = row.text_or_null(3)?.and_then(HoldReason::from_name);
+        all.insert(row.uuid(0)?, KeyState { head, hold, held_last: pair(row, 4)? });
+    }
+    Ok(all)
+}
+
+fn pair(row: &Row, at: usize) -> Result<Option<Head>, DbError> {
+    if *row.get(at) == pim_data::backend::Value::Null {
+        return Ok(None);
+    }
+    Ok(Some(Head { epoch: epoch_at(row, at)?, n: row.count(at + 1)? }))
+}
+
+pub(crate) fn epoch_at(row: &Row, at: usize) -> Result<Epoch, DbError> {
+    Ok(Epoch(u32::try_from(row.count(at)?).unwrap_or(u32::MAX)))
+}
+
+/// Moves heads forward, never back.
+pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head)], now: Timestamp) -> Statement {
+    let list: Vec<_> = heads.iter().map(|(key, head)| (key.simple().to_string(), head.epoch.0, head.n)).collect();
+    Statement::sqlite(
+        "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
+         SELECT ?, unhex(value ->> 0), value ->> 1, value ->> 2, ? FROM json_each(?) WHERE true
+         ON CONFLICT (consumer, home_key)
+         DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
+         WHERE excluded.n > inbox_head.n",
+    )
+    .bind(consumer)
+    .bind(now)
+    .bind(serde_json::json!(list).to_string())
+}
+
+/// Keeps a record that is no event, so that nothing vanishes.
+pub(crate) fn bury(place: &Place, record: &Record, code: &'static str, now: Timestamp) -> Statement {
+    place
+        .bound(
+            "INSERT INTO dead_record (consumer, topic, part, pos, home_key, code, digest, headers, payload, at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(record.offset)
+        .bind(record.key)
+        .bind(code)
+        .bind(digest(&record.payload))
+        .bind(headers_text(record))
+        .bind(record.payload.as_str())
+        .bind(now)
+}
+
+fn digest(payload: &str) -> Vec<u8> {
+    Sha256::digest(payload.as_bytes()).to_vec()
+}
+
+fn headers_text(record: &Record) -> String {
+    serde_json::to_string(&record.headers).unwrap_or_default()
+}

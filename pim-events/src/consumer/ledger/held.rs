@@ -1,0 +1,147 @@
+//! Held sequences: the events of a key that wait, in order, for one before them.
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ClosedEnum;
+use pim_data::backend::{DbError, Row, Statement};
+use uuid::Uuid;
+
+use super::{Place, digest, epoch_at, headers_text};
+use crate::bus::Record;
+use crate::consumer::head::Head;
+use crate::consumer::hold::HoldReason;
+use crate::event::{EnvelopeError, Event, Headers};
+
+/// One event that joins its key's held sequence.
+pub(crate) struct Hold<'a> {
+    pub(crate) record: &'a Record,
+    pub(crate) event: &'a Event,
+    pub(crate) reason: HoldReason,
+    pub(crate) code: &'static str,
+    /// The last of the sequence after this one has joined.
+    pub(crate) last: Head,
+}
+
+/// An event that waits in a held sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldEvent {
+    pub(crate) at: Head,
+    headers: String,
+    payload: String,
+}
+
+impl HeldEvent {
+    pub(crate) fn event(&self) -> Result<Event, EnvelopeError> {
+        let headers: Headers =
+            serde_json::from_str(&self.headers).map_err(|_| EnvelopeError::Malformed { name: "headers" })?;
+        Event::from_wire(&headers, &self.payload)
+    }
+}
+
+/// Adds an event to its key's held sequence; the head stays where it is.
+pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement; 2] {
+    let Hold { record, event, reason, code, last } = hold;
+    let key = Statement::sqlite(
+        "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
+         VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)
+         ON CONFLICT (consumer, home_key) DO UPDATE SET
+           code = iif(held_key.reason = excluded.reason, held_key.code, excluded.code),
+           since = iif(held_key.reason = excluded.reason, held_key.since, excluded.since),
+           reason = excluded.reason, last_epoch = excluded.last_epoch, last_n = excluded.last_n",
+    )
+    .bind(place.consumer)
+    .bind(event.home)
+    .bind(place.partition)
+    .bind(reason.name())
+    .bind(*code)
+    .bind(now)
+    .bind(last.epoch.0)
+    .bind(last.n);
+    let row = Statement::sqlite(
+        "INSERT INTO held_event (consumer, home_key, owner_epoch, n, event_id, event_type, event_at, causation,
+                                 part, pos, digest, headers, payload, at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(place.consumer)
+    .bind(event.home)
+    .bind(event.owner_epoch.0)
+    .bind(event.n)
+    .bind(event.id)
+    .bind(event.event_type.as_str())
+    .bind(event.time)
+    .bind(event.causation)
+    .bind(record.partition)
+    .bind(record.offset)
+    .bind(digest(&record.payload))
+    .bind(headers_text(record))
+    .bind(record.payload.as_str())
+    .bind(now);
+    [key, row]
+}
+
+/// Changes why a key is held; `tried` counts a failed try. Answers a row when the key was held.
+pub(crate) fn set_reason(
+    consumer: &str,
+    key: Uuid,
+    (reason, code): (HoldReason, &'static str),
+    tried: bool,
+    now: Timestamp,
+) -> Statement {
+    Statement::sqlite(
+        "UPDATE held_key SET reason = ?, code = ?, tries = tries + ?, since = ?
+         WHERE consumer = ? AND home_key = ? RETURNING 1",
+    )
+    .bind(reason.name())
+    .bind(code)
+    .bind(tried)
+    .bind(now)
+    .bind(consumer)
+    .bind(key)
+}
+
+/// Asks for at most `max` keys of a partition that are being applied again.
+pub(crate) fn draining(place: &Place, max: u32) -> Statement {
+    Statement::sqlite(
+        "SELECT home_key FROM held_key WHERE consumer = ? AND part = ? AND reason = 'draining' ORDER BY since LIMIT ?",
+    )
+    .bind(place.consumer)
+    .bind(place.partition)
+    .bind(max)
+}
+
+/// Asks for the first `max` events of a held sequence, in order; read the answer with [`HeldEvent::of`].
+pub(crate) fn held(consumer: &str, key: Uuid, max: u32) -> Statement {
+    Statement::sqlite(
+        "SELECT owner_epoch, n, headers, payload FROM held_event WHERE consumer = ? AND home_key = ?
+         ORDER BY owner_epoch, n LIMIT ?",
+    )
+    .bind(consumer)
+    .bind(key)
+    .bind(max)
+}
+
+impl HeldEvent {
+    pub(crate) fn of(row: &Row) -> Result<Self, DbError> {
+        let at = Head { epoch: epoch_at(row, 0)?, n: row.count(1)? };
+        Ok(Self { at, headers: row.text(2)?.to_owned(), payload: row.text(3)?.to_owned() })
+    }
+}
+
+/// Removes the events up to `upto` from a held sequence; they are applied.
+pub(crate) fn drop_held(consumer: &str, key: Uuid, upto: Head) -> Statement {
+    Statement::sqlite("DELETE FROM held_event WHERE consumer = ? AND home_key = ? AND n <= ? AND owner_epoch <= ?")
+        .bind(consumer)
+        .bind(key)
+        .bind(upto.n)
+        .bind(upto.epoch.0)
+}
+
+/// Ends the hold of a key whose sequence is empty; answers a row when it did.
+pub(crate) fn release(consumer: &str, key: Uuid) -> Statement {
+    Statement::sqlite(
+        "DELETE FROM held_key WHERE consumer = ? AND home_key = ?
+         AND NOT EXISTS (SELECT 1 FROM held_event e WHERE e.consumer = held_key.consumer AND e.home_key = held_key.home_key)
+         RETURNING 1",
+    )
+    .bind(consumer)
+    .bind(key)
+}

@@ -1,0 +1,65 @@
+//! One worker a partition: fetches, hands batches to the engine, drains what is un-parked, rests.
+
+use std::sync::Arc;
+
+use super::ledger::Place;
+use super::{Engine, Sink, Step};
+use crate::bus::Subscriber;
+use crate::pace::{Pace, Stop, rest, sleep};
+
+pub(crate) struct Worker<S> {
+    pub(crate) engine: Arc<Engine<S>>,
+    pub(crate) bus: Arc<dyn Subscriber>,
+    pub(crate) place: Place,
+}
+
+impl<S: Sink> Worker<S> {
+    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends the worker.
+    pub(crate) async fn run(self, mut stop: Stop) {
+        let mut wake = self.bus.arrivals(&self.place.topic, self.place.partition);
+        let mut pace = Pace::new(self.engine.settings.pause_max());
+        let mut position = None;
+        while !stop.is_set() {
+            wake.mark_unchanged();
+            match self.turn(&mut position).await {
+                Ok(true) => pace.reset(),
+                Ok(false) => rest(pace.pause(), &mut wake, &mut stop).await,
+                Err(code) => {
+                    tracing::warn!(
+                        consumer = self.place.consumer,
+                        partition = self.place.partition,
+                        code,
+                        "consumer waits after a failure"
+                    );
+                    sleep(pace.pause(), &mut stop).await;
+                }
+            }
+        }
+    }
+
+    /// One look: true when there was something to do.
+    async fn turn(&self, position: &mut Option<u64>) -> Result<bool, &'static str> {
+        let drained = self.engine.drain(&self.place).await.map_err(|error| error.code())?;
+        let from = match *position {
+            Some(from) => from,
+            None => self.engine.position(&self.place).await.map_err(|_| "store")?,
+        };
+        *position = Some(from);
+        let max = self.engine.settings.batch_max;
+        let fetched = self.bus.fetch(&self.place.topic, self.place.partition, from, max).await;
+        let records = fetched.map_err(|_| "bus")?;
+        if records.is_empty() {
+            return Ok(drained);
+        }
+        // Unless all goes well the next look reads the stored position again.
+        *position = None;
+        match self.engine.absorb(&self.place, from, &records).await.map_err(|error| error.code())? {
+            Step::Next(next) => {
+                *position = Some(next);
+                Ok(true)
+            }
+            Step::Lost => Ok(true),
+            Step::Stopped => Ok(drained),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Read models: tables that follow the bus, each event applied once, rebuilt from the log when needed.
+
+mod runner;
+mod status;
+mod store;
+
+pub use runner::{ProjectionRunner, RunnerError};
+pub use status::{ConsumerStatus, PartitionStatus, StatusError};
+pub use store::{ReadStore, StoreError};
+
+use async_trait::async_trait;
+use pim_data::backend::Transaction;
+
+use crate::consumer::ApplyError;
+use crate::event::{DOMAIN_TOPIC, Event};
+
+/// The transaction that a projection writes in; it cannot be committed from inside.
+pub type ReadTx = Transaction;
+
+/// One table of a read model, for counting, comparing and swapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTable {
+    /// Its name.
+    pub name: &'static str,
+    /// Every column that carries content, generated ones left out.
+    pub columns: &'static [&'static str],
+}
+
+/// A read model.
+///
+/// `apply` gets events in the order of each key and never twice. It must depend on nothing but the events and its own
+/// tables: a rebuild runs it again, over the whole log.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use pim_data::backend::Statement;
+/// use pim_events::{ApplyError, Event, Projection, ReadTable, ReadTx};
+///
+/// struct CountByType;
+///
+/// #[async_trait]
+/// impl Projection for CountByType {
+///     fn name(&self) -> &'static str {
+///         "count_by_type"
+///     }
+///     fn schema(&self) -> &'static str {
+///         "CREATE TABLE count_by_type (event_type TEXT PRIMARY KEY, events INTEGER NOT NULL) WITHOUT ROWID;"
+///     }
+///     fn tables(&self) -> &'static [ReadTable] {
+///         &[ReadTable { name: "count_by_type", columns: &["event_type", "events"] }]
+///     }
+///     fn handles(&self, _event_type: &str) -> bool {
+///         true
+///     }
+///     async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+///         for event in batch {
+///             let add = Statement::sqlite(
+///                 "INSERT INTO count_by_type VALUES (?, 1)
+///                  ON CONFLICT (event_type) DO UPDATE SET events = events + 1",
+///             );
+///             tx.query(add.bind(event.event_type.as_str())).await?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Projection: Send + Sync + 'static {
+    /// Stable name; also the consumer's name in heads, checkpoints and dead letters.
+    fn name(&self) -> &'static str;
+
+    /// Raised when schema or meaning changes; the model is then rebuilt from the log.
+    fn version(&self) -> u32 {
+        1
+    }
+
+    /// The topic it follows.
+    fn topic(&self) -> &'static str {
+        DOMAIN_TOPIC
+    }
+
+    /// Makes its tables, in a store that has none of them.
+    fn schema(&self) -> &'static str;
+
+    /// Its tables.
+    fn tables(&self) -> &'static [ReadTable];
+
+    /// Whether events of this type matter to it; heads move over the others.
+    fn handles(&self, event_type: &str) -> bool;
+
+    /// Applies events in order, within the transaction that also moves heads and checkpoint.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; its class decides between another try and parking the key.
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError>;
+}

@@ -1,0 +1,124 @@
+//! Runs projections: one worker for each of them and each partition.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pim_data::backend::Transaction;
+use tokio::task::JoinSet;
+
+use super::{Projection, ReadStore, StoreError};
+use crate::bus::{BusError, Subscriber};
+use crate::consumer::ledger::Place;
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, Sink, Worker};
+use crate::event::{Event, Registry};
+use crate::pace::{Stop, until};
+
+/// Why projections cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunnerError {
+    /// A read model is not as the program needs it.
+    #[error("prepare the read models")]
+    Store(#[from] StoreError),
+    /// The bus does not have the topic, or does not answer.
+    #[error("find the partitions of topic {topic}")]
+    Bus {
+        /// Which topic.
+        topic: &'static str,
+        /// Why.
+        #[source]
+        source: BusError,
+    },
+    /// Two projections share a name.
+    #[error("projection {name} is there twice")]
+    Twice {
+        /// Which name.
+        name: &'static str,
+    },
+}
+
+/// Keeps read models up to date.
+#[must_use = "a runner does nothing until `run`"]
+pub struct ProjectionRunner {
+    workers: Vec<Worker<ProjectionSink>>,
+}
+
+impl std::fmt::Debug for ProjectionRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProjectionRunner").field("workers", &self.workers.len()).finish()
+    }
+}
+
+impl ProjectionRunner {
+    /// Makes the tables of `projections` where they are missing, and prepares to run them.
+    ///
+    /// # Errors
+    /// [`RunnerError`] names the read model or topic that is not as it must be.
+    pub async fn open(
+        store: &ReadStore,
+        bus: Arc<dyn Subscriber>,
+        registry: &Registry,
+        projections: Vec<Arc<dyn Projection>>,
+        settings: &ConsumerSettings,
+    ) -> Result<Self, RunnerError> {
+        let mut workers: Vec<Worker<ProjectionSink>> = Vec::new();
+        for projection in projections {
+            let (consumer, topic) = (projection.name(), projection.topic());
+            if workers.iter().any(|worker| worker.place.consumer == consumer) {
+                return Err(RunnerError::Twice { name: consumer });
+            }
+            store.install(projection.as_ref()).await?;
+            let engine = Arc::new(engine(store, registry, projection, settings));
+            let partitions = bus.partitions(topic).await.map_err(|source| RunnerError::Bus { topic, source })?;
+            workers.extend((0..partitions).map(|partition| Worker {
+                engine: Arc::clone(&engine),
+                bus: Arc::clone(&bus),
+                place: Place { consumer, topic: topic.to_owned(), partition },
+            }));
+        }
+        Ok(Self { workers })
+    }
+
+    /// Runs until `shutdown`; then ends after the batches in hand. Dropping it is safe at any point.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stopper, stop) = Stop::pair();
+        let mut tasks: JoinSet<()> = self.workers.into_iter().map(|worker| worker.run(stop.clone())).collect();
+        until(shutdown, stopper, async move { while tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
+pub(super) fn engine(
+    store: &ReadStore,
+    registry: &Registry,
+    projection: Arc<dyn Projection>,
+    settings: &ConsumerSettings,
+) -> Engine<ProjectionSink> {
+    Engine {
+        sink: ProjectionSink(projection),
+        db: store.db().clone(),
+        registry: registry.clone(),
+        settings: settings.clone(),
+        clock: store.clock().clone(),
+    }
+}
+
+/// A projection as the place where events take effect.
+pub(super) struct ProjectionSink(Arc<dyn Projection>);
+
+#[async_trait]
+impl Sink for ProjectionSink {
+    const PREPARES: bool = false;
+
+    fn handles(&self, event_type: &str) -> bool {
+        self.0.handles(event_type)
+    }
+
+    async fn prepare(&self, _events: &[Event]) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
+        self.0.apply(tx, events).await
+    }
+}

@@ -1,0 +1,123 @@
+//! The read store: a database of its own for read models and for what their consumers remember.
+
+use std::path::Path;
+
+use pim_core::clock::Clock;
+use pim_data::backend::{Db, DbError, DbSettings, Row, Statement};
+use uuid::Uuid;
+
+use super::Projection;
+use crate::consumer::Head;
+use crate::consumer::ledger::{LEDGER_SCHEMA, states, states_of};
+
+/// Most connections that read models are queried through.
+const READERS_MAX: usize = 16;
+
+const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS projection_version (
+    name TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, at INTEGER NOT NULL
+) WITHOUT ROWID;";
+
+/// A database of read models. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ReadStore {
+    db: Db,
+    clock: Clock,
+}
+
+/// What went wrong with a read store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error("open the read store")]
+    Open(#[source] DbError),
+    /// A read model could not be made.
+    #[error("make read model {name}")]
+    Install {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: DbError,
+    },
+    /// The stored read model is of another version than the program's; rebuild it.
+    #[error("read model {name} has version {stored}, the program has {known}: rebuild it")]
+    Outdated {
+        /// Which one.
+        name: &'static str,
+        /// The stored version.
+        stored: u32,
+        /// The program's.
+        known: u32,
+    },
+    /// It could not be read or written.
+    #[error("use the read store")]
+    Db(#[from] DbError),
+}
+
+impl ReadStore {
+    /// Opens or creates a read store.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub async fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        let settings = DbSettings { readers_max: READERS_MAX, ..DbSettings::default() };
+        let db = Db::open(path, settings).await.map_err(StoreError::Open)?;
+        let mut tx = db.begin().await.map_err(StoreError::Open)?;
+        tx.script(LEDGER_SCHEMA).await.map_err(StoreError::Open)?;
+        tx.script(VERSIONS).await.map_err(StoreError::Open)?;
+        tx.commit().await.map_err(StoreError::Open)?;
+        Ok(Self { db, clock })
+    }
+
+    /// Runs one reading statement over the read models.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn query(&self, statement: Statement) -> Result<Vec<Row>, StoreError> {
+        Ok(self.db.query(statement).await?)
+    }
+
+    /// How far `consumer` has applied the events of a home key, for tokens of read-your-writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn head(&self, consumer: &str, key: Uuid) -> Result<Head, StoreError> {
+        let rows = self.db.query(states(consumer, [key])).await?;
+        Ok(states_of(&rows)?.remove(&key).unwrap_or_default().head)
+    }
+
+    /// The database itself.
+    #[must_use]
+    pub const fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Makes the tables of a read model, unless they are there.
+    ///
+    /// # Errors
+    /// [`StoreError::Outdated`] when they are there in another version.
+    pub async fn install(&self, projection: &dyn Projection) -> Result<(), StoreError> {
+        let name = projection.name();
+        let failed = |source| StoreError::Install { name, source };
+        let known = projection.version();
+        let stored = Statement::sqlite("SELECT version FROM projection_version WHERE name = ?").bind(name);
+        let mut tx = self.db.begin().await.map_err(failed)?;
+        let rows = tx.query(stored).await.map_err(failed)?;
+        if let Some(row) = rows.first() {
+            let stored = row.count(0).map_err(|error| failed(error.into()))?;
+            tx.rollback().await.map_err(failed)?;
+            let stored = u32::try_from(stored).unwrap_or(u32::MAX);
+            return if stored == known { Ok(()) } else { Err(StoreError::Outdated { name, stored, known }) };
+        }
+        tx.script(projection.schema()).await.map_err(failed)?;
+        let enter =
+            Statement::sqlite("INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)");
+        tx.query(enter.bind(name).bind(known).bind(self.clock.now())).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+}
