@@ -1,6 +1,6 @@
 //! Connections: many statements in one hop, and a transaction that is rolled back unless it commits.
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt as _, TryStreamExt};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Column as _, Either, Executor as _, Row as _, TypeInfo as _, ValueRef as _};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
@@ -67,6 +67,17 @@ impl Conn {
         Ok(())
     }
 
+    /// Hands a ROLLBACK to the connection's own thread without waiting for it.
+    ///
+    /// A future that was dropped inside a transaction must give the file's write lock back at once: other processes
+    /// wait for it, and this one may not write again for a long time.
+    fn abandon(&mut self) {
+        if self.dirty {
+            // One poll hands the command over. `dirty` stays set, so the next user makes sure of it.
+            let _answer_unwanted = self.raw.execute("ROLLBACK").now_or_never();
+        }
+    }
+
     /// Leaves no transaction of an earlier user behind.
     pub(super) async fn clean(&mut self) -> Result<(), DbError> {
         if self.dirty {
@@ -126,9 +137,10 @@ impl Transaction {
         let mut statements = Vec::with_capacity(first.len() + 1);
         statements.push(Statement::sqlite("BEGIN IMMEDIATE"));
         statements.extend_from_slice(first);
-        let mut answers = conn.hop(&statements).await?;
+        let mut begun = Self { conn };
+        let mut answers = begun.conn.hop(&statements).await?;
         answers.drain(..1.min(answers.len()));
-        Ok((Self { conn }, answers))
+        Ok((begun, answers))
     }
 
     /// Runs one statement.
@@ -183,6 +195,12 @@ impl Transaction {
     }
 }
 
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.conn.abandon();
+    }
+}
+
 /// A reading connection, lent for a while.
 #[derive(Debug)]
 pub struct ReadGuard {
@@ -225,7 +243,8 @@ impl ReadGuard {
 
 impl Drop for ReadGuard {
     fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
+        if let Some(mut conn) = self.conn.take() {
+            conn.abandon();
             self.home.give_back(conn);
         }
     }
