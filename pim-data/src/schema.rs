@@ -51,6 +51,10 @@ impl Schema {
         self.shard_tables.iter().chain(&self.control_tables).copied()
     }
 
+    pub(crate) fn is_control(&self, table: &Table) -> bool {
+        self.control_tables.iter().any(|known| known.name == table.name)
+    }
+
     /// Run on each reading connection: the scope's context row and the views that consult it.
     pub(crate) fn on_connect(&self, control: bool) -> String {
         let tables = if control { &self.control_tables } else { &self.shard_tables };

@@ -1,0 +1,9 @@
+//! The audit trail: 64 hash chains a shard, written with the rows they tell of.
+
+mod chain;
+mod query;
+mod verify;
+
+pub(crate) use chain::{LaneHead, Record};
+pub use query::{AuditEntry, AuditFilter};
+pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};

@@ -1,0 +1,118 @@
+//! Records and the chain that ties them: hash = SHA-256(previous ‖ body).
+
+use pim_core::clock::Timestamp;
+use pim_core::shard::Lane;
+use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::backend::{ColumnError, Row, Statement};
+use crate::unit::{Pending, Unit};
+
+/// The hash before the first record of a lane.
+pub(super) const GENESIS: [u8; 32] = [0; 32];
+
+/// One change of one row, as it will stand in the trail.
+#[derive(Debug)]
+pub(crate) struct Record {
+    body: String,
+    at: Timestamp,
+    request_id: Uuid,
+    user: String,
+    home: Uuid,
+    entity: &'static str,
+    entity_id: Uuid,
+    lane: Lane,
+}
+
+impl Record {
+    /// The record of a pending write; `n` is the home key's number after the unit.
+    pub(crate) fn of(unit: &Unit, pending: &Pending, n: u64) -> Self {
+        let actor = unit.cx.actor();
+        let mut body = json!({
+            "action": pending.action,
+            "after": pending.table.shown(&pending.after),
+            "after_digest": hex(&pending.table.digest(&pending.after)),
+            "at": unit.at.as_micros(),
+            "before": pending.before.as_ref().map(|stored| pending.table.shown(&stored.json)),
+            "entity": pending.table.name,
+            "home": unit.home.to_string(),
+            "id": pending.id.to_string(),
+            "n": n,
+            "request": unit.cx.request_id().to_string(),
+            "role": actor.role().name(),
+            "trace": unit.cx.trace().trace_id().to_string(),
+            "user": actor.subject().as_str(),
+            "version": pending.version,
+        });
+        if let Json::Object(members) = &mut body {
+            add_optional(members, "behalf", actor.original().map(|subject| subject.as_str().to_owned()));
+            add_optional(members, "cause", unit.cx.causation().map(|event| event.to_string()));
+            add_optional(members, "system", pending.system.map(str::to_owned));
+        }
+        Self {
+            // Members are sorted and numbers are whole, which makes this text canonical (RFC 8785).
+            body: body.to_string(),
+            at: unit.at,
+            request_id: unit.cx.request_id().uuid(),
+            user: actor.subject().as_str().to_owned(),
+            home: unit.home.uuid(),
+            entity: pending.table.name,
+            entity_id: pending.id,
+            lane: unit.route.bucket.lane(),
+        }
+    }
+}
+
+fn add_optional(members: &mut Map<String, Json>, name: &str, value: Option<String>) {
+    if let Some(value) = value {
+        members.insert(name.to_owned(), Json::from(value));
+    }
+}
+
+/// The end of a lane's chain.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneHead {
+    seq: u64,
+    hash: [u8; 32],
+}
+
+impl LaneHead {
+    /// Finds the end of a lane.
+    pub(crate) fn look_up(lane: Lane) -> Statement {
+        Statement::sqlite("SELECT seq, hash FROM audit WHERE lane = ? ORDER BY seq DESC LIMIT 1").bind(lane.get())
+    }
+
+    /// From the row that [`LaneHead::look_up`] finds.
+    pub(crate) fn of(row: Option<&Row>) -> Result<Self, ColumnError> {
+        match row {
+            Some(row) => Ok(Self { seq: row.count(0)?, hash: row.digest(1)? }),
+            None => Ok(Self { seq: 0, hash: GENESIS }),
+        }
+    }
+
+    /// The statement that appends a record, and the new end.
+    pub(crate) fn append(&mut self, record: &Record) -> Statement {
+        let previous = self.hash;
+        self.hash = link(&previous, &record.body);
+        self.seq += 1;
+        let insert = "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let insert = Statement::sqlite(insert).bind(record.lane.get()).bind(self.seq).bind(&previous).bind(&self.hash);
+        let insert = insert.bind(record.body.as_str()).bind(record.at).bind(record.request_id);
+        insert.bind(record.user.as_str()).bind(record.home).bind(record.entity).bind(record.entity_id)
+    }
+}
+
+/// The hash of a record behind `previous`.
+pub(super) fn link(previous: &[u8; 32], body: &str) -> [u8; 32] {
+    Sha256::new().chain_update(previous).chain_update(body.as_bytes()).finalize().into()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}

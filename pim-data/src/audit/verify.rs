@@ -1,0 +1,133 @@
+//! Verifying every chain: changed, removed, reordered and appended records are found by lane and number.
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::chain::{GENESIS, hex, link};
+use crate::backend::{Db, DbError, Row, Statement};
+use crate::cluster::{CONTROL, Cluster};
+
+const PAGE: i64 = 2_000;
+const FINDINGS_MAX: usize = 100;
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AuditFindingKind {
+    /// Its hash is not that of its content.
+    Changed,
+    /// The number before it is missing.
+    Gap,
+    /// It does not continue the record before it.
+    Broken,
+    /// A column that is looked up by disagrees with the content.
+    Index,
+}
+
+/// One broken link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AuditFinding {
+    /// Which shard; `None` for the control database.
+    pub shard: Option<u16>,
+    /// Which lane.
+    pub lane: u64,
+    /// Which record.
+    pub seq: u64,
+    /// What is wrong.
+    pub kind: AuditFindingKind,
+}
+
+/// What verifying found.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Whether everything holds.
+    pub verified: bool,
+    /// Lanes that have records.
+    pub lanes: u64,
+    /// Records checked.
+    pub records: u64,
+    /// Broken links, at most a hundred.
+    pub findings: Vec<AuditFinding>,
+}
+
+impl Cluster {
+    /// Checks every chain of every shard.
+    ///
+    /// # Errors
+    /// [`DbError`] of the first shard that cannot be read.
+    pub async fn verify_audit(&self) -> Result<VerifyReport, DbError> {
+        let mut report = VerifyReport::default();
+        for source in self.sources() {
+            let Some(db) = self.database(source) else { continue };
+            verify_shard(db, (source != CONTROL).then_some(source.0), &mut report).await?;
+        }
+        report.verified = report.findings.is_empty();
+        Ok(report)
+    }
+}
+
+async fn verify_shard(db: &Db, shard: Option<u16>, report: &mut VerifyReport) -> Result<(), DbError> {
+    const SELECT: &str = "SELECT lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity_id FROM audit \
+                          WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?";
+    let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
+    loop {
+        let rows = db.query(Statement::sqlite(SELECT).bind(lane).bind(seq).bind(PAGE)).await?;
+        for row in &rows {
+            if row.int(0)? != lane {
+                (lane, seq, hash) = (row.int(0)?, 0, GENESIS);
+                report.lanes += 1;
+            }
+            let found = check(row, seq, &hash)?;
+            seq = row.count(1)?;
+            hash = row.digest(3)?;
+            report.records += 1;
+            if let (Some(kind), true) = (found, report.findings.len() < FINDINGS_MAX) {
+                report.findings.push(AuditFinding { shard, lane: row.count(0)?, seq, kind });
+            }
+        }
+        if rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+    }
+}
+
+fn check(row: &Row, seq_before: u64, hash_before: &[u8; 32]) -> Result<Option<AuditFindingKind>, DbError> {
+    let (previous, hash, body) = (row.digest(2)?, row.digest(3)?, row.text(4)?);
+    Ok(if row.count(1)? != seq_before + 1 {
+        Some(AuditFindingKind::Gap)
+    } else if previous != *hash_before {
+        Some(AuditFindingKind::Broken)
+    } else if link(&previous, body) != hash {
+        Some(AuditFindingKind::Changed)
+    } else if !index_agrees(row, body)? {
+        Some(AuditFindingKind::Index)
+    } else {
+        None
+    })
+}
+
+fn index_agrees(row: &Row, body: &str) -> Result<bool, DbError> {
+    let Ok(body) = serde_json::from_str::<Json>(body) else { return Ok(false) };
+    let same = |member: &str, uuid: uuid::Uuid| body[member] == uuid.as_hyphenated().to_string();
+    Ok(body["at"] == row.int(5)?
+        && same("request", row.uuid(6)?)
+        && body["user"] == row.text(7)?
+        && same("home", row.uuid(8)?)
+        && same("id", row.uuid(9)?))
+}
+
+/// The heads of all lanes as text, for a checkpoint: `shard/lane:seq:hash`, sorted.
+pub(crate) async fn heads(cluster: &Cluster) -> Result<Vec<String>, DbError> {
+    let select = "SELECT lane, seq, hash FROM audit a WHERE seq = (SELECT MAX(seq) FROM audit b WHERE b.lane = a.lane) ORDER BY lane";
+    let mut heads = Vec::new();
+    for source in cluster.sources() {
+        let Some(db) = cluster.database(source) else { continue };
+        for row in db.query(Statement::sqlite(select)).await? {
+            heads.push(format!("{}/{}:{}:{}", source.0, row.count(0)?, row.count(1)?, hex(&row.digest(2)?)));
+        }
+    }
+    Ok(heads)
+}

@@ -1,0 +1,186 @@
+//! The shards of a data directory, the control database, and the router between them, as one handle.
+
+mod directory;
+mod open;
+mod shard;
+
+pub use directory::{Access, DirectoryError};
+pub use open::OpenError;
+pub use shard::{CONTROL, ShardHealth};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_core::context::RequestContext;
+use pim_core::shard::{Bucket, Epoch, HomeKey, MapVersion, Route, ShardId, ShardMap, ShardRouter};
+use tokio::sync::watch;
+
+use self::directory::Directory;
+pub(crate) use self::shard::Shard;
+use crate::schema::Schema;
+use crate::unit::Unit;
+
+/// How a cluster is opened.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// The folder of databases, maps and keys.
+    pub data_dir: PathBuf,
+    /// Whether other processes may have it open at the same time.
+    pub access: Access,
+    /// The map of a new data directory. An existing one keeps its own and must have as many shards.
+    pub map: Option<ShardMap>,
+    /// How far behind the replica connections of each shard are; zero reads the newest commit. At most ten seconds.
+    pub replica_delay: Duration,
+    /// Most reading connections a shard.
+    pub readers_max: usize,
+    /// How long a writer waits for one in another process.
+    pub busy_timeout: Duration,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+impl ClusterSettings {
+    /// The defaults, on a data directory.
+    #[must_use]
+    pub fn at(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            access: Access::Exclusive,
+            map: None,
+            replica_delay: Duration::ZERO,
+            readers_max: 4,
+            busy_timeout: Duration::from_secs(5),
+            clock: Clock::system(),
+        }
+    }
+
+    /// Makes a new data directory with this map.
+    #[must_use]
+    pub fn with_map(mut self, map: ShardMap) -> Self {
+        self.map = Some(map);
+        self
+    }
+
+    /// Says whether other processes may have it open too.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+}
+
+/// Every shard behind one handle. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Cluster(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) router: ShardRouter,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) control: Shard,
+    pub(crate) directory: Directory,
+    pub(crate) schema: Schema,
+    pub(crate) clock: Clock,
+    /// Counts commits, so that a relay in the same process can wake up at once.
+    pub(crate) commits: watch::Sender<u64>,
+}
+
+impl Cluster {
+    /// Opens or creates the data directory and brings every database up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming the place and the fix; nothing that was there has been changed, unless a migration says so.
+    pub async fn open(settings: ClusterSettings, schema: Schema) -> Result<Self, OpenError> {
+        open::open(settings, schema).await
+    }
+
+    /// Begins a unit of work on the shard of a home key. Nothing is written before it commits.
+    #[must_use]
+    pub fn begin(&self, cx: &RequestContext, home: impl Into<HomeKey>) -> Unit {
+        let home = home.into();
+        let route = self.0.router.route(&home);
+        Unit::new(self.clone(), cx.clone(), home, route)
+    }
+
+    /// Begins a unit of work in the control database; the key is the row's own id.
+    #[must_use]
+    pub fn begin_control(&self, cx: &RequestContext, key: impl Into<HomeKey>) -> Unit {
+        let home = key.into();
+        Unit::new(self.clone(), cx.clone(), home, control_route(home.bucket()))
+    }
+
+    /// The router.
+    #[must_use]
+    pub fn router(&self) -> &ShardRouter {
+        &self.0.router
+    }
+
+    /// The shard map in force.
+    #[must_use]
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.0.router.map()
+    }
+
+    /// Where time comes from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.0.directory.path()
+    }
+
+    /// What the databases hold.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        &self.0.schema
+    }
+
+    /// The numbers of all shards, the control database last.
+    pub fn sources(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.0.shards.iter().chain([&self.0.control]).map(Shard::id)
+    }
+
+    /// The database of a shard, or the control database by [`CONTROL`]. For other crates of a unit's parts, and for operations.
+    #[must_use]
+    pub fn database(&self, shard: ShardId) -> Option<&crate::backend::Db> {
+        self.shard(shard).map(Shard::db)
+    }
+
+    /// Changes whenever a unit of this process commits.
+    #[must_use]
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.0.commits.subscribe()
+    }
+
+    /// How each shard is, the control database last.
+    pub async fn health(&self) -> Vec<ShardHealth> {
+        let mut all = Vec::with_capacity(self.0.shards.len() + 1);
+        for shard in self.0.shards.iter().chain([&self.0.control]) {
+            all.push(shard.health().await);
+        }
+        all
+    }
+
+    pub(crate) fn shard(&self, id: ShardId) -> Option<&Shard> {
+        if id == CONTROL { Some(&self.0.control) } else { self.0.shards.iter().find(|shard| shard.id() == id) }
+    }
+
+    /// Takes over a newer map that another process, or this one, has published. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] when the map file cannot be read.
+    pub fn refresh_map(&self) -> Result<bool, DirectoryError> {
+        let newest = self.0.directory.newest_map()?;
+        Ok(self.0.router.catch_up(newest))
+    }
+}
+
+pub(crate) const fn control_route(bucket: Bucket) -> Route {
+    Route { bucket, shard: CONTROL, epoch: Epoch(1), map_version: MapVersion(0) }
+}

@@ -1,0 +1,215 @@
+//! The data directory: who has it open, what it was made as, and its maps.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pim_core::shard::{MapError, ShardMap};
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u32 = 1;
+const MAP_FILE: &str = "shard-map.toml";
+const LAYOUT_FILE: &str = "layout.toml";
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether others may have the data directory open too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// One process alone.
+    Exclusive,
+    /// Several processes, none of which is exclusive.
+    Shared,
+}
+
+/// A data directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// It was made by a newer program.
+    #[error("data directory {} has format {found}, this program knows {FORMAT}: use a newer program", path.display())]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Another process has it.
+    #[error("data directory {} is in use by another process: stop it or choose another directory", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It has another number of shards.
+    #[error("data directory {} has {found} shards, not {asked}: open it with {found} or choose another directory", path.display())]
+    OtherShards {
+        /// The folder.
+        path: PathBuf,
+        /// How many it has.
+        found: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
+    /// It is not there, and no map was given to make it with.
+    #[error("data directory {} has not been made yet: give the number of shards", path.display())]
+    Absent {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file in it is not what it must be.
+    #[error("file {} of the data directory is damaged: restore it", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its map is not valid.
+    #[error("the shard map of the data directory is not valid")]
+    Map(#[source] MapError),
+    /// The file system refuses.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Layout {
+    format: u32,
+    shards: usize,
+}
+
+/// An opened data directory; the lock goes with the value.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens or makes it.
+    pub(super) fn open(path: &Path, access: Access, map: Option<&ShardMap>) -> Result<Self, DirectoryError> {
+        let is_made = path.join(LAYOUT_FILE).exists();
+        if !is_made && map.is_none() {
+            return Err(DirectoryError::Absent { path: path.to_path_buf() });
+        }
+        fs::create_dir_all(path).map_err(io_error("make", path))?;
+        let lock = lock_file(path)?;
+        // Whoever makes it is alone for that moment; the others find it made.
+        if !is_made && acquire(&lock, Access::Exclusive) {
+            make(path, map)?;
+            let _released = lock.unlock();
+        }
+        let give_up = Instant::now() + LOCK_PATIENCE;
+        while !acquire(&lock, access) {
+            if Instant::now() > give_up {
+                return Err(DirectoryError::InUse { path: path.to_path_buf() });
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "before the program serves anything; a file lock has no async form"
+            )]
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let directory = Self { path: path.to_path_buf(), _lock: lock };
+        directory.check(map)?;
+        Ok(directory)
+    }
+
+    fn check(&self, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
+        let file = self.path.join(LAYOUT_FILE);
+        let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+        let layout: Layout = toml::from_str(&text).map_err(|_| DirectoryError::Damaged { path: file })?;
+        if layout.format > FORMAT {
+            return Err(DirectoryError::Newer { path: self.path.clone(), found: layout.format });
+        }
+        let asked = map.map_or(layout.shards, |map| map.shards().len());
+        if asked != layout.shards {
+            return Err(DirectoryError::OtherShards { path: self.path.clone(), found: layout.shards, asked });
+        }
+        Ok(())
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest map that was published.
+    pub(crate) fn newest_map(&self) -> Result<ShardMap, DirectoryError> {
+        read_map(&self.path.join(MAP_FILE))
+    }
+
+    /// A map by version: every map that was ever prepared is kept.
+    pub(crate) fn map(&self, version: u64) -> Result<ShardMap, DirectoryError> {
+        read_map(&map_path(&self.path, version))
+    }
+
+    /// Keeps a map, before anything relies on it.
+    pub(crate) fn keep_map(&self, map: &ShardMap) -> Result<(), DirectoryError> {
+        write_synced(&map_path(&self.path, map.version().0), map.to_toml().as_bytes())
+    }
+
+    /// Makes a kept map the one that everybody reads.
+    pub(crate) fn publish_map(&self, map: &ShardMap) -> Result<(), DirectoryError> {
+        write_synced(&self.path.join(MAP_FILE), map.to_toml().as_bytes())
+    }
+}
+
+fn lock_file(path: &Path) -> Result<File, DirectoryError> {
+    let file = path.join("LOCK");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+    opened.map_err(io_error("open", &file))
+}
+
+fn acquire(lock: &File, access: Access) -> bool {
+    let outcome = match access {
+        Access::Exclusive => lock.try_lock(),
+        Access::Shared => lock.try_lock_shared(),
+    };
+    !matches!(outcome, Err(TryLockError::WouldBlock))
+}
+
+fn make(path: &Path, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
+    let layout_file = path.join(LAYOUT_FILE);
+    let (Some(map), false) = (map, layout_file.exists()) else { return Ok(()) };
+    for folder in ["shards", "maps", "keys"] {
+        let folder = path.join(folder);
+        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+    }
+    write_synced(&map_path(path, map.version().0), map.to_toml().as_bytes())?;
+    write_synced(&path.join(MAP_FILE), map.to_toml().as_bytes())?;
+    let layout = Layout { format: FORMAT, shards: map.shards().len() };
+    // Last, so that a directory with a layout is whole.
+    write_synced(&layout_file, toml::to_string(&layout).unwrap_or_default().as_bytes())
+}
+
+fn map_path(path: &Path, version: u64) -> PathBuf {
+    path.join("maps").join(format!("{version}.toml"))
+}
+
+fn read_map(file: &Path) -> Result<ShardMap, DirectoryError> {
+    let text = fs::read_to_string(file).map_err(io_error("read", file))?;
+    ShardMap::parse(&text).map_err(DirectoryError::Map)
+}
+
+/// Replaces a file so that a reader, also after a power loss, finds the old or the new one whole.
+fn write_synced(file: &Path, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let fresh = file.with_extension("new");
+    let mut handle = File::create(&fresh).map_err(io_error("make", &fresh))?;
+    handle.write_all(bytes).map_err(io_error("write", &fresh))?;
+    handle.sync_all().map_err(io_error("sync", &fresh))?;
+    fs::rename(&fresh, file).map_err(io_error("rename", &fresh))?;
+    let folder = file.parent().unwrap_or(file);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError + use<> {
+    let path = path.to_path_buf();
+    move |source| DirectoryError::Io { doing, path, source }
+}

@@ -1,0 +1,134 @@
+//! Opening a cluster: directory, map, databases, identity and ownership.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::shard::{Bucket, Epoch, ShardId, ShardMap, ShardRouter};
+use tokio::sync::watch;
+
+use super::directory::Directory;
+use super::shard::Shard;
+use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner};
+use crate::backend::{Db, DbError, DbSettings, Statement};
+use crate::migration::{MigrateError, migrate};
+use crate::schema::Schema;
+
+const REPLICA_DELAY_MAX: Duration = Duration::from_secs(10);
+
+/// A cluster that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A database of it.
+    #[error("cannot open the database of {shard}")]
+    Database {
+        /// Which shard.
+        shard: String,
+        /// Why.
+        #[source]
+        source: DbError,
+    },
+    /// A schema of it.
+    #[error("cannot bring the schema of {shard} up to date")]
+    Schema {
+        /// Which shard.
+        shard: String,
+        /// Why.
+        #[source]
+        source: MigrateError,
+    },
+    /// A file that belongs to another shard or system.
+    #[error("the database file of {shard} says that it is {found}: files have been swapped")]
+    Identity {
+        /// Which shard.
+        shard: String,
+        /// What it says.
+        found: String,
+    },
+    /// A setting out of its bounds.
+    #[error("setting {setting} must be at most {most}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// Its bound.
+        most: &'static str,
+    },
+}
+
+pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
+    if settings.replica_delay > REPLICA_DELAY_MAX {
+        return Err(OpenError::Setting { setting: "replica_delay", most: "10 s" });
+    }
+    let directory = Directory::open(&settings.data_dir, settings.access, settings.map.as_ref())?;
+    let map = directory.newest_map()?;
+    let mut shards = Vec::with_capacity(map.shards().len());
+    for described in map.shards() {
+        let path = settings.data_dir.join("shards").join(format!("{}.db", described.name));
+        shards.push(open_shard(described.id, &path, &map, &settings, &schema).await?);
+    }
+    let control = open_shard(CONTROL, &settings.data_dir.join("control.db"), &map, &settings, &schema).await?;
+    let (commits, _) = watch::channel(0);
+    let router = ShardRouter::new(map);
+    let cluster =
+        Cluster(Arc::new(Inner { router, shards, control, directory, schema, clock: settings.clock, commits }));
+    crate::fence::finish_interrupted(&cluster).await?;
+    Ok(cluster)
+}
+
+async fn open_shard(
+    id: ShardId,
+    path: &Path,
+    map: &ShardMap,
+    settings: &ClusterSettings,
+    schema: &Schema,
+) -> Result<Shard, OpenError> {
+    let is_control = id == CONTROL;
+    let name = || if is_control { "the control database".to_owned() } else { format!("shard {id}") };
+    let database = |source| OpenError::Database { shard: name(), source };
+    let db_settings = DbSettings {
+        readers_max: settings.readers_max,
+        busy_timeout: settings.busy_timeout,
+        on_connect: Some(schema.on_connect(is_control).into()),
+    };
+    let db = Db::open(path, db_settings).await.map_err(database)?;
+    let steps = if is_control { schema.control_migrations() } else { schema.shard_migrations() };
+    migrate(&db, steps).await.map_err(|source| OpenError::Schema { shard: name(), source })?;
+    let found = introduce(&db, id, map).await.map_err(database)?;
+    if let Some(found) = found {
+        return Err(OpenError::Identity { shard: name(), found });
+    }
+    Ok(Shard::new(id, db, settings.replica_delay))
+}
+
+/// Writes identity and ownership into a new database; says who it is when it is somebody else's.
+async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String>, DbError> {
+    let asked = [Statement::sqlite("SELECT keyspace, shard FROM pim_identity")];
+    let (mut tx, answers) = db.begin_with(&asked).await?;
+    if let Some(row) = answers.first().and_then(|rows| rows.first()) {
+        let (keyspace, shard) = (row.text(0)?, row.int(1)?);
+        let is_right = keyspace == map.keyspace() && shard == i64::from(id.0);
+        return Ok((!is_right).then(|| format!("shard {shard} of key space {keyspace}")));
+    }
+    let identity = Statement::sqlite("INSERT INTO pim_identity VALUES (1, ?, ?)").bind(map.keyspace()).bind(id.0);
+    let mut statements = vec![identity];
+    let owned: Vec<(Bucket, Epoch)> = if id == CONTROL {
+        (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?, Epoch(1)))).collect()
+    } else {
+        map.buckets_of(id).collect()
+    };
+    let version = if id == CONTROL { 0 } else { map.version().0 };
+    for run in owned.chunks(256) {
+        let mut text = String::from("INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) VALUES ");
+        text.push_str(&vec!["(?, ?, 'owned', ?)"; run.len()].join(", "));
+        let insert = Statement::of(crate::backend::SqlPair::generated(text));
+        let values = run.iter().flat_map(|(bucket, epoch)| [bucket.get().into(), epoch.0.into(), version.into()]);
+        statements.push(insert.bind_all(values));
+    }
+    tx.hop(&statements).await?;
+    tx.commit().await?;
+    Ok(None)
+}

@@ -1,0 +1,127 @@
+//! One shard: its database, and a connection that lags behind on purpose.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pim_core::shard::ShardId;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::backend::{Conn, Db, DbError, Row, Statement};
+
+/// The number under which the control database goes where a shard is meant.
+pub const CONTROL: ShardId = ShardId(u16::MAX);
+
+/// A shard of the cluster; the control database is one too.
+#[derive(Clone, Debug)]
+pub(crate) struct Shard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: ShardId,
+    db: Db,
+    replica: Replica,
+}
+
+/// How a shard is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardHealth {
+    /// Which shard; `None` for the control database.
+    pub shard: Option<ShardId>,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// How long the answer took, in microseconds.
+    pub probe_us: u64,
+    /// How many buckets it owns.
+    pub buckets_owned: u64,
+    /// The newest map version that its fence knows.
+    pub map_version: u64,
+    /// Number of home keys that have rows here.
+    pub keys: u64,
+    /// How far its replica connection may be behind, in milliseconds.
+    pub replica_lag_ms_max: u64,
+}
+
+impl Shard {
+    pub(super) fn new(id: ShardId, db: Db, delay: Duration) -> Self {
+        let replica = Replica { db: db.clone(), delay, held: Mutex::new(None) };
+        Self(Arc::new(Inner { id, db, replica }))
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> ShardId {
+        self.0.id
+    }
+
+    /// Its database.
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    /// Its replica.
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.0.replica
+    }
+
+    pub(super) async fn health(&self) -> ShardHealth {
+        const PROBE: &str = "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
+                             FROM pim_bucket_owned WHERE state = 'owned'";
+        let begun = Instant::now();
+        let rows = self.0.db.query(Statement::sqlite(PROBE)).await;
+        let count = |index| rows.as_ref().ok().and_then(|rows| rows.first()?.count(index).ok()).unwrap_or(0);
+        ShardHealth {
+            shard: (self.0.id != CONTROL).then_some(self.0.id),
+            reachable: rows.is_ok(),
+            probe_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            buckets_owned: count(0),
+            map_version: count(1),
+            keys: count(2),
+            replica_lag_ms_max: u64::try_from(self.0.replica.delay.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// A reading connection that keeps its snapshot for a while, so that staleness can be practised without a server.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    db: Db,
+    delay: Duration,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    conn: Conn,
+    since: Instant,
+}
+
+impl Replica {
+    /// How old its snapshot may be.
+    pub(crate) const fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Runs statements in the replica's snapshot.
+    pub(crate) async fn snapshot(&self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
+        if self.delay.is_zero() {
+            return self.db.read().await?.snapshot(statements).await;
+        }
+        let mut slot = self.held.lock().await;
+        let fresh = slot.take().filter(|held| held.since.elapsed() < self.delay);
+        let mut held = match fresh {
+            Some(held) => held,
+            None => self.hold().await?,
+        };
+        let answers = held.conn.hop(statements).await?;
+        *slot = Some(held);
+        Ok(answers)
+    }
+
+    /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.
+    async fn hold(&self) -> Result<Held, DbError> {
+        let mut conn = self.db.connect_reader().await?;
+        // A deferred transaction takes its snapshot with its first read.
+        let _rows = conn.hop(&[Statement::sqlite("BEGIN"), Statement::sqlite("SELECT 1 FROM pim_identity")]).await?;
+        Ok(Held { conn, since: Instant::now() })
+    }
+}

@@ -1,0 +1,80 @@
+//! The same submission twice has one effect and one answer.
+
+use std::time::Duration;
+
+use pim_core::clock::Timestamp;
+use pim_core::context::RequestContext;
+use pim_core::shard::Bucket;
+use serde_json::Value as Json;
+
+use crate::backend::{DbError, Row, Statement};
+use crate::cluster::Cluster;
+use crate::unit::UnitError;
+
+/// How long an answer is kept.
+pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const SWEPT_MAX: i64 = 1_000;
+
+/// The answer to a finished submission.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct StoredAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body.
+    pub body: Json,
+}
+
+/// Looks the request's record up; answers nothing for a request without a key.
+pub(crate) fn look_up(cx: &RequestContext) -> Statement {
+    let look_up = Statement::sqlite("SELECT body, status, answer FROM idempotency WHERE scope = ?");
+    look_up.bind(cx.idempotency().map(|scope| scope.scope().to_vec()))
+}
+
+/// Ends a unit whose request was answered before.
+pub(crate) fn check(cx: &RequestContext, rows: &[Row]) -> Result<(), UnitError> {
+    let (Some(scope), Some(row)) = (cx.idempotency(), rows.first()) else { return Ok(()) };
+    if row.digest(0)? != *scope.body() {
+        return Err(UnitError::IdempotencyMismatch);
+    }
+    let status = u16::try_from(row.int(1)?).unwrap_or(500);
+    let body = serde_json::from_str(row.text(2)?).unwrap_or(Json::Null);
+    Err(UnitError::Replay(StoredAnswer { status, body }))
+}
+
+/// The record of this request, when it has a key and an answer.
+pub(crate) fn record(
+    cx: &RequestContext,
+    bucket: Bucket,
+    answer: Option<&StoredAnswer>,
+    at: Timestamp,
+) -> Option<Statement> {
+    let (scope, answer) = (cx.idempotency()?, answer?);
+    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
+                  VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let insert = Statement::sqlite(insert).bind(scope.scope()).bind(bucket.get()).bind(scope.body());
+    let insert = insert.bind(answer.status).bind(answer.body.to_string());
+    Some(insert.bind(cx.request_id().uuid()).bind(at))
+}
+
+impl Cluster {
+    /// Removes records older than [`KEPT_FOR`], a bounded number a shard. Returns how many went.
+    ///
+    /// # Errors
+    /// [`DbError`] of the first shard that fails.
+    pub async fn sweep_idempotency(&self) -> Result<u64, DbError> {
+        let before = self.clock().now().minus(KEPT_FOR);
+        let mut swept = 0;
+        for source in self.sources() {
+            let Some(db) = self.database(source) else { continue };
+            let sweep = "DELETE FROM idempotency WHERE scope IN \
+                         (SELECT scope FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)";
+            let statements =
+                [Statement::sqlite(sweep).bind(before).bind(SWEPT_MAX), Statement::sqlite("SELECT changes()")];
+            let (tx, answers) = db.begin_with(&statements).await?;
+            tx.commit().await?;
+            swept += answers[1].first().map_or(Ok(0), |row| row.count(0))?;
+        }
+        Ok(swept)
+    }
+}

@@ -1,0 +1,192 @@
+//! The unit of work: rows, history, audit, outbox and idempotency commit together or not at all.
+
+mod bulk;
+mod commit;
+mod error;
+mod part;
+mod tries;
+
+pub use commit::Committed;
+pub use error::UnitError;
+pub use part::{CommitFacts, PartError, UnitPart};
+pub use tries::Tries;
+
+use std::any::Any;
+
+use pim_core::clock::Timestamp;
+use pim_core::context::RequestContext;
+use pim_core::id::Id;
+use pim_core::rbac::{Permit, Scope, Write as WriteAccess};
+use pim_core::shard::{HomeKey, Route};
+use serde_json::{Map, Value as Json};
+use uuid::Uuid;
+
+use crate::backend::{SqlPair, Statement, Value};
+use crate::cluster::Cluster;
+use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, values_of};
+use crate::idempotency::StoredAnswer;
+use crate::{idempotency, scope};
+
+/// Most rows that one unit may write.
+pub const WRITES_MAX: usize = 64;
+
+/// A buffered transaction on one home key. Loads read at once; saves only collect; [`Unit::commit`] sends everything.
+///
+/// Dropping it writes nothing.
+#[derive(Debug)]
+#[must_use = "a unit that is not committed writes nothing"]
+pub struct Unit {
+    pub(crate) cluster: Cluster,
+    pub(crate) cx: RequestContext,
+    pub(crate) home: HomeKey,
+    pub(crate) route: Route,
+    pub(crate) at: Timestamp,
+    /// The key's n when it was first read; commit insists that nobody has written since.
+    pub(crate) head: Option<u64>,
+    pub(crate) loaded: Vec<(Uuid, Stored)>,
+    pub(crate) writes: Vec<Pending>,
+    pub(crate) parts: Vec<Box<dyn UnitPart>>,
+    pub(crate) answer: Option<StoredAnswer>,
+}
+
+/// One row to be written.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) table: &'static Table,
+    pub(crate) id: Uuid,
+    pub(crate) before: Option<Stored>,
+    pub(crate) after: Map<String, Json>,
+    pub(crate) values: Vec<Value>,
+    pub(crate) facility: Option<Uuid>,
+    pub(crate) version: u64,
+    pub(crate) scope: Scope,
+    pub(crate) action: &'static str,
+    pub(crate) system: Option<&'static str>,
+}
+
+impl Unit {
+    pub(crate) fn new(cluster: Cluster, cx: RequestContext, home: HomeKey, route: Route) -> Self {
+        let at = cluster.clock().now();
+        let (loaded, writes, parts) = (Vec::new(), Vec::new(), Vec::new());
+        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None }
+    }
+
+    /// For which request.
+    #[must_use]
+    pub fn context(&self) -> &RequestContext {
+        &self.cx
+    }
+
+    /// Whose rows.
+    #[must_use]
+    pub const fn home(&self) -> HomeKey {
+        self.home
+    }
+
+    /// The instant that this unit's rows, audit records and events will carry.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// Reads a row in order to change it. In the same snapshot it looks up whether this request was answered before.
+    ///
+    /// `None` when there is no such row with this home key within the permit's scope.
+    ///
+    /// # Errors
+    /// [`UnitError::Replay`] with the stored answer of an earlier, equal submission; [`UnitError::Denied`] when the permit
+    /// speaks of something else; [`UnitError::Conflict`] when the key was written since an earlier load.
+    pub async fn load<E: Entity>(
+        &mut self,
+        permit: &Permit<WriteAccess>,
+        id: Id<E::Kind>,
+    ) -> Result<Option<E>, UnitError> {
+        check_resource::<E>(permit)?;
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
+        let select = format!("SELECT {} FROM {} WHERE id = ? AND home_key = ?", select_list(E::TABLE), E::TABLE.name);
+        let statements = [
+            scope::set(permit.scope()),
+            idempotency::look_up(&self.cx),
+            Statement::sqlite("SELECT n FROM key_head WHERE key = ?").bind(self.home.uuid()),
+            Statement::of(SqlPair::generated(select)).bind(id.uuid()).bind(self.home.uuid()),
+            scope::clear(),
+        ];
+        let mut reader = shard.db().read().await?;
+        let answers = reader.snapshot(&statements).await?;
+        drop(reader);
+        idempotency::check(&self.cx, &answers[1])?;
+        let head = answers[2].first().map_or(Ok(0), |row| row.count(0))?;
+        if *self.head.get_or_insert(head) != head {
+            return Err(UnitError::Conflict);
+        }
+        let Some(row) = answers[3].first() else { return Ok(None) };
+        let (entity, stored) = from_row::<E>(row, 0)?;
+        self.loaded.retain(|(known, _)| *known != id.uuid());
+        self.loaded.push((id.uuid(), stored));
+        Ok(Some(entity))
+    }
+
+    /// Collects a row to be written: inserted when its version is 0, else changed from the version that was loaded.
+    ///
+    /// Returns the version that it will have.
+    ///
+    /// # Errors
+    /// [`UnitError::Denied`] outside the permit's scope, [`UnitError::NotLoaded`], [`UnitError::WrongHome`],
+    /// [`UnitError::TooLarge`] above [`WRITES_MAX`] rows.
+    pub fn save<E: Entity>(&mut self, permit: &Permit<WriteAccess>, entity: &E) -> Result<u64, UnitError> {
+        check_resource::<E>(permit)?;
+        if entity.home() != self.home || entity.id().bucket() != self.home.bucket() {
+            return Err(UnitError::WrongHome { entity: E::TABLE.name });
+        }
+        if !permit.scope().sees(self.home.uuid(), entity.facility()) {
+            return Err(UnitError::Denied { entity: E::TABLE.name });
+        }
+        let id = entity.id().uuid();
+        let before = self.loaded.iter().find(|(known, _)| *known == id).map(|(_, stored)| stored.clone());
+        if entity.version() > 0 && before.is_none() {
+            return Err(UnitError::NotLoaded { entity: E::TABLE.name });
+        }
+        let after = json_of(entity)?;
+        let pending = Pending {
+            table: E::TABLE,
+            id,
+            before,
+            values: values_of(E::TABLE, &after)?,
+            after,
+            facility: entity.facility(),
+            version: entity.version() + 1,
+            scope: permit.scope().clone(),
+            action: permit.action().name(),
+            system: permit.system_scope().map(pim_core::rbac::SystemScope::reason),
+        };
+        let version = pending.version;
+        // A row that is saved twice in one unit is written once, as it was saved last.
+        self.writes.retain(|other| other.id != id);
+        if self.writes.len() == WRITES_MAX {
+            return Err(UnitError::TooLarge { most: WRITES_MAX });
+        }
+        self.writes.push(pending);
+        Ok(version)
+    }
+
+    /// The slot that another crate fills; made when first asked for.
+    pub fn part<P: UnitPart + Default>(&mut self) -> &mut P {
+        let is_there = |part: &Box<dyn UnitPart>| (part.as_ref() as &dyn Any).is::<P>();
+        let position = self.parts.iter().position(is_there).unwrap_or_else(|| {
+            self.parts.push(Box::new(P::default()));
+            self.parts.len() - 1
+        });
+        let part = self.parts[position].as_mut() as &mut dyn Any;
+        #[expect(clippy::expect_used, reason = "the position was found by this very type")]
+        part.downcast_mut().expect("a part of this type")
+    }
+
+    /// The answer that an equal submission will get from now on; commits with the rest.
+    pub fn answer(&mut self, status: u16, body: &Json) {
+        self.answer = Some(StoredAnswer { status, body: body.clone() });
+    }
+}
+
+fn check_resource<E: Entity>(permit: &Permit<WriteAccess>) -> Result<(), UnitError> {
+    if permit.resource() == E::resource() { Ok(()) } else { Err(UnitError::Denied { entity: E::TABLE.name }) }
+}

@@ -1,0 +1,54 @@
+//! Many units of new home keys in one transaction of one shard: for seeding.
+
+use std::collections::BTreeMap;
+
+use pim_core::shard::{Lane, ShardId};
+use uuid::Uuid;
+
+use super::commit::Entered;
+use super::{Unit, UnitError};
+use crate::audit::LaneHead;
+use crate::backend::Statement;
+use crate::cluster::Cluster;
+
+/// Most units in one bulk commit.
+pub const BULK_MAX: usize = 100_000;
+
+impl Cluster {
+    /// Commits units of one shard together: all of them or none, with history, audit and events as ever.
+    ///
+    /// The fence is checked once; home keys must be new to the shard, and a key's units keep their order.
+    ///
+    /// # Errors
+    /// [`UnitError`] of the first unit that cannot be written; [`UnitError::WrongHome`] when a unit belongs elsewhere.
+    pub async fn commit_bulk(&self, shard: ShardId, units: Vec<Unit>) -> Result<usize, UnitError> {
+        if units.len() > BULK_MAX {
+            return Err(UnitError::TooLarge { most: BULK_MAX });
+        }
+        let database = self.shard(shard).ok_or(UnitError::UnknownShard(shard))?.db();
+        let look_ups: Vec<Statement> = Lane::all().map(LaneHead::look_up).collect();
+        let (mut tx, answers) = database.begin_with(&look_ups).await?;
+        let mut lanes = Vec::with_capacity(Lane::COUNT);
+        for rows in &answers {
+            lanes.push(LaneHead::of(rows.first())?);
+        }
+        let mut heads: BTreeMap<Uuid, u64> = BTreeMap::new();
+        let count = units.len();
+        for mut unit in units {
+            if unit.route.shard != shard {
+                return Err(UnitError::WrongHome { entity: "unit" });
+            }
+            unit.check_events()?;
+            let lane = &mut lanes[usize::from(unit.route.bucket.lane().get())];
+            let head = heads.entry(unit.home.uuid()).or_insert(0);
+            let mut entered = Entered { head: *head, lane: lane.clone() };
+            let statements = unit.compose(&mut entered)?;
+            tx.hop(&statements).await.map_err(|error| unit.explain(error))?;
+            *head = entered.head;
+            *lane = entered.lane;
+        }
+        tx.commit().await?;
+        self.0.commits.send_modify(|commits| *commits += 1);
+        Ok(count)
+    }
+}

@@ -1,0 +1,173 @@
+//! Sending a unit: one hop that enters, locks and looks, one that writes everything and commits.
+
+use pim_core::clock::Timestamp;
+use pim_core::shard::MapVersion;
+use tokio::time::timeout_at;
+
+use super::{CommitFacts, Pending, Unit, UnitError};
+use crate::audit::{LaneHead, Record};
+use crate::backend::{DbError, Row, SqlPair, Statement, Value};
+use crate::consistency::ConsistencyToken;
+use crate::{idempotency, scope};
+
+/// A unit that has been committed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Committed {
+    /// Lets a later read see at least this.
+    pub token: ConsistencyToken,
+    /// The home key's number after this unit.
+    pub n: u64,
+    /// The instant of the unit.
+    pub at: Timestamp,
+}
+
+/// What a transaction found when it entered: the state that its writes continue.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) head: u64,
+    pub(super) lane: LaneHead,
+}
+
+impl Unit {
+    /// Sends everything that was collected, in one transaction.
+    ///
+    /// # Errors
+    /// [`UnitError`]; nothing was written then, unless the database failed during the commit itself, which a retry
+    /// under the same idempotency key resolves.
+    pub async fn commit(mut self) -> Result<Committed, UnitError> {
+        self.check_events()?;
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
+        let enter = self.enter_statements();
+        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&enter));
+        let (tx, answers) = begin.await.map_err(|_| UnitError::Deadline)??;
+        let composed = self.check_entered(&answers).and_then(|mut entered| {
+            let statements = self.compose(&mut entered)?;
+            Ok((entered, statements))
+        });
+        let (entered, statements) = match composed {
+            Ok(composed) => composed,
+            Err(error) => {
+                // The error is worth more than a failure to roll back, which the next writer repeats.
+                let _rolled_back = tx.rollback().await;
+                return Err(error);
+            }
+        };
+        tx.commit_with(statements).await.map_err(|error| self.explain(error))?;
+        self.cluster.0.commits.send_modify(|count| *count += 1);
+        Ok(Committed { token: ConsistencyToken::of(self.home.uuid(), entered.head), n: entered.head, at: self.at })
+    }
+
+    pub(super) fn check_events(&self) -> Result<(), UnitError> {
+        let facts: u64 = self.parts.iter().map(|part| part.facts()).sum();
+        if facts == 0 && !self.writes.is_empty() { Err(UnitError::NoEvent) } else { Ok(()) }
+    }
+
+    fn enter_statements(&self) -> [Statement; 4] {
+        [
+            Statement::sqlite("SELECT epoch, state, map_version FROM pim_bucket_owned WHERE bucket = ?")
+                .bind(self.route.bucket.get()),
+            idempotency::look_up(&self.cx),
+            Statement::sqlite("SELECT n FROM key_head WHERE key = ?").bind(self.home.uuid()),
+            LaneHead::look_up(self.route.bucket.lane()),
+        ]
+    }
+
+    fn check_entered(&self, answers: &[Vec<Row>]) -> Result<Entered, UnitError> {
+        self.check_fence(answers[0].first())?;
+        idempotency::check(&self.cx, &answers[1])?;
+        let head = answers[2].first().map_or(Ok(0), |row| row.count(0))?;
+        if self.head.is_some_and(|seen| seen != head) {
+            return Err(UnitError::Conflict);
+        }
+        Ok(Entered { head, lane: LaneHead::of(answers[3].first())? })
+    }
+
+    fn check_fence(&self, owned: Option<&Row>) -> Result<(), UnitError> {
+        let shard = self.route.shard;
+        let Some(row) = owned else { return Err(UnitError::Fence { shard, newest: MapVersion(0) }) };
+        let newest = MapVersion(row.count(2)?);
+        if row.count(0)? != u64::from(self.route.epoch.0) || row.text(1)? != "owned" {
+            return Err(UnitError::Fence { shard, newest });
+        }
+        Ok(())
+    }
+
+    /// Every write of this unit, in the order of the design: rows, outbox, idempotency, audit lane last.
+    pub(super) fn compose(&mut self, entered: &mut Entered) -> Result<Vec<Statement>, UnitError> {
+        let mut statements = Vec::with_capacity(self.writes.len() * 3 + 8);
+        for pending in &self.writes {
+            self.push_row(pending, &mut statements);
+        }
+        let n_before = entered.head;
+        for part in &mut self.parts {
+            let n_first = entered.head + 1;
+            entered.head += part.facts();
+            let facts = CommitFacts { cx: &self.cx, home: self.home, route: self.route, n_first, at: self.at };
+            statements.extend(part.statements(&facts)?);
+        }
+        if entered.head > n_before {
+            let upsert =
+                "INSERT INTO key_head (key, bucket, n) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET n = excluded.n";
+            let upsert = Statement::sqlite(upsert).bind(self.home.uuid()).bind(self.route.bucket.get());
+            statements.push(upsert.bind(entered.head));
+        }
+        statements.extend(idempotency::record(&self.cx, self.route.bucket, self.answer.as_ref(), self.at));
+        for pending in &self.writes {
+            let record = Record::of(self, pending, entered.head);
+            statements.push(entered.lane.append(&record));
+        }
+        Ok(statements)
+    }
+
+    fn push_row(&self, pending: &Pending, statements: &mut Vec<Statement>) {
+        let table = pending.table;
+        let columns = || table.columns.iter().map(crate::entity::Column::name);
+        if pending.version == 1 {
+            let names: String = columns().map(|name| format!(", {name}")).collect();
+            let marks = ", ?".repeat(table.columns.len());
+            let text = format!(
+                "INSERT INTO {}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names}) \
+                 VALUES (?, ?, ?, ?, 1, ?, ?{marks})",
+                table.name
+            );
+            let insert = Statement::of(SqlPair::generated(text)).bind(pending.id).bind(self.home.uuid());
+            let insert = insert.bind(self.route.bucket.get()).bind(pending.facility).bind(self.at).bind(self.at);
+            statements.push(insert.bind_all(pending.values.iter().cloned()));
+            return;
+        }
+        let sets: String = columns().map(|name| format!(", {name} = ?")).collect();
+        let text = format!(
+            "UPDATE {}_row SET version = ?, updated_at = ?, facility_id = ?{sets} \
+             WHERE id = ? AND home_key = ? AND version = ? AND {}",
+            table.name,
+            scope::WRITE_PREDICATE
+        );
+        let update = Statement::of(SqlPair::generated(text)).bind(pending.version).bind(self.at).bind(pending.facility);
+        let update = update.bind_all(pending.values.iter().cloned()).bind(pending.id).bind(self.home.uuid());
+        statements.push(update.bind(pending.version - 1).bind_all(scope::binds(&pending.scope)));
+        // An update that touches no row raises nothing by itself; without this its event would be committed alone.
+        let guard = "INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1";
+        statements.push(Statement::sqlite(guard).bind(Value::from(table.name)));
+    }
+
+    /// Says in our words what the database refused.
+    pub(super) fn explain(&self, error: DbError) -> UnitError {
+        let DbError::Refused { rule, unique } = &error else { return error.into() };
+        if rule.contains("pim_guard_stale") {
+            let entity = self.writes.iter().find(|pending| pending.version > 1).map_or("row", |it| it.table.name);
+            return UnitError::Stale { entity };
+        }
+        if rule.contains("pim:bucket-not-owned") {
+            return UnitError::Fence { shard: self.route.shard, newest: MapVersion(0) };
+        }
+        if rule.contains("FOREIGN KEY") {
+            return UnitError::MissingReference;
+        }
+        let of_table = |pending: &&Pending| rule.contains(&format!("{}_row.", pending.table.name));
+        match self.writes.iter().find(of_table) {
+            Some(pending) if *unique => UnitError::AlreadyExists { entity: pending.table.name },
+            _ => error.into(),
+        }
+    }
+}

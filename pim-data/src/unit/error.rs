@@ -1,0 +1,133 @@
+//! Why a unit of work did not commit.
+
+use pim_core::problem::{self, IntoProblem, Problem};
+use pim_core::shard::{MapVersion, ShardId};
+
+use super::part::PartError;
+use crate::backend::{ColumnError, DbError};
+use crate::entity::DecodeError;
+use crate::idempotency::StoredAnswer;
+
+/// Why a unit did not commit. Unless said otherwise, nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnitError {
+    /// An equal submission was answered before: this is its answer, not a failure.
+    #[error("the request was answered before")]
+    Replay(StoredAnswer),
+    /// The idempotency key was used with another body.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyMismatch,
+    /// Somebody else wrote to the home key since it was loaded: run the unit again.
+    #[error("the home key was written since it was loaded")]
+    Conflict,
+    /// The row has a newer version than the one to be changed.
+    #[error("{entity} has a newer version")]
+    Stale {
+        /// What.
+        entity: &'static str,
+    },
+    /// The shard knows a newer map: refresh and run the unit again.
+    #[error("shard {shard} refused a stale route, it knows map version {newest}")]
+    Fence {
+        /// Which shard.
+        shard: ShardId,
+        /// The newest map that it knows.
+        newest: MapVersion,
+    },
+    /// A row with this id or unique value exists.
+    #[error("{entity} exists already")]
+    AlreadyExists {
+        /// What.
+        entity: &'static str,
+    },
+    /// A row that is referred to does not exist.
+    #[error("a row that is referred to does not exist")]
+    MissingReference,
+    /// The permit does not speak of this, or does not reach it.
+    #[error("the permit does not reach this {entity}")]
+    Denied {
+        /// What.
+        entity: &'static str,
+    },
+    /// A changed row was not loaded in this unit.
+    #[error("{entity} was not loaded in this unit")]
+    NotLoaded {
+        /// What.
+        entity: &'static str,
+    },
+    /// A row of another home key, or an id that names another bucket.
+    #[error("{entity} does not live with the home key of this unit")]
+    WrongHome {
+        /// What.
+        entity: &'static str,
+    },
+    /// Rows without an event.
+    #[error("a write appends at least one event")]
+    NoEvent,
+    /// Too many rows in one unit.
+    #[error("a unit writes at most {most} rows")]
+    TooLarge {
+        /// The bound.
+        most: usize,
+    },
+    /// The map names a shard that this cluster does not have.
+    #[error("shard {0} is not part of this cluster")]
+    UnknownShard(ShardId),
+    /// The deadline passed before anything was sent.
+    #[error("the deadline passed while waiting for the shard")]
+    Deadline,
+    /// A part refused.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// An entity and its table do not fit.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DbError),
+}
+
+impl From<ColumnError> for UnitError {
+    fn from(error: ColumnError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl UnitError {
+    /// Whether running the unit again, from its load, may well succeed.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Conflict | Self::Fence { .. } => true,
+            Self::Database(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+impl IntoProblem for UnitError {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::IdempotencyMismatch => Problem::of(problem::IDEMPOTENCY_MISMATCH),
+            Self::Conflict => Problem::of(problem::CONFLICT).retry_after_secs(1),
+            Self::Stale { .. } => Problem::of(problem::STALE_VERSION),
+            Self::AlreadyExists { entity } => Problem::of(problem::ALREADY_EXISTS).with("entity", entity),
+            Self::MissingReference => {
+                Problem::of(problem::INVALID_BODY).detail("a record that the body refers to does not exist")
+            }
+            Self::Denied { entity } => Problem::of(problem::FORBIDDEN).with("entity", entity),
+            Self::WrongHome { .. } => Problem::of(problem::WRONG_BUCKET),
+            Self::TooLarge { most } => Problem::of(problem::INVALID_BODY).with("rows_max", most),
+            Self::Fence { .. } | Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
+            Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            Self::Replay(_)
+            | Self::NotLoaded { .. }
+            | Self::NoEvent
+            | Self::Part(_)
+            | Self::Decode(_)
+            | Self::Database(_) => Problem::of(problem::INTERNAL),
+        }
+    }
+}
