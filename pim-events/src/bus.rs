@@ -166,7 +166,6 @@ pub trait Subscriber: Send + Sync + 'static {
 }
 
 /// Topics that every program has.
-#[must_use]
-pub const fn standard_topics() -> [&'static str; 2] {
+pub(crate) const fn standard_topics() -> [&'static str; 2] {
     [DOMAIN_TOPIC, OPS_TOPIC]
 }

@@ -3,6 +3,7 @@
 mod bus;
 mod consumer;
 mod event;
+mod outbox;
 mod pace;
 mod projection;
 
@@ -14,6 +15,7 @@ pub use event::{
     DOMAIN_TOPIC, DecodeError, DomainEvent, EnvelopeError, Event, HEADER_BYTES_MAX, Headers, Origin, ParseOriginError,
     Registry, RegistryBuilder, RegistryError, UpcastError,
 };
+pub use outbox::{OutboxError, OutboxStatus, Relay, RelaySettings, Source, migrations};
 pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, RunnerError,
     StatusError, StoreError,

@@ -8,8 +8,6 @@ use uuid::Uuid;
 
 /// Shortest pause between two empty looks.
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Longest pause between two empty looks.
-pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Pauses that double while nothing is found.
 #[derive(Debug)]

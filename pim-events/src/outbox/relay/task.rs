@@ -1,0 +1,221 @@
+//! One outbox, one lease, one loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::clock::{Clock, Timestamp};
+use pim_data::backend::{DbError, Statement};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::RelaySettings;
+use super::hold::{self, Held};
+use crate::bus::{Ack, BusError, NewRecord, Publisher};
+use crate::outbox::Source;
+use crate::outbox::lease::{self, Asked, Lease};
+use crate::outbox::row::{self, OutboxRow, RowError};
+use crate::pace::{Pace, Stop, rest, sleep};
+
+/// How often a relay looks for held keys that an operator wants sent again.
+const RETRY_LOOK: Duration = Duration::from_millis(500);
+
+pub(super) struct Task {
+    source: Source,
+    bus: Arc<dyn Publisher>,
+    settings: RelaySettings,
+    owner: Uuid,
+    clock: Clock,
+}
+
+/// What a relay knows while it holds the lease.
+struct Tenure {
+    lease: Lease,
+    /// Published up to here; the cursor in the database may be a little behind.
+    sent: u64,
+    renewed: Instant,
+    held: Held,
+    looked: Instant,
+}
+
+/// Why a tenure goes no further now.
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error("use the outbox")]
+    Db(#[from] DbError),
+    #[error("read the outbox")]
+    Row(#[from] RowError),
+    #[error("publish")]
+    Bus(#[from] BusError),
+    #[error("the lease is another relay's")]
+    Lost,
+    #[error("too many held keys")]
+    Full,
+}
+
+impl TaskError {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Db(_) => "outbox",
+            Self::Row(_) => "outbox_row",
+            Self::Bus(_) => "bus",
+            Self::Lost => "lease_lost",
+            Self::Full => "held_keys",
+        }
+    }
+}
+
+impl Task {
+    pub(super) fn new(source: Source, bus: Arc<dyn Publisher>, settings: RelaySettings, owner: Uuid) -> Self {
+        Self { source, bus, settings, owner, clock: Clock::system() }
+    }
+
+    pub(super) async fn run(mut self, mut stop: Stop) {
+        let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
+        while !stop.is_set() {
+            match self.acquire().await {
+                Ok(Some(tenure)) => {
+                    pace.reset();
+                    if let Err(error) = self.serve(tenure, &mut stop).await {
+                        tracing::warn!(origin = %self.source.origin, code = error.code(), "relay pauses");
+                        sleep(pace.pause(), &mut stop).await;
+                    }
+                }
+                Ok(None) => sleep(pace.pause(), &mut stop).await,
+                Err(error) => {
+                    tracing::warn!(origin = %self.source.origin, code = error.code(), "relay has no lease");
+                    sleep(pace.pause(), &mut stop).await;
+                }
+            }
+        }
+    }
+
+    async fn acquire(&self) -> Result<Option<Tenure>, TaskError> {
+        let Asked::Held(lease) = lease::acquire(&self.source.db, self.owner, self.settings.lease()).await? else {
+            return Ok(None);
+        };
+        let held = Held::load(&self.source.db).await?;
+        let now = Instant::now();
+        Ok(Some(Tenure { lease, sent: lease.last_seq, renewed: now, held, looked: now }))
+    }
+
+    /// Serves the outbox until stopped, or until something fails; then the lease is given back if it can be.
+    async fn serve(&mut self, mut tenure: Tenure, stop: &mut Stop) -> Result<(), TaskError> {
+        let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
+        let outcome = loop {
+            if stop.is_set() {
+                break Ok(());
+            }
+            self.source.commits.mark_unchanged();
+            match self.turn(&mut tenure).await {
+                Ok(true) => pace.reset(),
+                Ok(false) => {
+                    let due = self.due(&tenure).saturating_duration_since(Instant::now());
+                    let pause = pace.pause().min(due.max(Duration::from_millis(1)));
+                    rest(pause, &mut self.source.commits, stop).await;
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if matches!(outcome, Err(TaskError::Lost)) {
+            return outcome;
+        }
+        // A failure that ended the tenure must neither lose what is known nor keep the next relay waiting.
+        self.save(&mut tenure, Vec::new()).await?;
+        lease::release(&self.source.db, &tenure.lease).await?;
+        outcome
+    }
+
+    /// One look: true when there was something to send.
+    async fn turn(&self, tenure: &mut Tenure) -> Result<bool, TaskError> {
+        if tenure.held.is_full() {
+            return Err(TaskError::Full);
+        }
+        if !tenure.held.is_empty() && tenure.looked.elapsed() >= RETRY_LOOK {
+            tenure.looked = Instant::now();
+            self.retry(tenure).await?;
+        }
+        let rows = self.source.db.query(row::behind(tenure.sent, self.settings.batch_max)).await?;
+        let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let Some(last) = rows.last().map(|row| row.event.seq) else {
+            if Instant::now() >= self.due(tenure) {
+                self.save(tenure, Vec::new()).await?;
+            }
+            return Ok(false);
+        };
+        let holds = self.send(tenure, &rows).await?;
+        tenure.sent = last;
+        // Held events leave the cursor behind them only together with the note that they are held.
+        if !holds.is_empty() || Instant::now() >= self.due(tenure) {
+            self.save(tenure, holds).await?;
+        }
+        Ok(true)
+    }
+
+    /// Publishes in order; answers the notes on what has to be held.
+    async fn send(&self, tenure: &mut Tenure, rows: &[OutboxRow]) -> Result<Vec<Statement>, TaskError> {
+        let now: Timestamp = self.clock.now();
+        let mut holds = Vec::new();
+        let mut sending = Vec::with_capacity(rows.len());
+        for row in rows {
+            if tenure.held.contains(row.event.home) {
+                holds.push(tenure.held.hold(row, Ack::Behind, now));
+            } else {
+                sending.push(row);
+            }
+        }
+        let batch: Vec<NewRecord> = sending.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
+        if !batch.is_empty() {
+            let acks = self.bus.publish(batch).await?;
+            for (row, ack) in sending.into_iter().zip(acks) {
+                if !matches!(ack, Ack::Stored { .. }) {
+                    tracing::warn!(origin = %self.source.origin, seq = row.event.seq, "event held at the relay");
+                    holds.push(tenure.held.hold(row, ack, now));
+                }
+            }
+        }
+        Ok(holds)
+    }
+
+    /// Sends held events again, for keys that an operator has marked.
+    async fn retry(&self, tenure: &mut Tenure) -> Result<(), TaskError> {
+        let rows = self.source.db.query(row::to_retry(self.settings.batch_max)).await?;
+        let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let batch = rows.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
+        let acks = self.bus.publish(batch).await?;
+        let mut notes = Vec::with_capacity(rows.len());
+        for (row, ack) in rows.iter().zip(acks) {
+            if matches!(ack, Ack::Stored { .. }) {
+                notes.push(hold::sent(row));
+            } else {
+                notes.push(tenure.held.hold(row, ack, now));
+                notes.push(hold::not_now(row));
+            }
+        }
+        self.save(tenure, notes).await?;
+        tenure.held = Held::load(&self.source.db).await?;
+        Ok(())
+    }
+
+    /// When the cursor has to be written, or the lease renewed, at the latest.
+    fn due(&self, tenure: &Tenure) -> Instant {
+        let unsaved = tenure.sent > tenure.lease.last_seq;
+        let delay = if unsaved { self.settings.cursor_delay() } else { self.settings.lease() / 3 };
+        tenure.renewed + delay
+    }
+
+    async fn save(&self, tenure: &mut Tenure, with: Vec<Statement>) -> Result<(), TaskError> {
+        let length = self.settings.lease();
+        if !lease::advance(&self.source.db, &tenure.lease, tenure.sent, length, with).await? {
+            return Err(TaskError::Lost);
+        }
+        tenure.lease.last_seq = tenure.sent;
+        tenure.renewed = Instant::now();
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! Rows of the outbox as events.
+
+use pim_core::context::{RequestId, TraceContext};
+use pim_core::shard::{Bucket, Epoch};
+use pim_data::backend::{ColumnError, Row, SqlPair, Statement};
+use serde_json::value::RawValue;
+
+use crate::event::{Event, Origin};
+
+const COLUMNS: &str = "seq, bucket, owner_epoch, home_key, n, event_id, topic, event_type, schema_version, aggregate, \
+                       aggregate_id, aggregate_version, correlation, causation, traceparent, actor, role, at, payload";
+
+/// An event with its place in the outbox.
+pub(super) struct OutboxRow {
+    pub(super) topic: String,
+    pub(super) event: Event,
+}
+
+/// A row of the outbox that is no event: somebody wrote it by hand.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RowError {
+    #[error("a column is not of its type")]
+    Column(#[from] ColumnError),
+    #[error("column {0} does not hold what it should")]
+    Form(&'static str),
+}
+
+/// Asks for at most `max` events behind `last_seq`.
+pub(super) fn behind(last_seq: u64, max: usize) -> Statement {
+    let text = format!("SELECT {COLUMNS} FROM outbox_event WHERE seq > ? ORDER BY seq LIMIT ?");
+    Statement::of(SqlPair::generated(text)).bind(last_seq).bind(max as u64)
+}
+
+/// Asks for at most `max` held events whose keys are to be tried again.
+pub(super) fn to_retry(max: usize) -> Statement {
+    let text = format!(
+        "SELECT {COLUMNS} FROM outbox_event WHERE seq IN
+         (SELECT seq FROM outbox_held WHERE retry = 1 ORDER BY seq LIMIT ?) ORDER BY seq"
+    );
+    Statement::of(SqlPair::generated(text)).bind(max as u64)
+}
+
+impl OutboxRow {
+    pub(super) fn of(row: &Row, origin: Origin) -> Result<Self, RowError> {
+        let small = |index, name| u16::try_from(row.count(index)?).map_err(|_| RowError::Form(name));
+        let event = Event {
+            id: row.uuid(5)?,
+            origin,
+            event_type: row.text(7)?.to_owned(),
+            schema_version: small(8, "schema_version")?,
+            time: row.time(17)?,
+            home: row.uuid(3)?,
+            bucket: Bucket::new(small(1, "bucket")?).map_err(|_| RowError::Form("bucket"))?,
+            n: row.count(4)?,
+            owner_epoch: Epoch(u32::try_from(row.count(2)?).map_err(|_| RowError::Form("owner_epoch"))?),
+            aggregate: row.text(9)?.to_owned(),
+            aggregate_id: row.uuid(10)?,
+            aggregate_version: row.count(11)?,
+            correlation: RequestId::from_uuid(row.uuid(12)?),
+            causation: row.uuid_or_null(13)?,
+            trace: row.text(14)?.parse::<TraceContext>().map_err(|_| RowError::Form("traceparent"))?,
+            actor: row.text(15)?.to_owned(),
+            role: row.text(16)?.to_owned(),
+            seq: row.count(0)?,
+            payload: RawValue::from_string(row.text(18)?.to_owned()).map_err(|_| RowError::Form("payload"))?,
+        };
+        Ok(Self { topic: row.text(6)?.to_owned(), event })
+    }
+}
