@@ -1,6 +1,8 @@
 //! What the databases of a cluster hold: infrastructure, entities, and the tables of other crates' parts.
 
+use std::any::Any;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::entity::{Entity, Table, create_entity, scope_view};
 use crate::migration::Migration;
@@ -17,6 +19,7 @@ pub struct Schema {
     control: Vec<Migration>,
     shard_tables: Vec<&'static Table>,
     control_tables: Vec<&'static Table>,
+    extensions: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A schema that contradicts itself.
@@ -35,7 +38,13 @@ impl Schema {
     /// Starts with the infrastructure tables.
     pub fn builder() -> SchemaBuilder {
         let first = || vec![Migration::new(1, "shard infrastructure", INFRASTRUCTURE)];
-        SchemaBuilder(Self { shard: first(), control: first(), shard_tables: Vec::new(), control_tables: Vec::new() })
+        SchemaBuilder(Self {
+            shard: first(),
+            control: first(),
+            shard_tables: Vec::new(),
+            control_tables: Vec::new(),
+            extensions: Vec::new(),
+        })
     }
 
     pub(crate) fn shard_migrations(&self) -> &[Migration] {
@@ -44,6 +53,12 @@ impl Schema {
 
     pub(crate) fn control_migrations(&self) -> &[Migration] {
         &self.control
+    }
+
+    /// What another crate has left here for its unit parts, such as the events that a program knows.
+    #[must_use]
+    pub fn extension<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.extensions.iter().find_map(|extension| extension.downcast_ref())
     }
 
     /// Every entity's table, those of the shards first.
@@ -102,6 +117,12 @@ impl SchemaBuilder {
     /// Adds steps to the control database alone.
     pub fn control_migrations(mut self, steps: &[Migration]) -> Self {
         self.0.control.extend_from_slice(steps);
+        self
+    }
+
+    /// Leaves something for the unit parts of another crate; found again by its type.
+    pub fn extension<T: Any + Send + Sync>(mut self, extension: T) -> Self {
+        self.0.extensions.push(Arc::new(extension));
         self
     }
 

@@ -25,6 +25,7 @@ use crate::backend::{SqlPair, Statement, Value};
 use crate::cluster::Cluster;
 use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, values_of};
 use crate::idempotency::StoredAnswer;
+use crate::schema::Schema;
 use crate::{idempotency, scope};
 
 /// Most rows that one unit may write.
@@ -167,6 +168,12 @@ impl Unit {
         }
         self.writes.push(pending);
         Ok(version)
+    }
+
+    /// What databases this unit writes to hold.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        self.cluster.schema()
     }
 
     /// The slot that another crate fills; made when first asked for.

@@ -1,11 +1,14 @@
 //! Applying what the bus delivers: order per key, failure classes, holds, and commands that events drive.
 
+mod command;
 mod engine;
 mod head;
 mod hold;
+mod inbox;
 pub(crate) mod ledger;
 mod worker;
 
+pub use command::{CommandHandler, CommandRunner, CommandSettings, Effect, Target};
 pub use head::{Head, Order};
 pub use hold::{Disposition, HoldReason, KeyState};
 
@@ -15,7 +18,9 @@ pub(crate) use worker::Worker;
 use std::time::Duration;
 
 use crate::event::{DecodeError, EnvelopeError, UpcastError};
+use crate::outbox::AppendError;
 use pim_data::backend::DbError;
+use pim_data::unit::UnitError;
 
 /// Why an event was not applied. Carries codes and sources, never payload text.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,12 @@ pub enum ApplyError {
     /// The payload cannot be brought to the known version.
     #[error("upcast the event")]
     Upcast(#[from] UpcastError),
+    /// A command could not be committed.
+    #[error("commit the command")]
+    Unit(#[from] UnitError),
+    /// A command's own event was refused.
+    #[error("append an event")]
+    Append(#[from] AppendError),
     /// The record is no event.
     #[error("read the envelope")]
     Envelope(#[from] EnvelopeError),
@@ -64,7 +75,11 @@ impl ApplyError {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Store(error) if error.is_retryable() => FailureClass::Transient,
+            Self::Store(error) | Self::Unit(UnitError::Database(error)) if error.is_retryable() => {
+                FailureClass::Transient
+            }
+            Self::Unit(UnitError::Deadline | UnitError::Fence { .. }) => FailureClass::Transient,
+            Self::Unit(UnitError::Conflict | UnitError::Database(DbError::Engine(_))) => FailureClass::Capped,
             // The engine's own failures may pass (a full disk) or not (a payload that its SQL chokes on).
             Self::Store(DbError::Engine(_) | DbError::Open { .. }) | Self::Later { .. } => FailureClass::Capped,
             _ => FailureClass::Permanent,
@@ -77,6 +92,8 @@ impl ApplyError {
         match self {
             Self::Store(_) => "store",
             Self::Later { code } | Self::Rejected { code } => code,
+            Self::Unit(_) => "unit",
+            Self::Append(_) => "append",
             Self::Decode(_) => "decode",
             Self::Upcast(_) => "upcast",
             Self::Envelope(_) => "envelope",

@@ -10,12 +10,18 @@ mod projection;
 pub use bus::{
     Ack, BusError, BusSettings, EmbeddedBus, NewRecord, OPS_TOPIC, Publisher, Record, Refusal, Subscriber, partition_of,
 };
-pub use consumer::{ApplyError, ConsumerSettings, Disposition, FailureClass, Head, HoldReason, KeyState, Order};
+pub use consumer::{
+    ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, Disposition, Effect, FailureClass,
+    Head, HoldReason, KeyState, Order, Target,
+};
 pub use event::{
     DOMAIN_TOPIC, DecodeError, DomainEvent, EnvelopeError, Event, HEADER_BYTES_MAX, Headers, Origin, ParseOriginError,
     Registry, RegistryBuilder, RegistryError, UpcastError,
 };
-pub use outbox::{OutboxError, OutboxStatus, Relay, RelaySettings, Source, migrations};
+pub use outbox::{
+    AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxStatus, Relay,
+    RelaySettings, Source,
+};
 pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, RunnerError,
     StatusError, StoreError,

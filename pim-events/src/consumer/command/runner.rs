@@ -1,0 +1,96 @@
+//! Runs command handlers: one worker for each of them and each partition.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::identity::Actor;
+use pim_data::cluster::Cluster;
+use tokio::task::JoinSet;
+
+use super::CommandHandler;
+use super::sink::CommandSink;
+use crate::bus::Subscriber;
+use crate::consumer::ledger::Place;
+use crate::consumer::{ConsumerSettings, Engine, Worker};
+use crate::event::Registry;
+use crate::pace::{Stop, until};
+use crate::projection::{ReadStore, RunnerError};
+
+/// How commands run.
+#[derive(Clone, Debug)]
+pub struct CommandSettings {
+    /// The service that acts.
+    pub service: Actor,
+    /// How long one command may take.
+    pub patience: Duration,
+    /// How its events are read.
+    pub consumer: ConsumerSettings,
+}
+
+impl CommandSettings {
+    /// The defaults, acting as `service`.
+    #[must_use]
+    pub fn of(service: Actor) -> Self {
+        let consumer = ConsumerSettings { batch_max: 64, ..ConsumerSettings::default() };
+        Self { service, patience: Duration::from_secs(5), consumer }
+    }
+}
+
+/// Runs commands that events drive.
+#[must_use = "a runner does nothing until `run`"]
+pub struct CommandRunner {
+    workers: Vec<Worker<CommandSink>>,
+}
+
+impl std::fmt::Debug for CommandRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommandRunner").field("workers", &self.workers.len()).finish()
+    }
+}
+
+impl CommandRunner {
+    /// Prepares to run `handlers`. Heads, checkpoints and parked keys are kept in `store`; what makes a command
+    /// happen once is kept on its own shard.
+    ///
+    /// # Errors
+    /// [`RunnerError`] names the topic that cannot be followed, or the name that two handlers share.
+    pub async fn open(
+        cluster: &Cluster,
+        store: &ReadStore,
+        bus: Arc<dyn Subscriber>,
+        registry: &Registry,
+        handlers: Vec<Arc<dyn CommandHandler>>,
+        settings: &CommandSettings,
+    ) -> Result<Self, RunnerError> {
+        let mut workers: Vec<Worker<CommandSink>> = Vec::new();
+        for handler in handlers {
+            let (consumer, topic) = (handler.name(), handler.topic());
+            if workers.iter().any(|worker| worker.place.consumer == consumer) {
+                return Err(RunnerError::Twice { name: consumer });
+            }
+            let sink = CommandSink::new(handler, cluster.clone(), settings.service.clone(), settings.patience);
+            let engine = Arc::new(Engine {
+                sink,
+                db: store.db().clone(),
+                registry: registry.clone(),
+                settings: settings.consumer.clone(),
+                clock: store.clock().clone(),
+            });
+            let partitions = bus.partitions(topic).await.map_err(|source| RunnerError::Bus { topic, source })?;
+            workers.extend((0..partitions).map(|partition| Worker {
+                engine: Arc::clone(&engine),
+                bus: Arc::clone(&bus),
+                place: Place { consumer, topic: topic.to_owned(), partition },
+            }));
+        }
+        Ok(Self { workers })
+    }
+
+    /// Runs until `shutdown`; then ends after the batches in hand. Dropping it is safe at any point.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stopper, stop) = Stop::pair();
+        let mut tasks: JoinSet<()> = self.workers.into_iter().map(|worker| worker.run(stop.clone())).collect();
+        until(shutdown, stopper, async move { while tasks.join_next().await.is_some() {} }).await;
+    }
+}

@@ -1,0 +1,141 @@
+//! Runs commands outside the consumer's own transaction and remembers what became of them for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use pim_core::deadline::Deadline;
+use pim_core::identity::Actor;
+use pim_data::backend::{DbError, Transaction};
+use pim_data::cluster::{CONTROL, Cluster};
+use pim_data::unit::{Tries, UnitError};
+use uuid::Uuid;
+
+use super::{CommandHandler, Effect, Target};
+use crate::consumer::inbox::{self, InboxPart};
+use crate::consumer::{ApplyError, FailureClass, Sink};
+use crate::event::Event;
+
+/// Most keys whose commands run at the same time.
+const LANES_MAX: usize = 8;
+/// Most outcomes that are remembered; forgetting only costs another look into the inbox.
+const MEMO_MAX: usize = 8192;
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Done,
+    Failed { class: FailureClass, code: &'static str },
+}
+
+pub(super) struct CommandSink {
+    pub(super) handler: Arc<dyn CommandHandler>,
+    pub(super) cluster: Cluster,
+    pub(super) service: Actor,
+    pub(super) patience: Duration,
+    memo: Mutex<HashMap<Uuid, Outcome>>,
+}
+
+impl CommandSink {
+    pub(super) fn new(handler: Arc<dyn CommandHandler>, cluster: Cluster, service: Actor, patience: Duration) -> Self {
+        Self { handler, cluster, service, patience, memo: Mutex::default() }
+    }
+
+    fn memo(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Outcome>> {
+        self.memo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The commands of one key, in order; the first that fails ends the lane, so that nothing overtakes it.
+    async fn lane(&self, events: Vec<&Event>) -> Result<(), ApplyError> {
+        for event in events {
+            if matches!(self.memo().get(&event.id), Some(Outcome::Done)) {
+                continue;
+            }
+            let outcome = match self.run(event).await {
+                Ok(()) => Outcome::Done,
+                Err(error) if error.class() == FailureClass::Transient => return Err(error),
+                Err(error) => Outcome::Failed { class: error.class(), code: error.code() },
+            };
+            self.memo().insert(event.id, outcome);
+            if matches!(outcome, Outcome::Failed { .. }) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one command until it is committed, refused, or found to be committed before.
+    async fn run(&self, event: &Event) -> Result<(), ApplyError> {
+        let consumer = self.handler.name();
+        let target = self.handler.target(event);
+        let cx = event.context(&self.service, Deadline::after(self.patience));
+        let mut tries = Tries::of(&self.cluster, &cx);
+        loop {
+            let (shard, mut unit) = match target {
+                Target::Shard(key) => (self.cluster.router().route(&key).shard, self.cluster.begin(&cx, key)),
+                Target::Control(key) => (CONTROL, self.cluster.begin_control(&cx, key)),
+            };
+            let db = self.cluster.database(shard).ok_or(UnitError::UnknownShard(shard))?;
+            if inbox::is_done(db, consumer, event.id, target.key().uuid()).await? {
+                return Ok(());
+            }
+            unit.part::<InboxPart>().enter(consumer, event.id);
+            let committed = match self.handler.handle(&cx, &mut unit, event).await {
+                Ok(Effect::Nothing) => return Ok(()),
+                Ok(Effect::Commit) => unit.commit().await.map(drop),
+                Err(ApplyError::Unit(error)) => Err(error),
+                Err(error) => return Err(error),
+            };
+            match committed {
+                Ok(()) => return Ok(()),
+                Err(error) if inbox::lost_race(&error) => return Ok(()),
+                Err(error) if tries.again(&error).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for CommandSink {
+    const PREPARES: bool = true;
+
+    fn handles(&self, event_type: &str) -> bool {
+        self.handler.handles(event_type)
+    }
+
+    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
+        if self.memo().len() > MEMO_MAX {
+            self.memo().clear();
+        }
+        let mut lanes: BTreeMap<Uuid, Vec<&Event>> = BTreeMap::new();
+        for event in events {
+            lanes.entry(event.home).or_default().push(event);
+        }
+        let running = lanes.into_values().map(|lane| self.lane(lane)).collect::<Vec<_>>();
+        let mut running = futures_util::stream::iter(running).buffer_unordered(LANES_MAX);
+        while let Some(outcome) = running.next().await {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, _tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
+        let mut memo = self.memo();
+        for event in events {
+            match memo.get(&event.id).copied() {
+                Some(Outcome::Done) => {}
+                Some(Outcome::Failed { class: FailureClass::Capped, code }) => return Err(ApplyError::Later { code }),
+                Some(Outcome::Failed { code, .. }) => return Err(ApplyError::Rejected { code }),
+                // The plan has changed since it was prepared: from the start again.
+                None => return Err(DbError::Busy.into()),
+            }
+        }
+        for event in events {
+            memo.remove(&event.id);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! The inbox of commands: one row for each consumer, event and target, in the transaction of the command itself.
+
+use pim_data::backend::{Db, DbError, Statement};
+use pim_data::unit::{CommitFacts, PartError, UnitError, UnitPart};
+use uuid::Uuid;
+
+/// The inbox row of one command, as a part of its unit.
+#[derive(Debug, Default)]
+pub(super) struct InboxPart {
+    entry: Option<(&'static str, Uuid)>,
+}
+
+impl InboxPart {
+    pub(super) const fn enter(&mut self, consumer: &'static str, event: Uuid) {
+        self.entry = Some((consumer, event));
+    }
+}
+
+impl UnitPart for InboxPart {
+    fn facts(&self) -> u64 {
+        0
+    }
+
+    fn statements(&mut self, facts: &CommitFacts<'_>) -> Result<Vec<Statement>, PartError> {
+        let Some((consumer, event)) = self.entry else { return Ok(Vec::new()) };
+        // No ON CONFLICT: a second commit of the same command must fail as a whole.
+        let insert = Statement::sqlite(
+            "INSERT INTO command_inbox (consumer, event_id, target_key, bucket, at) VALUES (?, ?, ?, ?, ?)",
+        );
+        let insert = insert.bind(consumer).bind(event).bind(facts.home.uuid());
+        Ok(vec![insert.bind(facts.route.bucket.get()).bind(facts.at)])
+    }
+}
+
+/// Whether the command has been committed before.
+pub(super) async fn is_done(db: &Db, consumer: &str, event: Uuid, target: Uuid) -> Result<bool, DbError> {
+    let asked = Statement::sqlite("SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?");
+    Ok(!db.query(asked.bind(consumer).bind(event).bind(target)).await?.is_empty())
+}
+
+/// Whether a commit failed because another run of the same command was first.
+pub(super) fn lost_race(error: &UnitError) -> bool {
+    matches!(error, UnitError::Database(DbError::Refused { rule, unique: true }) if rule.contains("command_inbox"))
+}
