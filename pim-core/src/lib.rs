@@ -9,3 +9,4 @@ pub mod problem;
 pub mod rbac;
 pub mod role;
 pub mod shard;
+pub mod token;

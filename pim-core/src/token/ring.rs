@@ -1,0 +1,135 @@
+//! The keys of one issuer, fetched when they are needed and kept while they are good.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::TokenError;
+use super::key::{KeySet, VerifyKey};
+use crate::clock::{Clock, Timestamp};
+
+/// After this long keys are fetched again before they are used.
+const FRESH_FOR: Duration = Duration::from_secs(5 * 60);
+/// After this long keys are not used any more, whatever happens.
+const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
+/// Between two fetches at least.
+const PAUSE: Duration = Duration::from_secs(2);
+const UNKNOWN_MAX: usize = 64;
+
+/// Fetches the key set of an issuer. Implemented by the program that has the I/O.
+#[async_trait]
+pub trait KeySource: Send + Sync + 'static {
+    /// The JSON Web Key Set as text.
+    ///
+    /// # Errors
+    /// [`KeySourceError`] when it cannot be had now.
+    async fn fetch(&self) -> Result<String, KeySourceError>;
+}
+
+/// A key set that cannot be had now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key set cannot be fetched: {0}")]
+pub struct KeySourceError(pub &'static str);
+
+struct Held {
+    keys: KeySet,
+    fetched_at: Timestamp,
+}
+
+#[derive(Default)]
+struct Fetching {
+    last: Option<Timestamp>,
+    /// Ids that the newest set did not have, newest last; spares the issuer from guesses.
+    unknown: VecDeque<String>,
+}
+
+/// The keys of one issuer. Fetches are single-flight and paced.
+pub struct KeyRing {
+    source: Box<dyn KeySource>,
+    clock: Clock,
+    held: ArcSwapOption<Held>,
+    fetching: Mutex<Fetching>,
+    generation: AtomicU64,
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRing").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+impl KeyRing {
+    /// An empty ring over a source.
+    pub fn new(source: impl KeySource, clock: Clock) -> Self {
+        Self {
+            source: Box::new(source),
+            clock,
+            held: ArcSwapOption::empty(),
+            fetching: Mutex::new(Fetching::default()),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// Rises whenever the key set changes; what was verified before is then verified again.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The key of an id, fetching the set when it is old or does not have it.
+    pub(super) async fn key(&self, key_id: &str) -> Result<Arc<VerifyKey>, TokenError> {
+        if let Some(key) = self.held_key(key_id, FRESH_FOR) {
+            return Ok(key);
+        }
+        let mut fetching = self.fetching.lock().await;
+        // Somebody else may have fetched it while we waited.
+        if let Some(key) = self.held_key(key_id, FRESH_FOR) {
+            return Ok(key);
+        }
+        let is_fresh = self.age().is_some_and(|age| age < FRESH_FOR);
+        if is_fresh && fetching.unknown.iter().any(|unknown| unknown == key_id) {
+            return Err(TokenError::UnknownKey);
+        }
+        let now = self.clock.now();
+        let may_fetch = fetching.last.is_none_or(|last| now.since(last) >= PAUSE);
+        if may_fetch {
+            fetching.last = Some(now);
+            self.fetch(&mut fetching).await;
+        }
+        if let Some(key) = self.held_key(key_id, GOOD_FOR) {
+            return Ok(key);
+        }
+        if self.age().is_none_or(|age| age >= GOOD_FOR) {
+            return Err(TokenError::KeysUnavailable);
+        }
+        if may_fetch {
+            fetching.unknown.push_back(key_id.to_owned());
+            let surplus = fetching.unknown.len().saturating_sub(UNKNOWN_MAX);
+            fetching.unknown.drain(..surplus);
+        }
+        Err(TokenError::UnknownKey)
+    }
+
+    /// Fetches now. A set that cannot be had or is bad leaves the held one in force.
+    async fn fetch(&self, fetching: &mut Fetching) {
+        let Ok(text) = self.source.fetch().await else { return };
+        let Ok(keys) = KeySet::from_jwks(&text) else { return };
+        fetching.unknown.clear();
+        self.held.store(Some(Arc::new(Held { keys, fetched_at: self.clock.now() })));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn held_key(&self, key_id: &str, most: Duration) -> Option<Arc<VerifyKey>> {
+        let held = self.held.load();
+        let held = held.as_ref().filter(|held| self.clock.now().since(held.fetched_at) < most)?;
+        held.keys.get(key_id)
+    }
+
+    fn age(&self) -> Option<Duration> {
+        self.held.load().as_ref().map(|held| self.clock.now().since(held.fetched_at))
+    }
+}
