@@ -1,7 +1,9 @@
 //! The request context: who, which request, which trace, until when. Every data and event call takes it first.
 
+mod session;
 mod trace;
 
+pub use session::{SessionContext, SessionError};
 pub use trace::{ParseTraceError, SpanId, TraceContext, TraceId};
 
 use std::fmt;

@@ -1,5 +1,9 @@
 //! RFC 9457 answers: one named type per cause, the request id as instance.
 
+mod layer;
+
+pub use layer::{ProblemLayer, WithProblems, response_of};
+
 use std::borrow::Cow;
 
 use http::StatusCode;
@@ -44,6 +48,7 @@ pub struct Problem {
     kind: ProblemType,
     detail: Option<Cow<'static, str>>,
     retry_after_secs: Option<u64>,
+    allow: Option<&'static str>,
     members: Map<String, Value>,
 }
 
@@ -51,7 +56,7 @@ impl Problem {
     /// A problem of the given type.
     #[must_use]
     pub fn of(kind: ProblemType) -> Self {
-        Self { kind, detail: None, retry_after_secs: None, members: Map::new() }
+        Self { kind, detail: None, retry_after_secs: None, allow: None, members: Map::new() }
     }
 
     /// Adds a sentence about this occurrence: what was wrong and where, never the offending value.
@@ -73,6 +78,19 @@ impl Problem {
     pub const fn retry_after_secs(mut self, seconds: u64) -> Self {
         self.retry_after_secs = Some(seconds);
         self
+    }
+
+    /// Names the methods that the resource does support.
+    #[must_use]
+    pub const fn allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// The methods that the resource does support, when that is the problem.
+    #[must_use]
+    pub const fn allowed(&self) -> Option<&'static str> {
+        self.allow
     }
 
     /// Its type.

@@ -1,0 +1,10 @@
+//! What a request must look like before anything else looks at it.
+//!
+//! The guard refuses what two parsers could read differently, and never repairs it. The sanitizer forwards headers by an
+//! allow-list, so that a caller cannot speak in the name of the gateway.
+
+mod guard;
+mod sanitize;
+
+pub use guard::{EdgeGuardLayer, Guarded, PATH_BYTES_MAX, check_path};
+pub use sanitize::{FORWARDED, INTERNAL_PREFIX, sanitize};
