@@ -1,9 +1,11 @@
 //! The audit trail: 64 hash chains a shard, written with the rows they tell of.
 
 mod chain;
+mod checkpoint;
 mod query;
 mod verify;
 
 pub(crate) use chain::{LaneHead, Record};
+pub use checkpoint::{CheckpointError, CheckpointKey};
 pub use query::{AuditEntry, AuditFilter};
 pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};

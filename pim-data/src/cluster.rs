@@ -8,6 +8,7 @@ pub use directory::{Access, DirectoryError};
 pub use open::OpenError;
 pub use shard::{CONTROL, ShardHealth};
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +73,15 @@ impl ClusterSettings {
 }
 
 /// Every shard behind one handle. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cluster(pub(crate) Arc<Inner>);
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let map = self.0.router.version();
+        f.debug_struct("Cluster").field("data_dir", &self.data_dir()).field("map", &map).finish_non_exhaustive()
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Inner {

@@ -2,7 +2,9 @@
 
 use pim_core::shard::{HANDOVERS_MAX, Handover, MapError, MapVersion, ShardId, ShardMap};
 
-use crate::backend::{DbError, Row, Statement};
+use serde_json::{Value as Json, json};
+
+use crate::backend::{DbError, Row, Statement, Value};
 use crate::cluster::{Cluster, DirectoryError, OpenError};
 
 /// A map that was not published.
@@ -42,61 +44,82 @@ impl Cluster {
     /// # Errors
     /// [`PublishError`]; the running map stays.
     pub async fn publish_map(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
+        let _one_at_a_time = self.0.directory.publishing().await?;
+        // Another process may have published since this one looked.
+        self.refresh_map()?;
         let current = self.map();
         current.check_successor(next, HANDOVERS_MAX)?;
         let handovers = current.handovers_to(next);
         if let Some(shard) = next.shards().iter().find(|shard| self.shard(shard.id).is_none()) {
             return Err(PublishError::UnknownShard(shard.id));
         }
-        self.check_empty(&handovers).await?;
         self.0.directory.keep_map(next)?;
-        self.fence_all(next).await?;
+        self.fence_all(&current, next, &handovers).await?;
         self.0.directory.publish_map(next)?;
         self.0.router.catch_up(next.clone());
         Ok(handovers)
     }
 
-    async fn check_empty(&self, handovers: &[Handover]) -> Result<(), PublishError> {
-        for handover in handovers {
-            let shard = handover.from;
-            let db = self.database(shard).ok_or(PublishError::UnknownShard(shard))?;
-            let held = Statement::sqlite("SELECT 1 FROM key_head WHERE bucket = ? LIMIT 1").bind(handover.bucket.get());
-            let rows = db.query(held).await.map_err(|source| PublishError::Shard { shard, source })?;
-            if !rows.is_empty() {
-                return Err(PublishError::NotEmpty(*handover));
+    /// Givers first, so that no bucket has two owners at any instant.
+    async fn fence_all(&self, current: &ShardMap, next: &ShardMap, handovers: &[Handover]) -> Result<(), PublishError> {
+        let mut given = Vec::new();
+        for described in current.shards() {
+            let leaving: Vec<_> = handovers.iter().filter(|handover| handover.from == described.id).copied().collect();
+            if leaving.is_empty() {
+                continue;
             }
+            if let Err(error) = self.give(described.id, &leaving, next.version()).await {
+                // What was given before goes back: nobody has taken it yet.
+                for shard in given {
+                    self.take(shard, current).await.map_err(|source| PublishError::Shard { shard, source })?;
+                }
+                return Err(error);
+            }
+            given.push(described.id);
         }
-        Ok(())
-    }
-
-    async fn fence_all(&self, next: &ShardMap) -> Result<(), PublishError> {
         for described in next.shards() {
             let shard = described.id;
-            self.fence(shard, next).await.map_err(|source| PublishError::Shard { shard, source })?;
+            self.take(shard, next).await.map_err(|source| PublishError::Shard { shard, source })?;
         }
         Ok(())
     }
 
-    /// Writes a map's ownership into one shard. The transaction waits for writers in flight and keeps new ones out.
-    async fn fence(&self, shard: ShardId, next: &ShardMap) -> Result<(), DbError> {
+    /// Gives buckets away, unless one has rows. The transaction keeps a first row from slipping in.
+    async fn give(&self, shard: ShardId, leaving: &[Handover], version: MapVersion) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Shard { shard, source };
+        let db = self.database(shard).ok_or(PublishError::UnknownShard(shard))?;
+        let list: Vec<_> = leaving.iter().map(|handover| json!([handover.bucket.get(), handover.to.0])).collect();
+        let list = Value::Text(Json::from(list).to_string());
+        let held = "SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1";
+        let (tx, rows) = db.begin_with(&[Statement::sqlite(held).bind(list.clone())]).await.map_err(failed)?;
+        if let Some(row) = rows[0].first() {
+            let number = row.int(0).map_err(|error| failed(error.into()))?;
+            let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
+            return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));
+        }
+        let give = "UPDATE pim_bucket_owned SET state = 'moved', map_version = ?, moved_to = \
+                    (SELECT value ->> 1 FROM json_each(?) WHERE value ->> 0 = bucket) \
+                    WHERE bucket IN (SELECT value ->> 0 FROM json_each(?))";
+        let give = Statement::sqlite(give).bind(version.0).bind(list.clone()).bind(list);
+        tx.commit_with(vec![give]).await.map(drop).map_err(failed)
+    }
+
+    /// Writes what a map says of one shard's buckets; waits for the writer in flight and refuses the old epochs after it.
+    async fn take(&self, shard: ShardId, map: &ShardMap) -> Result<(), DbError> {
         let Some(db) = self.database(shard) else { return Ok(()) };
-        let mut tx = db.begin().await?;
-        let version = next.version().0;
-        let retire = "UPDATE pim_bucket_owned SET state = 'moved', map_version = ? WHERE bucket = ?";
-        let own = "INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) VALUES (?, ?, 'owned', ?) \
+        let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
+        let list = Value::Text(Json::from(list).to_string());
+        let retire = "UPDATE pim_bucket_owned SET state = 'moved', map_version = ? WHERE state = 'owned' \
+                      AND bucket NOT IN (SELECT value ->> 0 FROM json_each(?))";
+        let own = "INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) \
+                   SELECT value ->> 0, value ->> 1, 'owned', ? FROM json_each(?) WHERE true \
                    ON CONFLICT (bucket) DO UPDATE SET epoch = excluded.epoch, state = 'owned', moved_to = NULL, \
-                   map_version = excluded.map_version";
-        for row in tx.query(Statement::sqlite("SELECT bucket FROM pim_bucket_owned WHERE state = 'owned'")).await? {
-            let number = row.int(0)?;
-            let stays = next.buckets_of(shard).any(|(bucket, _)| i64::from(bucket.get()) == number);
-            if !stays {
-                tx.query(Statement::sqlite(retire).bind(version).bind(number)).await?;
-            }
-        }
-        for (bucket, epoch) in next.buckets_of(shard) {
-            tx.query(Statement::sqlite(own).bind(bucket.get()).bind(epoch.0).bind(version)).await?;
-        }
-        tx.commit().await
+                   map_version = excluded.map_version \
+                   WHERE epoch <> excluded.epoch OR state <> 'owned'";
+        let version = map.version().0;
+        let retire = Statement::sqlite(retire).bind(version).bind(list.clone());
+        let tx = db.begin().await?;
+        tx.commit_with(vec![retire, Statement::sqlite(own).bind(version).bind(list)]).await.map(drop)
     }
 
     async fn newest_fenced(&self) -> Result<MapVersion, OpenError> {
@@ -115,14 +138,19 @@ impl Cluster {
 
 /// Goes on with a publication that was interrupted after some shard had been fenced.
 pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenError> {
+    let _one_at_a_time = cluster.0.directory.publishing().await?;
+    cluster.refresh_map()?;
+    let current = cluster.map();
     let newest = cluster.newest_fenced().await?;
-    if newest <= cluster.map().version() {
+    if newest <= current.version() {
         return Ok(());
     }
     let next = cluster.0.directory.map(newest.0)?;
-    for described in next.shards() {
-        let fenced = cluster.fence(described.id, &next).await;
-        fenced.map_err(|source| OpenError::Database { shard: format!("shard {}", described.id), source })?;
+    let handovers = current.handovers_to(&next);
+    match cluster.fence_all(&current, &next, &handovers).await {
+        // A bucket was filled before it could be given away: the old map is in force again everywhere.
+        Err(PublishError::NotEmpty(_)) => return Ok(()),
+        outcome => outcome.map_err(|source| OpenError::Publish(Box::new(source)))?,
     }
     cluster.0.directory.publish_map(&next)?;
     cluster.0.router.catch_up(next);

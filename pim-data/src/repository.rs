@@ -163,9 +163,9 @@ impl Cluster {
         id: Id<E::Kind>,
         at: Timestamp,
     ) -> Result<Option<E>, ReadError> {
-        let periods = self.history::<E>(cx, permit, id).await?;
-        let holds = |period: &Period<E>| period.valid_from <= at && period.valid_to.is_none_or(|to| at < to);
-        Ok(periods.into_iter().find(holds).map(|period| period.row))
+        let condition = "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)";
+        let periods = self.periods::<E>(cx, permit, id, condition, &[at.into(), at.into()]).await?;
+        Ok(periods.into_iter().next_back().map(|period| period.row))
     }
 
     /// Every period of a row, oldest first, at most [`PAGE_MAX`] of them.
@@ -178,16 +178,27 @@ impl Cluster {
         permit: &Permit<Read>,
         id: Id<E::Kind>,
     ) -> Result<Vec<Period<E>>, ReadError> {
+        self.periods::<E>(cx, permit, id, "true", &[]).await
+    }
+
+    async fn periods<E: Entity>(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        id: Id<E::Kind>,
+        condition: &'static str,
+        binds: &[Value],
+    ) -> Result<Vec<Period<E>>, ReadError> {
         let table = E::TABLE;
         let is_control = self.schema().is_control(table);
         let shard = self.home_shard(if is_control { CONTROL } else { self.router().route(&id).shard })?;
         check_resource::<E>(permit)?;
         let text = format!(
-            "SELECT valid_from, valid_to, {} FROM {}_past WHERE id = ? ORDER BY valid_from LIMIT {PAGE_MAX}",
+            "SELECT valid_from, valid_to, {} FROM {}_past WHERE id = ? AND {condition} ORDER BY valid_from LIMIT {PAGE_MAX}",
             select_list(table),
             table.name
         );
-        let select = Statement::of(SqlPair::generated(text)).bind(id.uuid());
+        let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind_all(binds.iter().cloned());
         let statements = [scope::set(permit.scope()), select, scope::clear()];
         let mut reader = shard.db().read().await?;
         let answers = within(cx, reader.snapshot(&statements)).await?;

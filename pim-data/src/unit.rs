@@ -6,6 +6,7 @@ mod error;
 mod part;
 mod tries;
 
+pub use bulk::BULK_MAX;
 pub use commit::Committed;
 pub use error::UnitError;
 pub use part::{CommitFacts, PartError, UnitPart};

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::chain::{GENESIS, hex, link};
+use super::checkpoint::{CheckpointError, Heads};
 use crate::backend::{Db, DbError, Row, Statement};
 use crate::cluster::{CONTROL, Cluster};
 
@@ -23,6 +24,14 @@ pub enum AuditFindingKind {
     Broken,
     /// A column that is looked up by disagrees with the content.
     Index,
+    /// The newest checkpoint signed a record here that is gone.
+    Truncated,
+    /// The newest checkpoint signed another record here.
+    Rewritten,
+    /// A line of the checkpoint file is not signed by our key; `seq` is the line.
+    Forged,
+    /// A line of the checkpoint file does not follow the one before it; `seq` is the line.
+    CheckpointGap,
 }
 
 /// One broken link.
@@ -49,27 +58,47 @@ pub struct VerifyReport {
     pub lanes: u64,
     /// Records checked.
     pub records: u64,
+    /// Signed checkpoints read.
+    pub checkpoints: u64,
     /// Broken links, at most a hundred.
     pub findings: Vec<AuditFinding>,
 }
 
+impl VerifyReport {
+    pub(super) fn add(&mut self, finding: AuditFinding) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+}
+
 impl Cluster {
-    /// Checks every chain of every shard.
+    /// Checks every chain of every shard, and the newest signed checkpoint against them.
     ///
     /// # Errors
-    /// [`DbError`] of the first shard that cannot be read.
-    pub async fn verify_audit(&self) -> Result<VerifyReport, DbError> {
+    /// [`CheckpointError`] when a shard or the checkpoint file cannot be read.
+    pub async fn verify_audit(&self) -> Result<VerifyReport, CheckpointError> {
         let mut report = VerifyReport::default();
+        // Before the chains: they only grow, so what was signed by now must be in them.
+        let mut signed = self.checkpointed(&mut report).await?;
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };
-            verify_shard(db, (source != CONTROL).then_some(source.0), &mut report).await?;
+            verify_shard(db, (source != CONTROL).then_some(source.0), &mut signed, &mut report).await?;
+        }
+        for ((shard, lane), (seq, _)) in signed {
+            report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated });
         }
         report.verified = report.findings.is_empty();
         Ok(report)
     }
 }
 
-async fn verify_shard(db: &Db, shard: Option<u16>, report: &mut VerifyReport) -> Result<(), DbError> {
+async fn verify_shard(
+    db: &Db,
+    shard: Option<u16>,
+    signed: &mut Heads,
+    report: &mut VerifyReport,
+) -> Result<(), DbError> {
     const SELECT: &str = "SELECT lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity_id FROM audit \
                           WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?";
     let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
@@ -84,8 +113,15 @@ async fn verify_shard(db: &Db, shard: Option<u16>, report: &mut VerifyReport) ->
             seq = row.count(1)?;
             hash = row.digest(3)?;
             report.records += 1;
-            if let (Some(kind), true) = (found, report.findings.len() < FINDINGS_MAX) {
-                report.findings.push(AuditFinding { shard, lane: row.count(0)?, seq, kind });
+            let place = (shard, row.count(0)?);
+            if let Some(kind) = found {
+                report.add(AuditFinding { shard, lane: place.1, seq, kind });
+            }
+            if signed.get(&place).is_some_and(|(signed_seq, _)| *signed_seq == seq) {
+                let is_same = signed.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
+                if !is_same {
+                    report.add(AuditFinding { shard, lane: place.1, seq, kind: AuditFindingKind::Rewritten });
+                }
             }
         }
         if rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {

@@ -43,7 +43,7 @@ pub enum DbError {
         source: Driver,
     },
     /// A durability setting is not what it must be.
-    #[error("database {} runs with {setting} = {found}, which can lose commits", path.display())]
+    #[error("database {} runs with {setting} = {found}, which can lose commits or references", path.display())]
     NotDurable {
         /// Which file.
         path: PathBuf,
@@ -231,9 +231,11 @@ async fn assert_durable(path: &Path, writer: &mut Conn) -> Result<(), DbError> {
     let asked = [
         Statement::sqlite("SELECT journal_mode FROM pragma_journal_mode"),
         Statement::sqlite("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous"),
+        Statement::sqlite("SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys"),
     ];
     let answers = writer.hop(&asked).await?;
-    for ((setting, wanted), rows) in [("journal_mode", "wal"), ("synchronous", "2")].iter().zip(&answers) {
+    let wanted = [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")];
+    for ((setting, wanted), rows) in wanted.iter().zip(&answers) {
         let found = rows.first().and_then(|row| row.text(0).ok()).unwrap_or_default();
         if !found.eq_ignore_ascii_case(wanted) {
             return Err(DbError::NotDurable { path: path.to_path_buf(), setting, found: found.to_owned() });

@@ -145,6 +145,21 @@ impl Directory {
         read_map(&self.path.join(MAP_FILE))
     }
 
+    /// Waits until nobody else publishes a map; ends with the value.
+    pub(crate) async fn publishing(&self) -> Result<File, DirectoryError> {
+        let path = self.path.join("maps").join("LOCK");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(io_error("open", &path))?;
+        let give_up = Instant::now() + LOCK_PATIENCE;
+        while !acquire(&file, Access::Exclusive) {
+            if Instant::now() > give_up {
+                return Err(DirectoryError::InUse { path });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(file)
+    }
+
     /// A map by version: every map that was ever prepared is kept.
     pub(crate) fn map(&self, version: u64) -> Result<ShardMap, DirectoryError> {
         read_map(&map_path(&self.path, version))

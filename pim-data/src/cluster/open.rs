@@ -49,6 +49,9 @@ pub enum OpenError {
         /// What it says.
         found: String,
     },
+    /// A publication of a map that was interrupted cannot be finished.
+    #[error("an interrupted publication of a shard map cannot be finished")]
+    Publish(#[source] Box<crate::fence::PublishError>),
     /// A setting out of its bounds.
     #[error("setting {setting} must be at most {most}")]
     Setting {

@@ -37,7 +37,6 @@ pub enum DecodeError {
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) json: Map<String, Json>,
-    pub(crate) home: Uuid,
 }
 
 /// The columns to select, in the order that [`from_row`] reads.
@@ -103,7 +102,7 @@ pub(crate) fn from_row<E: Entity>(row: &Row, from: usize) -> Result<(E, Stored),
     }
     let made = serde_json::from_value(Json::Object(json.clone()));
     let entity = made.map_err(|source| DecodeError::Row { table: table.name, source })?;
-    Ok((entity, Stored { json, home }))
+    Ok((entity, Stored { json }))
 }
 
 fn to_json(kind: ColumnKind, row: &Row, index: usize, table: &'static str) -> Result<Json, DecodeError> {

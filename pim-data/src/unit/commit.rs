@@ -1,13 +1,17 @@
 //! Sending a unit: one hop that enters, locks and looks, one that writes everything and commits.
 
+use std::time::Duration;
+
 use pim_core::clock::Timestamp;
 use pim_core::shard::MapVersion;
 use tokio::time::timeout_at;
 
 use super::{CommitFacts, Pending, Unit, UnitError};
 use crate::audit::{LaneHead, Record};
-use crate::backend::{DbError, Row, SqlPair, Statement, Value};
+use crate::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::cluster::CONTROL;
 use crate::consistency::ConsistencyToken;
+use crate::retry::Backoff;
 use crate::{idempotency, scope};
 
 /// A unit that has been committed.
@@ -20,7 +24,13 @@ pub struct Committed {
     pub n: u64,
     /// The instant of the unit.
     pub at: Timestamp,
+    /// How often the fence refused a stale route before a newer map was taken over.
+    pub fenced: u32,
 }
+
+/// How patiently a refused unit waits for the map that refused it: a publication fences first and publishes last.
+const FENCED: Backoff =
+    Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(100), attempts_max: 16 };
 
 /// What a transaction found when it entered: the state that its writes continue.
 #[derive(Debug)]
@@ -37,25 +47,40 @@ impl Unit {
     /// under the same idempotency key resolves.
     pub async fn commit(mut self) -> Result<Committed, UnitError> {
         self.check_events()?;
-        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
-        let enter = self.enter_statements();
-        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&enter));
-        let (tx, answers) = begin.await.map_err(|_| UnitError::Deadline)??;
-        let composed = self.check_entered(&answers).and_then(|mut entered| {
-            let statements = self.compose(&mut entered)?;
-            Ok((entered, statements))
-        });
-        let (entered, statements) = match composed {
-            Ok(composed) => composed,
-            Err(error) => {
-                // The error is worth more than a failure to roll back, which the next writer repeats.
-                let _rolled_back = tx.rollback().await;
-                return Err(error);
+        let mut fenced = 0;
+        let (tx, entered, statements) = loop {
+            match self.enter().await {
+                Err(UnitError::Fence { shard, newest }) if shard != CONTROL => {
+                    // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
+                    self.cluster.refresh_map()?;
+                    let route = self.cluster.router().route(&self.home);
+                    if route == self.route && !FENCED.wait(fenced, self.cx.deadline()).await {
+                        return Err(UnitError::Fence { shard, newest });
+                    }
+                    self.route = route;
+                    fenced += 1;
+                    if fenced >= FENCED.attempts_max {
+                        return Err(UnitError::Fence { shard, newest });
+                    }
+                }
+                entered => break entered?,
             }
         };
         tx.commit_with(statements).await.map_err(|error| self.explain(error))?;
         self.cluster.0.commits.send_modify(|count| *count += 1);
-        Ok(Committed { token: ConsistencyToken::of(self.home.uuid(), entered.head), n: entered.head, at: self.at })
+        let token = ConsistencyToken::of(self.home.uuid(), entered.head);
+        Ok(Committed { token, n: entered.head, at: self.at, fenced })
+    }
+
+    /// Begins the transaction and composes what it is to write; any refusal rolls back.
+    async fn enter(&mut self) -> Result<(Transaction, Entered, Vec<Statement>), UnitError> {
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
+        let enter = self.enter_statements();
+        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&enter));
+        let (tx, answers) = begin.await.map_err(|_| UnitError::Deadline)??;
+        let mut entered = self.check_entered(&answers)?;
+        let statements = self.compose(&mut entered)?;
+        Ok((tx, entered, statements))
     }
 
     pub(super) fn check_events(&self) -> Result<(), UnitError> {

@@ -5,6 +5,7 @@ use pim_core::shard::{MapVersion, ShardId};
 
 use super::part::PartError;
 use crate::backend::{ColumnError, DbError};
+use crate::cluster::DirectoryError;
 use crate::entity::DecodeError;
 use crate::idempotency::StoredAnswer;
 
@@ -83,6 +84,9 @@ pub enum UnitError {
     /// An entity and its table do not fit.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// A newer map of the data directory cannot be read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] DbError),
@@ -127,6 +131,7 @@ impl IntoProblem for UnitError {
             | Self::NoEvent
             | Self::Part(_)
             | Self::Decode(_)
+            | Self::Directory(_)
             | Self::Database(_) => Problem::of(problem::INTERNAL),
         }
     }

@@ -1,0 +1,253 @@
+//! Signed statements of where every chain stood, kept outside the databases.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pim_core::clock::Timestamp;
+use pim_core::problem::{self, IntoProblem, Problem};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::verify::{AuditFinding, AuditFindingKind, VerifyReport, heads};
+use crate::backend::DbError;
+use crate::cluster::{CONTROL, Cluster};
+
+const KEY_FILE: &str = "audit-checkpoint.pk8";
+const LINES_FILE: &str = "audit-checkpoints.jsonl";
+
+/// The last record of one chain: its number and the hexadecimal text of its hash.
+pub(super) type Head = (u64, String);
+
+/// Heads by shard and lane.
+pub(super) type Heads = BTreeMap<(Option<u16>, u64), Head>;
+
+/// Signs checkpoints. The secret key lies in a file that only its owner may read, beside but outside the databases.
+#[derive(Debug)]
+pub struct CheckpointKey {
+    pair: Ed25519KeyPair,
+}
+
+/// A checkpoint that cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key file holds no key.
+    #[error("{} does not hold an Ed25519 key", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A database does not answer.
+    #[error("the heads of the audit chains cannot be read")]
+    Read(#[from] DbError),
+    /// The worker that reads the files was stopped.
+    #[error("the checkpoint was interrupted")]
+    Interrupted,
+}
+
+impl IntoProblem for CheckpointError {
+    fn into_problem(self) -> Problem {
+        Problem::of(problem::UNAVAILABLE)
+    }
+}
+
+impl CheckpointKey {
+    /// Reads the key at `path`; makes one, for its owner's eyes only, when there is none.
+    ///
+    /// # Errors
+    /// [`CheckpointError::File`] and [`CheckpointError::Key`].
+    pub fn open_or_create(path: &Path) -> Result<Self, CheckpointError> {
+        let file = |source| CheckpointError::File { path: path.to_path_buf(), source };
+        let key = |_| CheckpointError::Key { path: path.to_path_buf() };
+        if !path.exists() {
+            let pair = Ed25519KeyPair::generate().map_err(key)?;
+            let secret = pair.to_pkcs8().map_err(key)?;
+            write_secret(path, secret.as_ref()).map_err(file)?;
+        }
+        // Read back even when just made: of two processes that race, one key wins for both.
+        let secret = std::fs::read(path).map_err(file)?;
+        let pair = Ed25519KeyPair::from_pkcs8(&secret);
+        Ok(Self { pair: pair.map_err(|_| CheckpointError::Key { path: path.to_path_buf() })? })
+    }
+
+    /// The public half, to verify with elsewhere.
+    #[must_use]
+    pub fn public(&self) -> Vec<u8> {
+        self.pair.public_key().as_ref().to_vec()
+    }
+
+    fn sign(&self, text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.pair.sign(text.as_bytes()))
+    }
+}
+
+fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&part)?;
+    file.write_all(secret)?;
+    file.sync_all()?;
+    // A link fails when the name is taken, where a rename would replace another process's key.
+    let linked = std::fs::hard_link(&part, path);
+    std::fs::remove_file(&part)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// One line of the file: what was signed, and the signature.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    body: String,
+    signature: String,
+}
+
+/// What is signed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    format: u32,
+    at: i64,
+    number: u64,
+    /// SHA-256 of the line before, in base64url.
+    previous: String,
+    /// `shard/lane:seq:hash`, sorted.
+    heads: Vec<String>,
+}
+
+impl Cluster {
+    /// Signs where every chain stands and appends that to a file beside the databases; the checkpoint's number.
+    ///
+    /// Whoever rewrites or cuts a chain after this also needs the key. Keep a copy of the file elsewhere: against somebody
+    /// who can remove its last lines too, nothing inside the data directory helps.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; nothing was appended then.
+    pub async fn checkpoint_audit(&self) -> Result<u64, CheckpointError> {
+        let heads = heads(self).await?;
+        let (folder, at) = (self.data_dir().to_path_buf(), self.clock().now());
+        let work = move || {
+            let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
+            append(&folder.join(LINES_FILE), &key, at, heads)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)?
+    }
+
+    /// The newest heads that were signed; findings about the file itself go to the report.
+    pub(super) async fn checkpointed(&self, report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
+        let folder = self.data_dir().to_path_buf();
+        let mut part = VerifyReport::default();
+        let work = move || -> Result<(Heads, VerifyReport), CheckpointError> {
+            let lines = folder.join(LINES_FILE);
+            if !lines.exists() {
+                return Ok((Heads::new(), part));
+            }
+            let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
+            let heads = read(&lines, &key.public(), &mut part)?;
+            Ok((heads, part))
+        };
+        let (heads, part) = tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)??;
+        report.checkpoints = part.checkpoints;
+        part.findings.into_iter().for_each(|finding| report.add(finding));
+        Ok(heads)
+    }
+}
+
+/// Appends a signed checkpoint; its number.
+pub(super) fn append(
+    path: &Path,
+    key: &CheckpointKey,
+    at: Timestamp,
+    heads: Vec<String>,
+) -> Result<u64, CheckpointError> {
+    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+    // Several processes may append: the lock orders them, and ends with the file.
+    file.lock().map_err(failed)?;
+    let (mut number, mut previous) = (0, digest(""));
+    for line in BufReader::new(&file).lines() {
+        number += 1;
+        previous = digest(&line.map_err(failed)?);
+    }
+    let body = Body { format: 1, at: at.as_micros(), number: number + 1, previous, heads };
+    let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
+    let signature = key.sign(&body);
+    let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
+    line.push('\n');
+    file.seek(SeekFrom::End(0)).map_err(failed)?;
+    file.write_all(line.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    Ok(number + 1)
+}
+
+/// Reads every checkpoint, checks signatures and chain, and returns the newest heads.
+pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
+    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Heads::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    file.lock_shared().map_err(failed)?;
+    let (mut newest, mut previous) = (Heads::new(), digest(""));
+    for line in BufReader::new(&file).lines() {
+        let line = line.map_err(failed)?;
+        report.checkpoints += 1;
+        let seq = report.checkpoints;
+        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind });
+        match parse(&line, public) {
+            Some((body, heads)) => {
+                if body.previous != previous || body.number != seq {
+                    found(AuditFindingKind::CheckpointGap);
+                }
+                newest = heads;
+            }
+            None => found(AuditFindingKind::Forged),
+        }
+        previous = digest(&line);
+    }
+    Ok(newest)
+}
+
+fn parse(line: &str, public: &[u8]) -> Option<(Body, Heads)> {
+    let line: Line = serde_json::from_str(line).ok()?;
+    let signature = URL_SAFE_NO_PAD.decode(&line.signature).ok()?;
+    UnparsedPublicKey::new(&ED25519, public).verify(line.body.as_bytes(), &signature).ok()?;
+    let body: Body = serde_json::from_str(&line.body).ok()?;
+    let heads = body.heads.iter().map(|text| head_of(text)).collect::<Option<_>>()?;
+    Some((body, heads))
+}
+
+fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
+    let (shard, rest) = text.split_once('/')?;
+    let mut parts = rest.split(':');
+    let (lane, seq, hash) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned());
+    let shard: u16 = shard.parse().ok()?;
+    Some((((shard != CONTROL.0).then_some(shard), lane), (seq, hash)))
+}
+
+fn digest(line: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(line.as_bytes()))
+}

@@ -1,0 +1,151 @@
+//! Whoever changes, removes, reorders, appends, cuts or rewrites audit records by hand is found out.
+
+use pim_data::audit::{AuditFilter, AuditFindingKind, VerifyReport};
+use pim_data::backend::Statement;
+
+use crate::world::{Account, ShopResource, World, cx, read};
+
+/// A world with one account and four records in its lane.
+async fn world() -> (World, Account) {
+    let world = World::new(2).await;
+    let account = world.register().await;
+    for points in 1..=3 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+    }
+    (world, account)
+}
+
+/// Hand-typed SQL by somebody who also switches the guards off.
+async fn tamper(world: &World, account: &Account, sql: &str) {
+    let sql = format!("DROP TRIGGER audit_no_update; DROP TRIGGER audit_no_delete; {sql};");
+    world.raw(account.id, &sql).await.expect("runs");
+}
+
+async fn kinds(world: &World) -> Vec<AuditFindingKind> {
+    let report: VerifyReport = world.cluster.verify_audit().await.expect("reads");
+    assert_eq!(report.verified, report.findings.is_empty());
+    report.findings.iter().map(|finding| finding.kind).collect()
+}
+
+#[tokio::test]
+async fn an_untouched_trail_verifies() {
+    let (world, _) = world().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let report = world.cluster.verify_audit().await.expect("reads");
+    assert!(report.verified, "{report:?}");
+    assert_eq!((report.lanes, report.records, report.checkpoints), (1, 4, 1));
+}
+
+#[tokio::test]
+async fn the_database_refuses_changes_and_removals() {
+    let (world, account) = world().await;
+    assert!(world.raw(account.id, "UPDATE audit SET body = '{}' WHERE seq = 2").await.is_err());
+    assert!(world.raw(account.id, "DELETE FROM audit WHERE seq = 2").await.is_err());
+}
+
+#[tokio::test]
+async fn a_changed_record_is_found() {
+    let (world, account) = world().await;
+    tamper(&world, &account, "UPDATE audit SET body = replace(body, '\"points\":2', '\"points\":9') WHERE seq = 3")
+        .await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Changed]);
+}
+
+#[tokio::test]
+async fn a_changed_label_is_found() {
+    let (world, account) = world().await;
+    tamper(&world, &account, "UPDATE audit SET user_id = 'somebody-else' WHERE seq = 2").await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Index]);
+}
+
+#[tokio::test]
+async fn a_removed_record_is_found() {
+    let (world, account) = world().await;
+    tamper(&world, &account, "DELETE FROM audit WHERE seq = 2").await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Gap]);
+}
+
+#[tokio::test]
+async fn reordered_records_are_found() {
+    let (world, account) = world().await;
+    let swap = "UPDATE audit SET seq = 99 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; \
+                UPDATE audit SET seq = 3 WHERE seq = 99";
+    tamper(&world, &account, swap).await;
+    assert!(kinds(&world).await.contains(&AuditFindingKind::Broken));
+}
+
+#[tokio::test]
+async fn an_appended_record_is_found() {
+    let (world, account) = world().await;
+    let append = "INSERT INTO audit SELECT lane, 5, randomblob(32), hash, body, at, request_id, user_id, home_key, entity, \
+                  entity_id FROM audit WHERE seq = 4";
+    tamper(&world, &account, append).await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Broken]);
+}
+
+#[tokio::test]
+async fn a_cut_tail_is_found_by_the_checkpoint_alone() {
+    let (world, account) = world().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    tamper(&world, &account, "DELETE FROM audit WHERE seq = 4").await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Truncated]);
+}
+
+#[tokio::test]
+async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
+    let (world, account) = world().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let shard = world.cluster.router().route(&account.id).shard;
+    let db = world.cluster.database(shard).expect("a shard");
+    let last = &db.query(Statement::sqlite("SELECT previous, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
+    let forged = last.text(1).expect("text").replace("\"points\":3", "\"points\":8");
+    let hash = {
+        use sha2::{Digest as _, Sha256};
+        let hash =
+            Sha256::new().chain_update(last.digest(0).expect("a hash")).chain_update(forged.as_bytes()).finalize();
+        hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = X'{hash}' WHERE seq = 4")).await;
+    assert_eq!(kinds(&world).await, [AuditFindingKind::Rewritten]);
+}
+
+#[tokio::test]
+async fn a_forged_or_removed_checkpoint_is_found() {
+    let (world, account) = world().await;
+    let file = world.folder.path().join("audit-checkpoints.jsonl");
+    for points in 10..13 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+        world.cluster.checkpoint_audit().await.expect("signs");
+    }
+    let whole = std::fs::read_to_string(&file).expect("is there");
+    let lines: Vec<_> = whole.lines().collect();
+    std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
+    assert_eq!(kinds(&world).await, [AuditFindingKind::CheckpointGap]);
+    std::fs::write(&file, whole.replacen("\\\"number\\\":2", "\\\"number\\\":7", 1)).expect("writes");
+    assert!(kinds(&world).await.contains(&AuditFindingKind::Forged));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_signing_key_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (world, _) = world().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let key = world.folder.path().join("keys").join("audit-checkpoint.pk8");
+    assert_eq!(std::fs::metadata(key).expect("is there").permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn records_are_found_by_request_user_and_row_and_show_no_masked_value() {
+    let (world, account) = world().await;
+    let permit = read(ShopResource::Account);
+    let find = async |filter| world.cluster.audit(&cx(), &permit, &filter).await.expect("reads");
+    let all = find(AuditFilter::Entity(account.id.uuid())).await;
+    assert_eq!(all.len(), 4);
+    assert_eq!(find(AuditFilter::User("u-1".to_owned())).await.len(), 4);
+    let request: uuid::Uuid = all[0].body["request"].as_str().expect("text").parse().expect("a uuid");
+    assert_eq!(find(AuditFilter::Request(request)).await.len(), 1);
+    assert_eq!(all[3].body["before"]["points"], 2);
+    assert_eq!(all[3].body["after"]["points"], 3);
+    assert!(!format!("{all:?}").contains("Ada"), "names are masked");
+}

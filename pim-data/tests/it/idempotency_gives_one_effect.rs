@@ -1,0 +1,126 @@
+//! The same submission twice has one effect and one answer; another body under the same key is refused.
+
+use std::sync::Arc;
+
+use pim_core::context::RequestContext;
+use pim_core::id::Id;
+use pim_data::idempotency::StoredAnswer;
+use pim_data::unit::{Committed, UnitError};
+use serde_json::json;
+
+use crate::world::{Account, Customer, ShopResource, World, keyed, schema, settings, tell, write};
+
+/// Registers under a key: the id is derived from it, as for a patient.
+async fn register(world: &World, cx: &RequestContext) -> Result<Committed, UnitError> {
+    let scope = cx.idempotency().expect("a key");
+    let account = Account::new(Id::<Customer>::derive(scope.scope(), 0));
+    let mut unit = world.cluster.begin(cx, account.id);
+    unit.save(&write(ShopResource::Account), &account)?;
+    tell(&mut unit, "registered");
+    unit.answer(201, &json!({"id": account.id}));
+    unit.commit().await
+}
+
+fn replayed(outcome: Result<Committed, UnitError>) -> StoredAnswer {
+    match outcome {
+        Err(UnitError::Replay(answer)) => answer,
+        other => panic!("no replay but {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_second_submission_gets_the_stored_answer() {
+    let world = World::new(3).await;
+    let cx = keyed("k-1", "{}");
+    register(&world, &cx).await.expect("commits");
+    let id = Id::<Customer>::derive(cx.idempotency().expect("a key").scope(), 0);
+    let answer = replayed(register(&world, &keyed("k-1", "{}")).await);
+    assert_eq!((answer.status, answer.body), (201, json!({"id": id})));
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 1);
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM fact").await, 1);
+}
+
+#[tokio::test]
+async fn another_body_under_the_same_key_is_refused() {
+    let world = World::new(1).await;
+    register(&world, &keyed("k-1", "{}")).await.expect("commits");
+    let other = register(&world, &keyed("k-1", "{\"name\":\"other\"}")).await;
+    assert!(matches!(other, Err(UnitError::IdempotencyMismatch)), "{other:?}");
+}
+
+#[tokio::test]
+async fn many_equal_submissions_at_once_have_one_effect() {
+    let world = Arc::new(World::new(2).await);
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let world = Arc::clone(&world);
+        all.spawn(async move { register(&world, &keyed("k-1", "{}")).await });
+    }
+    let (mut committed, mut answers) = (0, Vec::new());
+    while let Some(outcome) = all.join_next().await {
+        match outcome.expect("runs") {
+            Ok(_) => committed += 1,
+            replay => answers.push(replayed(replay)),
+        }
+    }
+    assert_eq!((committed, answers.len()), (1, 15));
+    assert!(answers.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[tokio::test]
+async fn a_retried_transition_is_answered_before_its_rules_are_asked() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let close = || async {
+        let cx = keyed("k-close", "{}");
+        let mut unit = world.cluster.begin(&cx, account.id);
+        let permit = write(ShopResource::Account);
+        let mut account = unit.load::<Account>(&permit, account.id).await?.expect("is there");
+        assert_eq!(account.state, "open", "the rule would refuse the retry");
+        account.state = "closed".to_owned();
+        unit.save(&permit, &account)?;
+        tell(&mut unit, "closed");
+        unit.answer(200, &json!({"state": "closed"}));
+        unit.commit().await
+    };
+    close().await.expect("commits");
+    assert_eq!(replayed(close().await).body, json!({"state": "closed"}));
+    assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 2);
+}
+
+#[tokio::test]
+async fn the_answer_outlives_a_restart() {
+    let World { cluster, policy, folder } = World::new(2).await;
+    let world = World { cluster, policy, folder };
+    register(&world, &keyed("k-1", "{}")).await.expect("commits");
+    let World { cluster, policy, folder } = world;
+    drop(cluster);
+    let cluster = pim_data::cluster::Cluster::open(settings(&folder, 2), schema()).await.expect("opens again");
+    let world = World { cluster, policy, folder };
+    assert_eq!(replayed(register(&world, &keyed("k-1", "{}")).await).status, 201);
+}
+
+#[tokio::test]
+async fn answers_are_forgotten_after_a_day_and_not_before() {
+    let (world, clock) = World::with_clock(1).await;
+    register(&world, &keyed("k-1", "{}")).await.expect("commits");
+    clock.advance(pim_data::idempotency::KEPT_FOR);
+    assert_eq!(world.cluster.sweep_idempotency().await.expect("sweeps"), 0);
+    clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(world.cluster.sweep_idempotency().await.expect("sweeps"), 1);
+    // The derived id still stands for the registration.
+    let again = register(&world, &keyed("k-1", "{}")).await;
+    assert!(matches!(again, Err(UnitError::AlreadyExists { entity: "account" })), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_failed_unit_stores_no_answer() {
+    let world = World::new(1).await;
+    let cx = keyed("k-1", "{}");
+    let account = Account::new(Id::<Customer>::derive(cx.idempotency().expect("a key").scope(), 0));
+    let mut unit = world.cluster.begin(&cx, account.id);
+    unit.save(&write(ShopResource::Account), &account).expect("saves");
+    unit.answer(201, &json!({}));
+    assert!(matches!(unit.commit().await, Err(UnitError::NoEvent)));
+    register(&world, &cx).await.expect("the retry is the first success");
+}

@@ -1,0 +1,14 @@
+//! What pim-data promises, one module a promise.
+
+mod world;
+
+mod audit_detects_tampering;
+mod fence_refuses_stale_router;
+mod history_is_automatic;
+mod idempotency_gives_one_effect;
+mod map_swaps_under_traffic;
+mod open_refuses_by_name;
+mod reads_are_as_fresh_as_asked;
+mod rollback_on_drop;
+mod stale_writers_lose;
+mod visibility_agrees_with_oracle;

@@ -1,0 +1,129 @@
+//! A unit that does not commit writes nothing, and one that commits writes everything.
+
+use pim_core::id::Id;
+use pim_data::unit::UnitError;
+
+use crate::world::{Account, CustomerNote, ShopResource, World, cx, tell, write};
+
+const TABLES: [&str; 5] = [
+    "SELECT COUNT(*) FROM account_row",
+    "SELECT COUNT(*) FROM account_history",
+    "SELECT COUNT(*) FROM audit",
+    "SELECT COUNT(*) FROM fact",
+    "SELECT COUNT(*) FROM key_head",
+];
+
+#[tokio::test]
+async fn a_dropped_unit_leaves_no_trace() {
+    let world = World::new(2).await;
+    let account = Account::new(Id::random());
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    unit.save(&write(ShopResource::Account), &account).expect("saves");
+    tell(&mut unit, "registered");
+    drop(unit);
+    for table in TABLES {
+        assert_eq!(world.count(account.id, table).await, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_committed_unit_writes_row_history_audit_and_facts() {
+    let world = World::new(2).await;
+    let account = world.register().await;
+    for table in TABLES {
+        assert_eq!(world.count(account.id, table).await, 1, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_last_statement_undoes_the_first() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    // The fact of the next n is there already: the part's insert fails after the row was written.
+    world.raw(account.id, "INSERT INTO fact SELECT key, n + 1, 'intruder' FROM key_head").await.expect("inserts");
+    let failed = world.change(account.id, |account| account.points = 7).await;
+    assert!(matches!(failed, Err(UnitError::Database(_))), "{failed:?}");
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 0);
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM account_history").await, 1);
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM audit").await, 1);
+    assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 1);
+}
+
+#[tokio::test]
+async fn a_write_without_an_event_is_refused() {
+    let world = World::new(1).await;
+    let account = Account::new(Id::random());
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    unit.save(&write(ShopResource::Account), &account).expect("saves");
+    assert!(matches!(unit.commit().await, Err(UnitError::NoEvent)));
+    assert_eq!(world.count(account.id, TABLES[0]).await, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_dropped_half_way_gives_the_lock_back_to_other_processes() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let shard = world.cluster.router().route(&account.id).shard;
+    let db = world.cluster.database(shard).expect("a shard");
+    let mut tx = db.begin().await.expect("begins");
+    tx.script("UPDATE account_row SET points = 99").await.expect("runs");
+    drop(tx);
+    // A second opening of the same file stands for another process; its patience is shorter than a test's.
+    let other = pim_data::backend::Db::open(db.path(), pim_data::backend::DbSettings::default()).await.expect("opens");
+    let mut tx = other.begin().await.expect("the lock is free");
+    let rows = tx.query(pim_data::backend::Statement::sqlite("SELECT points FROM account_row")).await.expect("runs");
+    assert_eq!(rows[0].int(0), Ok(0));
+}
+
+#[tokio::test]
+async fn rows_of_two_entities_commit_together() {
+    let world = World::new(2).await;
+    let account = Account::new(Id::random());
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    let note = CustomerNote {
+        id: Id::child_of(account.id.bucket(), unit.at()),
+        version: 0,
+        customer: account.id,
+        account: account.id,
+        text: "hello".to_owned(),
+    };
+    unit.save(&write(ShopResource::Account), &account).expect("saves");
+    unit.save(&write(ShopResource::Note), &note).expect("saves");
+    tell(&mut unit, "registered");
+    tell(&mut unit, "noted");
+    let committed = unit.commit().await.expect("commits");
+    assert_eq!(committed.n, 2);
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM note_row").await, 1);
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM audit").await, 2);
+}
+
+#[tokio::test]
+async fn a_row_of_another_home_or_bucket_is_refused() {
+    let world = World::new(2).await;
+    let (one, two) = (world.register().await, world.register().await);
+    let mut unit = world.cluster.begin(&cx(), one.id);
+    assert!(matches!(unit.save(&write(ShopResource::Account), &two), Err(UnitError::WrongHome { .. })));
+    let stray = CustomerNote {
+        id: Id::child_of(Id::<crate::world::Customer>::random().bucket(), unit.at()),
+        version: 0,
+        customer: one.id,
+        account: one.id,
+        text: String::new(),
+    };
+    if stray.id.bucket() != one.id.bucket() {
+        assert!(matches!(unit.save(&write(ShopResource::Note), &stray), Err(UnitError::WrongHome { .. })));
+    }
+}
+
+#[tokio::test]
+async fn hand_typed_rows_of_foreign_buckets_are_refused_by_the_database() {
+    let world = World::new(2).await;
+    let account = world.register().await;
+    let copy = "INSERT INTO account_row SELECT X'000000000000', home_key, bucket, facility_id, version, created_at, updated_at, \
+                name, state, points, since, vip, tags FROM account_row";
+    assert!(world.raw(account.id, copy).await.is_err(), "an id that is no uuid");
+    let moved = "UPDATE account_row SET bucket = (bucket + 1) % 4096";
+    assert!(world.raw(account.id, moved).await.is_err(), "a bucket that is not the id's");
+    let lost = "UPDATE pim_bucket_owned SET state = 'moved'; UPDATE account_row SET points = 1";
+    assert!(world.raw(account.id, lost).await.is_err(), "a bucket that is not owned");
+}

@@ -1,0 +1,103 @@
+//! Two units that read the same cannot both win, whichever way they try.
+
+use pim_core::id::Id;
+use pim_data::unit::{Tries, UnitError};
+
+use crate::world::{Account, DepotRow, ShopResource, World, cx, tell, write};
+
+#[tokio::test]
+async fn two_units_that_read_the_same_row_cannot_both_win() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let permit = write(ShopResource::Account);
+    let mut units = Vec::new();
+    for _ in 0..2 {
+        let mut unit = world.cluster.begin(&cx(), account.id);
+        let mut seen = unit.load::<Account>(&permit, account.id).await.expect("loads").expect("is there");
+        seen.points += 1;
+        unit.save(&permit, &seen).expect("saves");
+        tell(&mut unit, "changed");
+        units.push(unit);
+    }
+    let second = units.pop().expect("two");
+    units.pop().expect("one").commit().await.expect("the first wins");
+    assert!(matches!(second.commit().await, Err(UnitError::Conflict)));
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 1);
+    assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 2);
+}
+
+#[tokio::test]
+async fn a_stale_update_aborts_the_whole_unit() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let permit = write(ShopResource::Account);
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    let mut seen = unit.load::<Account>(&permit, account.id).await.expect("loads").expect("is there");
+    seen.points = 5;
+    unit.save(&permit, &seen).expect("saves");
+    tell(&mut unit, "changed");
+    // Hand-typed SQL does not move n, so only the row's own version tells.
+    world.raw(account.id, "UPDATE account_row SET version = version + 1").await.expect("runs");
+    assert!(matches!(unit.commit().await, Err(UnitError::Stale { entity: "account" })));
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM fact").await, 1, "no event without its row");
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 0);
+}
+
+#[tokio::test]
+async fn many_writers_of_one_key_all_get_through_by_running_again() {
+    let world = std::sync::Arc::new(World::new(1).await);
+    let account = world.register().await;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let (world, id) = (std::sync::Arc::clone(&world), account.id);
+        writers.spawn(async move {
+            let mut tries = Tries::of(&world.cluster, &cx());
+            loop {
+                match world.change(id, |account| account.points += 1).await {
+                    Err(error) if tries.again(&error).await => {}
+                    outcome => return outcome.map(drop),
+                }
+            }
+        });
+    }
+    let mut won = 0;
+    while let Some(outcome) = writers.join_next().await {
+        won += u64::from(outcome.expect("runs").is_ok());
+    }
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, won, "each winner counts once");
+    assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 1 + won);
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM fact").await, 1 + won);
+    assert!(won >= 6, "{won} of 12");
+}
+
+#[tokio::test]
+async fn the_same_row_twice_is_named() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    unit.save(&write(ShopResource::Account), &Account::new(account.id)).expect("saves");
+    tell(&mut unit, "registered");
+    assert!(matches!(unit.commit().await, Err(UnitError::AlreadyExists { entity: "account" })));
+}
+
+#[tokio::test]
+async fn a_unique_column_of_the_control_database_is_held() {
+    let world = World::new(1).await;
+    let permit = write(ShopResource::Depot);
+    for (code, is_new) in [("north", true), ("south", true), ("north", false)] {
+        let depot = DepotRow { id: Id::random(), version: 0, code: code.to_owned() };
+        let mut unit = world.cluster.begin_control(&cx(), depot.id);
+        unit.save(&permit, &depot).expect("saves");
+        tell(&mut unit, "opened");
+        match unit.commit().await {
+            Ok(_) => assert!(is_new),
+            Err(error) => {
+                assert!(!is_new && matches!(error, UnitError::AlreadyExists { entity: "depot" }), "{error:?}")
+            }
+        }
+    }
+    let page = pim_data::repository::Page { after: None, limit: 10 };
+    let permit = crate::world::read(ShopResource::Depot);
+    let depots = world.cluster.list_control::<DepotRow>(&cx(), &permit, page).await.expect("lists");
+    assert_eq!(depots.len(), 2);
+}
