@@ -2,6 +2,7 @@
 
 mod bus;
 mod consumer;
+mod dead_letter;
 mod event;
 mod outbox;
 mod pace;
@@ -14,6 +15,9 @@ pub use consumer::{
     ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, Disposition, Effect, FailureClass,
     Head, HoldReason, KeyState, Order, Target,
 };
+pub use dead_letter::{
+    DeadLetter, DeadRecord, HeldKey, LIST_MAX, ReplayPlan, ReplaySelection, ReplayedKey, UnparkError,
+};
 pub use event::{
     DOMAIN_TOPIC, DecodeError, DomainEvent, EnvelopeError, Event, HEADER_BYTES_MAX, Headers, Origin, ParseOriginError,
     Registry, RegistryBuilder, RegistryError, UpcastError,
@@ -23,6 +27,6 @@ pub use outbox::{
     RelaySettings, Source,
 };
 pub use projection::{
-    ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, RunnerError,
-    StatusError, StoreError,
+    ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, Rebuild, RebuildError,
+    RebuildReport, RebuildState, RunnerError, StatusError, StoreError, TableSummary, Verdict,
 };

@@ -1,9 +1,11 @@
 //! Read models: tables that follow the bus, each event applied once, rebuilt from the log when needed.
 
+mod rebuild;
 mod runner;
 mod status;
 mod store;
 
+pub use rebuild::{Rebuild, RebuildError, RebuildReport, RebuildState, TableSummary, Verdict};
 pub use runner::{ProjectionRunner, RunnerError};
 pub use status::{ConsumerStatus, PartitionStatus, StatusError};
 pub use store::{ReadStore, StoreError};

@@ -60,9 +60,7 @@ impl Source {
             Statement::sqlite(
                 "SELECT at FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) ORDER BY seq LIMIT 1",
             ),
-            Statement::sqlite(
-                "SELECT count(*), (SELECT e.at FROM outbox_event e WHERE e.seq = min(h.seq)) FROM outbox_held h",
-            ),
+            Statement::sqlite("SELECT count(*), min(e.at) FROM outbox_held h JOIN outbox_event e ON e.seq = h.seq"),
         ];
         let answers = self.db.read().await?.snapshot(&asked).await?;
         let [newest, cursor, unsent, held] = &answers[..] else { return Err(DbError::Closed) };

@@ -1,0 +1,379 @@
+//! Rebuilding a read model beside the live one: building, catching up, verifying, live; the swap is one transaction.
+
+mod compare;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pim_data::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+
+use super::runner::engine;
+use super::{Projection, ReadStore, ReadTable, StoreError};
+use crate::bus::{BusError, Subscriber};
+use crate::consumer::ledger::Place;
+use crate::consumer::{ApplyError, ConsumerSettings, Step};
+use crate::event::Registry;
+pub use compare::TableSummary;
+
+/// Records that the live model may still be ahead when the swap begins.
+const TAIL_MAX: u64 = 2000;
+/// Rows that are copied at once.
+const COPY_ROWS: u64 = 500;
+/// Rounds of catching up before a rebuild gives up: writers are faster than it is.
+const ROUNDS_MAX: usize = 1000;
+
+pim_core::closed_enum! {
+    /// How far a rebuild is.
+    pub enum RebuildState {
+        /// The new tables follow the log from its start.
+        Building = "building",
+        /// They are near its end.
+        CatchingUp = "catching_up",
+        /// They stand where the live ones stand, and are compared.
+        Verifying = "verifying",
+        /// They are the live ones.
+        Live = "live",
+        /// The comparison failed; the live ones stay.
+        Retired = "retired",
+    }
+}
+
+/// What to do when the rebuilt tables differ from the live ones of the same version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Keep the live ones and report: something is wrong with one of them.
+    MustEqual,
+    /// Swap all the same: the difference is the reason for the rebuild.
+    MayDiffer,
+}
+
+/// How a rebuild went.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RebuildReport {
+    /// Which read model.
+    pub name: &'static str,
+    /// `live` when it was swapped in, `retired` when it was not.
+    pub state: &'static str,
+    /// Records read from the log.
+    pub records: u64,
+    /// How long the live model stood still for the swap, in milliseconds.
+    pub pause_ms: u64,
+    /// Whether the tables were equal.
+    pub equal: bool,
+    /// The tables as they were.
+    pub live: Vec<TableSummary>,
+    /// The tables as rebuilt.
+    pub rebuilt: Vec<TableSummary>,
+}
+
+/// Why a rebuild did not come to its end. The live model is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RebuildError {
+    /// The bus does not answer.
+    #[error("read the log")]
+    Bus(#[from] BusError),
+    /// A store does not answer.
+    #[error("use the read store")]
+    Store(#[from] StoreError),
+    /// The projection could not go on.
+    #[error("apply the log")]
+    Apply(#[from] ApplyError),
+    /// Writers are faster than the rebuild.
+    #[error("the rebuild does not catch up")]
+    Behind,
+    /// The rebuilt model was stopped, because it parked too many keys.
+    #[error("the rebuilt model parked too many keys")]
+    Stopped,
+    /// The folder for the new tables cannot be used.
+    #[error("make room for the new tables")]
+    Folder(#[source] std::io::Error),
+}
+
+impl From<DbError> for RebuildError {
+    fn from(error: DbError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// A rebuild of one read model from the log.
+///
+/// The new tables are filled in a file of their own, by the same code, while the live ones go on. Dropping the future
+/// of [`Rebuild::run`] cancels it at any point without a trace in the live model.
+#[derive(Clone)]
+#[must_use = "a rebuild does nothing until `run`"]
+pub struct Rebuild {
+    store: ReadStore,
+    bus: Arc<dyn Subscriber>,
+    registry: Registry,
+    projection: Arc<dyn Projection>,
+    verdict: Verdict,
+}
+
+impl std::fmt::Debug for Rebuild {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rebuild").field("name", &self.projection.name()).finish_non_exhaustive()
+    }
+}
+
+impl Rebuild {
+    /// A rebuild of `projection` in `store`.
+    pub fn new(
+        store: &ReadStore,
+        bus: Arc<dyn Subscriber>,
+        registry: &Registry,
+        projection: Arc<dyn Projection>,
+        verdict: Verdict,
+    ) -> Self {
+        Self { store: store.clone(), bus, registry: registry.clone(), projection, verdict }
+    }
+
+    /// Builds, catches up, verifies and swaps. `progress` is told the state and the records read so far.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; the live model is as it was.
+    pub async fn run(
+        self,
+        folder: &Path,
+        mut progress: impl FnMut(RebuildState, u64) + Send,
+    ) -> Result<RebuildReport, RebuildError> {
+        let name = self.projection.name();
+        let file = folder.join(format!("rebuild-{name}.db"));
+        remove(&file).map_err(RebuildError::Folder)?;
+        let green = ReadStore::open(&file, self.store.clock().clone()).await?;
+        green.install(self.projection.as_ref()).await?;
+        let outcome = self.fill_and_swap(&green, &mut progress).await;
+        drop(green);
+        // What is left behind is removed before the next rebuild as well.
+        let _left = remove(&file);
+        outcome
+    }
+
+    async fn fill_and_swap(
+        &self,
+        green: &ReadStore,
+        progress: &mut (impl FnMut(RebuildState, u64) + Send),
+    ) -> Result<RebuildReport, RebuildError> {
+        let mut records = 0;
+        progress(RebuildState::Building, records);
+        for round in 0.. {
+            if round == ROUNDS_MAX {
+                return Err(RebuildError::Behind);
+            }
+            let behind = self.follow(green, &mut records, None).await?;
+            progress(RebuildState::CatchingUp, records);
+            if behind <= TAIL_MAX {
+                break;
+            }
+        }
+        let begun = std::time::Instant::now();
+        // From here the live model stands still: its writer is ours until the swap commits.
+        let mut tx = self.store.db().begin().await?;
+        progress(RebuildState::Verifying, records);
+        let outcome = self.verify_and_copy(green, &mut tx, &mut records).await;
+        let (state, live, rebuilt) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tx.rollback().await?;
+                return Err(error);
+            }
+        };
+        if state == RebuildState::Live {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        progress(state, records);
+        Ok(RebuildReport {
+            name: self.projection.name(),
+            state: pim_core::role::ClosedEnum::name(state),
+            records,
+            pause_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            equal: live == rebuilt,
+            live,
+            rebuilt,
+        })
+    }
+
+    /// Brings the new tables to the live position, compares, and copies them over unless they must not differ and do.
+    async fn verify_and_copy(
+        &self,
+        green: &ReadStore,
+        tx: &mut Transaction,
+        records: &mut u64,
+    ) -> Result<(RebuildState, Vec<TableSummary>, Vec<TableSummary>), RebuildError> {
+        let upto = self.live_positions(tx).await?;
+        self.follow(green, records, Some(&upto)).await?;
+        let stored = Statement::sqlite("SELECT version FROM projection_version WHERE name = ?");
+        let rows = tx.query(stored.bind(self.projection.name())).await?;
+        let stored = rows.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
+        let same_version = stored == u64::from(self.projection.version());
+        let rebuilt = compare::summarise(&mut compare::Source::Store(green), self.projection.tables()).await?;
+        let live = if same_version {
+            compare::summarise(&mut compare::Source::Transaction(tx), self.projection.tables()).await?
+        } else {
+            Vec::new()
+        };
+        if same_version && self.verdict == Verdict::MustEqual && live != rebuilt {
+            return Ok((RebuildState::Retired, live, rebuilt));
+        }
+        self.copy(green, tx, same_version).await?;
+        Ok((RebuildState::Live, live, rebuilt))
+    }
+
+    /// Where the live model stands in each partition.
+    async fn live_positions(&self, tx: &mut Transaction) -> Result<Vec<u64>, RebuildError> {
+        let asked = Statement::sqlite(
+            "SELECT part, next_offset FROM projection_checkpoint WHERE consumer = ? AND topic = ? ORDER BY part",
+        );
+        let rows = tx.query(asked.bind(self.projection.name()).bind(self.projection.topic())).await?;
+        let partitions = self.bus.partitions(self.projection.topic()).await?;
+        let mut all = vec![0; usize::from(partitions)];
+        for row in &rows {
+            let partition = usize::try_from(row.count(0).map_err(DbError::from)?).unwrap_or(usize::MAX);
+            if let Some(position) = all.get_mut(partition) {
+                *position = row.count(1).map_err(DbError::from)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Follows the log, up to the given positions or its end. Answers how many records were published meanwhile.
+    async fn follow(&self, green: &ReadStore, records: &mut u64, upto: Option<&[u64]>) -> Result<u64, RebuildError> {
+        let settings = ConsumerSettings::default();
+        let engine = engine(green, &self.registry, Arc::clone(&self.projection), &settings);
+        let topic = self.projection.topic();
+        let mut behind = 0;
+        for partition in 0..self.bus.partitions(topic).await? {
+            let place = Place { consumer: self.projection.name(), topic: topic.to_owned(), partition };
+            let end = match upto {
+                Some(positions) => positions[usize::from(partition)],
+                None => self.bus.end_offset(topic, partition).await?,
+            };
+            let mut at = engine.position(&place).await?;
+            while at < end {
+                let max = usize::try_from(end - at).unwrap_or(usize::MAX).min(settings.batch_max);
+                let batch = self.bus.fetch(topic, partition, at, max).await?;
+                let batch: Vec<_> = batch.into_iter().filter(|record| record.offset < end).collect();
+                if batch.is_empty() {
+                    break;
+                }
+                at = match engine.absorb(&place, at, &batch).await? {
+                    Step::Next(next) => next,
+                    Step::Lost => engine.position(&place).await?,
+                    Step::Stopped => return Err(RebuildError::Stopped),
+                };
+                *records += batch.len() as u64;
+                engine.drain(&place).await?;
+            }
+            behind += self.bus.end_offset(topic, partition).await?.saturating_sub(at);
+        }
+        Ok(behind)
+    }
+
+    /// Puts the new tables, heads, positions and held events in the place of the old ones.
+    async fn copy(&self, green: &ReadStore, tx: &mut Transaction, same_version: bool) -> Result<(), RebuildError> {
+        let name = self.projection.name();
+        if same_version {
+            for table in self.projection.tables() {
+                tx.script(&format!("DELETE FROM {}", table.name)).await?;
+            }
+        } else {
+            for table in self.projection.tables() {
+                tx.script(&format!("DROP TABLE IF EXISTS {}", table.name)).await?;
+            }
+            tx.script(self.projection.schema()).await?;
+        }
+        for table in self.projection.tables() {
+            copy_table(green, tx, table, None).await?;
+        }
+        for table in LEDGER_TABLES {
+            tx.query(
+                Statement::of(SqlPair::generated(format!("DELETE FROM {} WHERE consumer = ?", table.name))).bind(name),
+            )
+            .await?;
+            copy_table(green, tx, table, Some(name)).await?;
+        }
+        let enter = Statement::sqlite(
+            "INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)
+             ON CONFLICT (name) DO UPDATE SET version = excluded.version, state = 'live', at = excluded.at",
+        );
+        tx.query(enter.bind(name).bind(self.projection.version()).bind(self.store.clock().now())).await?;
+        Ok(())
+    }
+}
+
+/// What the consumer of the new tables remembers.
+const LEDGER_TABLES: &[ReadTable] = &[
+    ReadTable {
+        name: "projection_checkpoint",
+        columns: &["consumer", "topic", "part", "next_offset", "event_at", "at"],
+    },
+    ReadTable { name: "inbox_head", columns: &["consumer", "home_key", "owner_epoch", "n", "at"] },
+    ReadTable {
+        name: "held_key",
+        columns: &["consumer", "home_key", "part", "reason", "code", "tries", "since", "last_epoch", "last_n"],
+    },
+    ReadTable {
+        name: "held_event",
+        columns: &[
+            "consumer",
+            "home_key",
+            "owner_epoch",
+            "n",
+            "event_id",
+            "event_type",
+            "event_at",
+            "causation",
+            "part",
+            "pos",
+            "digest",
+            "headers",
+            "payload",
+            "at",
+        ],
+    },
+    ReadTable {
+        name: "dead_record",
+        columns: &["consumer", "topic", "part", "pos", "home_key", "code", "digest", "headers", "payload", "at"],
+    },
+];
+
+async fn copy_table(
+    green: &ReadStore,
+    tx: &mut Transaction,
+    table: &ReadTable,
+    consumer: Option<&str>,
+) -> Result<(), RebuildError> {
+    let columns = table.columns.join(", ");
+    let which = if consumer.is_some() { " WHERE consumer = ?" } else { "" };
+    let select = format!("SELECT {columns} FROM {}{which} LIMIT ? OFFSET ?", table.name);
+    let row = format!("({})", vec!["?"; table.columns.len()].join(", "));
+    let mut offset = 0_u64;
+    // Bounded by the rows of a table that nobody else writes; its own order therefore stays, page by page.
+    loop {
+        let page = Statement::of(SqlPair::generated(select.clone()));
+        let page = page.bind_all(consumer.map(Value::from)).bind(COPY_ROWS).bind(offset);
+        let rows = green.query(page).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let text =
+            format!("INSERT INTO {} ({columns}) VALUES {}", table.name, vec![row.as_str(); rows.len()].join(", "));
+        let values = rows.iter().flat_map(|row: &Row| (0..row.len()).map(|index| row.get(index).clone()));
+        tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
+        offset += rows.len() as u64;
+    }
+}
+
+fn remove(file: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Comparing read models: counts, and a hash that does not depend on the order of rows.
+
+use pim_data::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+use sha2::{Digest, Sha256};
+
+use crate::projection::{ReadStore, ReadTable, StoreError};
+
+const PAGE_ROWS: u64 = 2000;
+
+/// One table, in a few bytes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TableSummary {
+    /// Its name.
+    pub table: &'static str,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Sum of the rows' SHA-256, in hex: the same for the same rows in any order.
+    pub hash: String,
+}
+
+/// Where the rows are read.
+pub(super) enum Source<'a> {
+    Store(&'a ReadStore),
+    Transaction(&'a mut Transaction),
+}
+
+impl Source<'_> {
+    async fn page(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        match self {
+            Self::Store(store) => store.db().query(statement).await,
+            Self::Transaction(tx) => tx.query(statement).await,
+        }
+    }
+}
+
+pub(super) async fn summarise(
+    source: &mut Source<'_>,
+    tables: &'static [ReadTable],
+) -> Result<Vec<TableSummary>, StoreError> {
+    let mut all = Vec::with_capacity(tables.len());
+    for table in tables {
+        let columns = table.columns.join(", ");
+        let text = format!("SELECT {columns} FROM {} LIMIT ? OFFSET ?", table.name);
+        // Nobody writes meanwhile, so that the table's own order stays from page to page.
+        let (mut rows, mut sum) = (0_u64, [0_u128; 2]);
+        loop {
+            let page = Statement::of(SqlPair::generated(text.clone())).bind(PAGE_ROWS).bind(rows);
+            let page = source.page(page).await?;
+            if page.is_empty() {
+                break;
+            }
+            for row in &page {
+                let digest = digest(row);
+                for (half, total) in digest.chunks_exact(16).zip(&mut sum) {
+                    *total = total.wrapping_add(u128::from_be_bytes(half.try_into().unwrap_or_default()));
+                }
+            }
+            rows += page.len() as u64;
+        }
+        all.push(TableSummary { table: table.name, rows, hash: format!("{:032x}{:032x}", sum[0], sum[1]) });
+    }
+    Ok(all)
+}
+
+fn digest(row: &Row) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for index in 0..row.len() {
+        // Kind and length first, so that no two rows read the same.
+        let (kind, bytes): (u8, &[u8]) = match row.get(index) {
+            Value::Null => (0, &[]),
+            Value::Int(number) => (1, &number.to_be_bytes()),
+            Value::Text(text) => (2, text.as_bytes()),
+            Value::Bytes(bytes) => (3, bytes),
+        };
+        hash.update([kind]);
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,99 @@
+//! What the embedded bus has acknowledged is there, in order, with dense offsets, also after a restart.
+
+use std::sync::Arc;
+
+use pim_core::clock::Clock;
+use pim_events::{
+    Ack, BusSettings, DOMAIN_TOPIC, EmbeddedBus, Headers, NewRecord, Publisher as _, Refusal, Subscriber as _,
+    partition_of,
+};
+use uuid::Uuid;
+
+use crate::rig::Folder;
+
+async fn open(folder: &Folder, partitions: u16) -> EmbeddedBus {
+    let settings = BusSettings { partitions, record_bytes_max: 1000, ..BusSettings::default() };
+    EmbeddedBus::open(&folder.path().join("bus.db"), settings, Clock::system()).await.unwrap()
+}
+
+fn record(key: Uuid, payload: impl Into<String>) -> NewRecord {
+    NewRecord { topic: DOMAIN_TOPIC.into(), key, headers: Headers::default(), payload: payload.into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_publishers_get_dense_offsets_that_survive() {
+    let folder = Folder::new();
+    let bus = open(&folder, 2).await;
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let bus = bus.clone();
+        tasks.push(tokio::spawn(async move {
+            let key = Uuid::new_v4();
+            for n in 0..20 {
+                let acks = bus.publish(vec![record(key, format!("{n}")), record(key, "x")]).await.unwrap();
+                assert!(acks.iter().all(|ack| matches!(ack, Ack::Stored { .. })));
+            }
+            key
+        }));
+    }
+    let mut keys = Vec::new();
+    for task in tasks {
+        keys.push(task.await.unwrap());
+    }
+    drop(bus);
+    // Other settings do not move keys: the topic keeps its partitions.
+    let bus = open(&folder, 7).await;
+    assert_eq!(bus.partitions(DOMAIN_TOPIC).await.unwrap(), 2);
+    let mut total = 0;
+    for partition in 0..2 {
+        let records = bus.fetch(DOMAIN_TOPIC, partition, 0, 10_000).await.unwrap();
+        assert!(records.iter().enumerate().all(|(at, record)| record.offset == at as u64));
+        assert_eq!(bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap(), records.len() as u64);
+        for key in keys.iter().filter(|key| partition_of(**key, 2) == partition) {
+            let own = records.iter().filter(|record| record.key == *key && record.payload != "x");
+            let order: Vec<u64> = own.map(|record| record.payload.parse().unwrap()).collect();
+            assert_eq!(order, (0..20).collect::<Vec<_>>());
+        }
+        total += records.len();
+    }
+    assert_eq!(total, 320);
+}
+
+/// Guard: behind a refused record of a key nothing of that key is stored (`Inner::place`).
+#[tokio::test]
+async fn nothing_overtakes_a_refused_record_of_its_key() {
+    let folder = Folder::new();
+    let bus = open(&folder, 1).await;
+    let (key, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let batch = vec![record(key, "1"), record(key, "x".repeat(2000)), record(other, "1"), record(key, "3")];
+    let acks = bus.publish(batch).await.unwrap();
+    assert!(matches!(acks[0], Ack::Stored { offset: 0, .. }));
+    assert_eq!(acks[1], Ack::Refused(Refusal::TooLarge));
+    assert!(matches!(acks[2], Ack::Stored { offset: 1, .. }));
+    assert_eq!(acks[3], Ack::Behind);
+    let mut stray = record(key, "1");
+    stray.topic = "nowhere".into();
+    assert_eq!(bus.publish(vec![stray]).await.unwrap(), [Ack::Refused(Refusal::UnknownTopic)]);
+}
+
+/// Guard: a publisher whose leader was dropped tries again (`Inner::publish`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_publisher_takes_nobody_along() {
+    let folder = Folder::new();
+    let bus = Arc::new(open(&folder, 1).await);
+    for round in 0..30 {
+        let tasks: Vec<_> = (0..4)
+            .map(|n| {
+                let bus = Arc::clone(&bus);
+                let key = Uuid::new_v4();
+                tokio::spawn(async move { bus.publish(vec![record(key, format!("{round}-{n}"))]).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        tasks[round % 4].abort();
+        for (n, task) in tasks.into_iter().enumerate() {
+            let ended = task.await;
+            assert!(n == round % 4 || matches!(ended, Ok(Ok(_))), "round {round} publisher {n}: {ended:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A command that an event drives happens once: under redelivery, races and crashes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::context::RequestContext;
+use pim_core::identity::Actor;
+use pim_data::backend::Statement;
+use pim_data::unit::Unit;
+use pim_events::{
+    AppendExt as _, ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DomainEvent as _,
+    Effect, Event,
+};
+use uuid::Uuid;
+
+use crate::rig::{Answered, Folder, Happened, POISON, Patient, Rig, Role, Running, eventually, patient};
+
+/// Answers each even step.
+struct Answer;
+
+#[async_trait]
+impl CommandHandler for Answer {
+    fn name(&self) -> &'static str {
+        "answer"
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        event_type == Happened::TYPE
+    }
+
+    async fn handle(&self, cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
+        let happened = event.decode::<Happened>()?;
+        assert_eq!(cx.causation(), Some(event.id));
+        assert_eq!(cx.request_id(), event.correlation);
+        assert_eq!(cx.trace().trace_id(), event.trace.trace_id());
+        assert_eq!(cx.actor().original().map(ToString::to_string).as_deref(), Some("u-1"));
+        if happened.step == POISON {
+            return Err(ApplyError::Rejected { code: "poison" });
+        }
+        if happened.step % 2 == 1 {
+            return Ok(Effect::Nothing);
+        }
+        unit.append(&Answered { answer: event.derive_id::<Patient>(0).uuid(), cause: event.id })?;
+        Ok(Effect::Commit)
+    }
+}
+
+async fn commands(rig: &Rig) -> CommandRunner {
+    let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
+    let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
+    let settings = CommandSettings { consumer, ..CommandSettings::of(service) };
+    let handlers: Vec<Arc<dyn CommandHandler>> = vec![Arc::new(Answer)];
+    CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, handlers, &settings).await.unwrap()
+}
+
+/// Causes of all answers, in all outboxes.
+async fn answers(rig: &Rig) -> Vec<Uuid> {
+    let mut all = Vec::new();
+    for source in pim_events::Source::all(&rig.cluster) {
+        let asked = Statement::sqlite("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
+        all.extend(source.db.query(asked).await.unwrap().iter().map(|row| row.uuid(0).unwrap()));
+    }
+    all
+}
+
+async fn forget_position(rig: &Rig) {
+    let mut tx = rig.store.db().begin().await.unwrap();
+    for table in ["projection_checkpoint", "inbox_head"] {
+        tx.script(&format!("DELETE FROM {table} WHERE consumer = 'answer'")).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+/// Guard: the inbox row in the command's own transaction (`InboxPart`), not the consumer's position, makes it happen once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_when_the_consumer_forgets_where_it_was() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    for _ in 0..3 {
+        rig.write(patient(), Uuid::new_v4(), &[1, 2, 3, 4]).await;
+    }
+    for round in 0..3 {
+        let running = Running::commands(commands(&rig).await);
+        eventually("six answers, all read", || async {
+            let status = rig.store.status(&rig.bus).await.unwrap();
+            let read = |consumer: &pim_events::ConsumerStatus| {
+                consumer.partitions.iter().map(|it| it.next_offset).sum::<u64>()
+            };
+            answers(&rig).await.len() >= 6 && status.iter().any(|it| it.consumer == "answer" && read(it) >= 18)
+        })
+        .await;
+        if round % 2 == 0 {
+            running.end().await
+        } else {
+            running.crash().await
+        }
+        forget_position(&rig).await;
+    }
+    let mut causes = answers(&rig).await;
+    causes.sort_unstable();
+    causes.dedup();
+    assert_eq!((causes.len(), answers(&rig).await.len()), (6, 6));
+}
+
+/// Guard: of two runners that run the same command at the same time one commits; the other finds it done (`lost_race`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_when_two_runners_race_and_crash() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let other = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let homes: Vec<_> = (0..5).map(|_| patient()).collect();
+    for round in 0..6_u64 {
+        let one = Running::commands(commands(&rig).await);
+        let two = Running::commands(commands(&other).await);
+        for home in &homes {
+            rig.write(*home, Uuid::new_v4(), &[2 * round + 2, 2 * round + 1]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(3 * round)).await;
+        one.crash().await;
+        two.crash().await;
+    }
+    let last = Running::commands(commands(&rig).await);
+    eventually("thirty answers", || async { answers(&rig).await.len() >= 30 }).await;
+    last.end().await;
+    let mut causes = answers(&rig).await;
+    causes.sort_unstable();
+    causes.dedup();
+    assert_eq!((causes.len(), answers(&rig).await.len()), (30, 30));
+}
+
+/// Guard: a refused command parks its key and nothing of the key overtakes it (`CommandSink::lane`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_command_parks_its_key() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let (sick, well) = (patient(), patient());
+    rig.write(sick, Uuid::new_v4(), &[2, POISON, 4]).await;
+    rig.write(well, Uuid::new_v4(), &[2, 4]).await;
+    let _running = Running::commands(commands(&rig).await);
+    eventually("the sick key is held", || async {
+        let held = rig.store.held_keys(Some("answer"), 10).await.unwrap();
+        held.len() == 1 && held[0].key == sick.uuid() && held[0].events >= 2
+    })
+    .await;
+    eventually("three answers", || async { answers(&rig).await.len() == 3 }).await;
+    assert_eq!(rig.store.head("answer", sick.uuid()).await.unwrap().n, 1);
+}

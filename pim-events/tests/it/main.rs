@@ -1,0 +1,12 @@
+//! What pim-events promises, each promise a module.
+
+mod append_refuses_what_is_wrong;
+mod bus_keeps_what_it_acknowledged;
+mod checkpoint_has_one_owner;
+mod commands_happen_once;
+mod facts_reach_read_models;
+mod order_survives_chaos;
+mod poison_parks_its_key;
+mod rebuild_equals_live;
+mod relay_repeats_harmlessly;
+mod rig;

@@ -1,0 +1,125 @@
+//! An event that cannot be applied parks its key, nothing else; un-parking applies the sequence in order.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pim_core::shard::HomeKey;
+use pim_events::{
+    ConsumerSettings, NewRecord, Projection, ProjectionRunner, Publisher as _, ReplaySelection, UnparkError,
+};
+use uuid::Uuid;
+
+use crate::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient};
+
+/// Guard: the head does not move when a key is parked (`KeyState::park`), and later events join (`KeyState::take`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_go_on_and_unpark_applies_in_order() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let (sick, well) = (patient(), patient());
+    let thing = Uuid::new_v4();
+    rig.write(sick, thing, &[1, 2]).await;
+    rig.write(sick, thing, &[POISON]).await;
+    for step in 1..=20 {
+        rig.write(well, thing, &[step]).await;
+        rig.write(sick, thing, &[3 + step]).await;
+    }
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("the well key is applied", || async { rig.order_of(well).await.len() == 20 }).await;
+    eventually("the sick key is parked whole", || async { held(&rig, sick).await == 21 }).await;
+    assert_eq!(rig.order_of(sick).await, [1, 2]);
+    assert_eq!(rig.store.head("journal", sick.uuid()).await.unwrap().n, 2);
+
+    let keys = rig.store.held_keys(Some("journal"), 10).await.unwrap();
+    assert_eq!((keys.len(), keys[0].reason.as_str(), keys[0].code.as_str()), (1, "poison", "poison"));
+    assert_eq!((keys[0].n_first, keys[0].n_last), (3, 23));
+    let letters = rig.store.dead_letters("journal", sick.uuid(), 0, 5).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.n).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+    assert_eq!(letters[0].payload_sha256.len(), 64);
+
+    // Not mended yet: it is parked again, one try more.
+    rig.store.unpark("journal", sick.uuid()).await.unwrap();
+    eventually("parked again", || async {
+        let keys = rig.store.held_keys(None, 10).await.unwrap();
+        keys[0].reason == "poison" && keys[0].tries == 1
+    })
+    .await;
+    assert_eq!(rig.order_of(sick).await, [1, 2]);
+
+    journal.mended.store(true, Ordering::SeqCst);
+    let selection = ReplaySelection { event_type: Some("thing.happened".into()), ..ReplaySelection::default() };
+    let plan = rig.store.plan_replay(&selection).await.unwrap();
+    assert_eq!((plan.keys.len(), plan.by_type["thing.happened"]), (1, 21));
+    assert_eq!(rig.store.held_keys(None, 10).await.unwrap()[0].reason, "poison", "a dry run changes nothing");
+    assert_eq!(rig.store.replay(&selection).await.unwrap(), plan);
+    rig.write(sick, thing, &[99]).await;
+    eventually("all of it is applied", || async { rig.order_of(sick).await.len() == 24 }).await;
+    assert_eq!(rig.order_of(sick).await, (1..=24).collect::<Vec<_>>());
+    eventually("nothing is held", || async { rig.store.held_keys(None, 10).await.unwrap().is_empty() }).await;
+    relay.end().await;
+    runner.end().await;
+}
+
+/// Guard: a record that is no event is put aside (`ledger::bury`) instead of stopping its partition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_no_event_is_put_aside() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let record = NewRecord {
+        topic: "domain.v1".into(),
+        key: home.uuid(),
+        headers: pim_events::Headers::default(),
+        payload: "{\"name\":\"secret\"}".into(),
+    };
+    rig.bus.publish(vec![record]).await.unwrap();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("the event behind it", || async { rig.order_of(home).await == [1] }).await;
+    let dead = rig.store.dead_records(10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].code.as_str(), dead[0].offset), (1, "envelope", 0));
+    assert!(!serde_json::to_string(&dead).unwrap().contains("secret"));
+}
+
+/// Guard: more parked keys a minute than the limit stop the consumer (`ledger::stop_above`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_parked_keys_stop_the_consumer() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let settings = ConsumerSettings { parked_per_minute_max: 3, pause_max_ms: 20, ..ConsumerSettings::default() };
+    for _ in 0..10 {
+        rig.write(patient(), Uuid::new_v4(), &[POISON]).await;
+    }
+    let projections: Vec<Arc<dyn Projection>> = vec![Arc::new(journal.clone())];
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, projections, &settings).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(opened.unwrap());
+    eventually("it stops", || async {
+        let status = rig.store.status(&rig.bus).await.unwrap();
+        status.iter().any(|consumer| consumer.stopped.as_deref() == Some("parked_keys"))
+    })
+    .await;
+    let held = rig.store.held_keys(None, 100).await.unwrap().len();
+    assert_eq!(held, 4, "it goes no further than the key that broke the limit");
+    journal.mended.store(true, Ordering::SeqCst);
+    assert!(rig.store.resume("journal").await.unwrap());
+    eventually("the others are applied", || async { rig.journal().await.len() == 6 }).await;
+}
+
+/// Guard: only a parked key can be un-parked (`ReadStore::unpark`); a gap fills itself.
+#[tokio::test]
+async fn unpark_refuses_what_is_not_parked() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let unparked = rig.store.unpark("journal", Uuid::new_v4()).await;
+    assert!(matches!(unparked, Err(UnparkError::NotHeld)));
+}
+
+async fn held(rig: &Rig, home: HomeKey) -> u64 {
+    let keys = rig.store.held_keys(Some("journal"), 100).await.unwrap();
+    keys.iter().find(|key| key.key == home.uuid()).map_or(0, |key| key.events)
+}

@@ -1,0 +1,148 @@
+//! A read model rebuilt from the log equals the one that followed it live, and takes its place in one transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use pim_data::backend::Statement;
+use pim_events::{
+    ApplyError, ConsumerSettings, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild, RebuildState,
+    RunnerError, StoreError, Verdict,
+};
+use uuid::Uuid;
+
+use crate::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient};
+
+/// Guard: `verify_and_copy` compares counts and hash at the same position, while writers go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_writers_go_on() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    let home = patient();
+    for step in 1..=100 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    let rebuild = rebuild(&rig, Arc::new(journal.clone()), Verdict::MustEqual);
+    let mut states = Vec::new();
+    let writes = async {
+        for step in 101..=200 {
+            rig.write(home, Uuid::new_v4(), &[step]).await;
+        }
+    };
+    let (report, ()) = tokio::join!(rebuild.run(folder.path(), |state, _| states.push(state)), writes);
+    let report = report.unwrap();
+    assert!(report.equal && report.state == "live", "{report:?}");
+    assert_eq!((states.first(), states.last()), (Some(&RebuildState::Building), Some(&RebuildState::Live)));
+    eventually("the live model goes on", || async { rig.journal().await.len() == 200 }).await;
+    assert_eq!(rig.order_of(home).await, (1..=200).collect::<Vec<_>>());
+    relay.end().await;
+    runner.end().await;
+}
+
+/// Guard: a difference keeps the live model (`Verdict::MustEqual`); the hash sees a changed row, not only counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_difference_is_found() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("three", || async { rig.journal().await.len() == 3 }).await;
+    runner.end().await;
+    relay.end().await;
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.query(Statement::sqlite("UPDATE journal SET step = 7 WHERE n = 2")).await.unwrap();
+    tx.commit().await.unwrap();
+    let report =
+        rebuild(&rig, Arc::new(journal.clone()), Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.equal, report.state), (false, "retired"));
+    assert_eq!(rig.journal().await[1].2, 7, "the live model is as it was");
+    let report = rebuild(&rig, Arc::new(journal), Verdict::MayDiffer).run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.equal, report.state), (false, "live"));
+    assert_eq!(rig.journal().await[1].2, 2);
+}
+
+/// A mended projection takes its parked events along: the rebuilt heads and holds replace the live ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holds_are_rebuilt_too() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, POISON, 3]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&journal).await);
+    eventually("parked", || async { rig.store.held_keys(None, 10).await.unwrap().len() == 1 }).await;
+    eventually("absorbed", || async {
+        rig.store.status(&rig.bus).await.unwrap()[0].partitions.iter().all(|partition| partition.lag == 0)
+    })
+    .await;
+    journal.mended.store(true, Ordering::SeqCst);
+    rebuild(&rig, Arc::new(journal), Verdict::MayDiffer).run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!(rig.order_of(home).await, [1, 2, 3]);
+    assert!(rig.store.held_keys(None, 10).await.unwrap().is_empty());
+    rig.write(home, Uuid::new_v4(), &[4]).await;
+    eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
+}
+
+struct Wider;
+
+#[async_trait]
+impl Projection for Wider {
+    fn name(&self) -> &'static str {
+        "journal"
+    }
+    fn version(&self) -> u32 {
+        2
+    }
+    fn schema(&self) -> &'static str {
+        "CREATE TABLE journal (pos INTEGER PRIMARY KEY, home BLOB, n INTEGER, step INTEGER, kind TEXT NOT NULL);"
+    }
+    fn tables(&self) -> &'static [ReadTable] {
+        &[ReadTable { name: "journal", columns: &["pos", "home", "n", "step", "kind"] }]
+    }
+    fn handles(&self, _event_type: &str) -> bool {
+        true
+    }
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        for event in batch {
+            let write = Statement::sqlite("INSERT INTO journal (home, n, step, kind) VALUES (?, ?, ?, ?)");
+            let write = write.bind(event.home).bind(event.n).bind(event.aggregate_version);
+            tx.query(write.bind(event.event_type.as_str())).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Guard: a runner refuses a read model of another version; a rebuild brings it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_version_is_built_from_the_log() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2]).await;
+    let _relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("two", || async { rig.journal().await.len() == 2 }).await;
+    runner.end().await;
+    let wider: Arc<dyn Projection> = Arc::new(Wider);
+    let settings = ConsumerSettings::default();
+    let opened =
+        ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, vec![Arc::clone(&wider)], &settings).await;
+    let outdated = RunnerError::Store(StoreError::Outdated { name: "journal", stored: 1, known: 2 });
+    assert_eq!(opened.unwrap_err().to_string(), outdated.to_string());
+    rebuild(&rig, Arc::clone(&wider), Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, vec![wider], &settings).await;
+    let _runner = Running::projections(opened.unwrap());
+    rig.write(home, Uuid::new_v4(), &[3]).await;
+    eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3] }).await;
+}
+
+fn rebuild(rig: &Rig, projection: Arc<dyn Projection>, verdict: Verdict) -> Rebuild {
+    Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, projection, verdict)
+}

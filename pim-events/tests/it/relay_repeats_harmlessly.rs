@@ -1,0 +1,170 @@
+//! A relay that dies, stalls or comes back can only repeat; it neither skips nor reorders, and two never share a cursor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::clock::Clock;
+use pim_events::{
+    Ack, BusError, BusSettings, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Relay, Source, Subscriber as _,
+};
+use uuid::Uuid;
+
+use crate::rig::{Folder, Journal, Rig, Running, eventually, patient, relay_settings};
+
+/// Stores, and never says so.
+struct Silent {
+    bus: EmbeddedBus,
+    published: AtomicUsize,
+}
+
+#[async_trait]
+impl Publisher for Silent {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        let stored = self.bus.publish(batch).await?.len();
+        self.published.fetch_add(stored, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+/// Guard: the cursor moves after the bus has acknowledged, never before (`Task::turn`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_between_publish_and_cursor() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let silent = Arc::new(Silent { bus: rig.bus.clone(), published: AtomicUsize::new(0) });
+    let publisher: Arc<dyn Publisher> = silent.clone();
+    let crashing = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    eventually("published", || async { silent.published.load(Ordering::SeqCst) == 3 }).await;
+    crashing.crash().await;
+    rig.write(home, Uuid::new_v4(), &[4]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("four", || async { rig.order_of(home).await.len() >= 4 }).await;
+    eventually("all repeats read", || async { on_the_bus(&rig).await == 7 }).await;
+    assert_eq!(rig.order_of(home).await, [1, 2, 3, 4]);
+}
+
+/// Fails until it is told otherwise.
+struct Down {
+    bus: EmbeddedBus,
+    up: AtomicBool,
+    refused: AtomicUsize,
+}
+
+#[async_trait]
+impl Publisher for Down {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        if self.up.load(Ordering::SeqCst) {
+            return self.bus.publish(batch).await;
+        }
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        Err(BusError::Closed)
+    }
+}
+
+/// Guard: a failed publish leaves the cursor where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_bus_is_down_nothing_is_skipped() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let down = Arc::new(Down { bus: rig.bus.clone(), up: AtomicBool::new(false), refused: AtomicUsize::new(0) });
+    let publisher: Arc<dyn Publisher> = down.clone();
+    let _relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    for step in 1..=10 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("it tried", || async { down.refused.load(Ordering::SeqCst) > 2 }).await;
+    down.up.store(true, Ordering::SeqCst);
+    eventually("ten", || async { rig.order_of(home).await.len() == 10 }).await;
+    assert_eq!(rig.order_of(home).await, (1..=10).collect::<Vec<_>>());
+}
+
+/// Guard: leases. Several relays over one data directory publish each event once, as long as nobody dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_share_outboxes_by_lease() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let other = Rig::open(folder.path()).await;
+    let relays = [Running::relay(rig.relay()), Running::relay(other.relay()), Running::relay(rig.relay())];
+    for step in 1..=50 {
+        rig.write(patient(), Uuid::new_v4(), &[step]).await;
+    }
+    eventually("fifty", || async { on_the_bus(&rig).await >= 50 }).await;
+    for relay in relays {
+        relay.end().await;
+    }
+    assert_eq!(on_the_bus(&rig).await, 50);
+}
+
+/// Guard: a lease that runs out is taken over (`lease::acquire`), so that a dead relay stops nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_relays_lease_runs_out() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let dying = Running::relay(rig.relay());
+    eventually("leased", || async { leased(&rig).await }).await;
+    dying.crash().await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let _relay = Running::relay(rig.relay());
+    eventually("published by the other", || async { on_the_bus(&rig).await == 1 }).await;
+}
+
+/// Guard: an event that the bus refuses is held with its successors (`Held::hold`); other keys go on; a retry sends in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_bus_refuses_holds_its_key_at_the_relay() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let strict = BusSettings { record_bytes_max: 100, ..BusSettings::default() };
+    let strict = EmbeddedBus::open(&folder.path().join("bus.db"), strict, Clock::system()).await.unwrap();
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2]).await;
+    let publisher: Arc<dyn Publisher> = Arc::new(strict);
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    eventually("held", || async { held(&rig).await == 2 }).await;
+    rig.write(home, Uuid::new_v4(), &[3]).await;
+    eventually("the successor too", || async { held(&rig).await == 3 }).await;
+    relay.end().await;
+    assert_eq!(on_the_bus(&rig).await, 0);
+
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    for source in Source::all(&rig.cluster) {
+        source.retry_held(home.uuid()).await.unwrap();
+    }
+    eventually("sent in order", || async { rig.order_of(home).await == [1, 2, 3] }).await;
+    assert_eq!(held(&rig).await, 0);
+    rig.write(home, Uuid::new_v4(), &[4]).await;
+    eventually("the key is free", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
+}
+
+async fn on_the_bus(rig: &Rig) -> u64 {
+    let mut total = 0;
+    for partition in 0..rig.bus.partitions(DOMAIN_TOPIC).await.unwrap() {
+        total += rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap();
+    }
+    total
+}
+
+async fn held(rig: &Rig) -> u64 {
+    let mut total = 0;
+    for source in Source::all(&rig.cluster) {
+        total += source.status(rig.cluster.clock().now()).await.unwrap().held;
+    }
+    total
+}
+
+async fn leased(rig: &Rig) -> bool {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut all = true;
+    for source in Source::all(&rig.cluster) {
+        all &= source.status(rig.cluster.clock().now()).await.unwrap().leased;
+    }
+    all
+}
