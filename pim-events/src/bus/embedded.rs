@@ -69,14 +69,14 @@ impl EmbeddedBus {
     async fn enter_topics(db: &Db, settings: &BusSettings) -> Result<BTreeMap<String, Vec<Log>>, DbError> {
         let mut tx = db.begin().await?;
         tx.script(include_str!("embedded/schema.sql")).await?;
-        for topic in standard_topics().into_iter().chain(settings.topics.iter().map(String::as_str)) {
+        let known = tx.query(Statement::sqlite("SELECT DISTINCT topic FROM bus_log")).await?;
+        let known: Vec<&str> = known.iter().map(|row| row.text(0)).collect::<Result<_, _>>()?;
+        let wanted = standard_topics().into_iter().chain(settings.topics.iter().map(String::as_str));
+        // A topic that exists keeps its partitions: keys must not move.
+        for topic in wanted.filter(|topic| !known.contains(topic)) {
             for part in 0..settings.partitions.max(1) {
-                // Only a topic that has no partition yet gets some: keys must not move.
-                let enter = Statement::sqlite(
-                    "INSERT INTO bus_log (topic, part) SELECT ?, ?
-                     WHERE (SELECT count(*) FROM bus_log WHERE topic = ?) = ? ON CONFLICT DO NOTHING",
-                );
-                tx.query(enter.bind(topic).bind(part).bind(topic).bind(part)).await?;
+                let enter = Statement::sqlite("INSERT INTO bus_log (topic, part) VALUES (?, ?) ON CONFLICT DO NOTHING");
+                tx.query(enter.bind(topic).bind(part)).await?;
             }
         }
         let rows =

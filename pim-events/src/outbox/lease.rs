@@ -98,3 +98,46 @@ pub(super) async fn release(db: &Db, lease: &Lease) -> Result<(), DbError> {
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pim_data::backend::DbSettings;
+
+    async fn outbox(folder: &std::path::Path) -> Db {
+        let db = Db::open(&folder.join("outbox.db"), DbSettings::default()).await.unwrap();
+        pim_data::migration::migrate(&db, crate::outbox::migrations()).await.unwrap();
+        db
+    }
+
+    async fn last_seq(db: &Db) -> u64 {
+        db.query(Statement::sqlite("SELECT last_seq FROM outbox_cursor")).await.unwrap()[0].count(0).unwrap()
+    }
+
+    /// Guard: `advance` checks owner and epoch. A relay that comes back from the dead moves no cursor.
+    #[tokio::test]
+    async fn a_stale_relay_moves_no_cursor() {
+        let folder = std::env::temp_dir().join(format!("pim-lease-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let db = outbox(&folder).await;
+        let long = Duration::from_secs(60);
+        let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
+        let Asked::Held(stale) = acquire(&db, old, Duration::ZERO).await.unwrap() else { panic!("free") };
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let Asked::Held(held) = acquire(&db, new, long).await.unwrap() else { panic!("run out") };
+        assert_eq!((stale.epoch, held.epoch), (1, 2));
+        assert!(advance(&db, &held, 5, long, Vec::new()).await.unwrap());
+        assert!(!advance(&db, &stale, 9, long, Vec::new()).await.unwrap());
+        assert_eq!(last_seq(&db).await, 5);
+        // The same relay under an earlier tenure is as stale as another one.
+        release(&db, &stale).await.unwrap();
+        assert!(matches!(acquire(&db, old, long).await.unwrap(), Asked::Taken(_)));
+        release(&db, &held).await.unwrap();
+        let Asked::Held(again) = acquire(&db, new, long).await.unwrap() else { panic!("given back") };
+        assert_eq!((again.epoch, again.last_seq), (3, 5));
+        assert!(!advance(&db, &held, 9, long, Vec::new()).await.unwrap());
+        assert_eq!(last_seq(&db).await, 5);
+        drop(db);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

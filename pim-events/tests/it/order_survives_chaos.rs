@@ -1,1 +1,195 @@
 //! Whatever the bus does and whoever dies: each event is applied once, in the order of its patient, across aggregates.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::shard::{Epoch, HomeKey};
+use pim_events::{
+    Ack, BusError, Disposition, EmbeddedBus, Head, HoldReason, KeyState, NewRecord, Publisher, Relay, Source,
+};
+use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
+use proptest::test_runner::Config;
+use uuid::Uuid;
+
+use crate::rig::{Folder, Journal, Rig, Running, eventually, patient, relay_settings};
+
+/// What the bus does to one record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// Stores it, as it should.
+    None,
+    /// Says that it stored it; delivers it when it is healed, behind its successors, as an old relay would.
+    Late,
+    /// Stores it twice.
+    Twice,
+    /// Stores what came before in the batch, then fails the batch.
+    Fail,
+}
+
+/// A bus that lies.
+struct Liar {
+    bus: EmbeddedBus,
+    faults: Vec<Fault>,
+    state: Mutex<(usize, Vec<NewRecord>)>,
+    healed: AtomicBool,
+}
+
+#[async_trait]
+impl Publisher for Liar {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        if self.healed.load(Ordering::SeqCst) {
+            let late = std::mem::take(&mut self.state.lock().unwrap().1);
+            self.bus.publish(late).await?;
+            return self.bus.publish(batch).await;
+        }
+        let (mut sending, mut failed) = (Vec::new(), false);
+        let count = batch.len();
+        {
+            let mut state = self.state.lock().unwrap();
+            for record in batch {
+                let fault = self.faults[state.0 % self.faults.len()];
+                state.0 += 1;
+                match fault {
+                    Fault::None => sending.push(record),
+                    Fault::Late => state.1.push(record),
+                    Fault::Twice => sending.extend([record.clone(), record]),
+                    Fault::Fail => {
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+        }
+        self.bus.publish(sending).await?;
+        if failed {
+            return Err(BusError::Closed);
+        }
+        Ok((0..count as u64).map(|offset| Ack::Stored { partition: 0, offset }).collect())
+    }
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    (0..10_u8).prop_map(|it| match it {
+        0 => Fault::Fail,
+        1 => Fault::Late,
+        2 | 3 => Fault::Twice,
+        _ => Fault::None,
+    })
+}
+
+/// One turn: who writes how many events, and for how long everything runs before it is killed.
+type Turn = (usize, usize, u8);
+
+async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
+    let folder = Folder::new();
+    let homes: Vec<HomeKey> = (0..3).map(|_| patient()).collect();
+    let mut written = [0_u64; 3];
+    let rig = Rig::open(folder.path()).await;
+    let liar = Arc::new(Liar { bus: rig.bus.clone(), faults, state: Mutex::default(), healed: AtomicBool::new(false) });
+    let publisher: Arc<dyn Publisher> = liar.clone();
+    let settings = pim_events::RelaySettings { lease_ms: 20, ..relay_settings() };
+    let relay = || Relay::new(Source::all(&rig.cluster), &publisher, &settings);
+    for (who, events, millis) in turns {
+        let running = Running::relay(relay());
+        // A second store on the same file: two owners of each partition.
+        let other = Rig::open(folder.path()).await;
+        let runners = [
+            Running::projections(rig.projections(&Journal::default()).await),
+            Running::projections(other.projections(&Journal::default()).await),
+        ];
+        for _ in 0..events {
+            written[who] += 1;
+            rig.write(homes[who], Uuid::new_v4(), &[written[who]]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(millis))).await;
+        running.crash().await;
+        for runner in runners {
+            runner.crash().await;
+        }
+    }
+    liar.healed.store(true, Ordering::SeqCst);
+    // One more event each, so that the healed bus is asked to deliver what it kept back.
+    for (who, home) in homes.iter().enumerate() {
+        written[who] += 1;
+        rig.write(*home, Uuid::new_v4(), &[written[who]]).await;
+    }
+    let running = Running::relay(relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    let total: u64 = written.iter().sum();
+    eventually("everything is applied", || async { rig.journal().await.len() as u64 >= total }).await;
+    eventually("nothing is held", || async { rig.store.held_keys(None, 9).await.unwrap().is_empty() }).await;
+    running.end().await;
+    runner.end().await;
+    let mut outcome = Vec::new();
+    for (who, home) in homes.into_iter().enumerate() {
+        outcome.push((written[who], rig.order_of(home).await));
+    }
+    outcome
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 12, failure_persistence: None, ..Config::default() })]
+
+    /// Guards: `Head::order`, `KeyState::take`, the compare-and-set of the checkpoint, the single transaction, the drain
+    /// of a filled gap. Relays and consumers are dropped at whatever await they are in.
+    #[test]
+    fn each_event_once_and_in_order(
+        faults in proptest::collection::vec(fault(), 40),
+        turns in proptest::collection::vec((0..3_usize, 0..12_usize, 0..25_u8), 1..6),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let outcome = runtime.block_on(run(faults, turns));
+        for (written, order) in outcome {
+            prop_assert_eq!(order, (1..=written).collect::<Vec<_>>());
+        }
+    }
+
+    /// The pure decision against an oracle: any delivery of 1..=N, with repeats and any order, applies each n once,
+    /// ascending, and holds exactly what cannot follow yet.
+    #[test]
+    fn the_decision_agrees_with_an_oracle(deliveries in proptest::collection::vec(1..12_u64, 0..60)) {
+        let mut state = KeyState::default();
+        let mut applied = Vec::new();
+        for n in deliveries {
+            let before = state.head.n;
+            match state.take(Epoch(1), n) {
+                Disposition::Apply => {
+                    prop_assert_eq!(n, before + 1);
+                    applied.push(n);
+                }
+                Disposition::Duplicate => prop_assert!(n <= before),
+                Disposition::Hold(reason) => {
+                    prop_assert_eq!(reason, HoldReason::Gap);
+                    prop_assert!(n > before + 1);
+                }
+            }
+        }
+        prop_assert_eq!(&applied, &(1..=applied.len() as u64).collect::<Vec<_>>());
+    }
+
+    /// A parked key takes nothing but repeats, and its head stays, whatever comes.
+    #[test]
+    fn a_parked_key_stands_still(head in 0..5_u64, later in proptest::collection::vec(0..12_u64, 0..30)) {
+        let mut state = KeyState { head: Head { epoch: Epoch(1), n: head }, ..KeyState::default() };
+        state.park(Epoch(1), head + 1);
+        for n in later {
+            let disposition = state.take(Epoch(1), n + 1);
+            prop_assert!(matches!(disposition, Disposition::Duplicate | Disposition::Hold(HoldReason::Poison)));
+            prop_assert_eq!(disposition == Disposition::Duplicate, n < head);
+            prop_assert_eq!(state.head.n, head);
+        }
+    }
+
+    /// History that was restored is held, never dropped as a repeat and never applied on top.
+    #[test]
+    fn rewound_history_is_held(head in 1..10_u64, back in any::<proptest::sample::Index>()) {
+        let mut state = KeyState { head: Head { epoch: Epoch(1), n: head }, ..KeyState::default() };
+        let n = 1 + back.index(usize::try_from(head).unwrap()) as u64;
+        prop_assert_eq!(state.take(Epoch(2), n), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.take(Epoch(2), n + 1), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.take(Epoch(2), head + 1), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.head.n, head);
+    }
+}
