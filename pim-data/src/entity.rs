@@ -2,9 +2,10 @@
 
 mod codec;
 mod ddl;
+mod decode;
 
 pub use codec::DecodeError;
-pub(crate) use codec::{Stored, from_row, json_of, select_list, values_of};
+pub(crate) use codec::{Stored, from_row, json_of, select_list, stored, values_of};
 pub(crate) use ddl::{create_entity, scope_view};
 
 use pim_core::id::{Id, IdKind};

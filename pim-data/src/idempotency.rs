@@ -7,7 +7,7 @@ use pim_core::context::RequestContext;
 use pim_core::shard::Bucket;
 use serde_json::Value as Json;
 
-use crate::backend::{DbError, Row, Statement};
+use crate::backend::{DbError, Row, Statement, Value};
 use crate::cluster::Cluster;
 use crate::unit::UnitError;
 
@@ -25,20 +25,26 @@ pub struct StoredAnswer {
     pub body: Json,
 }
 
-/// Looks the request's record up; answers nothing for a request without a key.
-pub(crate) fn look_up(cx: &RequestContext) -> Statement {
-    let look_up = Statement::sqlite("SELECT body, status, answer FROM idempotency WHERE scope = ?");
-    look_up.bind(cx.idempotency().map(|scope| scope.scope().to_vec()))
+/// The columns and the join by which a statement also looks the request's record up; one bind, [`scope_bind`].
+pub(crate) const COLUMNS: &str = "i.body, i.status, i.answer";
+pub(crate) const JOIN: &str = "LEFT JOIN idempotency i ON i.scope = ?";
+
+/// Finds nothing for a request without a key.
+pub(crate) fn scope_bind(cx: &RequestContext) -> Value {
+    cx.idempotency().map(|scope| scope.scope().to_vec()).into()
 }
 
-/// Ends a unit whose request was answered before.
-pub(crate) fn check(cx: &RequestContext, rows: &[Row]) -> Result<(), UnitError> {
-    let (Some(scope), Some(row)) = (cx.idempotency(), rows.first()) else { return Ok(()) };
-    if row.digest(0)? != *scope.body() {
+/// Ends a unit whose request was answered before; [`COLUMNS`] begin at `from`.
+pub(crate) fn check(cx: &RequestContext, row: &Row, from: usize) -> Result<(), UnitError> {
+    let Some(scope) = cx.idempotency() else { return Ok(()) };
+    if *row.get(from) == Value::Null {
+        return Ok(());
+    }
+    if row.digest(from)? != *scope.body() {
         return Err(UnitError::IdempotencyMismatch);
     }
-    let status = u16::try_from(row.int(1)?).unwrap_or(500);
-    let body = serde_json::from_str(row.text(2)?).unwrap_or(Json::Null);
+    let status = u16::try_from(row.int(from + 1)?).unwrap_or(500);
+    let body = serde_json::from_str(row.text(from + 2)?).unwrap_or(Json::Null);
     Err(UnitError::Replay(StoredAnswer { status, body }))
 }
 

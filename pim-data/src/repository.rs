@@ -95,7 +95,7 @@ impl Cluster {
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(self.router().route(&id).shard)?;
         let rows = fetch::<E>(cx, permit, shard, consistency, &by_id::<E>(id.uuid())).await?;
-        rows.first().map(|row| Ok(from_row::<E>(row, 0)?.0)).transpose()
+        rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
     /// Reads one row of the control database.
@@ -110,7 +110,7 @@ impl Cluster {
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id::<E>(id.uuid())).await?;
-        rows.first().map(|row| Ok(from_row::<E>(row, 0)?.0)).transpose()
+        rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
     /// The rows of a home key, by id.
@@ -127,13 +127,9 @@ impl Cluster {
     ) -> Result<Vec<E>, ReadError> {
         let home = home.into();
         let shard = self.home_shard(self.router().route(&home).shard)?;
-        let filter = Filter {
-            condition: "home_key = ? AND id > ?",
-            binds: vec![home.uuid().into(), after(page)],
-            home: home.uuid(),
-        };
+        let filter = Filter { condition: "home_key = ? AND id > ?", binds: vec![home.uuid().into(), after(page)] };
         let rows = fetch::<E>(cx, permit, shard, consistency, &filter.paged(page)).await?;
-        rows.iter().map(|row| Ok(from_row::<E>(row, 0)?.0)).collect()
+        rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
     /// Rows of the control database, by id.
@@ -147,9 +143,9 @@ impl Cluster {
         page: Page,
     ) -> Result<Vec<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let filter = Filter { condition: "id > ?", binds: vec![after(page)], home: Uuid::nil() };
+        let filter = Filter { condition: "id > ?", binds: vec![after(page)] };
         let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter.paged(page)).await?;
-        rows.iter().map(|row| Ok(from_row::<E>(row, 0)?.0)).collect()
+        rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
     /// The row as it was at an instant; `None` when it was not there yet, or is out of the permit's scope.
@@ -193,20 +189,21 @@ impl Cluster {
         let is_control = self.schema().is_control(table);
         let shard = self.home_shard(if is_control { CONTROL } else { self.router().route(&id).shard })?;
         check_resource::<E>(permit)?;
+        let (reach, reach_binds) = scope::predicate(permit.scope());
         let text = format!(
-            "SELECT valid_from, valid_to, {} FROM {}_past WHERE id = ? AND {condition} ORDER BY valid_from LIMIT {PAGE_MAX}",
+            "SELECT valid_from, valid_to, {} FROM {}_history r WHERE id = ? AND {condition} AND {reach} \
+             ORDER BY valid_from LIMIT {PAGE_MAX}",
             select_list(table),
             table.name
         );
         let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind_all(binds.iter().cloned());
-        let statements = [scope::set(permit.scope()), select, scope::clear()];
-        let mut reader = shard.db().read().await?;
-        let answers = within(cx, reader.snapshot(&statements)).await?;
+        let select = select.bind_all(reach_binds);
+        let rows = within(cx, async { shard.db().read().await?.query(select).await }).await?;
         let period = |row: &Row| {
             let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
-            Ok(Period { row: from_row::<E>(row, 2)?.0, valid_from: row.time(0)?, valid_to })
+            Ok(Period { row: from_row::<E>(row, 2)?, valid_from: row.time(0)?, valid_to })
         };
-        answers[1].iter().map(period).collect()
+        rows.iter().map(period).collect()
     }
 
     fn home_shard(&self, id: ShardId) -> Result<&Shard, ReadError> {
@@ -217,7 +214,6 @@ impl Cluster {
 struct Filter {
     condition: &'static str,
     binds: Vec<Value>,
-    home: Uuid,
 }
 
 impl Filter {
@@ -228,7 +224,7 @@ impl Filter {
 }
 
 fn by_id<E: Entity>(id: Uuid) -> Filter {
-    Filter { condition: "id = ?", binds: vec![id.into(), Value::Int(1)], home: id }
+    Filter { condition: "id = ?", binds: vec![id.into(), Value::Int(1)] }
 }
 
 fn after(page: Page) -> Value {
@@ -244,19 +240,22 @@ async fn fetch<E: Entity>(
 ) -> Result<Vec<Row>, ReadError> {
     check_resource::<E>(permit)?;
     let table = E::TABLE;
-    let columns = select_list(table);
-    let text = format!("SELECT {columns} FROM {} WHERE {} ORDER BY id LIMIT ?", table.name, filter.condition);
-    // The key's n of the same snapshot tells whether this copy is fresh enough.
-    let head = "SELECT key, n FROM key_head WHERE key = COALESCE((SELECT home_key FROM {}_row WHERE id = ?), ?)";
-    let head = Statement::of(SqlPair::generated(head.replace("{}", table.name))).bind(filter.home).bind(filter.home);
-    let select = Statement::of(SqlPair::generated(text)).bind_all(filter.binds.iter().cloned());
-    let statements = [scope::set(permit.scope()), head, select, scope::clear()];
-    if let Some(rows) = from_replica(cx, shard, consistency, &statements, filter.home).await? {
+    let (reach, reach_binds) = scope::predicate(permit.scope());
+    // One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
+    let text = format!(
+        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {} AND {reach} ORDER BY id LIMIT ?",
+        select_list(table),
+        table.name,
+        filter.condition
+    );
+    let (limit, binds) =
+        filter.binds.split_last().map_or((Value::Int(1), &[][..]), |(last, rest)| (last.clone(), rest));
+    let select = Statement::of(SqlPair::generated(text)).bind_all(binds.iter().cloned()).bind_all(reach_binds);
+    let select = select.bind(limit);
+    if let Some(rows) = from_replica(cx, shard, consistency, &select).await? {
         return Ok(rows);
     }
-    let mut reader = shard.db().read().await?;
-    let mut answers = within(cx, reader.snapshot(&statements)).await?;
-    Ok(std::mem::take(&mut answers[2]))
+    within(cx, async { shard.db().read().await?.query(select).await }).await
 }
 
 /// The replica's answer, when it may be asked and is fresh enough.
@@ -264,8 +263,7 @@ async fn from_replica(
     cx: &RequestContext,
     shard: &Shard,
     consistency: &Consistency,
-    statements: &[Statement],
-    home: Uuid,
+    select: &Statement,
 ) -> Result<Option<Vec<Row>>, ReadError> {
     let may_be_asked = match consistency {
         Consistency::Strong => false,
@@ -275,18 +273,21 @@ async fn from_replica(
     if !may_be_asked {
         return Ok(None);
     }
-    let mut answers = within(cx, shard.replica().snapshot(statements)).await?;
+    let rows = within(cx, shard.replica().query(select.clone())).await?;
     if let Consistency::ReadYourWrites(token) = consistency {
-        let (key, n) = match answers[1].first() {
-            Some(row) => (row.uuid(0)?, row.count(1)?),
-            // Not there yet in this snapshot: only a token that has seen nothing of anybody is met by that.
-            None => (home, 0),
+        let is_met = match rows.first() {
+            Some(row) => {
+                let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
+                token.is_met_by(row.uuid(2)?, n)
+            }
+            // Not there, or not yet: only a token that has seen nothing of anybody is met by that.
+            None => token.is_empty(),
         };
-        if answers[1].is_empty() && !token.is_empty() || !token.is_met_by(key, n) {
+        if !is_met {
             return Ok(None);
         }
     }
-    Ok(Some(std::mem::take(&mut answers[2])))
+    Ok(Some(rows))
 }
 
 async fn within<T>(cx: &RequestContext, work: impl Future<Output = Result<T, DbError>>) -> Result<T, ReadError> {

@@ -20,11 +20,12 @@ use pim_core::id::Id;
 use pim_core::rbac::{Permit, Scope, Write as WriteAccess};
 use pim_core::shard::{HomeKey, Route};
 use serde_json::{Map, Value as Json};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use crate::backend::{SqlPair, Statement, Value};
 use crate::cluster::Cluster;
-use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, values_of};
+use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
 use crate::idempotency::StoredAnswer;
 use crate::schema::Schema;
 use crate::{idempotency, scope};
@@ -105,26 +106,31 @@ impl Unit {
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
-        let select = format!("SELECT {} FROM {} WHERE id = ? AND home_key = ?", select_list(E::TABLE), E::TABLE.name);
-        let statements = [
-            scope::set(permit.scope()),
-            idempotency::look_up(&self.cx),
-            Statement::sqlite("SELECT n FROM key_head WHERE key = ?").bind(self.home.uuid()),
-            Statement::of(SqlPair::generated(select)).bind(id.uuid()).bind(self.home.uuid()),
-            scope::clear(),
-        ];
-        let mut reader = shard.db().read().await?;
-        let answers = reader.snapshot(&statements).await?;
-        drop(reader);
-        idempotency::check(&self.cx, &answers[1])?;
-        let head = answers[2].first().map_or(Ok(0), |row| row.count(0))?;
+        let (reach, reach_binds) = scope::predicate(permit.scope());
+        let select = format!(
+            "SELECT {}, k.n, {} FROM (SELECT 1) {} LEFT JOIN key_head k ON k.key = ? \
+             LEFT JOIN {}_row r ON r.id = ? AND r.home_key = ? AND {reach}",
+            idempotency::COLUMNS,
+            select_list(E::TABLE),
+            idempotency::JOIN,
+            E::TABLE.name,
+        );
+        let select = Statement::of(SqlPair::generated(select)).bind(idempotency::scope_bind(&self.cx));
+        let select = select.bind(self.home.uuid()).bind(id.uuid()).bind(self.home.uuid()).bind_all(reach_binds);
+        let read = async { shard.db().read().await?.first(select).await };
+        let found = timeout_at(self.cx.deadline().instant(), read).await.map_err(|_| UnitError::Deadline)??;
+        let Some(row) = found else { return Ok(None) };
+        idempotency::check(&self.cx, &row, 0)?;
+        let head = if *row.get(3) == Value::Null { 0 } else { row.count(3)? };
         if *self.head.get_or_insert(head) != head {
             return Err(UnitError::Conflict);
         }
-        let Some(row) = answers[3].first() else { return Ok(None) };
-        let (entity, stored) = from_row::<E>(row, 0)?;
+        if *row.get(4) == Value::Null {
+            return Ok(None);
+        }
+        let entity = from_row::<E>(&row, 4)?;
         self.loaded.retain(|(known, _)| *known != id.uuid());
-        self.loaded.push((id.uuid(), stored));
+        self.loaded.push((id.uuid(), stored(E::TABLE, &row, 4)?));
         Ok(Some(entity))
     }
 

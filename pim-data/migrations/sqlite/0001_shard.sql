@@ -14,6 +14,10 @@ CREATE TABLE key_head (
   n INTEGER NOT NULL CHECK (n > 0)
 ) WITHOUT ROWID;
 CREATE INDEX key_head_bucket ON key_head (bucket);
+-- The number only rises; whoever would take it back would reuse the numbers of events that are out already.
+CREATE TRIGGER key_head_rises BEFORE UPDATE ON key_head WHEN NEW.n <= OLD.n BEGIN
+  SELECT RAISE(ABORT, 'pim:key-head-must-rise');
+END;
 
 -- What makes a retry the same request, and the answer that it gets.
 CREATE TABLE idempotency (

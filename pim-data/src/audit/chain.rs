@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::backend::{ColumnError, Row, Statement};
+use crate::backend::{ColumnError, Row, Statement, Value};
 use crate::unit::{Pending, Unit};
 
 /// The hash before the first record of a lane.
@@ -34,7 +34,7 @@ impl Record {
             "after": pending.table.shown(&pending.after),
             "after_digest": hex(&pending.table.digest(&pending.after)),
             "at": unit.at.as_micros(),
-            "before": pending.before.as_ref().map(|stored| pending.table.shown(&stored.json)),
+            "before": pending.before.as_ref().map(|stored| &stored.shown),
             "entity": pending.table.name,
             "home": unit.home.to_string(),
             "id": pending.id.to_string(),
@@ -85,10 +85,15 @@ impl LaneHead {
 
     /// From the row that [`LaneHead::look_up`] finds.
     pub(crate) fn of(row: Option<&Row>) -> Result<Self, ColumnError> {
-        match row {
-            Some(row) => Ok(Self { seq: row.count(0)?, hash: row.digest(1)? }),
-            None => Ok(Self { seq: 0, hash: GENESIS }),
+        row.map_or(Ok(Self { seq: 0, hash: GENESIS }), |row| Self::at(row, 0))
+    }
+
+    /// From the two columns of a joined row that begin at `from`.
+    pub(crate) fn at(row: &Row, from: usize) -> Result<Self, ColumnError> {
+        if *row.get(from) == Value::Null {
+            return Ok(Self { seq: 0, hash: GENESIS });
         }
+        Ok(Self { seq: row.count(from)?, hash: row.digest(from + 1)? })
     }
 
     /// The statement that appends a record, and the new end.

@@ -30,6 +30,20 @@ impl Conn {
         Ok(answers.pop().unwrap_or_default())
     }
 
+    /// Runs one statement and returns its first row; the engine stops there.
+    ///
+    /// # Errors
+    /// [`DbError`] as the engine says.
+    pub async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
+        let mut arguments = SqliteArguments::default();
+        for value in statement.binds() {
+            add(&mut arguments, value)?;
+        }
+        let query = sqlx::query_with(AssertSqlSafe(statement.text()), arguments);
+        let found = self.raw.fetch_optional(query).await?;
+        found.as_ref().map(row_of).transpose()
+    }
+
     /// Runs statements in order in one hop and returns the rows of each. Stops at the first that fails.
     ///
     /// # Errors
@@ -216,6 +230,14 @@ impl ReadGuard {
     /// [`DbError`] as the engine says.
     pub async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
         self.conn()?.query(statement).await
+    }
+
+    /// Runs one statement and returns its first row; the engine stops there.
+    ///
+    /// # Errors
+    /// [`DbError`] as the engine says.
+    pub async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
+        self.conn()?.first(statement).await
     }
 
     /// Runs statements in order in one hop, within one snapshot.

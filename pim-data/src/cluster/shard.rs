@@ -44,7 +44,7 @@ pub struct ShardHealth {
 
 impl Shard {
     pub(super) fn new(id: ShardId, db: Db, delay: Duration) -> Self {
-        let replica = Replica { db: db.clone(), delay, held: Mutex::new(None) };
+        let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
         Self(Arc::new(Inner { id, db, replica }))
     }
 
@@ -86,7 +86,7 @@ impl Shard {
 pub(crate) struct Replica {
     db: Db,
     delay: Duration,
-    held: Mutex<Option<Held>>,
+    held: Arc<Mutex<Option<Held>>>,
 }
 
 #[derive(Debug)]
@@ -101,10 +101,10 @@ impl Replica {
         self.delay
     }
 
-    /// Runs statements in the replica's snapshot.
-    pub(crate) async fn snapshot(&self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
+    /// Runs a statement in the replica's snapshot.
+    pub(crate) async fn query(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
         if self.delay.is_zero() {
-            return self.db.read().await?.snapshot(statements).await;
+            return self.db.read().await?.query(statement).await;
         }
         let mut slot = self.held.lock().await;
         let fresh = slot.take().filter(|held| held.since.elapsed() < self.delay);
@@ -112,9 +112,9 @@ impl Replica {
             Some(held) => held,
             None => self.hold().await?,
         };
-        let answers = held.conn.hop(statements).await?;
+        let rows = held.conn.query(statement).await?;
         *slot = Some(held);
-        Ok(answers)
+        Ok(rows)
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.
@@ -122,6 +122,18 @@ impl Replica {
         let mut conn = self.db.connect_reader().await?;
         // A deferred transaction takes its snapshot with its first read.
         let _rows = conn.hop(&[Statement::sqlite("BEGIN"), Statement::sqlite("SELECT 1 FROM pim_identity")]).await?;
+        self.let_go_later();
         Ok(Held { conn, since: Instant::now() })
+    }
+
+    /// Ends the snapshot when its time is up, also when nobody reads: the log behind it could not be cleaned up else.
+    fn let_go_later(&self) {
+        let (slot, delay) = (Arc::downgrade(&self.held), self.delay);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(slot) = slot.upgrade() {
+                let _closed = slot.lock().await.take_if(|held| held.since.elapsed() >= delay);
+            }
+        });
     }
 }

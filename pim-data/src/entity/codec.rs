@@ -36,14 +36,15 @@ pub enum DecodeError {
 /// An entity as it was read, with what is needed to write it back.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
-    pub(crate) json: Map<String, Json>,
+    pub(crate) shown: Map<String, Json>,
 }
 
-/// The columns to select, in the order that [`from_row`] reads.
+/// The columns to select from `r`, in the order that [`from_row`] reads.
 pub(crate) fn select_list(table: &Table) -> String {
-    let mut list = String::from("id, home_key, facility_id, version, created_at, updated_at");
+    let mut list = String::with_capacity(96 + table.columns.len() * 16);
+    list.push_str("r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at");
     for column in table.columns {
-        list.push_str(", ");
+        list.push_str(", r.");
         list.push_str(column.name);
     }
     list
@@ -83,26 +84,19 @@ fn to_value(kind: ColumnKind, field: &Json) -> Option<Value> {
 }
 
 /// Makes an entity from a row selected by [`select_list`], starting at column `from`.
-pub(crate) fn from_row<E: Entity>(row: &Row, from: usize) -> Result<(E, Stored), DecodeError> {
-    let table = E::TABLE;
-    let mut json = Map::with_capacity(table.columns.len() + 6);
-    let home = row.uuid(from + 1)?;
-    json.insert("id".to_owned(), text_of(row.uuid(from)?));
-    if let Some(field) = table.home_field {
-        json.insert(field.to_owned(), text_of(home));
-    }
-    if let Some(field) = table.facility_field {
-        json.insert(field.to_owned(), row.uuid_or_null(from + 2)?.map_or(Json::Null, text_of));
-    }
-    json.insert("version".to_owned(), Json::from(row.int(from + 3)?));
-    json.insert("created_at".to_owned(), Json::from(row.time(from + 4)?.to_string()));
-    json.insert("updated_at".to_owned(), Json::from(row.time(from + 5)?.to_string()));
+pub(crate) fn from_row<E: Entity>(row: &Row, from: usize) -> Result<E, DecodeError> {
+    super::decode::entity(E::TABLE, row, from)
+}
+
+/// What a row that is to be changed showed before.
+pub(crate) fn stored(table: &'static Table, row: &Row, from: usize) -> Result<Stored, DecodeError> {
+    let mut shown = Map::new();
     for (offset, column) in table.columns.iter().enumerate() {
-        json.insert(column.name.to_owned(), to_json(column.kind, row, from + 6 + offset, table.name)?);
+        if column.audited == Audited::Shown {
+            shown.insert(column.name.to_owned(), to_json(column.kind, row, from + 6 + offset, table.name)?);
+        }
     }
-    let made = serde_json::from_value(Json::Object(json.clone()));
-    let entity = made.map_err(|source| DecodeError::Row { table: table.name, source })?;
-    Ok((entity, Stored { json }))
+    Ok(Stored { shown })
 }
 
 fn to_json(kind: ColumnKind, row: &Row, index: usize, table: &'static str) -> Result<Json, DecodeError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pim_core::shard::{Lane, ShardId};
+use pim_core::shard::{Lane, MapVersion, ShardId};
 use uuid::Uuid;
 
 use super::commit::Entered;
@@ -26,8 +26,14 @@ impl Cluster {
             return Err(UnitError::TooLarge { most: BULK_MAX });
         }
         let database = self.shard(shard).ok_or(UnitError::UnknownShard(shard))?.db();
-        let look_ups: Vec<Statement> = Lane::all().map(LaneHead::look_up).collect();
-        let (mut tx, answers) = database.begin_with(&look_ups).await?;
+        let mut look_ups: Vec<Statement> = Lane::all().map(LaneHead::look_up).collect();
+        look_ups
+            .push(Statement::sqlite("SELECT bucket, epoch, map_version FROM pim_bucket_owned WHERE state = 'owned'"));
+        let (mut tx, mut answers) = database.begin_with(&look_ups).await?;
+        let mut owned = BTreeMap::new();
+        for row in answers.pop().unwrap_or_default() {
+            owned.insert(row.count(0)?, (row.count(1)?, MapVersion(row.count(2)?)));
+        }
         let mut lanes = Vec::with_capacity(Lane::COUNT);
         for rows in &answers {
             lanes.push(LaneHead::of(rows.first())?);
@@ -39,6 +45,13 @@ impl Cluster {
                 return Err(UnitError::WrongHome { entity: "unit" });
             }
             unit.check_events()?;
+            let newest = match owned.get(&u64::from(unit.route.bucket.get())) {
+                Some((epoch, _)) if *epoch == u64::from(unit.route.epoch.0) => None,
+                other => Some(other.map_or(MapVersion(0), |(_, version)| *version)),
+            };
+            if let Some(newest) = newest {
+                return Err(UnitError::Fence { shard, newest });
+            }
             let lane = &mut lanes[usize::from(unit.route.bucket.lane().get())];
             let head = heads.entry(unit.home.uuid()).or_insert(0);
             let mut entered = Entered { head: *head, lane: lane.clone() };

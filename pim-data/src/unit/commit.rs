@@ -75,8 +75,8 @@ impl Unit {
     /// Begins the transaction and composes what it is to write; any refusal rolls back.
     async fn enter(&mut self) -> Result<(Transaction, Entered, Vec<Statement>), UnitError> {
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
-        let enter = self.enter_statements();
-        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&enter));
+        let look = [self.look()];
+        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&look));
         let (tx, answers) = begin.await.map_err(|_| UnitError::Deadline)??;
         let mut entered = self.check_entered(&answers)?;
         let statements = self.compose(&mut entered)?;
@@ -88,29 +88,36 @@ impl Unit {
         if facts == 0 && !self.writes.is_empty() { Err(UnitError::NoEvent) } else { Ok(()) }
     }
 
-    fn enter_statements(&self) -> [Statement; 4] {
-        [
-            Statement::sqlite("SELECT epoch, state, map_version FROM pim_bucket_owned WHERE bucket = ?")
-                .bind(self.route.bucket.get()),
-            idempotency::look_up(&self.cx),
-            Statement::sqlite("SELECT n FROM key_head WHERE key = ?").bind(self.home.uuid()),
-            LaneHead::look_up(self.route.bucket.lane()),
-        ]
+    /// Fence, idempotency record, the key's number and the lane's end, in one row.
+    fn look(&self) -> Statement {
+        let text = format!(
+            "SELECT o.epoch, o.state, o.map_version, {}, k.n, a.seq, a.hash FROM (SELECT 1) \
+             LEFT JOIN pim_bucket_owned o ON o.bucket = ? {} LEFT JOIN key_head k ON k.key = ? \
+             LEFT JOIN audit a ON a.lane = ? AND a.seq = (SELECT MAX(seq) FROM audit WHERE lane = ?)",
+            idempotency::COLUMNS,
+            idempotency::JOIN,
+        );
+        let lane = self.route.bucket.lane().get();
+        let look = Statement::of(SqlPair::generated(text)).bind(self.route.bucket.get());
+        look.bind(idempotency::scope_bind(&self.cx)).bind(self.home.uuid()).bind(lane).bind(lane)
     }
 
     fn check_entered(&self, answers: &[Vec<Row>]) -> Result<Entered, UnitError> {
-        self.check_fence(answers[0].first())?;
-        idempotency::check(&self.cx, &answers[1])?;
-        let head = answers[2].first().map_or(Ok(0), |row| row.count(0))?;
+        let row = answers.last().and_then(|rows| rows.first()).ok_or(DbError::Closed)?;
+        self.check_fence(row)?;
+        idempotency::check(&self.cx, row, 3)?;
+        let head = if *row.get(6) == Value::Null { 0 } else { row.count(6)? };
         if self.head.is_some_and(|seen| seen != head) {
             return Err(UnitError::Conflict);
         }
-        Ok(Entered { head, lane: LaneHead::of(answers[3].first())? })
+        Ok(Entered { head, lane: LaneHead::at(row, 7)? })
     }
 
-    fn check_fence(&self, owned: Option<&Row>) -> Result<(), UnitError> {
+    fn check_fence(&self, row: &Row) -> Result<(), UnitError> {
         let shard = self.route.shard;
-        let Some(row) = owned else { return Err(UnitError::Fence { shard, newest: MapVersion(0) }) };
+        if *row.get(0) == Value::Null {
+            return Err(UnitError::Fence { shard, newest: MapVersion(0) });
+        }
         let newest = MapVersion(row.count(2)?);
         if row.count(0)? != u64::from(self.route.epoch.0) || row.text(1)? != "owned" {
             return Err(UnitError::Fence { shard, newest });
@@ -161,16 +168,16 @@ impl Unit {
             statements.push(insert.bind_all(pending.values.iter().cloned()));
             return;
         }
+        let (reach, reach_binds) = scope::predicate(&pending.scope);
         let sets: String = columns().map(|name| format!(", {name} = ?")).collect();
         let text = format!(
             "UPDATE {}_row SET version = ?, updated_at = ?, facility_id = ?{sets} \
-             WHERE id = ? AND home_key = ? AND version = ? AND {}",
+             WHERE id = ? AND home_key = ? AND version = ? AND {reach}",
             table.name,
-            scope::WRITE_PREDICATE
         );
         let update = Statement::of(SqlPair::generated(text)).bind(pending.version).bind(self.at).bind(pending.facility);
         let update = update.bind_all(pending.values.iter().cloned()).bind(pending.id).bind(self.home.uuid());
-        statements.push(update.bind(pending.version - 1).bind_all(scope::binds(&pending.scope)));
+        statements.push(update.bind(pending.version - 1).bind_all(reach_binds));
         // An update that touches no row raises nothing by itself; without this its event would be committed alone.
         let guard = "INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1";
         statements.push(Statement::sqlite(guard).bind(Value::from(table.name)));
