@@ -15,6 +15,9 @@ use super::{Ack, BusError, NewRecord, Publisher, Record, Subscriber, standard_to
 use crate::event::Headers;
 use write::Queue;
 
+/// Offsets of one log; a trillion records a partition.
+const OFFSETS: u64 = 1 << 40;
+
 /// How the embedded bus is made and what it takes.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,6 +41,13 @@ impl Default for BusSettings {
 struct Log {
     id: i64,
     end: watch::Sender<u64>,
+}
+
+impl Log {
+    /// Where a record of this log stands among all records.
+    fn record_id(&self, offset: u64) -> i64 {
+        self.id * i64::try_from(OFFSETS).unwrap_or(i64::MAX) + i64::try_from(offset.min(OFFSETS)).unwrap_or(i64::MAX)
+    }
 }
 
 #[derive(Debug)]
@@ -113,9 +123,10 @@ impl Subscriber for EmbeddedBus {
     async fn fetch(&self, topic: &str, partition: u16, offset: u64, max: usize) -> Result<Vec<Record>, BusError> {
         let log = self.log(topic, partition)?;
         let asked = Statement::sqlite(
-            "SELECT pos, key, at, headers, payload FROM bus_record WHERE log = ? AND pos >= ? ORDER BY pos LIMIT ?",
+            "SELECT id, key, at, headers, payload FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
         );
-        let rows = self.0.db.query(asked.bind(log.id).bind(offset).bind(max as u64)).await?;
+        let asked = asked.bind(log.record_id(offset)).bind(log.record_id(OFFSETS)).bind(max as u64);
+        let rows = self.0.db.query(asked).await?;
         rows.iter().map(|row| record(row, topic, partition)).collect()
     }
 
@@ -132,7 +143,7 @@ impl Subscriber for EmbeddedBus {
 }
 
 fn record(row: &Row, topic: &str, partition: u16) -> Result<Record, BusError> {
-    let offset = row.count(0).map_err(DbError::from)?;
+    let offset = row.count(0).map_err(DbError::from)? % OFFSETS;
     let headers: Headers = serde_json::from_str(row.text(3).map_err(DbError::from)?)
         .map_err(|_| BusError::Corrupt { partition, offset })?;
     Ok(Record {

@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use pim_data::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
 
-use super::runner::engine;
+use super::runner::{ProjectionSink, engine};
 use super::{Projection, ReadStore, ReadTable, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
-use crate::consumer::{ApplyError, ConsumerSettings, Step};
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step};
 use crate::event::Registry;
 pub use compare::TableSummary;
 
 /// Records that the live model may still be ahead when the swap begins.
 const TAIL_MAX: u64 = 2000;
+/// Records that are applied at once.
+const BATCH_MAX: usize = 2000;
 /// Rows that are copied at once.
-const COPY_ROWS: u64 = 500;
+const COPY_ROWS: u64 = 1000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
 const ROUNDS_MAX: usize = 1000;
 
@@ -240,35 +242,53 @@ impl Rebuild {
 
     /// Follows the log, up to the given positions or its end. Answers how many records were published meanwhile.
     async fn follow(&self, green: &ReadStore, records: &mut u64, upto: Option<&[u64]>) -> Result<u64, RebuildError> {
-        let settings = ConsumerSettings::default();
+        let settings = ConsumerSettings { batch_max: BATCH_MAX, ..ConsumerSettings::default() };
         let engine = engine(green, &self.registry, Arc::clone(&self.projection), &settings);
-        let topic = self.projection.topic();
+        let engine = &engine;
+        let partitions = self.bus.partitions(self.projection.topic()).await?;
+        // Reading and decoding one partition goes on while the writer is busy with another.
+        let following = (0..partitions).map(|partition| {
+            let upto = upto.map(|positions| positions[usize::from(partition)]);
+            async move { self.follow_partition(engine, partition, upto).await }
+        });
         let mut behind = 0;
-        for partition in 0..self.bus.partitions(topic).await? {
-            let place = Place { consumer: self.projection.name(), topic: topic.to_owned(), partition };
-            let end = match upto {
-                Some(positions) => positions[usize::from(partition)],
-                None => self.bus.end_offset(topic, partition).await?,
-            };
-            let mut at = engine.position(&place).await?;
-            while at < end {
-                let max = usize::try_from(end - at).unwrap_or(usize::MAX).min(settings.batch_max);
-                let batch = self.bus.fetch(topic, partition, at, max).await?;
-                let batch: Vec<_> = batch.into_iter().filter(|record| record.offset < end).collect();
-                if batch.is_empty() {
-                    break;
-                }
-                at = match engine.absorb(&place, at, &batch).await? {
-                    Step::Next(next) => next,
-                    Step::Lost => engine.position(&place).await?,
-                    Step::Stopped => return Err(RebuildError::Stopped),
-                };
-                *records += batch.len() as u64;
-                engine.drain(&place).await?;
-            }
-            behind += self.bus.end_offset(topic, partition).await?.saturating_sub(at);
+        for (read, left) in futures_util::future::try_join_all(following).await? {
+            *records += read;
+            behind += left;
         }
         Ok(behind)
+    }
+
+    /// Follows one partition; answers how many records were read, and how many were published meanwhile.
+    async fn follow_partition(
+        &self,
+        engine: &Engine<ProjectionSink>,
+        partition: u16,
+        upto: Option<u64>,
+    ) -> Result<(u64, u64), RebuildError> {
+        let topic = self.projection.topic();
+        let place = Place { consumer: self.projection.name(), topic: topic.to_owned(), partition };
+        let end = match upto {
+            Some(position) => position,
+            None => self.bus.end_offset(topic, partition).await?,
+        };
+        let (mut at, mut read) = (engine.position(&place).await?, 0);
+        while at < end {
+            let max = usize::try_from(end - at).unwrap_or(usize::MAX).min(engine.settings.batch_max);
+            let mut batch = self.bus.fetch(topic, partition, at, max).await?;
+            batch.retain(|record| record.offset < end);
+            if batch.is_empty() {
+                break;
+            }
+            at = match engine.absorb(&place, at, &batch).await? {
+                Step::Next(next) => next,
+                Step::Lost => engine.position(&place).await?,
+                Step::Stopped => return Err(RebuildError::Stopped),
+            };
+            read += batch.len() as u64;
+            engine.drain(&place).await?;
+        }
+        Ok((read, self.bus.end_offset(topic, partition).await?.saturating_sub(at)))
     }
 
     /// Puts the new tables, heads, positions and held events in the place of the old ones.

@@ -5,15 +5,15 @@ CREATE TABLE IF NOT EXISTS bus_log (
     next_offset INTEGER NOT NULL DEFAULT 0,
     UNIQUE (topic, part)
 );
+-- The id is log and offset in one number (log * 2^40 + offset). A composite key would make this an index of rows above a
+-- quarter of a page, and each of those spills into an overflow page of its own.
 CREATE TABLE IF NOT EXISTS bus_record (
-    log INTEGER NOT NULL REFERENCES bus_log (id),
-    pos INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY,
     key BLOB NOT NULL,
     at INTEGER NOT NULL,
     headers TEXT NOT NULL,
-    payload TEXT NOT NULL,
-    PRIMARY KEY (log, pos)
-) WITHOUT ROWID;
+    payload TEXT NOT NULL
+);
 CREATE TRIGGER IF NOT EXISTS bus_record_is_immutable BEFORE UPDATE ON bus_record
 BEGIN
     SELECT RAISE(ABORT, 'bus records are never changed');

@@ -36,7 +36,8 @@ impl std::fmt::Debug for Queue {
 /// Where the records of one batch go.
 struct Placed<'a> {
     acks: Vec<Ack>,
-    rows: Vec<(i64, u64, &'a NewRecord)>,
+    rows: Vec<(i64, &'a NewRecord)>,
+    logs: BTreeSet<i64>,
 }
 
 impl Inner {
@@ -91,11 +92,11 @@ impl Inner {
         for row in tx.query(Statement::sqlite("SELECT id, next_offset FROM bus_log")).await? {
             ends.push((row.int(0)?, row.count(1)?));
         }
-        let mut touched = BTreeSet::new();
+        let mut touched = BTreeSet::<i64>::new();
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
             let placed = self.place(&request.batch, &mut ends);
-            touched.extend(placed.rows.iter().map(|(log, ..)| *log));
+            touched.extend(&placed.logs);
             insert(&mut tx, &placed.rows, now).await?;
             answers.push(placed.acks);
         }
@@ -115,7 +116,11 @@ impl Inner {
 
     /// Gives each record its partition and offset, or says why not.
     fn place<'a>(&self, batch: &'a [NewRecord], ends: &mut [(i64, u64)]) -> Placed<'a> {
-        let mut placed = Placed { acks: Vec::with_capacity(batch.len()), rows: Vec::with_capacity(batch.len()) };
+        let mut placed = Placed {
+            acks: Vec::with_capacity(batch.len()),
+            rows: Vec::with_capacity(batch.len()),
+            logs: BTreeSet::new(),
+        };
         let mut refused = BTreeSet::new();
         for record in batch {
             let logs = self.topics.get(&record.topic);
@@ -126,7 +131,7 @@ impl Inner {
                 Some(_) if record.size() > self.record_bytes_max => Ack::Refused(Refusal::TooLarge),
                 Some(logs) => {
                     let partition = partition_of(record.key, u16::try_from(logs.len()).unwrap_or(u16::MAX));
-                    stored(&logs[usize::from(partition)], partition, record, ends, &mut placed.rows)
+                    stored(&logs[usize::from(partition)], partition, record, ends, &mut placed)
                 }
             };
             if matches!(ack, Ack::Refused(_)) {
@@ -149,20 +154,21 @@ fn stored<'a>(
     partition: u16,
     record: &'a NewRecord,
     ends: &mut [(i64, u64)],
-    rows: &mut Vec<(i64, u64, &'a NewRecord)>,
+    placed: &mut Placed<'a>,
 ) -> Ack {
     match ends.iter_mut().find(|(id, _)| *id == log.id) {
         Some((_, end)) => {
             let offset = *end;
             *end += 1;
-            rows.push((log.id, offset, record));
+            placed.rows.push((log.record_id(offset), record));
+            placed.logs.insert(log.id);
             Ack::Stored { partition, offset }
         }
         None => Ack::Refused(Refusal::UnknownTopic),
     }
 }
 
-async fn insert(tx: &mut Transaction, rows: &[(i64, u64, &NewRecord)], now: Timestamp) -> Result<(), DbError> {
+async fn insert(tx: &mut Transaction, rows: &[(i64, &NewRecord)], now: Timestamp) -> Result<(), DbError> {
     let mut rest = rows;
     for size in CHUNKS {
         while rest.len() >= size {
@@ -174,15 +180,14 @@ async fn insert(tx: &mut Transaction, rows: &[(i64, u64, &NewRecord)], now: Time
     Ok(())
 }
 
-fn insert_chunk(chunk: &[(i64, u64, &NewRecord)], now: Timestamp) -> Statement {
-    let mut text = String::from("INSERT INTO bus_record (log, pos, key, at, headers, payload) VALUES ");
-    text.push_str(&vec!["(?, ?, ?, ?, ?, ?)"; chunk.len()].join(", "));
+fn insert_chunk(chunk: &[(i64, &NewRecord)], now: Timestamp) -> Statement {
+    let mut text = String::from("INSERT INTO bus_record (id, key, at, headers, payload) VALUES ");
+    text.push_str(&vec!["(?, ?, ?, ?, ?)"; chunk.len()].join(", "));
     let mut statement = Statement::of(SqlPair::generated(text));
-    for (log, pos, record) in chunk {
+    for (id, record) in chunk {
         let headers = serde_json::to_string(&record.headers).unwrap_or_default();
         statement = statement.bind_all([
-            Value::Int(*log),
-            Value::from(*pos),
+            Value::Int(*id),
             Value::from(record.key),
             Value::from(now),
             Value::from(headers),
