@@ -1,1 +1,11 @@
-//! The lab.
+//! The reference system: domain services, edge, workers and lab, each a room, composed by the programs beside this crate.
+
+pub mod billing;
+pub mod encounter;
+pub mod ids;
+pub mod patient;
+pub mod policy;
+pub mod reference;
+pub mod rig;
+pub mod routes;
+pub mod schema;

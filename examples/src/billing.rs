@@ -1,0 +1,13 @@
+//! Claims and payments, and the command that drafts a claim when an encounter is completed.
+
+mod claim;
+mod drafting;
+mod event;
+mod http;
+mod money;
+
+pub use claim::{Claim, ClaimState, Line, Payment, PaymentMethod};
+pub use drafting::DraftClaim;
+pub use event::{ClaimDrafted, ClaimMoved, LineAdded, PaymentMade};
+pub use http::routes;
+pub use money::{Currency, Money};

@@ -1,0 +1,151 @@
+//! The claim and its states.
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::money::Money;
+use crate::encounter::ProcedureCode;
+use crate::ids::{ClaimId, ClaimKind, EncounterId, FacilityId, PatientId};
+use crate::policy::LabResource;
+
+/// Most lines, and most payments, of one claim.
+pub const ENTRIES_MAX: usize = 200;
+
+/// Where a claim is in its life: draft → submitted → adjudicated → closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimState {
+    /// Being put together.
+    Draft,
+    /// Sent to the payer.
+    Submitted,
+    /// Decided by the payer; payments come in.
+    Adjudicated,
+    /// Settled; the end.
+    Closed,
+}
+
+impl ClaimState {
+    /// Whether it may go from here to there.
+    #[must_use]
+    pub const fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Draft, Self::Submitted) | (Self::Submitted, Self::Adjudicated) | (Self::Adjudicated, Self::Closed)
+        )
+    }
+
+    /// Stable text form.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Submitted => "submitted",
+            Self::Adjudicated => "adjudicated",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// One thing that is charged for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// HCPCS level II.
+    pub code: ProcedureCode,
+    /// What it costs.
+    pub amount: Money,
+}
+
+/// How somebody paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentMethod {
+    /// The payer.
+    Payer,
+    /// A card.
+    Card,
+    /// Cash.
+    Cash,
+}
+
+/// Money that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// How much.
+    pub amount: Money,
+    /// How.
+    pub method: PaymentMethod,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A claim for an encounter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// Carries the patient's bucket.
+    pub id: ClaimId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// Whose.
+    pub patient_id: PatientId,
+    /// Where.
+    pub facility_id: FacilityId,
+    /// What for.
+    pub encounter_id: EncounterId,
+    /// State.
+    pub state: ClaimState,
+    /// What is charged for.
+    pub lines: Vec<Line>,
+    /// What was paid.
+    pub payments: Vec<Payment>,
+    /// Sum of the lines.
+    pub total: Money,
+    /// Sum of the payments.
+    pub paid: Money,
+}
+
+const TABLE: Table = Table {
+    name: "claim",
+    home_field: Some("patient_id"),
+    facility_field: Some("facility_id"),
+    columns: &[
+        Column::new("encounter_id", ColumnKind::Uuid).shown().unique(),
+        Column::new("state", ColumnKind::Text).shown(),
+        Column::new("lines", ColumnKind::Json).shown(),
+        Column::new("payments", ColumnKind::Json).shown(),
+        Column::new("total", ColumnKind::Json).shown(),
+        Column::new("paid", ColumnKind::Json).shown(),
+    ],
+    references: &[("home_key", "patient"), ("encounter_id", "encounter")],
+    indexes: &[&["state", "id"]],
+};
+
+impl Entity for Claim {
+    type Kind = ClaimKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::Claim)
+    }
+
+    fn id(&self) -> ClaimId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.patient_id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        Some(self.facility_id.uuid())
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}

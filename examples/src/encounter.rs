@@ -1,0 +1,18 @@
+//! Appointments and encounters: what was planned with a patient, and what was done.
+
+mod appointment;
+mod code;
+mod event;
+mod http;
+mod parts;
+mod record;
+
+pub use appointment::{Appointment, AppointmentState};
+pub use code::{DiagnosisCode, ProcedureCode};
+pub use event::{
+    AppointmentMade, AppointmentMoved, EncounterArchived, EncounterCompleted, EncounterExtended, EncounterScheduled,
+    EncounterStarted,
+};
+pub use http::routes;
+pub use parts::{Diagnosis, Note, Observation, Order, Procedure};
+pub use record::{Encounter, EncounterState, VisitKind};

@@ -1,0 +1,101 @@
+//! Appointments.
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::ids::{AppointmentId, AppointmentKind, FacilityId, PatientId, ProviderId};
+use crate::policy::LabResource;
+
+/// Where an appointment is in its life: booked → fulfilled, cancelled or missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppointmentState {
+    /// Made.
+    Booked,
+    /// Kept; the end.
+    Fulfilled,
+    /// Called off; the end.
+    Cancelled,
+    /// Not kept; the end.
+    Missed,
+}
+
+impl AppointmentState {
+    /// Whether it may go from here to there.
+    #[must_use]
+    pub const fn may_become(self, to: Self) -> bool {
+        matches!((self, to), (Self::Booked, Self::Fulfilled | Self::Cancelled | Self::Missed))
+    }
+
+    /// Stable text form.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Booked => "booked",
+            Self::Fulfilled => "fulfilled",
+            Self::Cancelled => "cancelled",
+            Self::Missed => "missed",
+        }
+    }
+}
+
+/// An appointment of a patient.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Appointment {
+    /// Carries the patient's bucket.
+    pub id: AppointmentId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// Whose.
+    pub patient_id: PatientId,
+    /// Where.
+    pub facility_id: FacilityId,
+    /// With whom.
+    pub provider_id: ProviderId,
+    /// When.
+    pub scheduled_at: Timestamp,
+    /// State.
+    pub state: AppointmentState,
+}
+
+const TABLE: Table = Table {
+    name: "appointment",
+    home_field: Some("patient_id"),
+    facility_field: Some("facility_id"),
+    columns: &[
+        Column::new("provider_id", ColumnKind::Uuid).shown(),
+        Column::new("scheduled_at", ColumnKind::Time).shown(),
+        Column::new("state", ColumnKind::Text).shown(),
+    ],
+    references: &[("home_key", "patient")],
+    indexes: &[],
+};
+
+impl Entity for Appointment {
+    type Kind = AppointmentKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::Appointment)
+    }
+
+    fn id(&self) -> AppointmentId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.patient_id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        Some(self.facility_id.uuid())
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}

@@ -1,0 +1,112 @@
+//! Making and ending appointments.
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::routing::post;
+use pim_core::clock::Timestamp;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::{Read, Write};
+use pim_data::cluster::Cluster;
+use pim_events::AppendExt as _;
+use serde::Deserialize;
+
+use super::{child_id, patient_under_care};
+use crate::encounter::appointment::{Appointment, AppointmentState};
+use crate::encounter::event::{AppointmentMade, AppointmentMoved};
+use crate::ids::{AppointmentId, FacilityId, PatientId, ProviderId};
+use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, PathId, page_of, write};
+
+pub(super) fn routes() -> Router<Cluster> {
+    Router::new()
+        .route("/v1/patients/{patient_id}/appointments", post(make).get(list))
+        .route("/v1/patients/{patient_id}/appointments/{appointment_id}/transitions", post(transition))
+}
+
+/// Body of a new appointment.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Booking {
+    facility_id: FacilityId,
+    provider_id: ProviderId,
+    scheduled_at: Timestamp,
+}
+
+/// Body of a transition.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Transition {
+    to: AppointmentState,
+}
+
+async fn make(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId(patient_id): PathId<PatientId>,
+    command: Command<Booking>,
+) -> Result<Answer, Failure> {
+    let body = command.body;
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, patient_id, move |mut unit| async move {
+        patient_under_care(&mut unit, permit, patient_id).await?;
+        let mut appointment = Appointment {
+            id: child_id(&unit, patient_id),
+            version: 0,
+            patient_id,
+            facility_id: body.facility_id,
+            provider_id: body.provider_id,
+            scheduled_at: body.scheduled_at,
+            state: AppointmentState::Booked,
+        };
+        appointment.version = unit.save(permit, &appointment)?;
+        unit.append(&AppointmentMade {
+            appointment_id: appointment.id,
+            version: appointment.version,
+            patient_id,
+            facility_id: body.facility_id,
+            provider_id: body.provider_id,
+            scheduled_at: body.scheduled_at,
+        })?;
+        Ok((unit, Answer::created(&appointment)?))
+    })
+    .await
+}
+
+async fn list(
+    State(cluster): State<Cluster>,
+    May(permit): May<Read>,
+    caller: Caller,
+    PathId(patient_id): PathId<PatientId>,
+    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
+    let page = query.by_id()?;
+    let rows = cluster.list::<Appointment>(&caller.cx, &permit, patient_id, page, &caller.consistency).await?;
+    Answer::ok(&page_of(&rows, page.limit, |appointment| appointment.id.to_string()))
+}
+
+async fn transition(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId((patient_id, id)): PathId<(PatientId, AppointmentId)>,
+    command: Command<Transition>,
+) -> Result<Answer, Failure> {
+    let to = command.body.to;
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, patient_id, move |mut unit| async move {
+        let found = unit.load::<Appointment>(permit, id).await?;
+        let mut appointment = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        command.check_version(appointment.version)?;
+        let from = appointment.state;
+        if !from.may_become(to) {
+            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "appointment");
+            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+        }
+        appointment.state = to;
+        appointment.version = unit.save(permit, &appointment)?;
+        let version = appointment.version;
+        let facility_id = appointment.facility_id;
+        unit.append(&AppointmentMoved { appointment_id: id, version, patient_id, facility_id, to })?;
+        Ok((unit, Answer::ok(&appointment)?))
+    })
+    .await
+}

@@ -1,0 +1,99 @@
+//! Adding to an encounter while it goes on.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use pim_core::clock::Timestamp;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::Write;
+use pim_data::cluster::Cluster;
+use pim_events::AppendExt as _;
+use serde::de::DeserializeOwned;
+
+use crate::encounter::event::EncounterExtended;
+use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Procedure};
+use crate::encounter::record::{Encounter, EncounterState};
+use crate::ids::{EncounterId, PatientId};
+use crate::rig::{Answer, Command, Failure, May, PathId, write};
+
+pub(super) fn routes() -> Router<Cluster> {
+    Router::new()
+        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses", post(extend::<Diagnosis>))
+        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/procedures", post(extend::<Procedure>))
+        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/orders", post(extend::<Order>))
+        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/observations", post(extend::<Observation>))
+        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/notes", post(extend::<Note>))
+}
+
+/// Something that an encounter is made of.
+trait Part: Clone + DeserializeOwned + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn list(encounter: &mut Encounter) -> &mut Vec<Self>;
+    fn stamped(self, at: Timestamp) -> Self;
+    fn code(&self) -> Option<String>;
+}
+
+macro_rules! part {
+    ($type:ident, $name:literal, $list:ident, |$it:ident| $code:expr) => {
+        impl Part for $type {
+            const NAME: &'static str = $name;
+
+            fn list(encounter: &mut Encounter) -> &mut Vec<Self> {
+                &mut encounter.$list
+            }
+
+            fn stamped(mut self, at: Timestamp) -> Self {
+                self.at = at;
+                self
+            }
+
+            fn code(&self) -> Option<String> {
+                let $it = self;
+                $code
+            }
+        }
+    };
+}
+
+part!(Diagnosis, "diagnosis", diagnoses, |it| Some(it.code.as_str().to_owned()));
+part!(Procedure, "procedure", procedures, |it| Some(it.code.as_str().to_owned()));
+part!(Order, "order", orders, |it| Some(it.code.as_str().to_owned()));
+part!(Observation, "observation", observations, |_it| None);
+part!(Note, "note", notes, |_it| None);
+
+async fn extend<P: Part>(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId((patient_id, id)): PathId<(PatientId, EncounterId)>,
+    command: Command<P>,
+) -> Result<Answer, Failure> {
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, patient_id, move |mut unit| async move {
+        let found = unit.load::<Encounter>(permit, id).await?;
+        let mut encounter = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        command.check_version(encounter.version)?;
+        if encounter.state != EncounterState::InProgress {
+            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "encounter");
+            return Err(illegal.with("from", encounter.state.name()).detail("the encounter is not in progress").into());
+        }
+        let at = unit.at();
+        let list = P::list(&mut encounter);
+        if list.len() >= PARTS_MAX {
+            let full = Problem::of(problem::INVALID_BODY).detail("the encounter has as many entries as it may have");
+            return Err(full.with("entries_max", PARTS_MAX).into());
+        }
+        list.push(command.body.clone().stamped(at));
+        encounter.version = unit.save(permit, &encounter)?;
+        unit.append(&EncounterExtended {
+            encounter_id: id,
+            version: encounter.version,
+            patient_id,
+            facility_id: encounter.facility_id,
+            part: P::NAME.to_owned(),
+            code: command.body.code(),
+        })?;
+        Ok((unit, Answer::created(&encounter)?))
+    })
+    .await
+}

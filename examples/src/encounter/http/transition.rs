@@ -1,0 +1,72 @@
+//! Moving an encounter through its states.
+
+use axum::extract::State;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::Write;
+use pim_data::cluster::Cluster;
+use pim_data::unit::Unit;
+use pim_events::AppendExt as _;
+use serde::Deserialize;
+
+use crate::encounter::event::{EncounterArchived, EncounterCompleted, EncounterStarted};
+use crate::encounter::record::{Encounter, EncounterState};
+use crate::ids::{EncounterId, PatientId};
+use crate::rig::{Answer, Command, Failure, May, PathId, write};
+
+/// Body of a transition.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Transition {
+    to: EncounterState,
+}
+
+pub(super) async fn transition(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId((patient_id, id)): PathId<(PatientId, EncounterId)>,
+    command: Command<Transition>,
+) -> Result<Answer, Failure> {
+    let to = command.body.to;
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, patient_id, move |mut unit| async move {
+        let found = unit.load::<Encounter>(permit, id).await?;
+        let mut encounter = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        command.check_version(encounter.version)?;
+        let from = encounter.state;
+        if !from.may_become(to) {
+            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "encounter");
+            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+        }
+        encounter.state = to;
+        match to {
+            EncounterState::InProgress => encounter.started_at = Some(unit.at()),
+            EncounterState::Completed => encounter.completed_at = Some(unit.at()),
+            EncounterState::Scheduled | EncounterState::Archived => {}
+        }
+        encounter.version = unit.save(permit, &encounter)?;
+        append(&mut unit, &encounter)?;
+        Ok((unit, Answer::ok(&encounter)?))
+    })
+    .await
+}
+
+fn append(unit: &mut Unit, encounter: &Encounter) -> Result<(), Failure> {
+    let (encounter_id, version) = (encounter.id, encounter.version);
+    let (patient_id, facility_id) = (encounter.patient_id, encounter.facility_id);
+    match encounter.state {
+        EncounterState::Scheduled => return Ok(()),
+        EncounterState::InProgress => unit.append(&EncounterStarted { encounter_id, version, patient_id, facility_id }),
+        EncounterState::Completed => unit.append(&EncounterCompleted {
+            encounter_id,
+            version,
+            patient_id,
+            facility_id,
+            provider_id: encounter.provider_id,
+            completed_at: unit.at(),
+            diagnoses: encounter.diagnoses.iter().map(|diagnosis| diagnosis.code.clone()).collect(),
+            procedures: encounter.procedures.iter().map(|procedure| procedure.code.clone()).collect(),
+        }),
+        EncounterState::Archived => unit.append(&EncounterArchived { encounter_id, version, patient_id, facility_id }),
+    }?;
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The bounded parts of an encounter.
+
+use pim_core::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::code::{DiagnosisCode, ProcedureCode};
+
+/// Most entries of each kind in one encounter.
+pub const PARTS_MAX: usize = 100;
+/// Longest note, in characters.
+pub const NOTE_LENGTH_MAX: usize = 4000;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diagnosis {
+    /// ICD-10-CM.
+    pub code: DiagnosisCode,
+    /// When it was entered; ours, not the caller's.
+    #[serde(default = "epoch")]
+    pub at: Timestamp,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Procedure {
+    /// HCPCS level II.
+    pub code: ProcedureCode,
+    /// When it was entered.
+    #[serde(default = "epoch")]
+    pub at: Timestamp,
+}
+
+/// What was ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// What kind.
+    pub kind: OrderKind,
+    /// HCPCS level II.
+    pub code: ProcedureCode,
+    /// When it was entered.
+    #[serde(default = "epoch")]
+    pub at: Timestamp,
+}
+
+/// Kinds of orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderKind {
+    /// A laboratory test.
+    Laboratory,
+    /// An image.
+    Imaging,
+    /// A medication.
+    Medication,
+    /// A referral.
+    Referral,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// What.
+    pub kind: ObservationKind,
+    /// The value, in the unit of its kind.
+    pub value: i64,
+    /// When it was entered.
+    #[serde(default = "epoch")]
+    pub at: Timestamp,
+}
+
+/// Kinds of observations, each with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObservationKind {
+    /// Systolic blood pressure, mmHg.
+    SystolicMmhg,
+    /// Diastolic blood pressure, mmHg.
+    DiastolicMmhg,
+    /// Heart rate, beats a minute.
+    HeartRatePerMinute,
+    /// Body temperature, tenths of a degree Celsius.
+    TemperatureDeciCelsius,
+    /// Body weight, grams.
+    WeightGrams,
+    /// Blood glucose, mg/dL.
+    GlucoseMgPerDl,
+}
+
+/// What was written down. Personal: it stays in the row.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Note {
+    /// The text.
+    pub text: NoteText,
+    /// When it was entered.
+    #[serde(default = "epoch")]
+    pub at: Timestamp,
+}
+
+impl std::fmt::Debug for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Note").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// Text of a note.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NoteText(String);
+
+impl TryFrom<String> for NoteText {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let length = text.chars().count();
+        if (1..=NOTE_LENGTH_MAX).contains(&length) {
+            Ok(Self(text))
+        } else {
+            Err("must be a text of 1 to 4000 characters")
+        }
+    }
+}
+
+impl From<NoteText> for String {
+    fn from(text: NoteText) -> Self {
+        text.0
+    }
+}
+
+const fn epoch() -> Timestamp {
+    Timestamp::from_micros(0)
+}

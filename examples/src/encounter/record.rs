@@ -1,0 +1,145 @@
+//! The encounter and its states.
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
+use crate::ids::{EncounterId, EncounterKind, FacilityId, PatientId, ProviderId};
+use crate::policy::LabResource;
+
+/// Where an encounter is in its life: scheduled → in progress → completed → archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncounterState {
+    /// Planned.
+    Scheduled,
+    /// Going on.
+    InProgress,
+    /// Over; its claim is drafted.
+    Completed,
+    /// Put away; the end.
+    Archived,
+}
+
+impl EncounterState {
+    /// Whether it may go from here to there.
+    #[must_use]
+    pub const fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Scheduled, Self::InProgress)
+                | (Self::InProgress, Self::Completed)
+                | (Self::Completed, Self::Archived)
+        )
+    }
+
+    /// Stable text form.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::InProgress => "in_progress",
+            Self::Completed => "completed",
+            Self::Archived => "archived",
+        }
+    }
+}
+
+/// What kind of visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisitKind {
+    /// At the practice.
+    OfficeVisit,
+    /// By telephone or video.
+    Telehealth,
+    /// Unplanned.
+    Emergency,
+    /// For prevention.
+    Wellness,
+}
+
+/// An encounter of a patient.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Encounter {
+    /// Carries the patient's bucket.
+    pub id: EncounterId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// Whose.
+    pub patient_id: PatientId,
+    /// Where.
+    pub facility_id: FacilityId,
+    /// With whom.
+    pub provider_id: ProviderId,
+    /// What kind.
+    pub kind: VisitKind,
+    /// State.
+    pub state: EncounterState,
+    /// Planned for.
+    pub scheduled_at: Timestamp,
+    /// Begun.
+    pub started_at: Option<Timestamp>,
+    /// Ended.
+    pub completed_at: Option<Timestamp>,
+    /// What was found.
+    pub diagnoses: Vec<Diagnosis>,
+    /// What was done.
+    pub procedures: Vec<Procedure>,
+    /// What was ordered.
+    pub orders: Vec<Order>,
+    /// What was measured.
+    pub observations: Vec<Observation>,
+    /// What was written down.
+    pub notes: Vec<Note>,
+}
+
+const TABLE: Table = Table {
+    name: "encounter",
+    home_field: Some("patient_id"),
+    facility_field: Some("facility_id"),
+    columns: &[
+        Column::new("provider_id", ColumnKind::Uuid).shown(),
+        Column::new("kind", ColumnKind::Text).shown(),
+        Column::new("state", ColumnKind::Text).shown(),
+        Column::new("scheduled_at", ColumnKind::Time).shown(),
+        Column::new("started_at", ColumnKind::Time).shown().nullable(),
+        Column::new("completed_at", ColumnKind::Time).shown().nullable(),
+        Column::new("diagnoses", ColumnKind::Json).shown(),
+        Column::new("procedures", ColumnKind::Json).shown(),
+        Column::new("orders", ColumnKind::Json).shown(),
+        Column::new("observations", ColumnKind::Json),
+        Column::new("notes", ColumnKind::Json),
+    ],
+    references: &[("home_key", "patient")],
+    indexes: &[],
+};
+
+impl Entity for Encounter {
+    type Kind = EncounterKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::Encounter)
+    }
+
+    fn id(&self) -> EncounterId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.patient_id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        Some(self.facility_id.uuid())
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}

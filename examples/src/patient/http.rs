@@ -1,0 +1,189 @@
+//! The HTTP side of patients.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use pim_core::id::Id;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::{Read, Write};
+use pim_data::cluster::Cluster;
+use pim_data::entity::Entity as _;
+use pim_events::AppendExt as _;
+use serde::Deserialize;
+
+use super::event::{PatientCorrected, PatientMoved};
+use super::record::{Patient, PatientState};
+use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
+use crate::ids::{FacilityId, PatientId};
+use crate::rig::{Answer, Caller, Command, Failure, May, PathId, write};
+
+/// The routes that need the shards alone; searches and summaries are added by the read models' room.
+pub fn routes(cluster: Cluster) -> Router {
+    Router::new()
+        .route("/v1/patients", post(register))
+        .route("/v1/patients/{patient_id}", get(show).patch(correct))
+        .route("/v1/patients/{patient_id}/transitions", post(transition))
+        .with_state(cluster)
+}
+
+/// Body of a registration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registration {
+    facility_id: FacilityId,
+    given_name: PersonName,
+    family_name: PersonName,
+    birth_date: BirthDate,
+    sex: Sex,
+    syn_number: SynNumber,
+    #[serde(default)]
+    address: Option<Address>,
+    #[serde(default)]
+    telephone: Option<Telephone>,
+    #[serde(default)]
+    mail: Option<Mail>,
+}
+
+/// Body of a correction: what is absent stays.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Correction {
+    facility_id: Option<FacilityId>,
+    given_name: Option<PersonName>,
+    family_name: Option<PersonName>,
+    birth_date: Option<BirthDate>,
+    address: Option<Address>,
+    telephone: Option<Telephone>,
+    mail: Option<Mail>,
+}
+
+/// Body of a transition.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Transition {
+    to: PatientState,
+}
+
+async fn register(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    command: Command<Registration>,
+) -> Result<Answer, Failure> {
+    let scope = command.cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+    // Derived from the submission, so that a retry finds the same shard and the same record.
+    let id: PatientId = Id::derive(scope.scope(), 0);
+    let body = &command.body;
+    let patient = Patient {
+        id,
+        version: 0,
+        facility_id: body.facility_id,
+        state: PatientState::Registered,
+        given_name: body.given_name.clone(),
+        family_name: body.family_name.clone(),
+        birth_date: body.birth_date.clone(),
+        sex: body.sex,
+        syn_number: body.syn_number.clone(),
+        address: body.address.clone(),
+        telephone: body.telephone.clone(),
+        mail: body.mail.clone(),
+    };
+    let (permit, patient) = (&permit, &patient);
+    let registered = write(&cluster, &command.cx, id, move |mut unit| async move {
+        let mut patient = patient.clone();
+        let version = unit.save(permit, &patient)?;
+        unit.append(&patient.registered(version))?;
+        patient.version = version;
+        Ok((unit, Answer::created(&patient)?))
+    });
+    match registered.await {
+        // The submission was answered once, longer ago than answers are kept: say which record it made.
+        Err(Failure::Unit(pim_data::unit::UnitError::AlreadyExists { entity })) => {
+            let exists = Problem::of(problem::ALREADY_EXISTS).with("entity", entity);
+            Err(exists.with("id", id.to_string()).into())
+        }
+        outcome => outcome,
+    }
+}
+
+async fn show(
+    State(cluster): State<Cluster>,
+    May(permit): May<Read>,
+    caller: Caller,
+    PathId(id): PathId<PatientId>,
+) -> Result<Answer, Failure> {
+    let patient = cluster.read::<Patient>(&caller.cx, &permit, id, &caller.consistency).await?;
+    Answer::ok(&patient.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
+}
+
+async fn correct(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId(id): PathId<PatientId>,
+    command: Command<Correction>,
+) -> Result<Answer, Failure> {
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, id, move |mut unit| async move {
+        let found = unit.load::<Patient>(permit, id).await?;
+        let mut patient = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        command.check_version(patient.version)?;
+        if patient.state == PatientState::Retired {
+            return Err(Problem::of(problem::ILLEGAL_TRANSITION).with("from", patient.state.name()).into());
+        }
+        command.body.clone().apply_to(&mut patient);
+        let version = unit.save(permit, &patient)?;
+        patient.version = version;
+        unit.append(&PatientCorrected {
+            patient_id: id,
+            version,
+            facility_id: patient.facility_id,
+            given_name: patient.given_name.clone(),
+            family_name: patient.family_name.clone(),
+            birth_date: patient.birth_date.clone(),
+        })?;
+        Ok((unit, Answer::ok(&patient)?))
+    })
+    .await
+}
+
+impl Correction {
+    fn apply_to(self, patient: &mut Patient) {
+        fn replace<T>(slot: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *slot = value;
+            }
+        }
+        replace(&mut patient.facility_id, self.facility_id);
+        replace(&mut patient.given_name, self.given_name);
+        replace(&mut patient.family_name, self.family_name);
+        replace(&mut patient.birth_date, self.birth_date);
+        replace(&mut patient.address, self.address.map(Some));
+        replace(&mut patient.telephone, self.telephone.map(Some));
+        replace(&mut patient.mail, self.mail.map(Some));
+    }
+}
+
+async fn transition(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    PathId(id): PathId<PatientId>,
+    command: Command<Transition>,
+) -> Result<Answer, Failure> {
+    let to = command.body.to;
+    let (permit, command) = (&permit, &command);
+    write(&cluster, &command.cx, id, move |mut unit| async move {
+        let found = unit.load::<Patient>(permit, id).await?;
+        let mut patient = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        command.check_version(patient.version)?;
+        let from = patient.state;
+        if !from.may_become(to) {
+            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", Patient::TABLE.name);
+            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+        }
+        patient.state = to;
+        let version = unit.save(permit, &patient)?;
+        patient.version = version;
+        unit.append(&PatientMoved { patient_id: id, version, from, to })?;
+        Ok((unit, Answer::ok(&patient)?))
+    })
+    .await
+}

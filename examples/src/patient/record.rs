@@ -1,0 +1,122 @@
+//! The record and its states.
+
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
+use crate::ids::{FacilityId, PatientId, PatientKind};
+use crate::policy::LabResource;
+
+/// Where a patient's record is in its life: registered → active → suspended → retired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatientState {
+    /// Known, not seen yet.
+    Registered,
+    /// Under care.
+    Active,
+    /// Care is paused.
+    Suspended,
+    /// No longer under care; the end.
+    Retired,
+}
+
+impl PatientState {
+    /// Whether the record may go from here to there.
+    #[must_use]
+    pub const fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Registered, Self::Active | Self::Retired)
+                | (Self::Active, Self::Suspended | Self::Retired)
+                | (Self::Suspended, Self::Active | Self::Retired)
+        )
+    }
+
+    /// Stable text form.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// A patient: the home key of everything that is known of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Patient {
+    /// Carries the bucket.
+    pub id: PatientId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// The facility that looks after them.
+    pub facility_id: FacilityId,
+    /// State of the record.
+    pub state: PatientState,
+    /// Given name.
+    pub given_name: PersonName,
+    /// Family name.
+    pub family_name: PersonName,
+    /// Date of birth.
+    pub birth_date: BirthDate,
+    /// Administrative sex.
+    pub sex: Sex,
+    /// Synthetic number.
+    pub syn_number: SynNumber,
+    /// Address.
+    pub address: Option<Address>,
+    /// Telephone.
+    pub telephone: Option<Telephone>,
+    /// Mail.
+    pub mail: Option<Mail>,
+}
+
+const TABLE: Table = Table {
+    name: "patient",
+    home_field: None,
+    facility_field: Some("facility_id"),
+    columns: &[
+        Column::new("state", ColumnKind::Text).shown(),
+        Column::new("given_name", ColumnKind::Text),
+        Column::new("family_name", ColumnKind::Text),
+        Column::new("birth_date", ColumnKind::Text),
+        Column::new("sex", ColumnKind::Text),
+        Column::new("syn_number", ColumnKind::Text),
+        Column::new("address", ColumnKind::Text).nullable(),
+        Column::new("telephone", ColumnKind::Text).nullable(),
+        Column::new("mail", ColumnKind::Text).nullable(),
+    ],
+    references: &[],
+    indexes: &[&["facility_id", "id"]],
+};
+
+impl Entity for Patient {
+    type Kind = PatientKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::Patient)
+    }
+
+    fn id(&self) -> PatientId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        Some(self.facility_id.uuid())
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}

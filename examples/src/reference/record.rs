@@ -1,0 +1,156 @@
+//! The records. Each is a home key of its own.
+
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_events::DomainEvent;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::ids::{
+    AccountId, AccountKind, FacilityId, FacilityKind, FlagId, FlagKind, PatientId, ProviderId, ProviderKind,
+};
+use crate::policy::LabResource;
+
+macro_rules! reference {
+    (
+        $(#[$meta:meta])* $name:ident, $table:literal, $resource:ident, $id:ty, $kind:ty,
+        [$($column:expr),+ $(,)?] $(, $(#[$fmeta:meta])* $field:ident: $field_type:ty)+ $(,)?
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub struct $name {
+            /// Its id.
+            pub id: $id,
+            /// Rises by one with each change.
+            pub version: u64,
+            $($(#[$fmeta])* pub $field: $field_type,)+
+        }
+
+        impl Entity for $name {
+            type Kind = $kind;
+            const TABLE: &'static Table = &Table {
+                name: $table,
+                home_field: None,
+                facility_field: None,
+                columns: &[$($column),+],
+                references: &[],
+                indexes: &[],
+            };
+
+            fn resource() -> ResourceCode {
+                ResourceCode::of(LabResource::$resource)
+            }
+
+            fn id(&self) -> $id {
+                self.id
+            }
+
+            fn home(&self) -> HomeKey {
+                self.id.into()
+            }
+
+            fn facility(&self) -> Option<Uuid> {
+                None
+            }
+
+            fn version(&self) -> u64 {
+                self.version
+            }
+        }
+    };
+}
+
+reference!(
+    /// A place of care.
+    Facility, "facility", Facility, FacilityId, FacilityKind,
+    [
+        Column::new("name", ColumnKind::Text).shown(),
+        Column::new("state_code", ColumnKind::Text).shown(),
+        Column::new("active", ColumnKind::Bool).shown(),
+    ],
+    /// Its name.
+    name: String,
+    /// Two letters.
+    state_code: String,
+    /// Whether it takes patients.
+    active: bool,
+);
+
+reference!(
+    /// Somebody who cares for patients.
+    Provider, "provider", Provider, ProviderId, ProviderKind,
+    [
+        Column::new("facility_id_of", ColumnKind::Uuid).shown(),
+        Column::new("name", ColumnKind::Text),
+        Column::new("specialty", ColumnKind::Text).shown(),
+        Column::new("active", ColumnKind::Bool).shown(),
+    ],
+    /// Where they work.
+    facility_id_of: FacilityId,
+    /// Their name.
+    name: String,
+    /// What they do.
+    specialty: String,
+    /// Whether they see patients.
+    active: bool,
+);
+
+reference!(
+    /// Somebody who may sign in.
+    Account, "account", Account, AccountId, AccountKind,
+    [
+        Column::new("subject", ColumnKind::Text).shown().unique(),
+        Column::new("role", ColumnKind::Text).shown(),
+        Column::new("facilities", ColumnKind::Json).shown(),
+        Column::new("patient", ColumnKind::Uuid).shown().nullable(),
+        Column::new("active", ColumnKind::Bool).shown(),
+    ],
+    /// What the identity provider calls them.
+    subject: String,
+    /// Their role.
+    role: String,
+    /// Facilities of affiliation, at most 16.
+    facilities: Vec<FacilityId>,
+    /// Their own record.
+    patient: Option<PatientId>,
+    /// Whether they may sign in.
+    active: bool,
+);
+
+reference!(
+    /// A switch.
+    Flag, "flag", Flag, FlagId, FlagKind,
+    [
+        Column::new("name", ColumnKind::Text).shown().unique(),
+        Column::new("enabled", ColumnKind::Bool).shown(),
+    ],
+    /// What it switches.
+    name: String,
+    /// Whether it is on.
+    enabled: bool,
+);
+
+/// A row of reference data changed; caches of it are told by this.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReferenceChanged {
+    /// Which table.
+    pub table: String,
+    /// Which row.
+    pub id: Uuid,
+    /// Its version now.
+    pub version: u64,
+}
+
+impl DomainEvent for ReferenceChanged {
+    const TYPE: &'static str = "reference.changed";
+    const AGGREGATE: &'static str = "reference";
+
+    fn aggregate_id(&self) -> Uuid {
+        self.id
+    }
+
+    fn aggregate_version(&self) -> u64 {
+        self.version
+    }
+}

@@ -1,0 +1,113 @@
+//! The body of a write: bounded, typed, with what makes a retry the same request.
+
+use axum::extract::{FromRequest, Request};
+use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use pim_core::context::{IdempotencyScope, RequestContext};
+use pim_core::problem::{self, Problem};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Caller, Failure};
+
+/// Largest body of a write, in bytes.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+const KEY_LENGTH_MAX: usize = 128;
+
+/// A write: who asks, what for, and under which idempotency key.
+#[derive(Debug)]
+pub struct Command<T> {
+    /// The context, with the idempotency scope inside.
+    pub cx: RequestContext,
+    /// The body.
+    pub body: T,
+    /// The version that the caller has seen, from `If-Match`.
+    pub if_match: Option<u64>,
+}
+
+impl<T> Command<T> {
+    /// Refuses the write when the caller has seen another version.
+    ///
+    /// # Errors
+    /// A `stale-version` problem.
+    pub fn check_version(&self, current: u64) -> Result<(), Failure> {
+        match self.if_match {
+            Some(seen) if seen != current => {
+                Err(Problem::of(problem::STALE_VERSION).with("current_version", current).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let caller = Caller::of(request.extensions())?;
+        let (head, body) = request.into_parts();
+        let key = idempotency_key(&head.headers)?;
+        let if_match = version_of(&head.headers)?;
+        check_content_type(&head.headers)?;
+        let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        let bytes = collected.map_err(|error| {
+            let is_too_large = error.downcast_ref::<LengthLimitError>().is_some();
+            let kind = if is_too_large { problem::BODY_TOO_LARGE } else { problem::BAD_REQUEST };
+            Problem::of(kind).with("bytes_max", BODY_BYTES_MAX)
+        })?;
+        let bytes = bytes.to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            Problem::of(problem::MALFORMED_JSON).with("line", error.line()).with("column", error.column())
+        })?;
+        // Members sorted: two texts of one value are one submission.
+        let canonical = value.to_string();
+        let body = serde_json::from_value(value).map_err(|error| explained(&error))?;
+        let principal = caller.cx.actor().subject().as_str();
+        let scope = IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), &key, canonical.as_bytes());
+        Ok(Self { cx: caller.cx.with_idempotency(scope), body, if_match })
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<String, Failure> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING).into());
+    };
+    let fits = |key: &&str| (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    match value.to_str().ok().filter(fits) {
+        Some(key) => Ok(key.to_owned()),
+        None => Err(Problem::of(problem::IDEMPOTENCY_KEY_INVALID).detail("1 to 128 visible ASCII characters").into()),
+    }
+}
+
+fn version_of(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let version = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(|text| text.parse().ok());
+    match version {
+        Some(version) => Ok(Some(version)),
+        None => Err(Problem::of(problem::BAD_REQUEST).detail("If-Match takes one ETag such as \"3\"").into()),
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::of(problem::UNSUPPORTED_MEDIA_TYPE).detail("send application/json").into())
+}
+
+/// Says what does not fit, without repeating anything of the body: only names and rules that are ours.
+fn explained(error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let ours = if text.starts_with("missing field") || text.starts_with("must ") {
+        Some(text.clone())
+    } else {
+        text.split_once("expected ").map(|(_, expected)| format!("expected {expected}"))
+    };
+    match ours {
+        Some(rule) => Problem::of(problem::INVALID_BODY).detail(rule),
+        None => Problem::of(problem::INVALID_BODY),
+    }
+}

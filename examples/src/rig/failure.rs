@@ -1,0 +1,57 @@
+//! What a handler gives back when it cannot give an answer.
+
+use axum::response::{IntoResponse, Response};
+use pim_core::problem::{IntoProblem, Problem, response_of};
+use pim_data::unit::UnitError;
+use pim_events::AppendError;
+
+/// A failure on its way to becoming a problem document.
+#[derive(Debug)]
+pub enum Failure {
+    /// Known by its type already.
+    Problem(Box<Problem>),
+    /// A unit of work that did not commit; may be worth another run, or hold the answer of an earlier one.
+    Unit(UnitError),
+}
+
+impl Failure {
+    /// What the caller is told.
+    #[must_use]
+    pub fn into_problem(self) -> Problem {
+        match self {
+            Self::Problem(problem) => *problem,
+            Self::Unit(error) => error.into_problem(),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl From<UnitError> for Failure {
+    fn from(error: UnitError) -> Self {
+        Self::Unit(error)
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(_: AppendError) -> Self {
+        // Our own events fit their registry and bounds; one that does not is a defect of ours.
+        Problem::of(pim_core::problem::INTERNAL).into()
+    }
+}
+
+impl From<pim_data::repository::ReadError> for Failure {
+    fn from(error: pim_data::repository::ReadError) -> Self {
+        error.into_problem().into()
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        response_of(self.into_problem())
+    }
+}

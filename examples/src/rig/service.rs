@@ -1,0 +1,93 @@
+//! The stack around a domain router: request id, problems, session, health.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use http::StatusCode;
+use pim_core::problem::{self, Problem, ProblemLayer, response_of};
+use pim_core::request_id::{RequestIdLayer, Trust};
+use pim_data::cluster::Cluster;
+use serde_json::{Value, json};
+
+use super::{Drain, SessionGate};
+
+/// What a service is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shards, when it has some.
+    pub cluster: Option<Cluster>,
+    /// When it ends.
+    pub drain: Drain,
+    /// Its OpenAPI document.
+    pub openapi: Value,
+}
+
+/// A service: public routes behind the session gate, and what operations need beside them.
+#[derive(Clone, Debug)]
+pub struct Service {
+    parts: Parts,
+    gated: Router,
+    open: Router,
+}
+
+impl Service {
+    /// A service without routes so far.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, gated: Router::new(), open: Router::new() }
+    }
+
+    /// Routes that need a session; each must be in the route table.
+    #[must_use]
+    pub fn routes(mut self, routes: Router, gate: &SessionGate) -> Self {
+        let gated = routes.route_layer(middleware::from_fn_with_state(gate.clone(), SessionGate::pass));
+        self.gated = self.gated.merge(gated);
+        self
+    }
+
+    /// Routes that decide for themselves who may use them.
+    #[must_use]
+    pub fn open_routes(mut self, routes: Router) -> Self {
+        self.open = self.open.merge(routes);
+        self
+    }
+
+    /// The whole service.
+    #[must_use]
+    pub fn into_router(self) -> Router {
+        let operations = Router::new()
+            .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
+            .route("/healthz/ready", get(ready))
+            .route("/healthz/shards", get(shards))
+            .route("/openapi.json", get(openapi))
+            .with_state(self.parts);
+        let routes = self.gated.merge(self.open).merge(operations);
+        let routes = routes.fallback(|| async { response_of::<axum::body::Body>(Problem::of(problem::NOT_FOUND)) });
+        routes.layer(ProblemLayer).layer(RequestIdLayer::new(Trust::Inside))
+    }
+}
+
+async fn ready(State(parts): State<Parts>) -> Response {
+    if parts.drain.has_begun() {
+        return response_of(Problem::of(problem::UNAVAILABLE).detail("draining"));
+    }
+    Json(json!({"status": "ready", "service": parts.name})).into_response()
+}
+
+async fn shards(State(parts): State<Parts>) -> Response {
+    let Some(cluster) = parts.cluster else {
+        return Json(json!({"shards": []})).into_response();
+    };
+    let shards = cluster.health().await;
+    let all_answer = shards.iter().all(|shard| shard.reachable);
+    let status = if all_answer { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let map_version = cluster.router().version();
+    (status, Json(json!({"map_version": map_version, "shards": shards}))).into_response()
+}
+
+async fn openapi(State(parts): State<Parts>) -> Json<Value> {
+    Json(parts.openapi)
+}
