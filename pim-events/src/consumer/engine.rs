@@ -2,6 +2,8 @@
 
 mod batch;
 mod drain;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -4,6 +4,7 @@ mod append_refuses_what_is_wrong;
 mod bus_keeps_what_it_acknowledged;
 mod checkpoint_has_one_owner;
 mod commands_happen_once;
+mod envelope_is_stable;
 mod facts_reach_read_models;
 mod order_survives_chaos;
 mod poison_parks_its_key;

@@ -130,7 +130,7 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 12, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 12, failure_persistence: None, max_shrink_iters: 2, ..Config::default() })]
 
     /// Guards: `Head::order`, `KeyState::take`, the compare-and-set of the checkpoint, the single transaction, the drain
     /// of a filled gap. Relays and consumers are dropped at whatever await they are in.

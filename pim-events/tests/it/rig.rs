@@ -253,9 +253,9 @@ impl Running {
     }
 }
 
-/// Waits until `holds` answers true; fails after twenty seconds.
+/// Waits until `holds` answers true; fails after ten seconds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(10);
     while !holds().await {
         assert!(tokio::time::Instant::now() < give_up, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
