@@ -6,8 +6,8 @@ mod event;
 mod http;
 mod money;
 
-pub use claim::{Claim, ClaimState, Line, Payment, PaymentMethod};
+pub use claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod};
 pub use drafting::DraftClaim;
 pub use event::{ClaimDrafted, ClaimMoved, LineAdded, PaymentMade};
-pub use http::routes;
+pub use http::{SERVICE, routes};
 pub use money::{Currency, Money};

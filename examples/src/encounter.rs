@@ -13,6 +13,6 @@ pub use event::{
     AppointmentMade, AppointmentMoved, EncounterArchived, EncounterCompleted, EncounterExtended, EncounterScheduled,
     EncounterStarted,
 };
-pub use http::routes;
-pub use parts::{Diagnosis, Note, Observation, Order, Procedure};
+pub use http::{SERVICE, routes};
+pub use parts::{Diagnosis, NOTE_LENGTH_MAX, Note, Observation, Order, PARTS_MAX, Procedure};
 pub use record::{Encounter, EncounterState, VisitKind};

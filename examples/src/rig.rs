@@ -3,17 +3,25 @@
 mod answer;
 mod command;
 mod failure;
+mod keys;
+mod openapi;
 mod page;
+mod program;
 mod serve;
 mod service;
 mod session;
+mod settings;
 mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
-pub use command::Command;
+pub use command::{BODY_BYTES_MAX, Command};
 pub use failure::Failure;
+pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
+pub use openapi::{Listed, Operation, document};
 pub use page::{Cursor, PageQuery, page_of};
+pub use program::{Declaration, ServiceFlags, ServiceSettings};
 pub use serve::{Bound, Drain, ServeError, ServeSettings, bind};
 pub use service::{Parts, Service};
-pub use session::{Caller, May, PathId, SessionGate};
+pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
+pub use settings::{Layers, SettingsError};
 pub use write::write;

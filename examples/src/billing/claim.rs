@@ -5,6 +5,7 @@ use pim_core::role::ResourceCode;
 use pim_core::shard::HomeKey;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::money::Money;
@@ -16,7 +17,7 @@ use crate::policy::LabResource;
 pub const ENTRIES_MAX: usize = 200;
 
 /// Where a claim is in its life: draft → submitted → adjudicated → closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimState {
     /// Being put together.
@@ -52,7 +53,7 @@ impl ClaimState {
 }
 
 /// One thing that is charged for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
     /// HCPCS level II.
@@ -62,7 +63,7 @@ pub struct Line {
 }
 
 /// How somebody paid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentMethod {
     /// The payer.
@@ -74,28 +75,33 @@ pub enum PaymentMethod {
 }
 
 /// Money that came in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Payment {
     /// How much.
     pub amount: Money,
     /// How.
     pub method: PaymentMethod,
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// A claim for an encounter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Claim {
     /// Carries the patient's bucket.
+    #[schema(value_type = String, format = "uuid")]
     pub id: ClaimId,
     /// Rises by one with each change.
     pub version: u64,
     /// Whose.
+    #[schema(value_type = String, format = "uuid")]
     pub patient_id: PatientId,
     /// Where.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: FacilityId,
     /// What for.
+    #[schema(value_type = String, format = "uuid")]
     pub encounter_id: EncounterId,
     /// State.
     pub state: ClaimState,

@@ -8,12 +8,16 @@ use pim_core::rbac::{Read, Write};
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod};
 use super::event::{ClaimMoved, LineAdded, PaymentMade};
 use super::money::Money;
 use crate::ids::{ClaimId, PatientId};
-use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, PathId, page_of, write};
+use crate::rig::{
+    Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
+};
+use crate::routes::Upstream;
 
 /// The routes that need the shards alone; revenue and billing cycles are added by their rooms.
 pub fn routes(cluster: Cluster) -> Router {
@@ -26,15 +30,36 @@ pub fn routes(cluster: Cluster) -> Router {
         .with_state(cluster)
 }
 
+/// The billing service.
+pub const SERVICE: Declaration = Declaration {
+    name: Upstream::Billing.name(),
+    port: 8084,
+    routes,
+    openapi: || document(Upstream::Billing, OPERATIONS),
+};
+
+const OPERATIONS: &[Operation] = &[
+    Operation::list::<Claim>("/v1/patients/{patient_id}/claims", "Lists the claims of a patient"),
+    Operation::get::<Claim>("/v1/claims/{claim_id}", "Shows a claim"),
+    Operation::create::<Line, Claim>("/v1/patients/{patient_id}/claims/{claim_id}/lines", "Adds a line to a draft"),
+    Operation::change::<Transition, Claim>(
+        "POST",
+        "/v1/patients/{patient_id}/claims/{claim_id}/transitions",
+        "Moves a claim to another state",
+    ),
+    Operation::create::<Paying, Claim>("/v1/patients/{patient_id}/claims/{claim_id}/payments", "Takes a payment"),
+];
+
 /// Body of a transition.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ClaimTransition)]
 struct Transition {
     to: ClaimState,
 }
 
 /// Body of a payment.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Paying {
     amount: Money,

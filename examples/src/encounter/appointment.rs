@@ -5,13 +5,14 @@ use pim_core::role::ResourceCode;
 use pim_core::shard::HomeKey;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{AppointmentId, AppointmentKind, FacilityId, PatientId, ProviderId};
 use crate::policy::LabResource;
 
 /// Where an appointment is in its life: booked → fulfilled, cancelled or missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AppointmentState {
     /// Made.
@@ -44,19 +45,24 @@ impl AppointmentState {
 }
 
 /// An appointment of a patient.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Appointment {
     /// Carries the patient's bucket.
+    #[schema(value_type = String, format = "uuid")]
     pub id: AppointmentId,
     /// Rises by one with each change.
     pub version: u64,
     /// Whose.
+    #[schema(value_type = String, format = "uuid")]
     pub patient_id: PatientId,
     /// Where.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: FacilityId,
     /// With whom.
+    #[schema(value_type = String, format = "uuid")]
     pub provider_id: ProviderId,
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     pub scheduled_at: Timestamp,
     /// State.
     pub state: AppointmentState,

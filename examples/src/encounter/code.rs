@@ -1,9 +1,10 @@
 //! Codes of public-domain lists, by their form.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A diagnosis by ICD-10-CM, such as `E11.9`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct DiagnosisCode(String);
 
@@ -22,7 +23,7 @@ impl TryFrom<String> for DiagnosisCode {
 }
 
 /// A procedure or supply by HCPCS level II, such as `G0402`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProcedureCode(String);
 

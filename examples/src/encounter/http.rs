@@ -15,13 +15,20 @@ use pim_data::cluster::Cluster;
 use pim_data::unit::Unit;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
+use self::appointment::Booking;
+use super::appointment::Appointment;
 use super::event::EncounterScheduled;
+use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
 use super::record::{Encounter, EncounterState, VisitKind};
 use crate::ids::{EncounterId, FacilityId, PatientId, ProviderId};
 use crate::patient::{Patient, PatientState};
 use crate::policy::LabResource;
-use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, PathId, page_of, write};
+use crate::rig::{
+    Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
+};
+use crate::routes::Upstream;
 
 /// The routes that need the shards alone; the timeline is added by the read models' room.
 pub fn routes(cluster: Cluster) -> Router {
@@ -34,13 +41,59 @@ pub fn routes(cluster: Cluster) -> Router {
         .with_state(cluster)
 }
 
+/// The encounter service.
+pub const SERVICE: Declaration = Declaration {
+    name: Upstream::Encounter.name(),
+    port: 8083,
+    routes,
+    openapi: || document(Upstream::Encounter, OPERATIONS),
+};
+
+const OPERATIONS: &[Operation] = &[
+    Operation::create::<Booking, Appointment>("/v1/patients/{patient_id}/appointments", "Books an appointment"),
+    Operation::list::<Appointment>("/v1/patients/{patient_id}/appointments", "Lists the appointments of a patient"),
+    Operation::change::<appointment::Transition, Appointment>(
+        "POST",
+        "/v1/patients/{patient_id}/appointments/{appointment_id}/transitions",
+        "Moves an appointment to another state",
+    ),
+    Operation::create::<Scheduling, Encounter>("/v1/patients/{patient_id}/encounters", "Schedules an encounter"),
+    Operation::list::<Encounter>("/v1/patients/{patient_id}/encounters", "Lists the encounters of a patient"),
+    Operation::get::<Encounter>("/v1/encounters/{encounter_id}", "Shows an encounter"),
+    Operation::change::<transition::Transition, Encounter>(
+        "POST",
+        "/v1/patients/{patient_id}/encounters/{encounter_id}/transitions",
+        "Moves an encounter to another state",
+    ),
+    Operation::create::<Diagnosis, Encounter>(
+        "/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses",
+        "Adds a diagnosis",
+    ),
+    Operation::create::<Procedure, Encounter>(
+        "/v1/patients/{patient_id}/encounters/{encounter_id}/procedures",
+        "Adds a procedure",
+    ),
+    Operation::create::<Order, Encounter>(
+        "/v1/patients/{patient_id}/encounters/{encounter_id}/orders",
+        "Adds an order",
+    ),
+    Operation::create::<Observation, Encounter>(
+        "/v1/patients/{patient_id}/encounters/{encounter_id}/observations",
+        "Adds an observation",
+    ),
+    Operation::create::<Note, Encounter>("/v1/patients/{patient_id}/encounters/{encounter_id}/notes", "Adds a note"),
+];
+
 /// Body of a new encounter.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Scheduling {
+    #[schema(value_type = String, format = "uuid")]
     facility_id: FacilityId,
+    #[schema(value_type = String, format = "uuid")]
     provider_id: ProviderId,
     kind: VisitKind,
+    #[schema(value_type = String, format = DateTime)]
     scheduled_at: Timestamp,
 }
 

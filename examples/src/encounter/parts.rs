@@ -2,6 +2,7 @@
 
 use pim_core::clock::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::code::{DiagnosisCode, ProcedureCode};
 
@@ -11,29 +12,31 @@ pub const PARTS_MAX: usize = 100;
 pub const NOTE_LENGTH_MAX: usize = 4000;
 
 /// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnosis {
     /// ICD-10-CM.
     pub code: DiagnosisCode,
     /// When it was entered; ours, not the caller's.
     #[serde(default = "epoch")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// What was done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Procedure {
     /// HCPCS level II.
     pub code: ProcedureCode,
     /// When it was entered.
     #[serde(default = "epoch")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// What was ordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
     /// What kind.
@@ -42,11 +45,12 @@ pub struct Order {
     pub code: ProcedureCode,
     /// When it was entered.
     #[serde(default = "epoch")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// Kinds of orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderKind {
     /// A laboratory test.
@@ -60,7 +64,7 @@ pub enum OrderKind {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
     /// What.
@@ -69,11 +73,12 @@ pub struct Observation {
     pub value: i64,
     /// When it was entered.
     #[serde(default = "epoch")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
 /// Kinds of observations, each with its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ObservationKind {
     /// Systolic blood pressure, mmHg.
@@ -91,13 +96,14 @@ pub enum ObservationKind {
 }
 
 /// What was written down. Personal: it stays in the row.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
     /// The text.
     pub text: NoteText,
     /// When it was entered.
     #[serde(default = "epoch")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
 
@@ -108,7 +114,7 @@ impl std::fmt::Debug for Note {
 }
 
 /// Text of a note.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct NoteText(String);
 

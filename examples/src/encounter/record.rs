@@ -5,6 +5,7 @@ use pim_core::role::ResourceCode;
 use pim_core::shard::HomeKey;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
@@ -12,7 +13,7 @@ use crate::ids::{EncounterId, EncounterKind, FacilityId, PatientId, ProviderId};
 use crate::policy::LabResource;
 
 /// Where an encounter is in its life: scheduled → in progress → completed → archived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EncounterState {
     /// Planned.
@@ -50,7 +51,7 @@ impl EncounterState {
 }
 
 /// What kind of visit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisitKind {
     /// At the practice.
@@ -64,27 +65,34 @@ pub enum VisitKind {
 }
 
 /// An encounter of a patient.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Encounter {
     /// Carries the patient's bucket.
+    #[schema(value_type = String, format = "uuid")]
     pub id: EncounterId,
     /// Rises by one with each change.
     pub version: u64,
     /// Whose.
+    #[schema(value_type = String, format = "uuid")]
     pub patient_id: PatientId,
     /// Where.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: FacilityId,
     /// With whom.
+    #[schema(value_type = String, format = "uuid")]
     pub provider_id: ProviderId,
     /// What kind.
     pub kind: VisitKind,
     /// State.
     pub state: EncounterState,
     /// Planned for.
+    #[schema(value_type = String, format = DateTime)]
     pub scheduled_at: Timestamp,
     /// Begun.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Timestamp>,
     /// Ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub completed_at: Option<Timestamp>,
     /// What was found.
     pub diagnoses: Vec<Diagnosis>,

@@ -10,12 +10,14 @@ use pim_data::cluster::Cluster;
 use pim_data::entity::Entity as _;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::event::{PatientCorrected, PatientMoved};
 use super::record::{Patient, PatientState};
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId};
-use crate::rig::{Answer, Caller, Command, Failure, May, PathId, write};
+use crate::rig::{Answer, Caller, Command, Declaration, Failure, May, Operation, PathId, document, write};
+use crate::routes::Upstream;
 
 /// The routes that need the shards alone; searches and summaries are added by the read models' room.
 pub fn routes(cluster: Cluster) -> Router {
@@ -26,10 +28,30 @@ pub fn routes(cluster: Cluster) -> Router {
         .with_state(cluster)
 }
 
+/// The patient service.
+pub const SERVICE: Declaration = Declaration {
+    name: Upstream::Patient.name(),
+    port: 8082,
+    routes,
+    openapi: || document(Upstream::Patient, OPERATIONS),
+};
+
+const OPERATIONS: &[Operation] = &[
+    Operation::create::<Registration, Patient>("/v1/patients", "Registers a patient"),
+    Operation::get::<Patient>("/v1/patients/{patient_id}", "Shows a patient"),
+    Operation::change::<Correction, Patient>("PATCH", "/v1/patients/{patient_id}", "Corrects a patient's particulars"),
+    Operation::change::<Transition, Patient>(
+        "POST",
+        "/v1/patients/{patient_id}/transitions",
+        "Moves a patient's record to another state",
+    ),
+];
+
 /// Body of a registration.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Registration {
+    #[schema(value_type = String, format = "uuid")]
     facility_id: FacilityId,
     given_name: PersonName,
     family_name: PersonName,
@@ -45,9 +67,10 @@ struct Registration {
 }
 
 /// Body of a correction: what is absent stays.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Correction {
+    #[schema(value_type = Option<String>, format = "uuid")]
     facility_id: Option<FacilityId>,
     given_name: Option<PersonName>,
     family_name: Option<PersonName>,
@@ -58,8 +81,9 @@ struct Correction {
 }
 
 /// Body of a transition.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PatientTransition)]
 struct Transition {
     to: PatientState,
 }

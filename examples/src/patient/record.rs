@@ -4,6 +4,7 @@ use pim_core::role::ResourceCode;
 use pim_core::shard::HomeKey;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
@@ -11,7 +12,7 @@ use crate::ids::{FacilityId, PatientId, PatientKind};
 use crate::policy::LabResource;
 
 /// Where a patient's record is in its life: registered → active → suspended → retired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PatientState {
     /// Known, not seen yet.
@@ -49,13 +50,15 @@ impl PatientState {
 }
 
 /// A patient: the home key of everything that is known of them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Patient {
     /// Carries the bucket.
+    #[schema(value_type = String, format = "uuid")]
     pub id: PatientId,
     /// Rises by one with each change.
     pub version: u64,
     /// The facility that looks after them.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: FacilityId,
     /// State of the record.
     pub state: PatientState,

@@ -9,6 +9,7 @@ use pim_core::rbac::{Read, Write};
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{child_id, patient_under_care};
 use crate::encounter::appointment::{Appointment, AppointmentState};
@@ -23,18 +24,22 @@ pub(super) fn routes() -> Router<Cluster> {
 }
 
 /// Body of a new appointment.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Booking {
+pub(super) struct Booking {
+    #[schema(value_type = String, format = "uuid")]
     facility_id: FacilityId,
+    #[schema(value_type = String, format = "uuid")]
     provider_id: ProviderId,
+    #[schema(value_type = String, format = DateTime)]
     scheduled_at: Timestamp,
 }
 
 /// Body of a transition.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Transition {
+#[schema(as = AppointmentTransition)]
+pub(super) struct Transition {
     to: AppointmentState,
 }
 

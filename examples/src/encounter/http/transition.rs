@@ -7,6 +7,7 @@ use pim_data::cluster::Cluster;
 use pim_data::unit::Unit;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::encounter::event::{EncounterArchived, EncounterCompleted, EncounterStarted};
 use crate::encounter::record::{Encounter, EncounterState};
@@ -14,8 +15,9 @@ use crate::ids::{EncounterId, PatientId};
 use crate::rig::{Answer, Command, Failure, May, PathId, write};
 
 /// Body of a transition.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = EncounterTransition)]
 pub(super) struct Transition {
     to: EncounterState,
 }

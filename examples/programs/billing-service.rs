@@ -1,0 +1,7 @@
+//! The billing service as a program of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pim_lab::billing::SERVICE.main()
+}

@@ -1,0 +1,7 @@
+//! The patient service as a program of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pim_lab::patient::SERVICE.main()
+}

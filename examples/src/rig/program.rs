@@ -1,0 +1,192 @@
+//! A domain service as a program: settings, cluster, gate, serve, drain; each service is a declaration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use clap::Parser;
+use http::Uri;
+use pim_core::shard::ShardMap;
+use pim_data::cluster::{Access, Cluster, ClusterSettings};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::settings::{Layers, SettingsError};
+use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use crate::schema;
+
+/// A bad flag or configuration.
+const EXIT_USAGE: u8 = 2;
+/// A port in use, or a data directory that cannot be used.
+const EXIT_PRECONDITION: u8 = 3;
+
+/// What a domain service is.
+#[derive(Clone, Copy, Debug)]
+pub struct Declaration {
+    /// Its name.
+    pub name: &'static str,
+    /// The port that it listens on by default.
+    pub port: u16,
+    /// Its routes over the shards.
+    pub routes: fn(Cluster) -> Router,
+    /// Its OpenAPI document.
+    pub openapi: fn() -> Value,
+}
+
+impl Declaration {
+    /// The whole service; `more` are routes of other rooms, such as those over read models.
+    #[must_use]
+    pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, more: Router) -> Router {
+        let (name, openapi) = (self.name, (self.openapi)());
+        let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi };
+        Service::new(parts).routes((self.routes)(cluster.clone()).merge(more), gate).into_router()
+    }
+}
+
+/// Settings of a domain service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSettings {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The data directory, shared with the other programs.
+    pub data_dir: PathBuf,
+    /// How many shards a new data directory gets; an existing one must have as many.
+    pub shards: u16,
+    /// Where the broker publishes its keys.
+    pub jwks_url: String,
+    /// Most connections at once.
+    pub connections_max: usize,
+    /// For how long readiness says no before the listener closes, so that nobody sends more.
+    pub drain_grace_ms: u64,
+    /// How long requests in flight may then take.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_dir: PathBuf::from("target/pim-data"),
+            shards: 4,
+            jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
+            connections_max: 2048,
+            drain_grace_ms: 200,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+/// Flags of a domain service.
+#[derive(Debug, Parser)]
+#[command(disable_version_flag = true)]
+pub struct ServiceFlags {
+    /// Settings file (YAML); variables `PIM_…` overlay it.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Only check and print the settings.
+    #[arg(long)]
+    pub check_config: bool,
+    /// Where to listen.
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    /// The data directory.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Where the broker publishes its keys.
+    #[arg(long)]
+    pub jwks_url: Option<String>,
+}
+
+impl ServiceFlags {
+    /// Defaults, file, environment and flags, in this order.
+    ///
+    /// # Errors
+    /// [`SettingsError`] naming the key and the fix.
+    pub fn settings(
+        &self,
+        port: u16,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<ServiceSettings, SettingsError> {
+        let default_listen = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
+        let mut layers = Layers::<ServiceSettings>::new().flag("listen", Some(default_listen))?;
+        if let Some(path) = &self.config {
+            layers = layers.file(path)?;
+        }
+        let layers = layers.environment(environment)?.flag("listen", self.listen.map(|it| it.to_string()))?;
+        let layers = layers.flag("data_dir", self.data_dir.as_ref().map(|path| path.display().to_string()))?;
+        let settings = layers.flag("jwks_url", self.jwks_url.clone())?.into_settings();
+        let is_usable = settings.jwks_url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("http"));
+        if !is_usable {
+            let (key, origin) = ("jwks_url".to_owned(), "the settings".to_owned());
+            let rule = "must be an http address such as http://127.0.0.1:8081/jwks.json".to_owned();
+            return Err(SettingsError::Value { key, origin, rule });
+        }
+        Ok(settings)
+    }
+}
+
+impl Declaration {
+    /// Runs the service as a program until it is told to stop.
+    #[must_use]
+    pub fn main(&self) -> ExitCode {
+        let flags = ServiceFlags::parse();
+        let settings = match flags.settings(self.port, std::env::vars()) {
+            Ok(settings) => settings,
+            Err(error) => return refused(EXIT_USAGE, &error.into()),
+        };
+        if flags.check_config {
+            print!("{}", serde_norway::to_string(&settings).unwrap_or_default());
+            return ExitCode::SUCCESS;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let outcome =
+            runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(self.run(settings)));
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refused(EXIT_PRECONDITION, &error),
+        }
+    }
+
+    async fn run(&self, settings: ServiceSettings) -> anyhow::Result<()> {
+        let cluster = open(&settings).await?;
+        let clock = cluster.clock().clone();
+        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), clock);
+        let serve = ServeSettings {
+            connections_max: settings.connections_max,
+            drain_timeout: Duration::from_millis(settings.drain_timeout_ms),
+            ..ServeSettings::at(settings.listen)
+        };
+        let bound = bind(serve).await?;
+        // Readiness says no at once; the listener closes when the grace is over.
+        let (unready, closing) = (Drain::new(), Drain::new());
+        unready.on_signal();
+        let (begun, then) = (unready.begun(), closing.clone());
+        let grace = Duration::from_millis(settings.drain_grace_ms);
+        tokio::spawn(async move {
+            begun.await;
+            tokio::time::sleep(grace).await;
+            then.begin();
+        });
+        println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
+        let router = self.router(&cluster, &gate, &unready, Router::new());
+        bound.serve(router, closing).await;
+        Ok(())
+    }
+}
+
+async fn open(settings: &ServiceSettings) -> anyhow::Result<Cluster> {
+    let registry = schema::registry()?;
+    let schema = schema::schema(&registry)?;
+    let at = ClusterSettings::at(&settings.data_dir).with_access(Access::Shared);
+    let at = at.with_map(ShardMap::even(settings.shards)?);
+    Ok(Cluster::open(at, schema).await?)
+}
+
+fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
