@@ -73,7 +73,8 @@ impl Record {
     /// # Errors
     /// [`EnvelopeError`] when the record is none.
     pub fn event(&self) -> Result<Event, EnvelopeError> {
-        Event::from_wire(&self.headers, &self.payload)
+        let event = Event::from_wire(&self.headers, &self.payload)?;
+        Ok(Event { published_at: Some(self.at), ..event })
     }
 }
 

@@ -6,16 +6,21 @@ mod head;
 mod hold;
 mod inbox;
 pub(crate) mod ledger;
+mod tail;
 mod worker;
 
 pub use command::{CommandHandler, CommandRunner, CommandSettings, Effect, Target};
 pub use head::{Head, Order};
 pub use hold::{Disposition, HoldReason, KeyState};
+pub use tail::Tail;
 
 pub(crate) use engine::{Engine, Sink, Step};
 pub(crate) use worker::Worker;
 
+use std::future::Future;
 use std::time::Duration;
+
+use futures_util::FutureExt as _;
 
 use crate::event::{DecodeError, EnvelopeError, UpcastError};
 use crate::outbox::AppendError;
@@ -53,6 +58,9 @@ pub enum ApplyError {
     /// A command's own event was refused.
     #[error("append an event")]
     Append(#[from] AppendError),
+    /// The handler panicked; its effects are rolled back.
+    #[error("the handler panicked")]
+    Panicked,
     /// The record is no event.
     #[error("read the envelope")]
     Envelope(#[from] EnvelopeError),
@@ -96,6 +104,7 @@ impl ApplyError {
             Self::Append(_) => "append",
             Self::Decode(_) => "decode",
             Self::Upcast(_) => "upcast",
+            Self::Panicked => "panic",
             Self::Envelope(_) => "envelope",
         }
     }
@@ -125,4 +134,11 @@ impl ConsumerSettings {
     pub(crate) const fn pause_max(&self) -> Duration {
         Duration::from_millis(self.pause_max_ms)
     }
+}
+
+/// Runs a handler so that its panic parks one key instead of ending a worker.
+pub(crate) async fn guarded<T>(handler: impl Future<Output = Result<T, ApplyError>>) -> Result<T, ApplyError> {
+    // What a panic may leave half-done is in the handler's transaction or unit, and both are dropped.
+    let caught = std::panic::AssertUnwindSafe(handler).catch_unwind().await;
+    caught.unwrap_or(Err(ApplyError::Panicked))
 }

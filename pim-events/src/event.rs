@@ -155,6 +155,8 @@ pub struct Event {
     pub role: String,
     /// Position in its outbox, for people and journeys; never compared across outboxes.
     pub seq: u64,
+    /// When the bus took it; `None` before that, and for an event that was held.
+    pub published_at: Option<Timestamp>,
     /// The payload as JSON text.
     pub payload: Box<RawValue>,
 }

@@ -13,7 +13,7 @@ pub use bus::{
 };
 pub use consumer::{
     ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, Disposition, Effect, FailureClass,
-    Head, HoldReason, KeyState, Order, Target,
+    Head, HoldReason, KeyState, Order, Tail, Target,
 };
 pub use dead_letter::{
     DeadLetter, DeadRecord, HeldKey, LIST_MAX, ReplayPlan, ReplaySelection, ReplayedKey, UnparkError,

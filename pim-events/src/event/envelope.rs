@@ -142,6 +142,7 @@ impl Event {
             actor: headers.text("pim-actor")?,
             role: headers.text("pim-role")?,
             seq: headers.parsed("pim-seq")?,
+            published_at: None,
             payload: RawValue::from_string(payload.to_owned()).map_err(|_| EnvelopeError::Payload)?,
         })
     }

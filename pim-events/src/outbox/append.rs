@@ -9,7 +9,7 @@ use super::migrations;
 use crate::event::{DomainEvent, Registry};
 
 /// Most bytes of one event's payload.
-pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+pub const EVENT_BYTES_MAX: usize = 64 * 1024;
 /// Most events of one unit.
 pub const EVENTS_PER_UNIT_MAX: usize = 256;
 

@@ -62,6 +62,7 @@ impl OutboxRow {
             actor: row.text(15)?.to_owned(),
             role: row.text(16)?.to_owned(),
             seq: row.count(0)?,
+            published_at: None,
             payload: RawValue::from_string(row.text(18)?.to_owned()).map_err(|_| RowError::Form("payload"))?,
         };
         Ok(Self { topic: row.text(6)?.to_owned(), event })

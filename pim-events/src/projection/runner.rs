@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
-use crate::consumer::{ApplyError, ConsumerSettings, Engine, Sink, Worker};
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, Sink, Worker, guarded};
 use crate::event::{Event, Registry};
 use crate::pace::{Stop, until};
 
@@ -119,6 +119,6 @@ impl Sink for ProjectionSink {
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
-        self.0.apply(tx, events).await
+        guarded(self.0.apply(tx, events)).await
     }
 }

@@ -63,6 +63,7 @@ fn event(schema_version: u16, payload: &str) -> Event {
         actor: "u-1".into(),
         role: "clinician".into(),
         seq: 99,
+        published_at: None,
         payload: RawValue::from_string(payload.into()).unwrap(),
     }
 }

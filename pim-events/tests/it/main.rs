@@ -1,4 +1,5 @@
 //! What pim-events promises, each promise a module.
+#![expect(unreachable_pub, reason = "the rooms of a test binary are its own")]
 
 mod append_refuses_what_is_wrong;
 mod bus_keeps_what_it_acknowledged;

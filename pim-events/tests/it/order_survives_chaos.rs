@@ -5,15 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pim_core::clock::Clock;
+use pim_core::context::{RequestId, TraceContext};
 use pim_core::shard::{Epoch, HomeKey};
 use pim_events::{
-    Ack, BusError, Disposition, EmbeddedBus, Head, HoldReason, KeyState, NewRecord, Publisher, Relay, Source,
+    Ack, BusError, DOMAIN_TOPIC, Disposition, DomainEvent as _, EmbeddedBus, Event, Head, HoldReason, KeyState,
+    NewRecord, Origin, Publisher, Relay, Source,
 };
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use proptest::test_runner::Config;
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, Rig, Running, eventually, patient, relay_settings};
+use crate::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, relay_settings};
 
 /// What the bus does to one record.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,6 +130,59 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
         outcome.push((written[who], rig.order_of(home).await));
     }
     outcome
+}
+
+fn numbered(home: HomeKey, n: u64) -> NewRecord {
+    let happened = Happened { thing: Uuid::new_v4(), step: n };
+    let event = Event {
+        id: Uuid::now_v7(),
+        origin: Origin::Control,
+        event_type: Happened::TYPE.into(),
+        schema_version: 1,
+        time: Clock::system().now(),
+        home: home.uuid(),
+        bucket: home.bucket(),
+        n,
+        owner_epoch: Epoch(1),
+        aggregate: Happened::AGGREGATE.into(),
+        aggregate_id: happened.thing,
+        aggregate_version: n,
+        correlation: RequestId::mint(),
+        causation: None,
+        trace: TraceContext::root(),
+        actor: "u-1".into(),
+        role: "person".into(),
+        seq: n,
+        published_at: None,
+        payload: serde_json::value::to_raw_value(&happened).unwrap(),
+    };
+    NewRecord::of(&event, DOMAIN_TOPIC)
+}
+
+/// Guard: a drain stops at a gap inside the held sequence (`Engine::found`), so that nothing is passed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_inside_a_held_sequence_is_held_too() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    let home = patient();
+    for (n, applied, held) in [(1, 1, 0), (3, 1, 1), (5, 1, 2), (6, 1, 3), (2, 3, 2), (2, 3, 2), (4, 6, 0)] {
+        rig.bus.publish(vec![numbered(home, n)]).await.unwrap();
+        eventually("the bus is read and what follows is applied", || async {
+            let status = rig.store.status(&rig.bus).await.unwrap();
+            let events: u64 = rig.store.held_keys(None, 9).await.unwrap().iter().map(|key| key.events).sum();
+            let read = status.iter().flat_map(|it| &it.partitions).all(|partition| partition.lag == 0);
+            read && events == held && rig.order_of(home).await.len() as u64 == applied
+        })
+        .await;
+        if let Some(key) = rig.store.held_keys(None, 9).await.unwrap().first() {
+            assert_eq!(
+                (key.reason.as_str(), rig.store.head("journal", home.uuid()).await.unwrap().n),
+                ("gap", applied)
+            );
+        }
+    }
+    assert_eq!(rig.order_of(home).await, (1..=6).collect::<Vec<_>>());
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient};
+use crate::rig::{BOMB, Folder, Journal, POISON, Rig, Running, eventually, patient};
 
 /// Guard: the head does not move when a key is parked (`KeyState::park`), and later events join (`KeyState::take`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,6 +108,49 @@ async fn too_many_parked_keys_stop_the_consumer() {
     journal.mended.store(true, Ordering::SeqCst);
     assert!(rig.store.resume("journal").await.unwrap());
     eventually("the others are applied", || async { rig.journal().await.len() == 6 }).await;
+}
+
+/// Guard: `consumer::guarded`. A handler that panics parks the key; the worker lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_poison_too() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let (sick, well) = (patient(), patient());
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&journal).await);
+    rig.write(sick, Uuid::new_v4(), &[BOMB]).await;
+    eventually("parked", || async { held(&rig, sick).await == 1 }).await;
+    assert_eq!(rig.store.held_keys(None, 10).await.unwrap()[0].code, "panic");
+    rig.write(well, Uuid::new_v4(), &[1]).await;
+    eventually("others go on", || async { rig.order_of(well).await == [1] }).await;
+    journal.mended.store(true, Ordering::SeqCst);
+    rig.store.unpark("journal", sick.uuid()).await.unwrap();
+    eventually("applied after all", || async { rig.order_of(sick).await == [1] }).await;
+}
+
+/// A tail shows what arrives from now on, and nothing from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_shows_what_arrives() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    eventually("one", || async { rig.journal().await.len() == 1 }).await;
+    let tail = pim_events::Tail::open(rig.subscriber(), pim_events::DOMAIN_TOPIC).await.unwrap();
+    let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+    let shown = Arc::clone(&seen);
+    let show = move |event: &pim_events::Event| {
+        assert!(event.published_at.is_some());
+        shown.lock().unwrap().push(event.n);
+    };
+    let running = tokio::spawn(tail.run(std::future::pending(), show));
+    rig.write(home, Uuid::new_v4(), &[2, 3]).await;
+    eventually("two more", || async { seen.lock().unwrap().len() == 2 }).await;
+    assert_eq!(*seen.lock().unwrap(), [2, 3]);
+    running.abort();
 }
 
 /// Guard: only a parked key can be un-parked (`ReadStore::unpark`); a gap fills itself.

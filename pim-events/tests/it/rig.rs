@@ -78,6 +78,8 @@ impl DomainEvent for Answered {
 
 /// A step that the journal refuses until it is mended.
 pub const POISON: u64 = 666;
+/// A step at which the journal panics until it is mended.
+pub const BOMB: u64 = 667;
 
 /// A folder below the target directory's temporary one.
 pub struct Folder(PathBuf);
@@ -208,6 +210,7 @@ impl Projection for Journal {
             if happened.step == POISON && !self.mended.load(Ordering::SeqCst) {
                 return Err(ApplyError::Rejected { code: "poison" });
             }
+            assert!(happened.step != BOMB || self.mended.load(Ordering::SeqCst), "a bomb");
             let write = Statement::sqlite("INSERT INTO journal (home, n, step) VALUES (?, ?, ?)");
             tx.query(write.bind(event.home).bind(event.n).bind(happened.step)).await?;
         }

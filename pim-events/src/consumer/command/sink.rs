@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{CommandHandler, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
-use crate::consumer::{ApplyError, FailureClass, Sink};
+use crate::consumer::{ApplyError, FailureClass, Sink, guarded};
 use crate::event::Event;
 
 /// Most keys whose commands run at the same time.
@@ -82,7 +82,7 @@ impl CommandSink {
                 return Ok(());
             }
             unit.part::<InboxPart>().enter(consumer, event.id);
-            let committed = match self.handler.handle(&cx, &mut unit, event).await {
+            let committed = match guarded(self.handler.handle(&cx, &mut unit, event)).await {
                 Ok(Effect::Nothing) => return Ok(()),
                 Ok(Effect::Commit) => unit.commit().await.map(drop),
                 Err(ApplyError::Unit(error)) => Err(error),
