@@ -1,7 +1,10 @@
 //! The reference system: domain services, edge, workers and lab, each a room, composed by the programs beside this crate.
 
 pub mod billing;
+pub mod broker;
+pub mod client;
 pub mod encounter;
+pub mod gateway;
 pub mod ids;
 pub mod patient;
 pub mod policy;

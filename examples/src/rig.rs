@@ -20,7 +20,7 @@ pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
 pub use openapi::{Listed, Operation, document};
 pub use page::{Cursor, PageQuery, page_of};
 pub use program::{Declaration, ServiceFlags, ServiceSettings};
-pub use serve::{Bound, Drain, ServeError, ServeSettings, bind};
+pub use serve::{Bound, Drain, Peer, ServeError, ServeSettings, bind};
 pub use service::{Parts, Service};
 pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
 pub use settings::{Layers, SettingsError};

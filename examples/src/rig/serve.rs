@@ -115,6 +115,10 @@ impl Drain {
     }
 }
 
+/// Who is at the other end of the connection, in a request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
 /// A listener that has its port.
 #[derive(Debug)]
 pub struct Bound {
@@ -166,10 +170,14 @@ impl Bound {
                 accepted = self.listener.accept() => accepted,
                 () = &mut begun => break,
             };
-            let (Ok(slot), Ok((stream, _peer))) = (slot, accepted) else { continue };
+            let (Ok(slot), Ok((stream, peer))) = (slot, accepted) else { continue };
             // Small answers must not wait for the peer's delayed acknowledgement.
             let _unsupported = stream.set_nodelay(true);
-            let take = |request: http::Request<Incoming>| request.map(axum::body::Body::new);
+            let take = move |request: http::Request<Incoming>| {
+                let mut request = request.map(axum::body::Body::new);
+                request.extensions_mut().insert(Peer(peer));
+                request
+            };
             let service = tower::util::MapRequest::new(router.clone(), take);
             let service = TowerToHyperService::new(service);
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));

@@ -1,0 +1,18 @@
+//! The session broker: people sign in by OIDC, the gateway exchanges their tokens for session contexts (RFC 8693).
+//!
+//! It embeds a development identity provider, which hands out persona tokens to anybody who asks. That provider refuses to
+//! start outside the lab profile.
+
+mod code;
+mod exchange;
+mod http;
+mod identity;
+mod keyfile;
+mod session;
+
+pub use http::{Broker, BrokerError, BrokerSettings, Profile};
+pub use identity::{Persona, PersonaDirectory};
+pub use keyfile::{KeyFileError, gateway_secret};
+
+/// Who access tokens are for: the gateway.
+pub const GATEWAY_AUDIENCE: &str = "urn:pim:lab:gateway";

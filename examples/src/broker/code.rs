@@ -1,0 +1,66 @@
+//! Authorization codes with PKCE (RFC 7636, S256 alone): single use, short-lived, bounded in number.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use moka::future::Cache;
+use sha2::{Digest as _, Sha256};
+
+use super::identity::Persona;
+use super::keyfile::{KeyFileError, random_token};
+
+const CODES_MAX: u64 = 1024;
+const CODE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What a code stands for.
+#[derive(Clone, Debug)]
+struct Grant {
+    challenge: String,
+    client_id: String,
+    redirect_uri: String,
+    persona: Persona,
+}
+
+/// The codes that have been handed out and not been used.
+#[derive(Clone, Debug)]
+pub(super) struct Codes(Cache<String, Grant>);
+
+impl Codes {
+    pub(super) fn new() -> Self {
+        Self(Cache::builder().max_capacity(CODES_MAX).time_to_live(CODE_LIFETIME).build())
+    }
+
+    /// Hands out a code.
+    pub(super) async fn issue(
+        &self,
+        challenge: &str,
+        client_id: &str,
+        redirect_uri: &str,
+        persona: Persona,
+    ) -> Result<String, KeyFileError> {
+        let code = random_token()?;
+        let grant = Grant {
+            challenge: challenge.to_owned(),
+            client_id: client_id.to_owned(),
+            redirect_uri: redirect_uri.to_owned(),
+            persona,
+        };
+        self.0.insert(code.clone(), grant).await;
+        Ok(code)
+    }
+
+    /// Uses a code up. It is gone even when the verifier does not fit.
+    pub(super) async fn redeem(
+        &self,
+        code: &str,
+        verifier: &str,
+        client_id: &str,
+        redirect_uri: &str,
+    ) -> Option<Persona> {
+        let grant = self.0.remove(code).await?;
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
+        let fits = challenge == grant.challenge && client_id == grant.client_id && redirect_uri == grant.redirect_uri;
+        fits.then_some(grant.persona)
+    }
+}

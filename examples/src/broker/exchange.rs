@@ -1,0 +1,103 @@
+//! Tokens: persona tokens for people, transaction tokens for the services behind the gateway.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_core::context::SessionContext;
+use pim_core::identity::Subject;
+use pim_core::problem::{self, Problem};
+use pim_core::role::ClosedEnum as _;
+use pim_core::token::{Signer, VerifiedToken};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::GATEWAY_AUDIENCE;
+use super::identity::Persona;
+use super::session::Sessions;
+use crate::policy::{LabRole, POLICY_VERSION};
+use crate::rig::{Failure, TRUST_DOMAIN, TXN_ISSUER};
+
+/// Life of an access token.
+pub(super) const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Life of a transaction token.
+const TRANSACTION_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Issues tokens.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    pub(super) url: String,
+    pub(super) signer: Signer,
+    pub(super) clock: Clock,
+}
+
+impl Issuer {
+    pub(super) fn now(&self) -> i64 {
+        self.clock.now().as_micros() / 1_000_000
+    }
+
+    /// An access token (RFC 9068) for a persona.
+    pub(super) fn access_token(&self, persona: &Persona, sid: Uuid) -> Result<String, Failure> {
+        check_persona(persona)?;
+        let now = self.now();
+        let claims = json!({
+            "iss": self.url, "aud": GATEWAY_AUDIENCE, "sub": persona.subject, "client_id": "pim-lab",
+            "jti": Uuid::now_v7(), "iat": now, "exp": now + seconds(ACCESS_LIFETIME),
+            "tctx": context_of(persona, sid),
+        });
+        self.sign("at+jwt", &claims)
+    }
+
+    /// A transaction token from a verified access token, when its session is still good.
+    pub(super) async fn transaction_token(
+        &self,
+        access: &VerifiedToken,
+        sessions: &Sessions,
+    ) -> Result<(String, i64), Failure> {
+        let context = access.claims.get("tctx").cloned().unwrap_or(Value::Null);
+        let context: SessionContext =
+            serde_json::from_value(context).map_err(|_| Problem::of(problem::TOKEN_CLAIMS))?;
+        if !sessions.is_good(context.sid, &access.subject, access.issued_at).await {
+            return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session has been revoked").into());
+        }
+        let now = self.now();
+        // Never longer than the token that it stands for.
+        let expires_at = (now + seconds(TRANSACTION_LIFETIME)).min(access.expires_at);
+        let claims = json!({
+            "iss": TXN_ISSUER, "aud": TRUST_DOMAIN, "sub": access.subject, "txn": Uuid::now_v7(),
+            "iat": now, "exp": expires_at, "scope": context.role, "tctx": context,
+        });
+        Ok((self.sign("txntoken+jwt", &claims)?, expires_at))
+    }
+
+    fn sign(&self, typ: &str, claims: &Value) -> Result<String, Failure> {
+        self.signer.sign(typ, claims).map_err(|_| Problem::of(problem::INTERNAL).into())
+    }
+}
+
+fn context_of(persona: &Persona, sid: Uuid) -> SessionContext {
+    SessionContext {
+        role: persona.role.clone(),
+        persona: Some(persona.role.clone()),
+        facilities: persona.facilities.clone(),
+        patient: persona.patient,
+        sid,
+        policy_version: POLICY_VERSION,
+    }
+}
+
+/// A persona that people may be: a known role other than that of our own programs, an identity within bounds.
+fn check_persona(persona: &Persona) -> Result<(), Failure> {
+    let role = LabRole::from_name(&persona.role).filter(|role| *role != LabRole::Service);
+    if role.is_none() {
+        let roles = ["patient", "clinician", "admin", "sre"];
+        return Err(Problem::of(problem::INVALID_BODY).detail("unknown role").with("roles", roles.as_slice()).into());
+    }
+    let fits =
+        Subject::from_str(&persona.subject).is_ok() && persona.facilities.len() <= pim_core::identity::FACILITIES_MAX;
+    if fits { Ok(()) } else { Err(Problem::of(problem::INVALID_BODY).detail("the identity is out of bounds").into()) }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}

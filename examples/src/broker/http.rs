@@ -1,0 +1,332 @@
+//! The broker's endpoints.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::extract::rejection::{FormRejection, JsonRejection, QueryRejection};
+use axum::extract::{Form, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
+use http::{HeaderValue, StatusCode};
+use pim_core::clock::Clock;
+use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::GATEWAY_AUDIENCE;
+use super::code::Codes;
+use super::exchange::{ACCESS_LIFETIME, Issuer};
+use super::identity::{Persona, PersonaDirectory};
+use super::keyfile::{self, KeyFileError};
+use super::session::Sessions;
+use crate::rig::{Drain, Failure, Parts, Service};
+
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const CLIENT_ID: &str = "pim-lab";
+
+/// Where the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// A lab with synthetic people: the development identity provider runs.
+    Lab,
+    /// Anything else: it does not.
+    Production,
+}
+
+/// How the broker is set up.
+#[derive(Clone, Debug)]
+pub struct BrokerSettings {
+    /// Its base URL, which is its issuer name.
+    pub url: String,
+    /// Where its keys are kept.
+    pub data_dir: PathBuf,
+    /// Whether personas may sign in without proof.
+    pub profile: Profile,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+/// A broker that cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// Its keys.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    /// The one identity provider that is built in may not run here.
+    #[error("the development identity provider runs in the lab profile alone: set `profile: lab`")]
+    Profile,
+}
+
+/// The session broker.
+#[derive(Clone, Debug)]
+pub struct Broker(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    issuer: Issuer,
+    verifier: TokenVerifier,
+    sessions: Sessions,
+    codes: Codes,
+    personas: PersonaDirectory,
+    gateway_secret: String,
+}
+
+/// The broker's own keys, for the tokens that come back to it.
+struct OwnKeys(String);
+
+#[async_trait]
+impl KeySource for OwnKeys {
+    async fn fetch(&self) -> Result<String, KeySourceError> {
+        Ok(self.0.clone())
+    }
+}
+
+impl Broker {
+    /// Reads or makes its keys.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn new(settings: BrokerSettings) -> Result<Self, BrokerError> {
+        if settings.profile != Profile::Lab {
+            return Err(BrokerError::Profile);
+        }
+        let signer = keyfile::signer(&settings.data_dir)?;
+        let ring = KeyRing::new(OwnKeys(json!({"keys": [signer.jwk()]}).to_string()), settings.clock.clone());
+        let accepted = VerifierSettings::access_token(settings.url.as_str(), GATEWAY_AUDIENCE);
+        let inner = Inner {
+            verifier: TokenVerifier::new(accepted, ring, settings.clock.clone()),
+            issuer: Issuer { url: settings.url, signer, clock: settings.clock },
+            sessions: Sessions::new(),
+            codes: Codes::new(),
+            personas: PersonaDirectory::of(&settings.data_dir),
+            gateway_secret: keyfile::gateway_secret(&settings.data_dir)?,
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Its HTTP side.
+    #[must_use]
+    pub fn into_router(self, drain: Drain, openapi: Value) -> Router {
+        let parts = Parts { name: "session-broker", cluster: None, drain, openapi };
+        let routes = Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks.json", get(keys))
+            .route("/authorize", get(authorize))
+            .route("/oauth/token", post(token))
+            .route("/dev/token", post(dev_token))
+            .route("/v1/dev/token", post(dev_token))
+            .route("/sessions/revoke", post(revoke))
+            .with_state(self);
+        Service::new(parts).open_routes(routes).into_router()
+    }
+
+    fn check_gateway(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
+        let given = given.and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        let wanted = format!("gateway:{}", self.0.gateway_secret);
+        // In constant time: the answer must not tell how much of the secret was right.
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&given, wanted.as_bytes()).is_ok() {
+            return Ok(());
+        }
+        Err(Problem::of(problem::UNAUTHENTICATED).detail("client authentication is required").into())
+    }
+}
+
+async fn discovery(State(broker): State<Broker>) -> Json<Value> {
+    let url = &broker.0.issuer.url;
+    Json(json!({
+        "issuer": url,
+        "authorization_endpoint": format!("{url}/authorize"),
+        "token_endpoint": format!("{url}/oauth/token"),
+        "jwks_uri": format!("{url}/jwks.json"),
+        "response_types_supported": ["code"],
+        "grant_types_supported": ["authorization_code", "refresh_token", EXCHANGE],
+        "code_challenge_methods_supported": ["S256"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic"],
+    }))
+}
+
+async fn keys(State(broker): State<Broker>) -> Json<Value> {
+    Json(json!({"keys": [broker.0.issuer.signer.jwk()]}))
+}
+
+#[derive(Debug, Deserialize)]
+struct Authorization {
+    response_type: String,
+    client_id: String,
+    redirect_uri: String,
+    code_challenge: String,
+    code_challenge_method: String,
+    #[serde(default)]
+    state: String,
+    /// Who signs in: a subject or a role of the development identity provider.
+    login_hint: String,
+}
+
+async fn authorize(
+    State(broker): State<Broker>,
+    query: Result<Query<Authorization>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let bad = |why: &'static str| Failure::from(Problem::of(problem::INVALID_QUERY).detail(why));
+    let Query(asked) = query.map_err(|_| bad("a parameter is missing"))?;
+    let to_loopback = ["http://127.0.0.1:", "http://localhost:"].iter().any(|at| asked.redirect_uri.starts_with(at));
+    if asked.client_id != CLIENT_ID || !to_loopback || asked.redirect_uri.contains(['\r', '\n', '#']) {
+        return Err(bad("unknown client, or a redirect_uri that is not on loopback"));
+    }
+    if asked.response_type != "code" || asked.code_challenge_method != "S256" || asked.code_challenge.len() != 43 {
+        return Err(bad("only the code flow with PKCE S256 is served"));
+    }
+    let hint = asked.login_hint.as_str();
+    let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
+    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, persona).await;
+    let code = issued.map_err(|_| Problem::of(problem::INTERNAL))?;
+    let state = percent_encoding::utf8_percent_encode(&asked.state, percent_encoding::NON_ALPHANUMERIC);
+    let separator = if asked.redirect_uri.contains('?') { '&' } else { '?' };
+    let location = format!("{}{separator}code={code}&state={state}", asked.redirect_uri);
+    let location = HeaderValue::from_str(&location).map_err(|_| bad("redirect_uri is no URI"))?;
+    Ok((StatusCode::FOUND, [(LOCATION, location)]).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TokenRequest {
+    grant_type: String,
+    code: String,
+    code_verifier: String,
+    client_id: String,
+    redirect_uri: String,
+    refresh_token: String,
+    subject_token: String,
+    subject_token_type: String,
+}
+
+async fn token(
+    State(broker): State<Broker>,
+    headers: HeaderMap,
+    form: Result<Form<TokenRequest>, FormRejection>,
+) -> Result<Json<Value>, Failure> {
+    let Form(asked) = form.map_err(|_| Problem::of(problem::INVALID_BODY).detail("send a form"))?;
+    let inner = &broker.0;
+    let (sid, persona) = match asked.grant_type.as_str() {
+        "authorization_code" => {
+            let redeemed =
+                inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
+            (Uuid::new_v4(), redeemed.ok_or_else(|| refused("the code is not good"))?)
+        }
+        "refresh_token" => {
+            inner.sessions.rotate(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
+        }
+        EXCHANGE => {
+            broker.check_gateway(&headers)?;
+            return exchange(&broker, &asked).await;
+        }
+        _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
+    };
+    let access = inner.issuer.access_token(&persona, sid)?;
+    let refresh = inner.sessions.refresh_token(sid, persona).await.map_err(|_| Problem::of(problem::INTERNAL))?;
+    let expires_in = ACCESS_LIFETIME.as_secs();
+    Ok(Json(json!({
+        "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": expires_in,
+    })))
+}
+
+fn refused(why: &'static str) -> Failure {
+    Problem::of(problem::UNAUTHENTICATED).detail(why).into()
+}
+
+async fn exchange(broker: &Broker, asked: &TokenRequest) -> Result<Json<Value>, Failure> {
+    if asked.subject_token_type != "urn:ietf:params:oauth:token-type:access_token" {
+        return Err(Problem::of(problem::INVALID_BODY)
+            .detail("subject_token_type must be that of an access token")
+            .into());
+    }
+    let inner = &broker.0;
+    let access = inner.verifier.verify(&asked.subject_token).await.map_err(|error| error.into_problem())?;
+    let (token, expires_at) = inner.issuer.transaction_token(&access, &inner.sessions).await?;
+    Ok(Json(json!({
+        "access_token": token,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:txn_token",
+        "token_type": "N_A",
+        "expires_in": expires_at - inner.issuer.now(),
+    })))
+}
+
+/// Body of a request to the development identity provider.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DevTokenRequest {
+    role: Option<String>,
+    subject: Option<String>,
+    patient: Option<Uuid>,
+    facility: Option<Uuid>,
+}
+
+async fn dev_token(
+    State(broker): State<Broker>,
+    body: Result<Json<DevTokenRequest>, JsonRejection>,
+) -> Result<Json<Value>, Failure> {
+    let bad = || Problem::of(problem::INVALID_BODY).detail("send {\"role\": \"clinician\"} or a subject");
+    let Json(asked) = body.map_err(|_| bad())?;
+    let persona = persona_of(&broker, asked).ok_or_else(bad)?;
+    let sid = Uuid::new_v4();
+    let access = broker.0.issuer.access_token(&persona, sid)?;
+    Ok(Json(json!({
+        "access_token": access, "token_type": "Bearer", "expires_in": ACCESS_LIFETIME.as_secs(), "sid": sid,
+        "subject": persona.subject, "role": persona.role, "facility_id": persona.facilities.first(),
+        "provider_id": persona.provider, "patient_id": persona.patient,
+    })))
+}
+
+fn persona_of(broker: &Broker, asked: DevTokenRequest) -> Option<Persona> {
+    let known = asked.subject.as_deref().and_then(|subject| broker.0.personas.of_subject(subject));
+    let mut persona = match (known, asked.role) {
+        (Some(known), _) => known,
+        (None, Some(role)) => broker.0.personas.of_role(&role),
+        (None, None) => return None,
+    };
+    if let Some(subject) = asked.subject {
+        persona.subject = subject;
+    }
+    if let Some(patient) = asked.patient {
+        persona.patient = Some(patient);
+    }
+    if let Some(facility) = asked.facility {
+        persona.facilities = vec![facility];
+    }
+    Some(persona)
+}
+
+/// Body of a revocation.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revocation {
+    sid: Option<Uuid>,
+    subject: Option<String>,
+}
+
+async fn revoke(
+    State(broker): State<Broker>,
+    headers: HeaderMap,
+    body: Result<Json<Revocation>, JsonRejection>,
+) -> Result<StatusCode, Failure> {
+    broker.check_gateway(&headers)?;
+    let bad = || Problem::of(problem::INVALID_BODY).detail("send a sid or a subject");
+    let Json(asked) = body.map_err(|_| bad())?;
+    match (asked.sid, asked.subject) {
+        (Some(sid), _) => broker.0.sessions.revoke_session(sid).await,
+        (None, Some(subject)) => broker.0.sessions.revoke_subject(&subject, broker.0.issuer.now()).await,
+        (None, None) => return Err(bad().into()),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

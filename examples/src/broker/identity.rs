@@ -1,0 +1,86 @@
+//! The development identity provider's people: personas of the seeded data set.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// File in the data directory that lists them.
+const FILE: &str = "personas.json";
+/// Most personas that are read.
+const PERSONAS_MAX: usize = 1024;
+
+/// Somebody whom the development identity provider knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persona {
+    /// Opaque id.
+    pub subject: String,
+    /// Text form of their role.
+    pub role: String,
+    /// Facilities of affiliation.
+    #[serde(default)]
+    pub facilities: Vec<Uuid>,
+    /// Their own record.
+    #[serde(default)]
+    pub patient: Option<Uuid>,
+    /// Who they are among the providers.
+    #[serde(default)]
+    pub provider: Option<Uuid>,
+}
+
+/// The personas of a data directory; the file may appear later.
+#[derive(Debug)]
+pub struct PersonaDirectory {
+    path: PathBuf,
+    held: Mutex<Option<Arc<[Persona]>>>,
+}
+
+impl PersonaDirectory {
+    /// Of a data directory.
+    #[must_use]
+    pub fn of(data_dir: &Path) -> Self {
+        Self { path: data_dir.join(FILE), held: Mutex::new(None) }
+    }
+
+    /// Writes the list, for the program that seeds.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(data_dir: &Path, personas: &[Persona]) -> std::io::Result<()> {
+        let path = data_dir.join(FILE);
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, serde_json::to_vec_pretty(personas)?)?;
+        std::fs::rename(&fresh, &path)
+    }
+
+    /// The first persona of a role; made up, without affiliation, while nobody has been seeded.
+    #[must_use]
+    pub fn of_role(&self, role: &str) -> Persona {
+        let found = self.all().and_then(|all| all.iter().find(|persona| persona.role == role).cloned());
+        found.unwrap_or_else(|| Persona {
+            subject: format!("dev-{role}"),
+            role: role.to_owned(),
+            facilities: Vec::new(),
+            patient: None,
+            provider: None,
+        })
+    }
+
+    /// A persona by subject.
+    #[must_use]
+    pub fn of_subject(&self, subject: &str) -> Option<Persona> {
+        self.all()?.iter().find(|persona| persona.subject == subject).cloned()
+    }
+
+    fn all(&self) -> Option<Arc<[Persona]>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            let text = std::fs::read(&self.path).ok()?;
+            let mut personas: Vec<Persona> = serde_json::from_slice(&text).ok()?;
+            personas.truncate(PERSONAS_MAX);
+            *held = Some(personas.into());
+        }
+        held.clone()
+    }
+}

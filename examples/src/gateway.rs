@@ -1,0 +1,10 @@
+//! The gateway: the one way in. It refuses what is ambiguous, knows who calls, asks the policy, and forwards by allow-list.
+
+mod admit;
+mod forward;
+mod http;
+mod openapi;
+mod session;
+
+pub use http::{Gateway, GatewayError, GatewaySettings};
+pub use session::SessionExchange;

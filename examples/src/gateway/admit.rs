@@ -1,0 +1,83 @@
+//! Who may pass, in the order of the design: address, token, session, rate, policy, key.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use pim_core::context::SessionContext;
+use pim_core::identity::Actor;
+use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::rate::{Decision, Limit, RateTable};
+use pim_core::role::{Access as ActionAccess, Action as _, ActionCode, ResourceCode};
+
+use super::http::Gateway;
+use crate::policy::{LabRole, lab_policy};
+use crate::rig::Peer;
+use crate::routes::{Access, Class, Match, Route, find};
+
+/// What admission found out.
+pub(super) struct Admitted {
+    pub(super) route: &'static Route,
+    /// The session context to forward; none for public routes.
+    pub(super) txn_token: Option<HeaderValue>,
+}
+
+/// Lets a request pass or says why not. Nothing has reached an upstream before this.
+pub(super) async fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Problem> {
+    let route = match find(&head.method, head.uri.path()) {
+        Match::Found(route) => route,
+        Match::OtherMethods(allowed) => return Err(Problem::of(problem::METHOD_NOT_ALLOWED).allow(allowed)),
+        Match::Unknown => return Err(Problem::of(problem::NOT_FOUND)),
+    };
+    check_address(gateway, head)?;
+    let Access::Granted(action, resource) = route.access else { return Ok(Admitted { route, txn_token: None }) };
+    let token = bearer(head)?;
+    let verified = gateway.verifier().verify(token).await.map_err(|error| error.into_problem())?;
+    let (actor, _session) = SessionContext::actor_of::<LabRole>(&verified)
+        .map_err(|_| Problem::of(problem::TOKEN_CLAIMS).detail("tctx"))?;
+    // Before the policy, so that probing what is denied counts too.
+    check_rate(gateway.personas(), gateway.persona_limit(), &actor, route.class)?;
+    lab_policy()
+        .scope(&actor, ActionCode::of(action), ResourceCode::of(resource))
+        .map_err(|reason| Problem::of(problem::FORBIDDEN).with("reason", reason.code()))?;
+    // Operations are writes too, but a check of the trail changes nothing that a retry could double.
+    if action.access() == ActionAccess::Write && !head.headers.contains_key("idempotency-key") {
+        return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING));
+    }
+    let held = gateway.sessions().context_of(token).await?;
+    Ok(Admitted { route, txn_token: Some(held.token.clone()) })
+}
+
+fn bearer(head: &Parts) -> Result<&str, Problem> {
+    let value = head.headers.get(AUTHORIZATION).ok_or_else(|| Problem::of(problem::UNAUTHENTICATED))?;
+    let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    text.ok_or_else(|| Problem::of(problem::UNAUTHENTICATED).detail("send a bearer token"))
+}
+
+fn check_address(gateway: &Gateway, head: &Parts) -> Result<(), Problem> {
+    let Some(Peer(peer)) = head.extensions.get().copied() else { return Ok(()) };
+    limited(gateway.addresses().check(&prefix(peer.ip()), gateway.address_limit(), 1))
+}
+
+/// Addresses that belong to one network count as one: /24 of IPv4, /56 of IPv6.
+fn prefix(address: IpAddr) -> [u8; 7] {
+    let mut prefix = [0; 7];
+    match address {
+        IpAddr::V4(v4) => prefix[..3].copy_from_slice(&v4.octets()[..3]),
+        IpAddr::V6(v6) => prefix.copy_from_slice(&v6.octets()[..7]),
+    }
+    prefix
+}
+
+fn check_rate(table: &RateTable, limit: Limit, actor: &Actor, class: Class) -> Result<(), Problem> {
+    let key = (actor.role().code(), actor.subject().as_str(), class);
+    limited(table.check(&key, limit, class.cost()))
+}
+
+fn limited(decision: Decision) -> Result<(), Problem> {
+    match decision {
+        Decision::Pass { .. } => Ok(()),
+        Decision::Wait(wait) => Err(Problem::of(problem::RATE_LIMITED).retry_after_secs(wait.as_secs().max(1))),
+    }
+}

@@ -1,0 +1,105 @@
+//! Forwarding an admitted request, and its answer back.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{HeaderValue, Uri};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use pim_core::context::{RequestId, TraceContext};
+use pim_core::edge::sanitize;
+use pim_core::problem::{self, Problem};
+use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
+
+use super::admit::Admitted;
+use super::http::Gateway;
+use crate::client::ClientError;
+use crate::rig::{BODY_BYTES_MAX, DEADLINE_HEADER, TXN_TOKEN_HEADER};
+
+const TRIES_MAX: u32 = 3;
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// What of an upstream's answer goes back to the caller.
+const RETURNED: &[&str] = &["allow", "content-length", "content-type", "etag", "retry-after", "x-pim-token"];
+
+/// Sends the request to its upstream; again when it certainly did not arrive.
+pub(super) async fn forward(
+    gateway: &Gateway,
+    admitted: &Admitted,
+    head: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let upstream = gateway.upstream(admitted.route.upstream).ok_or_else(unavailable)?;
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let uri: Uri = format!("{upstream}{path}").parse().map_err(|_| Problem::of(problem::BAD_PATH))?;
+    let body = collected(body).await?;
+    let budget = admitted.route.class.timeout();
+    let mut headers = sanitize(&head.headers);
+    headers.remove(CONTENT_LENGTH);
+    speak_for(&mut headers, admitted, &head.extensions, budget);
+    for attempt in 1.. {
+        let mut request = http::Request::new(Full::new(body.clone()));
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        match gateway.client().send(request, budget).await {
+            Ok(response) => return Ok(answer(response)),
+            Err(ClientError::Timeout) => return Err(Problem::of(problem::DEADLINE_EXCEEDED)),
+            // A read changes nothing, and a write carries its key: both may be sent again.
+            Err(ClientError::Broken(_) | ClientError::Connect(_)) if attempt < TRIES_MAX => {
+                tokio::time::sleep(RETRY_PAUSE * attempt).await;
+            }
+            Err(ClientError::Connect(_)) => return Err(unavailable()),
+            Err(_) => break,
+        }
+    }
+    Err(Problem::of(problem::BAD_GATEWAY))
+}
+
+fn unavailable() -> Problem {
+    Problem::of(problem::UNAVAILABLE).detail("the service behind this route does not answer").retry_after_secs(1)
+}
+
+async fn collected(body: Body) -> Result<Bytes, Problem> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Problem::of(problem::BODY_TOO_LARGE).with("bytes_max", BODY_BYTES_MAX))
+        }
+        Err(_) => Err(Problem::of(problem::BAD_REQUEST).detail("the body broke off")),
+    }
+}
+
+/// What the gateway itself says to the upstream; nothing of it can come from the caller.
+fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions, budget: Duration) {
+    let mut say = |name: HeaderName, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(id) = extensions.get::<RequestId>() {
+        say(REQUEST_ID_HEADER, id.to_string());
+    }
+    if let Some(trace) = extensions.get::<TraceContext>() {
+        say(TRACEPARENT_HEADER, trace.to_string());
+    }
+    say(HeaderName::from_static(DEADLINE_HEADER), budget.as_millis().to_string());
+    if let Some(token) = &admitted.txn_token {
+        headers.insert(HeaderName::from_static(TXN_TOKEN_HEADER), token.clone());
+    }
+}
+
+fn answer(response: http::Response<Incoming>) -> Response {
+    let (head, body) = response.into_parts();
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = head.status;
+    for name in RETURNED.iter().copied() {
+        if let Some(value) = head.headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}

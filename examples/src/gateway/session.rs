@@ -1,0 +1,112 @@
+//! From an access token to a session context: exchanged at the broker, once for each token, and kept while it is good.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use moka::future::Cache;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use pim_core::clock::Clock;
+use pim_core::problem::{self, Problem};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::client::Client;
+
+const SESSIONS_MAX: u64 = 100_000;
+/// A session context that ends sooner than this is fetched anew, so that it does not end on its way.
+const MARGIN_SECS: i64 = 10;
+const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A session context as it is forwarded.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) token: HeaderValue,
+    expires_at: i64,
+}
+
+/// Exchanges access tokens at the broker (RFC 8693).
+#[derive(Clone, Debug)]
+pub struct SessionExchange {
+    client: Client,
+    url: String,
+    authorization: HeaderValue,
+    held: Cache<[u8; 32], Arc<Held>>,
+    clock: Clock,
+}
+
+impl SessionExchange {
+    /// An exchange with a broker, authenticated by the gateway's secret.
+    #[must_use]
+    pub fn new(client: Client, broker: &str, secret: &str, clock: Clock) -> Self {
+        let credentials = STANDARD.encode(format!("gateway:{secret}"));
+        let mut authorization = HeaderValue::from_str(&format!("Basic {credentials}"))
+            // Base64 is always a header value.
+            .unwrap_or_else(|_| HeaderValue::from_static(""));
+        authorization.set_sensitive(true);
+        let held = Cache::builder().max_capacity(SESSIONS_MAX).time_to_live(Duration::from_secs(60)).build();
+        Self { client, url: format!("{broker}/oauth/token"), authorization, held, clock }
+    }
+
+    /// The session context of an access token. Of many callers at once one asks the broker.
+    ///
+    /// A broker that does not answer leaves what is held in use until its end; after that nobody passes.
+    pub(super) async fn context_of(&self, access_token: &str) -> Result<Arc<Held>, Problem> {
+        let key: [u8; 32] = Sha256::digest(access_token.as_bytes()).into();
+        let now = self.clock.now().as_micros() / 1_000_000;
+        let known = self.held.get(&key).await;
+        if let Some(known) = &known {
+            if known.expires_at - now > MARGIN_SECS {
+                return Ok(Arc::clone(known));
+            }
+            self.held.invalidate(&key).await;
+        }
+        let fetched = self.held.try_get_with(key, self.exchange(access_token, now)).await;
+        match (fetched, known) {
+            (Ok(held), _) => Ok(held),
+            (Err(problem), Some(known)) if problem.kind() == problem::UNAVAILABLE && known.expires_at > now => {
+                Ok(known)
+            }
+            (Err(problem), _) => Err(problem.as_ref().clone()),
+        }
+    }
+
+    async fn exchange(&self, access_token: &str, now: i64) -> Result<Arc<Held>, Problem> {
+        let unavailable =
+            || Problem::of(problem::UNAVAILABLE).detail("the session broker does not answer").retry_after_secs(1);
+        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let form = format!(
+            "grant_type={}&subject_token_type={}&subject_token={}",
+            encode("urn:ietf:params:oauth:grant-type:token-exchange"),
+            encode("urn:ietf:params:oauth:token-type:access_token"),
+            encode(access_token),
+        );
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&self.url)
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(form)))
+            .map_err(|_| unavailable())?;
+        let response = self.client.send(request, PATIENCE).await.map_err(|_| unavailable())?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| unavailable())?;
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session is not good any more"));
+        }
+        if !status.is_success() {
+            return Err(unavailable());
+        }
+        let granted: Value = serde_json::from_slice(&body.to_bytes()).map_err(|_| unavailable())?;
+        let token = granted["access_token"].as_str().and_then(|text| HeaderValue::from_str(text).ok());
+        let (Some(mut token), Some(life)) = (token, granted["expires_in"].as_i64()) else { return Err(unavailable()) };
+        token.set_sensitive(true);
+        Ok(Arc::new(Held { token, expires_at: now + life }))
+    }
+}
