@@ -7,7 +7,6 @@ use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_core::shard::{HomeKey, ShardId};
 use serde::Serialize;
-use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use crate::backend::{ColumnError, DbError, Row, SqlPair, Statement, Value};
@@ -49,7 +48,13 @@ pub enum ReadError {
     Decode(#[from] DecodeError),
     /// The database failed.
     #[error(transparent)]
-    Database(#[from] DbError),
+    Database(DbError),
+}
+
+impl From<DbError> for ReadError {
+    fn from(error: DbError) -> Self {
+        if matches!(error, DbError::Late) { Self::Deadline } else { Self::Database(error) }
+    }
 }
 
 impl From<ColumnError> for ReadError {
@@ -127,8 +132,12 @@ impl Cluster {
     ) -> Result<Vec<E>, ReadError> {
         let home = home.into();
         let shard = self.home_shard(self.router().route(&home).shard)?;
-        let filter = Filter { condition: "home_key = ? AND id > ?", binds: vec![home.uuid().into(), after(page)] };
-        let rows = fetch::<E>(cx, permit, shard, consistency, &filter.paged(page)).await?;
+        let filter = Filter {
+            condition: "home_key = ? AND id > ?",
+            binds: vec![home.uuid().into(), after(page)],
+            limit: page.limit.clamp(1, PAGE_MAX),
+        };
+        let rows = fetch::<E>(cx, permit, shard, consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -143,8 +152,8 @@ impl Cluster {
         page: Page,
     ) -> Result<Vec<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let filter = Filter { condition: "id > ?", binds: vec![after(page)] };
-        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter.paged(page)).await?;
+        let filter = Filter { condition: "id > ?", binds: vec![after(page)], limit: page.limit.clamp(1, PAGE_MAX) };
+        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -198,7 +207,7 @@ impl Cluster {
         );
         let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind_all(binds.iter().cloned());
         let select = select.bind_all(reach_binds);
-        let rows = within(cx, async { shard.db().read().await?.query(select).await }).await?;
+        let rows = query(cx, shard, select, false).await?;
         let period = |row: &Row| {
             let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
             Ok(Period { row: from_row::<E>(row, 2)?, valid_from: row.time(0)?, valid_to })
@@ -214,17 +223,11 @@ impl Cluster {
 struct Filter {
     condition: &'static str,
     binds: Vec<Value>,
-}
-
-impl Filter {
-    fn paged(mut self, page: Page) -> Self {
-        self.binds.push(Value::from(page.limit.clamp(1, PAGE_MAX)));
-        self
-    }
+    limit: u32,
 }
 
 fn by_id<E: Entity>(id: Uuid) -> Filter {
-    Filter { condition: "id = ?", binds: vec![id.into(), Value::Int(1)] }
+    Filter { condition: "id = ?", binds: vec![id.into()], limit: 1 }
 }
 
 fn after(page: Page) -> Value {
@@ -242,20 +245,21 @@ async fn fetch<E: Entity>(
     let table = E::TABLE;
     let (reach, reach_binds) = scope::predicate(permit.scope());
     // One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
+    // The limit stands in the text: as a parameter it makes SQLite prepare the statement anew for every run.
     let text = format!(
-        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {} AND {reach} ORDER BY id LIMIT ?",
+        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {} AND {reach} \
+         ORDER BY id LIMIT {}",
         select_list(table),
         table.name,
-        filter.condition
+        filter.condition,
+        filter.limit,
     );
-    let (limit, binds) =
-        filter.binds.split_last().map_or((Value::Int(1), &[][..]), |(last, rest)| (last.clone(), rest));
-    let select = Statement::of(SqlPair::generated(text)).bind_all(binds.iter().cloned()).bind_all(reach_binds);
-    let select = select.bind(limit);
-    if let Some(rows) = from_replica(cx, shard, consistency, &select).await? {
+    let select = Statement::of(SqlPair::generated(text)).bind_all(filter.binds.iter().cloned()).bind_all(reach_binds);
+    let one = filter.limit == 1;
+    if let Some(rows) = from_replica(cx, shard, consistency, &select, one).await? {
         return Ok(rows);
     }
-    within(cx, async { shard.db().read().await?.query(select).await }).await
+    query(cx, shard, select, one).await
 }
 
 /// The replica's answer, when it may be asked and is fresh enough.
@@ -264,6 +268,7 @@ async fn from_replica(
     shard: &Shard,
     consistency: &Consistency,
     select: &Statement,
+    one: bool,
 ) -> Result<Option<Vec<Row>>, ReadError> {
     let may_be_asked = match consistency {
         Consistency::Strong => false,
@@ -273,7 +278,8 @@ async fn from_replica(
     if !may_be_asked {
         return Ok(None);
     }
-    let rows = within(cx, shard.replica().query(select.clone())).await?;
+    in_time(cx)?;
+    let rows = shard.replica().query(select.clone(), one).await?;
     if let Consistency::ReadYourWrites(token) = consistency {
         let is_met = match rows.first() {
             Some(row) => {
@@ -290,8 +296,15 @@ async fn from_replica(
     Ok(Some(rows))
 }
 
-async fn within<T>(cx: &RequestContext, work: impl Future<Output = Result<T, DbError>>) -> Result<T, ReadError> {
-    Ok(timeout_at(cx.deadline().instant(), work).await.map_err(|_| ReadError::Deadline)??)
+async fn query(cx: &RequestContext, shard: &Shard, select: Statement, one: bool) -> Result<Vec<Row>, ReadError> {
+    in_time(cx)?;
+    let mut reader = shard.db().read_until(cx.deadline().instant()).await?;
+    // Without waiting for the engine to say that there is no second row: that costs another wake-up.
+    Ok(if one { reader.first(select).await?.into_iter().collect() } else { reader.query(select).await? })
+}
+
+fn in_time(cx: &RequestContext) -> Result<(), ReadError> {
+    cx.deadline().remaining().map(drop).ok_or(ReadError::Deadline)
 }
 
 fn check_resource<E: Entity>(permit: &Permit<Read>) -> Result<(), ReadError> {

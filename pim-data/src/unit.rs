@@ -20,7 +20,7 @@ use pim_core::id::Id;
 use pim_core::rbac::{Permit, Scope, Write as WriteAccess};
 use pim_core::shard::{HomeKey, Route};
 use serde_json::{Map, Value as Json};
-use tokio::time::timeout_at;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::backend::{SqlPair, Statement, Value};
@@ -117,8 +117,9 @@ impl Unit {
         );
         let select = Statement::of(SqlPair::generated(select)).bind(idempotency::scope_bind(&self.cx));
         let select = select.bind(self.home.uuid()).bind(id.uuid()).bind(self.home.uuid()).bind_all(reach_binds);
-        let read = async { shard.db().read().await?.first(select).await };
-        let found = timeout_at(self.cx.deadline().instant(), read).await.map_err(|_| UnitError::Deadline)??;
+        let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
+        let found = reader.first(select).await?;
+        drop(reader);
         let Some(row) = found else { return Ok(None) };
         idempotency::check(&self.cx, &row, 0)?;
         let head = if *row.get(3) == Value::Null { 0 } else { row.count(3)? };
@@ -199,6 +200,11 @@ impl Unit {
     pub fn answer(&mut self, status: u16, body: &Json) {
         self.answer = Some(StoredAnswer { status, body: body.clone() });
     }
+}
+
+/// The deadline, unless it has passed.
+fn in_time(cx: &RequestContext) -> Result<Instant, UnitError> {
+    cx.deadline().remaining().map(|_| cx.deadline().instant()).ok_or(UnitError::Deadline)
 }
 
 fn check_resource<E: Entity>(permit: &Permit<WriteAccess>) -> Result<(), UnitError> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::conn::{Conn, ReadGuard, Transaction};
 use super::{ColumnError, Row, Statement};
@@ -66,6 +67,9 @@ pub enum DbError {
     /// A column does not hold what was asked for.
     #[error("a row does not have the expected form")]
     Column(#[from] ColumnError),
+    /// The deadline passed while waiting for a connection of this process.
+    #[error("the deadline passed while waiting for a connection")]
+    Late,
     /// The connection is gone.
     #[error("the connection is closed")]
     Closed,
@@ -175,12 +179,51 @@ impl Db {
         Transaction::begin(writer, first).await
     }
 
+    /// As [`Db::begin_with`], but waits for the writer of this process no longer than until `until`.
+    ///
+    /// # Errors
+    /// [`DbError::Late`], or as the engine says.
+    pub(crate) async fn begin_until(
+        &self,
+        until: Instant,
+        first: &[Statement],
+    ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
+        // A timer costs another thread a wake-up, so only those who wait set one.
+        let writer = match Arc::clone(&self.0.writer).try_lock_owned() {
+            Ok(writer) => writer,
+            Err(_held) => {
+                let waiting = timeout_at(until, Arc::clone(&self.0.writer).lock_owned());
+                waiting.await.map_err(|_| DbError::Late)?
+            }
+        };
+        Transaction::begin(writer, first).await
+    }
+
     /// Borrows a reading connection; waits while all are in use.
     ///
     /// # Errors
     /// [`DbError::Open`] when a new connection is needed and cannot be had.
     pub async fn read(&self) -> Result<ReadGuard, DbError> {
         let slot = Arc::clone(&self.0.slots).acquire_owned().await.map_err(|_| DbError::Closed)?;
+        self.lend(slot).await
+    }
+
+    /// As [`Db::read`], but waits for a free connection no longer than until `until`.
+    ///
+    /// # Errors
+    /// [`DbError::Late`], or as [`Db::read`].
+    pub(crate) async fn read_until(&self, until: Instant) -> Result<ReadGuard, DbError> {
+        let slot = match Arc::clone(&self.0.slots).try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_none_free) => {
+                let waiting = timeout_at(until, Arc::clone(&self.0.slots).acquire_owned());
+                waiting.await.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?
+            }
+        };
+        self.lend(slot).await
+    }
+
+    async fn lend(&self, slot: OwnedSemaphorePermit) -> Result<ReadGuard, DbError> {
         let mut conn = match self.0.idle.take() {
             Some(conn) => conn,
             None => self.connect_reader().await?,

@@ -102,9 +102,14 @@ impl Replica {
     }
 
     /// Runs a statement in the replica's snapshot.
-    pub(crate) async fn query(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
+    pub(crate) async fn query(&self, statement: Statement, one: bool) -> Result<Vec<Row>, DbError> {
         if self.delay.is_zero() {
-            return self.db.read().await?.query(statement).await;
+            let mut reader = self.db.read().await?;
+            return if one {
+                Ok(reader.first(statement).await?.into_iter().collect())
+            } else {
+                reader.query(statement).await
+            };
         }
         let mut slot = self.held.lock().await;
         let fresh = slot.take().filter(|held| held.since.elapsed() < self.delay);

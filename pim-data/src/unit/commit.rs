@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_core::shard::MapVersion;
-use tokio::time::timeout_at;
 
-use super::{CommitFacts, Pending, Unit, UnitError};
+use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
 use crate::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
 use crate::cluster::CONTROL;
@@ -76,8 +75,7 @@ impl Unit {
     async fn enter(&mut self) -> Result<(Transaction, Entered, Vec<Statement>), UnitError> {
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
         let look = [self.look()];
-        let begin = timeout_at(self.cx.deadline().instant(), shard.db().begin_with(&look));
-        let (tx, answers) = begin.await.map_err(|_| UnitError::Deadline)??;
+        let (tx, answers) = shard.db().begin_until(in_time(&self.cx)?, &look).await?;
         let mut entered = self.check_entered(&answers)?;
         let statements = self.compose(&mut entered)?;
         Ok((tx, entered, statements))

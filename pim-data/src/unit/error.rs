@@ -89,7 +89,13 @@ pub enum UnitError {
     Directory(#[from] DirectoryError),
     /// The database failed.
     #[error(transparent)]
-    Database(#[from] DbError),
+    Database(DbError),
+}
+
+impl From<DbError> for UnitError {
+    fn from(error: DbError) -> Self {
+        if matches!(error, DbError::Late) { Self::Deadline } else { Self::Database(error) }
+    }
 }
 
 impl From<ColumnError> for UnitError {
