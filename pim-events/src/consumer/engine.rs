@@ -118,11 +118,11 @@ impl<S: Sink> Engine<S> {
                 return Err(error);
             }
         };
-        if !plan.apply.is_empty() {
-            if let Err(error) = self.sink.apply(&mut entered.tx, &plan.apply).await {
-                entered.tx.rollback().await?;
-                return Err(error);
-            }
+        if !plan.apply.is_empty()
+            && let Err(error) = self.sink.apply(&mut entered.tx, &plan.apply).await
+        {
+            entered.tx.rollback().await?;
+            return Err(error);
         }
         let now = self.clock.now();
         let mut last = plan.statements(place, &entered.states, now);

@@ -81,19 +81,25 @@ async fn nothing_overtakes_a_refused_record_of_its_key() {
 async fn a_dropped_publisher_takes_nobody_along() {
     let folder = Folder::new();
     let bus = Arc::new(open(&folder, 1).await);
-    for round in 0..30 {
-        let tasks: Vec<_> = (0..4)
+    for round in 0..60_usize {
+        let tasks: Vec<_> = (0..6)
             .map(|n| {
                 let bus = Arc::clone(&bus);
-                let key = Uuid::new_v4();
-                tokio::spawn(async move { bus.publish(vec![record(key, format!("{round}-{n}"))]).await })
+                let batch = vec![record(Uuid::new_v4(), format!("{round}-{n}")); 64];
+                tokio::spawn(async move { bus.publish(batch).await })
             })
             .collect();
-        tokio::task::yield_now().await;
-        tasks[round % 4].abort();
+        // The first writes alone; whoever comes second writes for all the others, and is dropped at some point of it.
+        for _ in 0..round * 7 {
+            tokio::task::yield_now().await;
+        }
+        let dropped: Vec<usize> = (0..6).filter(|n| n % 3 != round % 3).collect();
+        for n in &dropped {
+            tasks[*n].abort();
+        }
         for (n, task) in tasks.into_iter().enumerate() {
             let ended = task.await;
-            assert!(n == round % 4 || matches!(ended, Ok(Ok(_))), "round {round} publisher {n}: {ended:?}");
+            assert!(dropped.contains(&n) || matches!(ended, Ok(Ok(_))), "round {round} publisher {n}: {ended:?}");
         }
     }
 }

@@ -92,9 +92,9 @@ async fn also_when_the_consumer_forgets_where_it_was() {
         })
         .await;
         if round % 2 == 0 {
-            running.end().await
+            running.end().await;
         } else {
-            running.crash().await
+            running.crash().await;
         }
         forget_position(&rig).await;
     }
