@@ -5,6 +5,7 @@ pub mod broker;
 pub mod client;
 pub mod encounter;
 pub mod gateway;
+pub mod identifier;
 pub mod ids;
 pub mod patient;
 pub mod policy;

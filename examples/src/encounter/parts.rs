@@ -122,6 +122,9 @@ impl TryFrom<String> for NoteText {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
+        if crate::identifier::could_be_real(&text) {
+            return Err(crate::identifier::RULE);
+        }
         let length = text.chars().count();
         if (1..=NOTE_LENGTH_MAX).contains(&length) {
             Ok(Self(text))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 macro_rules! checked_text {
-    ($(#[$meta:meta])* $name:ident, $rule:literal, $check:expr) => {
+    ($(#[$meta:meta])* $name:ident, $rule:literal, $check:expr $(, unless $guard:path)?) => {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         #[serde(try_from = "String", into = "String")]
@@ -19,6 +19,9 @@ macro_rules! checked_text {
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
                 let check: fn(&str) -> bool = $check;
+                $(if $guard(&text) {
+                    return Err(crate::identifier::RULE);
+                })?
                 if check(&text) { Ok(Self(text)) } else { Err($rule) }
             }
         }
@@ -97,7 +100,8 @@ checked_text!(
     /// A street address in one line.
     Address,
     "must be an address of 1 to 200 printable characters",
-    |text| !text.trim().is_empty() && text.chars().count() <= 200 && !text.chars().any(char::is_control)
+    |text| !text.trim().is_empty() && text.chars().count() <= 200 && !text.chars().any(char::is_control),
+    unless crate::identifier::could_be_real
 );
 
 /// Administrative sex.

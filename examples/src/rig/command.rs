@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Caller, Failure};
+use crate::identifier::{MARK, REAL_IDENTIFIER};
 
 /// Largest body of a write, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -101,6 +102,9 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
 /// Says what does not fit, without repeating anything of the body: only names and rules that are ours.
 fn explained(error: &serde_json::Error) -> Problem {
     let text = error.to_string();
+    if text.starts_with("must ") && text.ends_with(MARK) {
+        return Problem::of(REAL_IDENTIFIER).detail(text);
+    }
     let ours = if text.starts_with("missing field") || text.starts_with("must ") {
         Some(text.clone())
     } else {

@@ -1,0 +1,88 @@
+//! Each record moves along its own edges, raises its version, and refuses every other step by name.
+
+use axum::body::Body;
+use http::StatusCode;
+use serde_json::json;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn a_patient_is_registered_activated_suspended_reactivated_and_retired() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let patient = world.registered("a").await;
+    assert_eq!((patient.body["state"].as_str(), patient.etag()), (Some("registered"), "\"1\""));
+    let path = format!("/v1/patients/{}/transitions", patient.id());
+    for (step, to) in ["active", "suspended", "active", "retired"].into_iter().enumerate() {
+        let moved = world.post(&token, &path, &format!("step-{step}"), &json!({"to": to})).await;
+        assert_eq!((moved.status, moved.body["state"].as_str()), (StatusCode::OK, Some(to)), "{:?}", moved.body);
+        assert_eq!(moved.body["version"], step + 2);
+    }
+    let refused = world.post(&token, &path, "back", &json!({"to": "active"})).await;
+    assert_eq!((refused.status, refused.problem()), (StatusCode::CONFLICT, "illegal-transition"));
+    assert_eq!((refused.body["from"].as_str(), refused.body["to"].as_str()), (Some("retired"), Some("active")));
+    let shown = world.get(&token, &format!("/v1/patients/{}", patient.id())).await;
+    assert_eq!((shown.body["version"].as_u64(), shown.etag()), (Some(5), "\"5\""));
+}
+
+#[tokio::test]
+async fn an_encounter_is_started_extended_and_completed() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let patient = world.registered("a").await.id();
+    let base = format!("/v1/patients/{patient}/encounters");
+    let encounter = world.post(&token, &base, "schedule", &world.scheduling()).await;
+    assert_eq!(encounter.status, StatusCode::CREATED, "{:?}", encounter.body);
+    let one = format!("{base}/{}", encounter.id());
+    let early = world.post(&token, &format!("{one}/diagnoses"), "early", &json!({"code": "E11.9"})).await;
+    assert_eq!((early.status, early.problem()), (StatusCode::CONFLICT, "illegal-transition"));
+    let started = world.post(&token, &format!("{one}/transitions"), "start", &json!({"to": "in_progress"})).await;
+    assert_eq!(started.status, StatusCode::OK, "{:?}", started.body);
+    for (part, body) in [
+        ("diagnoses", json!({"code": "E11.9"})),
+        ("procedures", json!({"code": "G0402"})),
+        ("orders", json!({"kind": "laboratory", "code": "G0103"})),
+        ("observations", json!({"kind": "heart_rate_per_minute", "value": 72})),
+        ("notes", json!({"text": "resting"})),
+    ] {
+        let added = world.post(&token, &format!("{one}/{part}"), part, &body).await;
+        assert_eq!(added.status, StatusCode::CREATED, "{part}: {:?}", added.body);
+        assert_eq!(added.body[part].as_array().map(Vec::len), Some(1));
+    }
+    let completed = world.post(&token, &format!("{one}/transitions"), "end", &json!({"to": "completed"})).await;
+    assert_eq!((completed.status, completed.body["state"].as_str()), (StatusCode::OK, Some("completed")));
+    let again = world.post(&token, &format!("{one}/transitions"), "end-2", &json!({"to": "completed"})).await;
+    assert_eq!((again.status, again.problem()), (StatusCode::CONFLICT, "illegal-transition"));
+    let listed = world.get(&token, &base).await;
+    assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_version_that_was_overtaken_is_412() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let path = format!("/v1/patients/{}/transitions", world.registered("a").await.id());
+    let send = |key: &'static str, to: &'static str, seen: &'static str| {
+        let request = World::writing(&token, &path, key).header("if-match", seen);
+        world.send(request.body(Body::from(json!({"to": to}).to_string())).unwrap())
+    };
+    assert_eq!(send("1", "active", "\"1\"").await.status, StatusCode::OK);
+    let stale = send("2", "suspended", "\"1\"").await;
+    assert_eq!((stale.status, stale.problem()), (StatusCode::PRECONDITION_FAILED, "stale-version"));
+    assert_eq!(stale.body["current_version"], 2);
+}
+
+#[tokio::test]
+async fn a_page_ends_where_the_next_begins() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let base = format!("/v1/patients/{}/encounters", world.registered("a").await.id());
+    for key in ["1", "2", "3"] {
+        assert_eq!(world.post(&token, &base, key, &world.scheduling()).await.status, StatusCode::CREATED);
+    }
+    let first = world.get(&token, &format!("{base}?limit=2")).await;
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let second = world.get(&token, &format!("{base}?limit=2&cursor={cursor}")).await;
+    assert_eq!(second.body["items"].as_array().map(Vec::len), Some(1));
+    assert!(second.body["next_cursor"].is_null());
+}

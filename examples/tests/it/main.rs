@@ -1,0 +1,10 @@
+//! What the domain services promise, one module a promise, driven through their routers.
+
+mod documents_cover_every_route;
+mod each_refusal_has_its_name;
+mod lives_of_records;
+mod one_effect_for_each_submission;
+mod real_identifiers_stay_out;
+mod rows_stay_within_reach;
+mod served_over_loopback;
+mod world;

@@ -1,0 +1,44 @@
+//! Whatever could belong to a real person is refused by a named rule and never repeated.
+
+use http::StatusCode;
+use serde_json::json;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn identifiers_that_could_be_real_are_refused() {
+    let world = World::new().await;
+    let cases = [
+        ("syn_number", "123-45-6789"),
+        ("syn_number", "912-78-1234"),
+        ("syn_number", "1234567893"),
+        ("telephone", "202-456-1111"),
+        ("mail", "ada@gmail.com"),
+        ("address", "SSN 123-45-6789"),
+        ("address", "itin 912781234"),
+        ("address", "NPI 1234567893"),
+    ];
+    for (number, (field, value)) in cases.into_iter().enumerate() {
+        let mut body = world.registration();
+        body[field] = json!(value);
+        let refused = world.post(&world.clinician(), "/v1/patients", &format!("k{number}"), &body).await;
+        let found = (refused.status, refused.problem());
+        assert_eq!(found, (StatusCode::UNPROCESSABLE_ENTITY, "real-identifier"), "{field} {value}: {}", refused.body);
+        assert!(!refused.body.to_string().contains(value), "{field} was repeated");
+    }
+}
+
+#[tokio::test]
+async fn a_note_takes_no_real_identifier_either() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let base = format!("/v1/patients/{}/encounters", world.registered("a").await.id());
+    let encounter = world.post(&token, &base, "s", &world.scheduling()).await.id();
+    let _started =
+        world.post(&token, &format!("{base}/{encounter}/transitions"), "t", &json!({"to": "in_progress"})).await;
+    let notes = format!("{base}/{encounter}/notes");
+    let refused = world.post(&token, &notes, "n", &json!({"text": "ssn is 123-45-6789"})).await;
+    assert_eq!(refused.problem(), "real-identifier");
+    let taken = world.post(&token, &notes, "m", &json!({"text": "pressure 120/80 on 2026-01-15, room 12"})).await;
+    assert_eq!(taken.status, StatusCode::CREATED, "{:?}", taken.body);
+}

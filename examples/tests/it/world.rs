@@ -1,0 +1,179 @@
+//! A data directory of its own, a broker's key, and the three services behind their gate.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use pim_core::clock::{Clock, Timestamp};
+use pim_core::id::Id;
+use pim_core::shard::ShardMap;
+use pim_core::token::{KeySource, KeySourceError, Signer};
+use pim_data::cluster::{Cluster, ClusterSettings};
+use pim_lab::ids::{FacilityId, PatientId, ProviderId};
+use pim_lab::rig::{Drain, SessionGate, TRUST_DOMAIN, TXN_ISSUER};
+use pim_lab::{billing, encounter, patient, schema};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+struct Keys(String);
+
+#[async_trait]
+impl KeySource for Keys {
+    async fn fetch(&self) -> Result<String, KeySourceError> {
+        Ok(self.0.clone())
+    }
+}
+
+pub(crate) struct World {
+    dir: PathBuf,
+    pub(crate) clock: Clock,
+    pub(crate) cluster: Cluster,
+    pub(crate) router: Router,
+    signer: Signer,
+    pub(crate) facility: FacilityId,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _leftover = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answered {
+    /// The problem's type, without its prefix.
+    pub(crate) fn problem(&self) -> &str {
+        self.body["type"].as_str().unwrap_or_default().trim_start_matches("urn:pim:problem:")
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.body["id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn etag(&self) -> &str {
+        self.headers["etag"].to_str().unwrap()
+    }
+}
+
+fn signer() -> Signer {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let public = pair.public_key().as_ref().to_vec();
+    Signer::es256(pair.to_pkcs8v1().unwrap().as_ref(), &public).unwrap()
+}
+
+async fn open(dir: &Path, clock: &Clock) -> Cluster {
+    let schema = schema::schema(&schema::registry().unwrap()).unwrap();
+    let mut settings = ClusterSettings::at(dir).with_map(ShardMap::even(2).unwrap());
+    settings.clock = clock.clone();
+    Cluster::open(settings, schema).await.unwrap()
+}
+
+fn router(cluster: &Cluster, signer: &Signer, clock: &Clock) -> Router {
+    let keys = || Keys(json!({"keys": [signer.jwk()]}).to_string());
+    let gate = SessionGate::trusting(keys(), clock.clone());
+    let drain = Drain::new();
+    // Each has its own health and document; the routes are what these tests drive.
+    let gated = (patient::SERVICE.routes)(cluster.clone())
+        .merge((encounter::SERVICE.routes)(cluster.clone()))
+        .merge((billing::SERVICE.routes)(cluster.clone()));
+    let only_frame = pim_lab::rig::Declaration { routes: |_| Router::new(), ..patient::SERVICE };
+    only_frame.router(cluster, &gate, &drain, gated)
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));
+        let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
+        let (cluster, signer) = (open(&dir, &clock).await, signer());
+        let router = router(&cluster, &signer, &clock);
+        Self { dir, clock, cluster, router, signer, facility: Id::derive(b"facility", 1) }
+    }
+
+    /// Ends everything and opens the same data directory again.
+    pub(crate) async fn restarted(mut self) -> Self {
+        let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));
+        let other = open(&away, &self.clock).await;
+        self.router = Router::new();
+        drop(std::mem::replace(&mut self.cluster, other));
+        self.cluster = open(&self.dir, &self.clock).await;
+        self.router = router(&self.cluster, &self.signer, &self.clock);
+        let _leftover = std::fs::remove_dir_all(away);
+        self
+    }
+
+    pub(crate) fn session(&self, role: &str, facilities: &[FacilityId], patient: Option<PatientId>) -> String {
+        let now = self.clock.now().as_micros() / 1_000_000;
+        let facilities: Vec<_> = facilities.iter().map(ToString::to_string).collect();
+        let mut context = json!({"role": role, "facilities": facilities, "sid": Uuid::nil(), "policy_version": 1});
+        if let Some(patient) = patient {
+            context["patient"] = json!(patient.to_string());
+        }
+        let claims = json!({
+            "iss": TXN_ISSUER, "aud": TRUST_DOMAIN, "sub": format!("dev-{role}"), "txn": Uuid::new_v4(),
+            "iat": now, "exp": now + 60, "tctx": context,
+        });
+        self.signer.sign("txntoken+jwt", &claims).unwrap()
+    }
+
+    pub(crate) fn clinician(&self) -> String {
+        self.session("clinician", &[self.facility], None)
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answered {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answered { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn get(&self, token: &str, path: &str) -> Answered {
+        self.send(Request::get(path).header("txn-token", token).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, token: &str, path: &str, key: &str, body: &Value) -> Answered {
+        self.send(Self::writing(token, path, key).body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    pub(crate) fn writing(token: &str, path: &str, key: &str) -> http::request::Builder {
+        let request = Request::post(path).header("txn-token", token).header("content-type", "application/json");
+        request.header("idempotency-key", key)
+    }
+
+    pub(crate) fn registration(&self) -> Value {
+        json!({
+            "facility_id": self.facility, "given_name": "Ada", "family_name": "Example", "birth_date": "1980-02-29",
+            "sex": "female", "syn_number": "SYN-00000042", "telephone": "202-555-0142", "mail": "ada@example.org",
+        })
+    }
+
+    pub(crate) async fn registered(&self, key: &str) -> Answered {
+        let answered = self.post(&self.clinician(), "/v1/patients", key, &self.registration()).await;
+        assert_eq!(answered.status, StatusCode::CREATED, "{:?}", answered.body);
+        answered
+    }
+
+    pub(crate) fn scheduling(&self) -> Value {
+        let provider: ProviderId = Id::derive(b"provider", 1);
+        json!({
+            "facility_id": self.facility, "provider_id": provider, "kind": "office_visit",
+            "scheduled_at": "2027-01-15T09:00:00Z",
+        })
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
