@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pim_core::clock::Clock;
-use pim_data::backend::{Db, DbError, DbSettings, Row, Statement};
+use pim_data::backend::{Db, DbError, DbSettings, Row, SqlPair, Statement};
 use tokio::sync::watch;
 
 use super::{Ack, BusError, NewRecord, Publisher, Record, Subscriber, standard_topics};
@@ -122,10 +122,11 @@ impl Subscriber for EmbeddedBus {
 
     async fn fetch(&self, topic: &str, partition: u16, offset: u64, max: usize) -> Result<Vec<Record>, BusError> {
         let log = self.log(topic, partition)?;
-        let asked = Statement::sqlite(
-            "SELECT id, key, at, headers, payload FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+        // The bound is part of the text: SQLite prepares a statement with a bound LIMIT anew at every run.
+        let text = format!(
+            "SELECT id, key, at, headers, payload FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT {max}"
         );
-        let asked = asked.bind(log.record_id(offset)).bind(log.record_id(OFFSETS)).bind(max as u64);
+        let asked = Statement::of(SqlPair::generated(text)).bind(log.record_id(offset)).bind(log.record_id(OFFSETS));
         let rows = self.0.db.query(asked).await?;
         rows.iter().map(|row| record(row, topic, partition)).collect()
     }

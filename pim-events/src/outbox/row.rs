@@ -27,8 +27,9 @@ pub(super) enum RowError {
 
 /// Asks for at most `max` events behind `last_seq`.
 pub(super) fn behind(last_seq: u64, max: usize) -> Statement {
-    let text = format!("SELECT {COLUMNS} FROM outbox_event WHERE seq > ? ORDER BY seq LIMIT ?");
-    Statement::of(SqlPair::generated(text)).bind(last_seq).bind(max as u64)
+    // The bound is part of the text: SQLite prepares a statement with a bound LIMIT anew at every run.
+    let text = format!("SELECT {COLUMNS} FROM outbox_event WHERE seq > ? ORDER BY seq LIMIT {max}");
+    Statement::of(SqlPair::generated(text)).bind(last_seq)
 }
 
 /// Asks for at most `max` held events whose keys are to be tried again.

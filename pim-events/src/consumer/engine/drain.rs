@@ -8,8 +8,6 @@ use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, le
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
 
-/// Most keys that one look drains.
-const KEYS_MAX: u32 = 16;
 /// Most held events that one step reads.
 const STEP_MAX: u32 = 100;
 
@@ -24,7 +22,7 @@ enum Found {
 impl<S: Sink> Engine<S> {
     /// Drains the keys of a partition that are marked for it; true when there was one.
     pub(crate) async fn drain(&self, place: &Place) -> Result<bool, ApplyError> {
-        let rows = self.db.query(ledger::draining(place, KEYS_MAX)).await?;
+        let rows = self.db.query(ledger::draining(place)).await?;
         for row in &rows {
             let key = row.uuid(0).map_err(DbError::from)?;
             self.drain_key(place, key).await?;

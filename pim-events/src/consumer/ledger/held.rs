@@ -98,14 +98,13 @@ pub(crate) fn set_reason(
     .bind(key)
 }
 
-/// Asks for at most `max` keys of a partition that are being applied again.
-pub(crate) fn draining(place: &Place, max: u32) -> Statement {
+/// Asks for a few keys of a partition that are being applied again; asked before every batch, hence the fixed limit.
+pub(crate) fn draining(place: &Place) -> Statement {
     Statement::sqlite(
-        "SELECT home_key FROM held_key WHERE consumer = ? AND part = ? AND reason = 'draining' ORDER BY since LIMIT ?",
+        "SELECT home_key FROM held_key WHERE consumer = ? AND part = ? AND reason = 'draining' ORDER BY since LIMIT 16",
     )
     .bind(place.consumer)
     .bind(place.partition)
-    .bind(max)
 }
 
 /// Asks for the first `max` events of a held sequence, in order; read the answer with [`HeldEvent::of`].
