@@ -9,6 +9,7 @@ pub mod identifier;
 pub mod ids;
 pub mod patient;
 pub mod policy;
+pub mod projections;
 pub mod reference;
 pub mod rig;
 pub mod routes;

@@ -1,0 +1,133 @@
+//! The routes that are answered from read models.
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::Read;
+use pim_events::ReadStore;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::revenue::{RevenueLine, revenue};
+use super::search::{SearchQuery, search};
+use super::summary::summary;
+use super::timeline::timeline;
+use crate::ids::{FacilityId, PatientId};
+use crate::rig::{Answer, Failure, May, PageQuery, PathId, page_of};
+
+/// Search and summary, for the patient service.
+pub fn patient_routes(store: ReadStore) -> Router {
+    Router::new()
+        .route("/v1/patients", get(find))
+        .route("/v1/patients/{patient_id}/summary", get(show_summary))
+        .with_state(store)
+}
+
+/// The timeline, for the encounter service.
+pub fn encounter_routes(store: ReadStore) -> Router {
+    Router::new().route("/v1/patients/{patient_id}/timeline", get(show_timeline)).with_state(store)
+}
+
+/// Revenue, for the billing service.
+pub fn billing_routes(store: ReadStore) -> Router {
+    Router::new().route("/v1/revenue", get(show_revenue)).with_state(store)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Find {
+    name: Option<String>,
+    birth_date: Option<String>,
+    facility: Option<FacilityId>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn find(
+    State(store): State<ReadStore>,
+    May(permit): May<Read>,
+    query: Result<Query<Find>, QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(asked) =
+        query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("name, birth_date, facility, limit, cursor"))?;
+    let page = PageQuery::new(asked.limit, asked.cursor).by_id()?;
+    let is_date = |text: &String| text.parse::<jiff::civil::Date>().is_ok();
+    if asked.birth_date.as_ref().is_some_and(|text| !is_date(text)) {
+        return Err(Problem::of(problem::INVALID_QUERY).detail("birth_date must be a date such as 1980-02-29").into());
+    }
+    if asked.name.is_none() && asked.birth_date.is_none() && asked.facility.is_none() {
+        return Err(Problem::of(problem::INVALID_QUERY).detail("give a name, a birth_date or a facility").into());
+    }
+    let facility = asked.facility.map(FacilityId::uuid);
+    let query =
+        SearchQuery { name: asked.name, birth_date: asked.birth_date, facility, after: page.after, limit: page.limit };
+    let found = search(&store, &permit, &query).await?;
+    Answer::ok(&page_of(&found, page.limit, |patient| patient.id.to_string()))
+}
+
+async fn show_summary(
+    State(store): State<ReadStore>,
+    May(permit): May<Read>,
+    PathId(id): PathId<PatientId>,
+) -> Result<Answer, Failure> {
+    let found = summary(&store, &permit, id).await?;
+    Answer::ok(&found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
+}
+
+async fn show_timeline(
+    State(store): State<ReadStore>,
+    May(permit): May<Read>,
+    PathId(id): PathId<PatientId>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
+    let after = match query.cursor()? {
+        None => 0,
+        Some(cursor) => cursor.key().parse().map_err(|_| Problem::of(problem::INVALID_CURSOR))?,
+    };
+    let limit = query.limit()?;
+    let entries = timeline(&store, &permit, id, after, limit).await?;
+    Answer::ok(&page_of(&entries, limit, |entry| entry.n.to_string()))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Span {
+    from: String,
+    to: String,
+    facility: Option<FacilityId>,
+}
+
+async fn show_revenue(
+    State(store): State<ReadStore>,
+    May(permit): May<Read>,
+    headers: HeaderMap,
+    query: Result<Query<Span>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let bad = || Problem::of(problem::INVALID_QUERY).detail("give from and to as dates such as 2026-01-31");
+    let Query(span) = query.map_err(|_| bad())?;
+    let date = |text: &str| text.parse::<jiff::civil::Date>().map(|date| date.to_string()).map_err(|_| bad());
+    let (from, to) = (date(&span.from)?, date(&span.to)?);
+    let lines = revenue(&store, &permit, &from, &to, span.facility.map(FacilityId::uuid)).await?;
+    let wants_csv =
+        headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.contains("text/csv"));
+    if wants_csv {
+        return Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], csv(&lines)).into_response());
+    }
+    Ok(Answer::ok(&json!({"from": from, "to": to, "items": lines}))?.into_response())
+}
+
+fn csv(lines: &[RevenueLine]) -> String {
+    let amount = |money: crate::billing::Money| rust_decimal::Decimal::new(money.cents(), 2);
+    let mut text = String::from("facility_id,day,claims,billed,payments,paid,currency\r\n");
+    for line in lines {
+        let RevenueLine { facility_id, day, claims, billed, payments, paid } = line;
+        let (billed, paid) = (amount(*billed), amount(*paid));
+        text.push_str(&format!("{facility_id},{day},{claims},{billed},{payments},{paid},USD\r\n"));
+    }
+    text
+}

@@ -1,0 +1,125 @@
+//! Revenue by facility and day (UTC). Its rows are shared by patients.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use pim_core::clock::Timestamp;
+use pim_core::rbac::{Permit, Read, Scope};
+use pim_data::backend::{Row, SqlPair, Statement};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::sight::QueryError;
+use crate::billing::{ClaimMoved, ClaimState, Money, PaymentMade};
+
+/// Folds submitted claims and payments.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Revenue;
+
+/// Most lines of one answer.
+pub const LINES_MAX: u32 = 10_000;
+
+#[async_trait]
+impl Projection for Revenue {
+    fn name(&self) -> &'static str {
+        "revenue_by_day"
+    }
+
+    fn schema(&self) -> &'static str {
+        "CREATE TABLE revenue_by_day (
+            facility_id BLOB NOT NULL, day TEXT NOT NULL, claims INTEGER NOT NULL, billed_cents INTEGER NOT NULL,
+            payments INTEGER NOT NULL, paid_cents INTEGER NOT NULL, PRIMARY KEY (facility_id, day)
+        ) WITHOUT ROWID;"
+    }
+
+    fn tables(&self) -> &'static [ReadTable] {
+        const COLUMNS: &[&str] = &["facility_id", "day", "claims", "billed_cents", "payments", "paid_cents"];
+        &[ReadTable { name: "revenue_by_day", columns: COLUMNS }]
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        [ClaimMoved::TYPE, PaymentMade::TYPE].contains(&event_type)
+    }
+
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        // Folded in memory first: a busy facility is one row, and rows are touched in sorted order.
+        let mut sums: BTreeMap<(Uuid, String), [i64; 4]> = BTreeMap::new();
+        for event in batch {
+            let (facility, change) = if event.is::<ClaimMoved>() {
+                let told: ClaimMoved = event.decode()?;
+                if told.to != ClaimState::Submitted {
+                    continue;
+                }
+                (told.facility_id, [1, told.total.cents(), 0, 0])
+            } else {
+                let told: PaymentMade = event.decode()?;
+                (told.facility_id, [0, 0, 1, told.amount.cents()])
+            };
+            let sum = sums.entry((facility.uuid(), day_of(event.time))).or_default();
+            sum.iter_mut().zip(change).for_each(|(sum, more)| *sum += more);
+        }
+        const ADD: &str = "INSERT INTO revenue_by_day VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (facility_id, day) DO UPDATE SET \
+            claims = claims + excluded.claims, billed_cents = billed_cents + excluded.billed_cents, \
+            payments = payments + excluded.payments, paid_cents = paid_cents + excluded.paid_cents";
+        let add = |((facility, day), sum): ((Uuid, String), [i64; 4])| {
+            Statement::sqlite(ADD).bind(facility).bind(day).bind_all(sum.map(Into::into))
+        };
+        let statements: Vec<Statement> = sums.into_iter().map(add).collect();
+        tx.hop(&statements).await?;
+        Ok(())
+    }
+}
+
+fn day_of(time: Timestamp) -> String {
+    time.to_string().chars().take(10).collect()
+}
+
+/// One facility on one day.
+#[derive(Clone, Debug, Serialize)]
+pub struct RevenueLine {
+    /// Where.
+    pub facility_id: Uuid,
+    /// When, `YYYY-MM-DD` in UTC.
+    pub day: String,
+    /// Claims submitted.
+    pub claims: u64,
+    /// Their sum.
+    pub billed: Money,
+    /// Payments.
+    pub payments: u64,
+    /// Their sum.
+    pub paid: Money,
+}
+
+/// Revenue from a day to a day, both included; the permit must reach every row, since a line is nobody's own.
+///
+/// # Errors
+/// [`QueryError`].
+pub async fn revenue(
+    store: &ReadStore,
+    permit: &Permit<Read>,
+    from: &str,
+    to: &str,
+    facility: Option<Uuid>,
+) -> Result<Vec<RevenueLine>, QueryError> {
+    if *permit.scope() != Scope::All {
+        return Ok(Vec::new());
+    }
+    let text = format!(
+        "SELECT facility_id, day, claims, billed_cents, payments, paid_cents FROM revenue_by_day \
+         WHERE day BETWEEN ? AND ? AND (? IS NULL OR facility_id = ?) ORDER BY day, facility_id LIMIT {LINES_MAX}"
+    );
+    let select = Statement::of(SqlPair::generated(text)).bind(from).bind(to).bind(facility).bind(facility);
+    let line = |row: &Row| {
+        Ok(RevenueLine {
+            facility_id: row.uuid(0)?,
+            day: row.text(1)?.to_owned(),
+            claims: row.count(2)?,
+            billed: Money::usd_cents(row.int(3)?),
+            payments: row.count(4)?,
+            paid: Money::usd_cents(row.int(5)?),
+        })
+    };
+    store.query(select).await?.iter().map(line).collect()
+}

@@ -1,0 +1,152 @@
+//! Finding patients: by the beginning of a name, date of birth and facility.
+
+use async_trait::async_trait;
+use pim_core::rbac::{Permit, Read};
+use pim_data::backend::{SqlPair, Statement};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::sight::{QueryError, SEEN, see};
+use crate::patient::{PatientCorrected, PatientRegistered};
+
+/// Folds names and dates of birth. Names are kept as written, and folded to lower case for the index.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search;
+
+const COLUMNS: &[&str] = &[
+    "patient_id",
+    "facility_id",
+    "given_name",
+    "family_name",
+    "given_fold",
+    "family_fold",
+    "birth_date",
+    "syn_number",
+];
+
+#[async_trait]
+impl Projection for Search {
+    fn name(&self) -> &'static str {
+        "patient_search"
+    }
+
+    fn schema(&self) -> &'static str {
+        "CREATE TABLE patient_search (
+            patient_id BLOB PRIMARY KEY, facility_id BLOB NOT NULL, given_name TEXT NOT NULL, family_name TEXT NOT NULL,
+            given_fold TEXT NOT NULL, family_fold TEXT NOT NULL, birth_date TEXT NOT NULL, syn_number TEXT NOT NULL
+        ) WITHOUT ROWID;
+        CREATE INDEX patient_search_family ON patient_search (family_fold, patient_id);
+        CREATE INDEX patient_search_given ON patient_search (given_fold, patient_id);
+        CREATE INDEX patient_search_birth ON patient_search (birth_date, patient_id);
+        CREATE INDEX patient_search_facility ON patient_search (facility_id, patient_id);"
+    }
+
+    fn tables(&self) -> &'static [ReadTable] {
+        &[ReadTable { name: "patient_search", columns: COLUMNS }]
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        [PatientRegistered::TYPE, PatientCorrected::TYPE].contains(&event_type)
+    }
+
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        let mut statements = Vec::with_capacity(batch.len());
+        for event in batch {
+            statements.extend(statement_of(event)?);
+        }
+        tx.hop(&statements).await?;
+        Ok(())
+    }
+}
+
+fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
+    if event.is::<PatientRegistered>() {
+        let told: PatientRegistered = event.decode()?;
+        let (given, family) = (told.given_name.as_str(), told.family_name.as_str());
+        let insert = Statement::sqlite("INSERT INTO patient_search VALUES (?, ?, ?, ?, ?, ?, ?, ?)").bind(event.home);
+        let insert = insert.bind(told.facility_id.uuid()).bind(given).bind(family);
+        let insert = insert.bind(given.to_lowercase()).bind(family.to_lowercase());
+        return Ok(Some(insert.bind(told.birth_date.as_str()).bind(told.syn_number.as_str())));
+    }
+    if event.is::<PatientCorrected>() {
+        let told: PatientCorrected = event.decode()?;
+        let (given, family) = (told.given_name.as_str(), told.family_name.as_str());
+        let update = "UPDATE patient_search SET facility_id = ?, given_name = ?, family_name = ?, given_fold = ?, \
+                      family_fold = ?, birth_date = ? WHERE patient_id = ?";
+        let update = Statement::sqlite(update).bind(told.facility_id.uuid()).bind(given).bind(family);
+        let update = update.bind(given.to_lowercase()).bind(family.to_lowercase());
+        return Ok(Some(update.bind(told.birth_date.as_str()).bind(event.home)));
+    }
+    Ok(None)
+}
+
+/// What is looked for; all that is given must fit.
+#[derive(Clone, Debug, Default)]
+pub struct SearchQuery {
+    /// Words, each the beginning of a given or family name.
+    pub name: Option<String>,
+    /// Date of birth.
+    pub birth_date: Option<String>,
+    /// Facility.
+    pub facility: Option<Uuid>,
+    /// Begin behind this patient.
+    pub after: Option<Uuid>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A patient who was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    /// Who.
+    pub id: Uuid,
+    /// Where.
+    pub facility_id: Uuid,
+    /// Given name.
+    pub given_name: String,
+    /// Family name.
+    pub family_name: String,
+    /// Date of birth.
+    pub birth_date: String,
+    /// Synthetic number.
+    pub syn_number: String,
+}
+
+/// Patients who fit, within the permit's scope, by id.
+///
+/// # Errors
+/// [`QueryError`].
+pub async fn search(store: &ReadStore, permit: &Permit<Read>, query: &SearchQuery) -> Result<Vec<Found>, QueryError> {
+    let mut text = String::from(
+        "SELECT patient_id, facility_id, given_name, family_name, birth_date, syn_number FROM patient_search \
+         WHERE patient_id > ?",
+    );
+    let mut binds = vec![query.after.unwrap_or(Uuid::nil()).into()];
+    for word in query.name.iter().flat_map(|name| name.split_whitespace()).take(4) {
+        let (from, to) = (word.to_lowercase(), format!("{}\u{10ffff}", word.to_lowercase()));
+        text.push_str(" AND ((family_fold >= ? AND family_fold < ?) OR (given_fold >= ? AND given_fold < ?))");
+        binds.extend([from.clone().into(), to.clone().into(), from.into(), to.into()]);
+    }
+    if let Some(date) = &query.birth_date {
+        text.push_str(" AND birth_date = ?");
+        binds.push(date.as_str().into());
+    }
+    if let Some(facility) = query.facility {
+        text.push_str(" AND facility_id = ?");
+        binds.push(facility.into());
+    }
+    text.push_str(&format!(" AND {SEEN} ORDER BY patient_id LIMIT {}", query.limit));
+    let select = see(Statement::of(SqlPair::generated(text)).bind_all(binds), permit.scope());
+    let found = |row: &pim_data::backend::Row| {
+        Ok(Found {
+            id: row.uuid(0)?,
+            facility_id: row.uuid(1)?,
+            given_name: row.text(2)?.to_owned(),
+            family_name: row.text(3)?.to_owned(),
+            birth_date: row.text(4)?.to_owned(),
+            syn_number: row.text(5)?.to_owned(),
+        })
+    };
+    store.query(select).await?.iter().map(found).collect()
+}
