@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,9 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 pim_core::id_kinds! { /** A customer. */ Customer = "customer" }
-pim_core::roles! { pub enum BenchRole { Clerk = "clerk" } }
-pim_core::actions! { pub enum BenchAction { Look = "look": Read, Change = "change": Write } }
-pim_core::resources! { pub enum BenchResource { Account = "account" } }
+pim_core::roles! { enum BenchRole { Clerk = "clerk" } }
+pim_core::actions! { enum BenchAction { Look = "look": Read, Change = "change": Write } }
+pim_core::resources! { enum BenchResource { Account = "account" } }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Account {
@@ -309,7 +310,8 @@ impl Measure {
             "goal": goal,
             "holds": holds,
         });
-        println!("{line}");
+        let written = writeln!(std::io::stdout(), "{line}");
+        written.expect("standard output takes a line");
     }
 }
 

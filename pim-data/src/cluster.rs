@@ -105,7 +105,6 @@ impl Cluster {
     }
 
     /// Begins a unit of work on the shard of a home key. Nothing is written before it commits.
-    #[must_use]
     pub fn begin(&self, cx: &RequestContext, home: impl Into<HomeKey>) -> Unit {
         let home = home.into();
         let route = self.0.router.route(&home);
@@ -113,7 +112,6 @@ impl Cluster {
     }
 
     /// Begins a unit of work in the control database; the key is the row's own id.
-    #[must_use]
     pub fn begin_control(&self, cx: &RequestContext, key: impl Into<HomeKey>) -> Unit {
         let home = key.into();
         Unit::new(self.clone(), cx.clone(), home, control_route(home.bucket()))

@@ -99,7 +99,7 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(self.router().route(&id).shard)?;
-        let rows = fetch::<E>(cx, permit, shard, consistency, &by_id::<E>(id.uuid())).await?;
+        let rows = fetch::<E>(cx, permit, shard, consistency, &by_id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -114,7 +114,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id::<E>(id.uuid())).await?;
+        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -226,7 +226,7 @@ struct Filter {
     limit: u32,
 }
 
-fn by_id<E: Entity>(id: Uuid) -> Filter {
+fn by_id(id: Uuid) -> Filter {
     Filter { condition: "id = ?", binds: vec![id.into()], limit: 1 }
 }
 

@@ -186,8 +186,8 @@ impl Unit {
 
     /// The slot that another crate fills; made when first asked for.
     pub fn part<P: UnitPart + Default>(&mut self) -> &mut P {
-        let is_there = |part: &Box<dyn UnitPart>| (part.as_ref() as &dyn Any).is::<P>();
-        let position = self.parts.iter().position(is_there).unwrap_or_else(|| {
+        let position = self.parts.iter().position(|part| (part.as_ref() as &dyn Any).is::<P>());
+        let position = position.unwrap_or_else(|| {
             self.parts.push(Box::new(P::default()));
             self.parts.len() - 1
         });

@@ -3,6 +3,7 @@
 mod world;
 
 mod audit_detects_tampering;
+mod bulk_is_all_or_nothing;
 mod fence_refuses_stale_router;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;

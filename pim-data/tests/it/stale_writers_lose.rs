@@ -92,7 +92,7 @@ async fn a_unique_column_of_the_control_database_is_held() {
         match unit.commit().await {
             Ok(_) => assert!(is_new),
             Err(error) => {
-                assert!(!is_new && matches!(error, UnitError::AlreadyExists { entity: "depot" }), "{error:?}")
+                assert!(!is_new && matches!(error, UnitError::AlreadyExists { entity: "depot" }), "{error:?}");
             }
         }
     }
@@ -100,4 +100,39 @@ async fn a_unique_column_of_the_control_database_is_held() {
     let permit = crate::world::read(ShopResource::Depot);
     let depots = world.cluster.list_control::<DepotRow>(&cx(), &permit, page).await.expect("lists");
     assert_eq!(depots.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_that_write_one_key_lose_no_write() {
+    let folder = crate::world::Folder::new();
+    let settings = || crate::world::settings(&folder, 1).with_access(pim_data::cluster::Access::Shared);
+    let open = || pim_data::cluster::Cluster::open(settings(), crate::world::schema());
+    let (one, other) = (open().await.expect("opens"), open().await.expect("opens"));
+    let world = World { cluster: one, policy: crate::world::policy(), folder: crate::world::Folder::new() };
+    let account = world.register().await;
+    let write_on = async |cluster: &pim_data::cluster::Cluster| {
+        for _ in 0..25 {
+            let context = cx();
+            let mut tries = Tries::of(cluster, &context);
+            loop {
+                let permit = write(ShopResource::Account);
+                let mut unit = cluster.begin(&context, account.id);
+                let outcome = async {
+                    let mut seen = unit.load::<Account>(&permit, account.id).await?.expect("is there");
+                    seen.points += 1;
+                    unit.save(&permit, &seen)?;
+                    tell(&mut unit, "changed");
+                    unit.commit().await
+                };
+                match outcome.await {
+                    Ok(_) => break,
+                    Err(error) => assert!(tries.again(&error).await, "{error:?}"),
+                }
+            }
+        }
+    };
+    tokio::join!(write_on(&world.cluster), write_on(&other));
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 50);
+    assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 51);
+    assert!(other.verify_audit().await.expect("reads").verified);
 }
