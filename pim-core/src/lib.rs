@@ -12,4 +12,5 @@ pub mod rbac;
 pub mod request_id;
 pub mod role;
 pub mod shard;
+pub mod signal;
 pub mod token;
