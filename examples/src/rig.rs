@@ -24,4 +24,4 @@ pub use serve::{Bound, Drain, Peer, ServeError, ServeSettings, bind};
 pub use service::{Parts, Service};
 pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
 pub use settings::{Layers, SettingsError};
-pub use write::write;
+pub use write::{write, write_control};

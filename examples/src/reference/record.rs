@@ -5,6 +5,7 @@ use pim_core::shard::HomeKey;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_events::DomainEvent;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{
@@ -18,9 +19,10 @@ macro_rules! reference {
         [$($column:expr),+ $(,)?] $(, $(#[$fmeta:meta])* $field:ident: $field_type:ty)+ $(,)?
     ) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
         pub struct $name {
             /// Its id.
+            #[schema(value_type = String, format = "uuid")]
             pub id: $id,
             /// Rises by one with each change.
             pub version: u64,
@@ -87,6 +89,7 @@ reference!(
         Column::new("active", ColumnKind::Bool).shown(),
     ],
     /// Where they work.
+    #[schema(value_type = String, format = "uuid")]
     facility_id_of: FacilityId,
     /// Their name.
     name: String,
@@ -111,8 +114,10 @@ reference!(
     /// Their role.
     role: String,
     /// Facilities of affiliation, at most 16.
+    #[schema(value_type = Vec<String>)]
     facilities: Vec<FacilityId>,
     /// Their own record.
+    #[schema(value_type = Option<String>, format = "uuid")]
     patient: Option<PatientId>,
     /// Whether they may sign in.
     active: bool,

@@ -23,9 +23,38 @@ where
     Fut: Future<Output = Result<(Unit, Answer), Failure>>,
 {
     let home = home.into();
+    run(cluster, cx, || cluster.begin(cx, home), change).await
+}
+
+/// The same for a row of the control database, which is its own home key.
+///
+/// # Errors
+/// [`Failure`] of the change or of the commit.
+pub async fn write_control<Fut>(
+    cluster: &Cluster,
+    cx: &RequestContext,
+    key: impl Into<HomeKey>,
+    change: impl Fn(Unit) -> Fut,
+) -> Result<Answer, Failure>
+where
+    Fut: Future<Output = Result<(Unit, Answer), Failure>>,
+{
+    let key = key.into();
+    run(cluster, cx, || cluster.begin_control(cx, key), change).await
+}
+
+async fn run<Fut>(
+    cluster: &Cluster,
+    cx: &RequestContext,
+    begin: impl Fn() -> Unit,
+    change: impl Fn(Unit) -> Fut,
+) -> Result<Answer, Failure>
+where
+    Fut: Future<Output = Result<(Unit, Answer), Failure>>,
+{
     let mut tries = Tries::of(cluster, cx);
     loop {
-        let outcome = match change(cluster.begin(cx, home)).await {
+        let outcome = match change(begin()).await {
             Ok((mut unit, answer)) => {
                 unit.answer(answer.status, &answer.body);
                 unit.commit().await.map(|committed| answer.with_token(committed.token))

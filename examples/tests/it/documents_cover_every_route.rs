@@ -1,7 +1,7 @@
 //! The OpenAPI document of a service names each of its routes, and every reference in it leads somewhere.
 
 use pim_lab::routes::{ROUTES, Upstream};
-use pim_lab::{billing, encounter, patient};
+use pim_lab::{admin, billing, encounter, patient};
 use serde_json::Value;
 
 fn references(value: &Value, found: &mut Vec<String>) {
@@ -21,6 +21,7 @@ fn every_route_is_described_with_its_policy() {
         (Upstream::Patient, patient::SERVICE),
         (Upstream::Encounter, encounter::SERVICE),
         (Upstream::Billing, billing::SERVICE),
+        (Upstream::Admin, admin::SERVICE),
     ];
     for (upstream, service) in services {
         let document = (service.openapi)();

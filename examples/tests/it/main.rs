@@ -1,5 +1,6 @@
 //! What the domain services promise, one module a promise, driven through their routers.
 
+mod administration_tells_the_truth;
 mod documents_cover_every_route;
 mod each_refusal_has_its_name;
 mod lives_of_records;

@@ -16,7 +16,7 @@ use pim_core::token::{KeySource, KeySourceError, Signer};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_lab::ids::{FacilityId, PatientId, ProviderId};
 use pim_lab::rig::{Drain, SessionGate, TRUST_DOMAIN, TXN_ISSUER};
-use pim_lab::{billing, encounter, patient, schema};
+use pim_lab::{admin, billing, encounter, patient, schema};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -87,7 +87,8 @@ fn router(cluster: &Cluster, signer: &Signer, clock: &Clock) -> Router {
     // Each has its own health and document; the routes are what these tests drive.
     let gated = (patient::SERVICE.routes)(cluster.clone())
         .merge((encounter::SERVICE.routes)(cluster.clone()))
-        .merge((billing::SERVICE.routes)(cluster.clone()));
+        .merge((billing::SERVICE.routes)(cluster.clone()))
+        .merge((admin::SERVICE.routes)(cluster.clone()));
     let only_frame = pim_lab::rig::Declaration { routes: |_| Router::new(), ..patient::SERVICE };
     only_frame.router(cluster, &gate, &drain, gated)
 }

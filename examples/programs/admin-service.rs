@@ -1,0 +1,7 @@
+//! The admin service as a program of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pim_lab::admin::SERVICE.main()
+}

@@ -1,0 +1,86 @@
+//! Shards, their map, and the outbox.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use axum::routing::get;
+use pim_core::problem::{self, Problem, ProblemType};
+use pim_core::rbac::{Read, Write};
+use pim_core::shard::{MapError, ShardMap};
+use pim_data::cluster::Cluster;
+use pim_data::fence::PublishError;
+use pim_events::Source;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::rig::{Answer, Failure, May};
+
+/// A shard map that may not be published.
+const INVALID_MAP: ProblemType = ProblemType::new("invalid-shard-map", 422, "The shard map has findings");
+/// Handovers of one publication at most; more is more than one step.
+const HANDOVERS_MAX: usize = pim_core::shard::HANDOVERS_MAX;
+
+pub(super) fn routes() -> Router<Cluster> {
+    Router::new()
+        .route("/v1/admin/shards", get(shards))
+        .route("/v1/admin/shards/map", get(map).post(publish))
+        .route("/v1/admin/outbox", get(outbox))
+}
+
+async fn shards(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    Answer::ok(&json!({ "map_version": cluster.router().version(), "items": cluster.health().await }))
+}
+
+async fn map(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    let map = cluster.map();
+    Answer::ok(&json!({ "version": map.version(), "toml": map.to_toml() }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Takes the map as its TOML text. Publishing the map in force again changes nothing, so a retry is harmless.
+async fn publish(
+    State(cluster): State<Cluster>,
+    May(_permit): May<Write>,
+    query: Result<Query<PublishQuery>, axum::extract::rejection::QueryRejection>,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("dry_run is true or false"))?;
+    let text = std::str::from_utf8(&body).map_err(|_| Problem::of(INVALID_MAP).detail("the map is no text"))?;
+    let next = ShardMap::parse(text).map_err(|error| refused(&error))?;
+    let current = cluster.map();
+    if query.dry_run {
+        let findings = current.findings_on(&next, HANDOVERS_MAX);
+        let handovers = current.handovers_to(&next).len();
+        return Answer::ok(&json!({ "dry_run": true, "handovers": handovers, "findings": findings }));
+    }
+    match cluster.publish_map(&next).await {
+        Ok(handovers) => Answer::ok(&json!({ "version": next.version(), "handovers": handovers.len() })),
+        Err(PublishError::Map(error)) => Err(refused(&error).into()),
+        Err(error @ (PublishError::NotEmpty(_) | PublishError::UnknownShard(_))) => {
+            Err(Problem::of(INVALID_MAP).detail(error.to_string()).into())
+        }
+        Err(_) => Err(Problem::of(problem::UNAVAILABLE).retry_after_secs(1).into()),
+    }
+}
+
+fn refused(error: &MapError) -> Problem {
+    let findings: Value = serde_json::to_value(error.findings()).unwrap_or_default();
+    Problem::of(INVALID_MAP).with("findings", findings)
+}
+
+async fn outbox(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    let now = cluster.clock().now();
+    let mut items = Vec::new();
+    for source in Source::all(&cluster) {
+        let status = source.status(now).await;
+        items.push(status.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?);
+    }
+    let backlog: u64 = items.iter().map(|status| status.backlog).sum();
+    Answer::ok(&json!({ "backlog": backlog, "items": items }))
+}

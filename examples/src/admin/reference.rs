@@ -1,0 +1,203 @@
+//! Facilities, providers, accounts and flags: listing and making them.
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::routing::get;
+use pim_core::id::Id;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::{Read, Write};
+use pim_core::role::ClosedEnum as _;
+use pim_data::cluster::Cluster;
+use pim_data::entity::Entity;
+use pim_data::unit::UnitError;
+use pim_events::AppendExt as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+
+use crate::ids::{FacilityId, PatientId};
+use crate::policy::LabRole;
+use crate::reference::{Account, Facility, Flag, Provider, ReferenceChanged};
+use crate::rig::{Answer, Caller, Command, Failure, May, Operation, PageQuery, PathId, page_of, write_control};
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::list::<Facility>("/v1/admin/facilities", "Lists facilities"),
+    Operation::create::<NewFacility, Facility>("/v1/admin/facilities", "Makes a facility"),
+    Operation::get::<Facility>("/v1/admin/facilities/{id}", "Shows a facility"),
+    Operation::list::<Provider>("/v1/admin/providers", "Lists providers"),
+    Operation::create::<NewProvider, Provider>("/v1/admin/providers", "Makes a provider"),
+    Operation::list::<Account>("/v1/admin/accounts", "Lists accounts"),
+    Operation::create::<NewAccount, Account>("/v1/admin/accounts", "Makes an account"),
+    Operation::list::<Flag>("/v1/admin/flags", "Lists flags"),
+    Operation::create::<NewFlag, Flag>("/v1/admin/flags", "Makes a flag"),
+];
+
+const FACILITIES_MAX: usize = 16;
+
+pub(super) fn routes() -> Router<Cluster> {
+    Router::new()
+        .route("/v1/admin/facilities", get(list::<Facility>).post(create::<NewFacility>))
+        .route("/v1/admin/facilities/{id}", get(show::<Facility>))
+        .route("/v1/admin/providers", get(list::<Provider>).post(create::<NewProvider>))
+        .route("/v1/admin/accounts", get(list::<Account>).post(create::<NewAccount>))
+        .route("/v1/admin/flags", get(list::<Flag>).post(create::<NewFlag>))
+}
+
+/// A label: 1 to 80 characters without control characters.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+struct Label(String);
+
+impl TryFrom<String> for Label {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let fits = !text.trim().is_empty() && text.chars().count() <= 80 && !text.chars().any(char::is_control);
+        if fits { Ok(Self(text)) } else { Err("must be a text of 1 to 80 characters") }
+    }
+}
+
+/// The body that makes a record.
+trait NewRecord: Clone + DeserializeOwned + Send + Sync + 'static {
+    type Record: Entity;
+
+    /// The record at a version.
+    fn record(&self, id: Id<<Self::Record as Entity>::Kind>, version: u64) -> Result<Self::Record, Failure>;
+}
+
+/// Body of a new facility.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewFacility {
+    name: Label,
+    state_code: Label,
+}
+
+impl NewRecord for NewFacility {
+    type Record = Facility;
+
+    fn record(&self, id: FacilityId, version: u64) -> Result<Facility, Failure> {
+        let state_code = self.state_code.0.clone();
+        if state_code.len() != 2 || !state_code.bytes().all(|b| b.is_ascii_uppercase()) {
+            return Err(Problem::of(problem::INVALID_BODY).detail("state_code must be two capital letters").into());
+        }
+        Ok(Facility { id, version, name: self.name.0.clone(), state_code, active: true })
+    }
+}
+
+/// Body of a new provider.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewProvider {
+    #[schema(value_type = String, format = "uuid")]
+    facility_id: FacilityId,
+    name: Label,
+    specialty: Label,
+}
+
+impl NewRecord for NewProvider {
+    type Record = Provider;
+
+    fn record(&self, id: crate::ids::ProviderId, version: u64) -> Result<Provider, Failure> {
+        let (name, specialty) = (self.name.0.clone(), self.specialty.0.clone());
+        Ok(Provider { id, version, facility_id_of: self.facility_id, name, specialty, active: true })
+    }
+}
+
+/// Body of a new account.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewAccount {
+    subject: Label,
+    role: Label,
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    facilities: Vec<FacilityId>,
+    #[schema(value_type = Option<String>, format = "uuid")]
+    patient: Option<PatientId>,
+}
+
+impl NewRecord for NewAccount {
+    type Record = Account;
+
+    fn record(&self, id: crate::ids::AccountId, version: u64) -> Result<Account, Failure> {
+        let refused = |rule| Err(Problem::of(problem::INVALID_BODY).detail(rule).into());
+        if self.facilities.len() > FACILITIES_MAX {
+            return refused("facilities must be at most 16");
+        }
+        // No person is one of our own programs.
+        if LabRole::from_name(&self.role.0).is_none_or(|role| role == LabRole::Service) {
+            return refused("role must be patient, clinician, admin or sre");
+        }
+        let (subject, role) = (self.subject.0.clone(), self.role.0.clone());
+        Ok(Account {
+            id,
+            version,
+            subject,
+            role,
+            facilities: self.facilities.clone(),
+            patient: self.patient,
+            active: true,
+        })
+    }
+}
+
+/// Body of a new flag.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewFlag {
+    name: Label,
+    enabled: bool,
+}
+
+impl NewRecord for NewFlag {
+    type Record = Flag;
+
+    fn record(&self, id: crate::ids::FlagId, version: u64) -> Result<Flag, Failure> {
+        Ok(Flag { id, version, name: self.name.0.clone(), enabled: self.enabled })
+    }
+}
+
+async fn list<E: Entity>(
+    State(cluster): State<Cluster>,
+    May(permit): May<Read>,
+    caller: Caller,
+    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
+    let page = query.by_id()?;
+    let rows = cluster.list_control::<E>(&caller.cx, &permit, page).await?;
+    Answer::ok(&page_of(&rows, page.limit, |row| row.id().to_string()))
+}
+
+async fn show<E: Entity>(
+    State(cluster): State<Cluster>,
+    May(permit): May<Read>,
+    caller: Caller,
+    PathId(id): PathId<Id<E::Kind>>,
+) -> Result<Answer, Failure> {
+    let row = cluster.read_control::<E>(&caller.cx, &permit, id).await?;
+    Answer::ok(&row.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
+}
+
+async fn create<B: NewRecord>(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    command: Command<B>,
+) -> Result<Answer, Failure> {
+    let scope = command.cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+    let id = Id::derive(scope.scope(), 0);
+    let (permit, body) = (&permit, &command.body);
+    let made = write_control(&cluster, &command.cx, id, move |mut unit| async move {
+        let version = unit.save(permit, &body.record(id, 0)?)?;
+        let table = B::Record::TABLE.name.to_owned();
+        unit.append(&ReferenceChanged { table, id: id.uuid(), version })?;
+        Ok((unit, Answer::created(&body.record(id, version)?)?))
+    });
+    match made.await {
+        Err(Failure::Unit(UnitError::AlreadyExists { entity })) => {
+            Err(Problem::of(problem::ALREADY_EXISTS).with("entity", entity).into())
+        }
+        outcome => outcome,
+    }
+}

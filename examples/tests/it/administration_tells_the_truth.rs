@@ -1,0 +1,82 @@
+//! Reference data is made once, the trail names who did what, lineage agrees with it, and a bad map is refused with findings.
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use serde_json::json;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn reference_data_is_made_once_and_by_admins_alone() {
+    let world = World::new().await;
+    let admin = world.session("admin", &[], None);
+    let body = json!({"name": "North Clinic", "state_code": "OR"});
+    let made = world.post(&admin, "/v1/admin/facilities", "k", &body).await;
+    let again = world.post(&admin, "/v1/admin/facilities", "k", &body).await;
+    assert_eq!((made.status, &made.body), (StatusCode::CREATED, &again.body), "{:?}", made.body);
+    let listed = world.get(&admin, "/v1/admin/facilities").await;
+    assert_eq!(listed.body["items"], json!([made.body]));
+    let shown = world.get(&admin, &format!("/v1/admin/facilities/{}", made.id())).await;
+    assert_eq!(shown.body, made.body);
+    let refused = world.post(&world.clinician(), "/v1/admin/facilities", "k", &body).await;
+    assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "forbidden"));
+    for (path, body) in [
+        ("accounts", json!({"subject": "dev-a", "role": "service", "patient": null})),
+        ("accounts", json!({"subject": "dev-a", "role": "janitor", "patient": null})),
+        ("facilities", json!({"name": "x", "state_code": "oregon"})),
+    ] {
+        let refused = world.post(&admin, &format!("/v1/admin/{path}"), "bad", &body).await;
+        assert_eq!((refused.status.as_u16(), refused.problem()), (422, "invalid-body"), "{body}");
+    }
+    let account = json!({"subject": "dev-a", "role": "clinician", "facilities": [], "patient": null});
+    assert_eq!(world.post(&admin, "/v1/admin/accounts", "1", &account).await.status, StatusCode::CREATED);
+    let twice = world.post(&admin, "/v1/admin/accounts", "2", &account).await;
+    assert_eq!((twice.status, twice.problem()), (StatusCode::CONFLICT, "already-exists"));
+}
+
+#[tokio::test]
+async fn the_trail_and_the_lineage_agree() {
+    let world = World::new().await;
+    let (clinician, sre) = (world.clinician(), world.session("sre", &[], None));
+    let patient = world.registered("a").await;
+    let between = world.clock.now();
+    world.pass(std::time::Duration::from_secs(1));
+    let path = format!("/v1/patients/{}/transitions", patient.id());
+    let moved = world.post(&clinician, &path, "move", &json!({"to": "active"})).await;
+    let request = moved.headers["x-pim-request-id"].to_str().unwrap();
+    let trail = world.get(&sre, &format!("/v1/admin/audit?request_id={request}")).await;
+    assert_eq!(trail.body["items"][0]["body"]["after"], json!({"state": "active"}), "{:?}", trail.body);
+    let lineage = format!("/v1/admin/lineage/patient/{}?verify=true", patient.id());
+    let now = world.get(&sre, &lineage).await;
+    assert_eq!(now.body["state"], json!({"state": "active", "version": 2}), "{:?}", now.body);
+    assert_eq!(now.body["verify"], json!({"audit_verified": true, "agrees": true, "deviations": []}));
+    let then = world.get(&sre, &format!("{lineage}&as_of={between}")).await;
+    assert_eq!(then.body["state"], json!({"state": "registered", "version": 1}));
+    assert_eq!(then.body["changes"].as_array().map(Vec::len), Some(1));
+    for personal in ["Ada", "1980-02-29", "SYN-0000"] {
+        assert!(!now.body.to_string().contains(personal) && !trail.body.to_string().contains(personal));
+    }
+    let verified = Request::post("/v1/admin/audit/verify").header("txn-token", &sre).body(Body::empty()).unwrap();
+    assert_eq!(world.send(verified).await.body["verified"], true);
+    let outbox = world.get(&sre, "/v1/admin/outbox").await;
+    assert_eq!(outbox.body["backlog"], 2, "{:?}", outbox.body);
+}
+
+#[tokio::test]
+async fn a_map_with_findings_is_not_published() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let map = world.get(&sre, "/v1/admin/shards/map").await;
+    let toml = map.body["toml"].as_str().unwrap().to_owned();
+    let publish = |query: &str, text: String| {
+        let request = Request::post(format!("/v1/admin/shards/map{query}")).header("txn-token", &sre);
+        world.send(request.body(Body::from(text)).unwrap())
+    };
+    let broken = publish("", "format = 9".to_owned()).await;
+    assert_eq!((broken.status.as_u16(), broken.problem()), (422, "invalid-shard-map"), "{:?}", broken.body);
+    let dry = publish("?dry_run=true", toml).await;
+    assert_eq!((dry.status, dry.body["handovers"].as_u64()), (StatusCode::OK, Some(0)), "{:?}", dry.body);
+    assert_eq!(world.get(&sre, "/v1/admin/shards/map").await.body, map.body);
+    let refused = world.get(&world.clinician(), "/v1/admin/shards").await;
+    assert_eq!(refused.problem(), "forbidden");
+}
