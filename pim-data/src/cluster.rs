@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use self::directory::Directory;
 pub(crate) use self::shard::Shard;
 use crate::schema::Schema;
+use crate::signals::DataSignals;
 use crate::unit::Unit;
 
 /// How a cluster is opened.
@@ -40,6 +41,8 @@ pub struct ClusterSettings {
     pub busy_timeout: Duration,
     /// Where time comes from.
     pub clock: Clock,
+    /// Whom the cluster tells of itself.
+    pub signals: DataSignals,
 }
 
 impl ClusterSettings {
@@ -54,6 +57,7 @@ impl ClusterSettings {
             readers_max: 4,
             busy_timeout: Duration::from_secs(5),
             clock: Clock::system(),
+            signals: DataSignals::unbound(),
         }
     }
 
@@ -91,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) directory: Directory,
     pub(crate) schema: Schema,
     pub(crate) clock: Clock,
+    pub(crate) signals: DataSignals,
     /// Counts commits, so that a relay in the same process can wake up at once.
     pub(crate) commits: watch::Sender<u64>,
 }

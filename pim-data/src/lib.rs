@@ -13,4 +13,5 @@ pub mod repository;
 pub mod retry;
 pub mod schema;
 mod scope;
+pub mod signals;
 pub mod unit;

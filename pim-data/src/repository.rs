@@ -99,7 +99,7 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(self.router().route(&id).shard)?;
-        let rows = fetch::<E>(cx, permit, shard, consistency, &by_id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, consistency, &by_id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -114,7 +114,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -137,7 +137,7 @@ impl Cluster {
             binds: vec![home.uuid().into(), after(page)],
             limit: page.limit.clamp(1, PAGE_MAX),
         };
-        let rows = fetch::<E>(cx, permit, shard, consistency, &filter).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -153,7 +153,7 @@ impl Cluster {
     ) -> Result<Vec<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let filter = Filter { condition: "id > ?", binds: vec![after(page)], limit: page.limit.clamp(1, PAGE_MAX) };
-        let rows = fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -213,6 +213,19 @@ impl Cluster {
             Ok(Period { row: from_row::<E>(row, 2)?, valid_from: row.time(0)?, valid_to })
         };
         rows.iter().map(period).collect()
+    }
+
+    async fn fetch<E: Entity>(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        shard: &Shard,
+        consistency: &Consistency,
+        filter: &Filter,
+    ) -> Result<Vec<Row>, ReadError> {
+        let outcome = fetch::<E>(cx, permit, shard, consistency, filter).await;
+        self.0.signals.read(shard.id(), &outcome);
+        outcome
     }
 
     fn home_shard(&self, id: ShardId) -> Result<&Shard, ReadError> {

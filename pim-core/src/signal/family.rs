@@ -78,6 +78,7 @@ impl Observer {
     }
 
     /// Counts one duration and shows a kept trace as its example.
+    #[expect(clippy::disallowed_methods, reason = "an example carries the wall time of its scrape, no test reads it")]
     pub fn observe_traced(&self, duration: Duration, trace: TraceId) {
         let labels = [("trace_id", trace.to_string())];
         self.0.observe(duration.as_secs_f64(), Some(labels), Some(SystemTime::now()));
@@ -86,21 +87,21 @@ impl Observer {
 
 impl<L: LabelSet> CounterFamily<L> {
     pub(super) fn bind(registry: &mut Registry, signal: &'static Descriptor) -> Self {
-        let series = bind::<L, Counter, _>(registry, signal, Counter::default);
+        let series = bind::<Counter, _>(registry, signal, Counter::default);
         Self { series: series.into(), labels: PhantomData }
     }
 }
 
 impl<L: LabelSet> GaugeFamily<L> {
     pub(super) fn bind(registry: &mut Registry, signal: &'static Descriptor) -> Self {
-        let series = bind::<L, Gauge, _>(registry, signal, Gauge::default);
+        let series = bind::<Gauge, _>(registry, signal, Gauge::default);
         Self { series: series.into(), labels: PhantomData }
     }
 }
 
 impl<L: LabelSet> HistogramFamily<L> {
     pub(super) fn bind(registry: &mut Registry, signal: &'static Descriptor) -> Self {
-        let series = bind::<L, Traced, _>(registry, signal, Buckets(signal.buckets));
+        let series = bind::<Traced, _>(registry, signal, Buckets(signal.buckets));
         Self { series: series.into_iter().map(Observer).collect(), labels: PhantomData }
     }
 }
@@ -115,7 +116,7 @@ impl MetricConstructor<Traced> for Buckets {
 }
 
 /// Makes every series of a family, in the order of [`LabelSet::index`].
-fn bind<L: LabelSet, M, C>(registry: &mut Registry, signal: &'static Descriptor, make: C) -> Vec<M>
+fn bind<M, C>(registry: &mut Registry, signal: &'static Descriptor, make: C) -> Vec<M>
 where
     M: Clone + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
     C: MetricConstructor<M> + Clone + Send + Sync + 'static,

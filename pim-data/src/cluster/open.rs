@@ -76,8 +76,16 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
     let control = open_shard(CONTROL, &settings.data_dir.join("control.db"), &map, &settings, &schema).await?;
     let (commits, _) = watch::channel(0);
     let router = ShardRouter::new(map);
-    let cluster =
-        Cluster(Arc::new(Inner { router, shards, control, directory, schema, clock: settings.clock, commits }));
+    let cluster = Cluster(Arc::new(Inner {
+        router,
+        shards,
+        control,
+        directory,
+        schema,
+        clock: settings.clock,
+        signals: settings.signals,
+        commits,
+    }));
     crate::fence::finish_interrupted(&cluster).await?;
     Ok(cluster)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_core::shard::MapVersion;
+use tokio::time::Instant;
 
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
@@ -45,11 +46,19 @@ impl Unit {
     /// [`UnitError`]; nothing was written then, unless the database failed during the commit itself, which a retry
     /// under the same idempotency key resolves.
     pub async fn commit(mut self) -> Result<Committed, UnitError> {
+        let begun = Instant::now();
+        let outcome = self.send().await;
+        self.cluster.0.signals.unit(self.route.shard, &outcome, begun.elapsed());
+        outcome
+    }
+
+    async fn send(&mut self) -> Result<Committed, UnitError> {
         self.check_events()?;
         let mut fenced = 0;
         let (tx, entered, statements) = loop {
             match self.enter().await {
                 Err(UnitError::Fence { shard, newest }) if shard != CONTROL => {
+                    self.cluster.0.signals.fenced();
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
                     self.cluster.refresh_map()?;
                     let route = self.cluster.router().route(&self.home);

@@ -11,5 +11,6 @@ mod map_swaps_under_traffic;
 mod open_refuses_by_name;
 mod reads_are_as_fresh_as_asked;
 mod rollback_on_drop;
+mod signals_are_as_declared;
 mod stale_writers_lose;
 mod visibility_agrees_with_oracle;
