@@ -108,7 +108,8 @@ fn explained(error: &serde_json::Error) -> Problem {
     let ours = if text.starts_with("missing field") || text.starts_with("must ") {
         Some(text.clone())
     } else {
-        text.split_once("expected ").map(|(_, expected)| format!("expected {expected}"))
+        // The last one: what stands before it may quote the body, which may hold the word too.
+        text.rsplit_once("expected ").map(|(_, expected)| format!("expected {expected}"))
     };
     match ours {
         Some(rule) => Problem::of(problem::INVALID_BODY).detail(rule),
