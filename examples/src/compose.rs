@@ -1,0 +1,171 @@
+//! Every program of the lab in one process, over real loopback HTTP: the same parts, composed.
+
+mod settle;
+
+pub use settle::{Settled, settle};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use axum::Router;
+use pim_core::clock::Clock;
+use pim_data::cluster::Access;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use crate::gateway::{Gateway, GatewaySettings};
+use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
+use crate::routes::Upstream;
+use crate::workers::Stores;
+use crate::{admin, billing, encounter, patient, projections};
+
+/// How the whole lab is set up.
+#[derive(Clone, Debug)]
+pub struct LabSettings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the gateway listens; the others take free ports.
+    pub listen: SocketAddr,
+    /// How many shards a new data directory gets; none opens an existing one as it is.
+    pub shards: Option<u16>,
+    /// Most requests at once.
+    pub in_flight_max: usize,
+    /// Calls a second of one persona.
+    pub persona_calls_per_second: u32,
+}
+
+/// The lab, running.
+#[derive(Debug)]
+pub struct Lab {
+    /// Its stores, for seeding and for computing summaries.
+    pub stores: Stores,
+    /// Base URL of the gateway.
+    pub gateway: String,
+    /// Base URLs of every program, by name.
+    pub programs: BTreeMap<&'static str, String>,
+    edge: Drain,
+    services: Drain,
+    workers: Drain,
+    front: JoinSet<()>,
+    serving: JoinSet<()>,
+    working: JoinSet<()>,
+}
+
+/// Longest pause of workers that are woken by commits of their own process anyway.
+const PAUSE_MAX_MS: u64 = 1000;
+/// Calls a second from one network: everything comes from loopback here.
+const ADDRESS_CALLS_PER_SECOND: u32 = 1_000_000;
+
+impl Lab {
+    /// Takes the ports, opens the stores and starts every part.
+    ///
+    /// # Errors
+    /// When a port or a store cannot be had; the error says what to do.
+    pub async fn start(settings: LabSettings) -> anyhow::Result<Self> {
+        // The port first: a second lab must not touch the data directory of the first.
+        let front = bind(ServeSettings::at(settings.listen)).await?;
+        let clock = Clock::system();
+        let stores = Stores::open(&settings.data_dir, settings.shards, Access::Exclusive, clock.clone()).await?;
+        let mut lab = Self {
+            gateway: front.url(),
+            stores,
+            programs: BTreeMap::new(),
+            edge: Drain::new(),
+            services: Drain::new(),
+            workers: Drain::new(),
+            front: JoinSet::new(),
+            serving: JoinSet::new(),
+            working: JoinSet::new(),
+        };
+        let broker = lab.start_broker(&settings, &clock).await?;
+        let upstreams = lab.start_services(&broker, &clock).await?;
+        lab.start_workers();
+        let gateway = Gateway::new(GatewaySettings {
+            broker: broker.clone(),
+            secret: gateway_secret(&settings.data_dir)?,
+            upstreams: upstreams.into_iter().chain([(Upstream::Broker, broker)]).collect(),
+            in_flight_max: settings.in_flight_max,
+            persona_calls_per_second: settings.persona_calls_per_second,
+            address_calls_per_second: ADDRESS_CALLS_PER_SECOND,
+            clock,
+        })?;
+        lab.programs.insert("gateway", front.url());
+        let edge = lab.edge.clone();
+        lab.front.spawn(front.serve(gateway.into_router(edge.clone()), edge));
+        Ok(lab)
+    }
+
+    async fn start_broker(&mut self, settings: &LabSettings, clock: &Clock) -> anyhow::Result<String> {
+        let bound = free_port().await?;
+        let url = bound.url();
+        let broker = Broker::new(BrokerSettings {
+            url: url.clone(),
+            data_dir: settings.data_dir.clone(),
+            profile: Profile::Lab,
+            clock: clock.clone(),
+        })?;
+        let router = broker.into_router(self.services.clone(), json!({"openapi": "3.1.0", "paths": {}}));
+        self.serve("session-broker", bound, router);
+        Ok(url)
+    }
+
+    async fn start_services(&mut self, broker: &str, clock: &Clock) -> anyhow::Result<BTreeMap<Upstream, String>> {
+        let gate = SessionGate::trusting(HttpKeys::at(format!("{broker}/jwks.json").parse()?), clock.clone());
+        let reads = || self.stores.reads.clone();
+        let declared = [
+            (Upstream::Patient, &patient::SERVICE, projections::patient_routes(reads())),
+            (Upstream::Encounter, &encounter::SERVICE, projections::encounter_routes(reads())),
+            (Upstream::Billing, &billing::SERVICE, projections::billing_routes(reads())),
+            (Upstream::Admin, &admin::SERVICE, crate::operations::routes(self.stores.clone())),
+        ];
+        let mut upstreams = BTreeMap::new();
+        for (upstream, service, more) in declared {
+            let bound = free_port().await?;
+            upstreams.insert(upstream, bound.url());
+            let router = service.router(&self.stores.cluster, &gate, &self.services, more);
+            self.serve(service.name, bound, router);
+        }
+        Ok(upstreams)
+    }
+
+    fn start_workers(&mut self) {
+        let (stores, stop) = (self.stores.clone(), self.workers.begun());
+        self.working.spawn(stores.relay(PAUSE_MAX_MS, stop));
+        let (stores, stop) = (self.stores.clone(), self.workers.clone());
+        self.working.spawn(async move {
+            if let Err(error) = stores.consume(PAUSE_MAX_MS, stop).await {
+                tracing::error!(code = "consumers-stopped", reason = %error);
+            }
+        });
+    }
+
+    fn serve(&mut self, name: &'static str, bound: Bound, router: Router) {
+        self.programs.insert(name, bound.url());
+        self.serving.spawn(bound.serve(router, self.services.clone()));
+    }
+
+    /// Base URL of one program.
+    #[must_use]
+    pub fn url_of(&self, program: &str) -> Option<&str> {
+        self.programs.get(program).map(String::as_str)
+    }
+
+    /// Stops in the order of the flow: no more requests, then no more events, then the workers. Everything that was
+    /// acknowledged has been folded when this ends with [`Settled::Yes`].
+    pub async fn stop(mut self) -> (Stores, Settled) {
+        self.edge.begin();
+        while self.front.join_next().await.is_some() {}
+        self.services.begin();
+        while self.serving.join_next().await.is_some() {}
+        let settled = settle(&self.stores).await;
+        self.workers.begin();
+        while self.working.join_next().await.is_some() {}
+        (self.stores, settled)
+    }
+}
+
+async fn free_port() -> anyhow::Result<Bound> {
+    Ok(bind(ServeSettings::at(SocketAddr::from(([127, 0, 0, 1], 0)))).await?)
+}

@@ -1,0 +1,126 @@
+//! Operations that need the flow's stores: dead letters, projections, journeys, runs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use pim_core::clock::Timestamp;
+use pim_core::problem::{self, Problem};
+use pim_core::rbac::{Read, Write};
+use pim_events::{LIST_MAX, Rebuild, Subscriber, Verdict};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::journey::{as_mermaid, as_text, journey};
+use crate::policy::LabResource;
+use crate::projections;
+use crate::rig::{Answer, Caller, Command, Failure, May};
+use crate::runs::summarize;
+use crate::workers::Stores;
+
+/// The routes, for the admin service.
+pub fn routes(stores: Stores) -> Router {
+    Router::new()
+        .route("/v1/admin/dead-letters", get(dead_letters))
+        .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
+        .route("/v1/admin/projections", get(list_projections))
+        .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
+        .route("/v1/admin/journeys/{request_id}", get(show_journey))
+        .route("/v1/admin/runs/summary", get(run_summary))
+        .with_state(stores)
+}
+
+/// An operation takes no body members.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+fn unavailable<E>(_: E) -> Failure {
+    Problem::of(problem::UNAVAILABLE).detail("a store does not answer").retry_after_secs(1).into()
+}
+
+async fn dead_letters(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    let held = stores.reads.held_keys(None, LIST_MAX).await.map_err(unavailable)?;
+    let mut items = Vec::with_capacity(held.len());
+    for key in held {
+        let letters = stores.reads.dead_letters(&key.consumer, key.key, 0, 20).await.map_err(unavailable)?;
+        items.push(json!({"held": key, "events": letters}));
+    }
+    let unreadable = stores.reads.dead_records(LIST_MAX).await.map_err(unavailable)?;
+    Answer::ok(&json!({"items": items, "unreadable": unreadable}))
+}
+
+async fn unpark(
+    State(stores): State<Stores>,
+    May(_permit): May<Write>,
+    Path((consumer, key)): Path<(String, String)>,
+    _command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID))?;
+    match stores.reads.unpark(&consumer, key).await {
+        Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
+        Err(_) => Err(Problem::of(problem::NOT_FOUND).detail("this consumer does not hold this key").into()),
+    }
+}
+
+async fn list_projections(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    let consumers = stores.reads.status(&stores.bus).await.map_err(unavailable)?;
+    let distribution = projections::distribution(&stores.reads).await?;
+    Answer::ok(&json!({"items": consumers, "distribution": distribution}))
+}
+
+async fn rebuild(
+    State(stores): State<Stores>,
+    May(_permit): May<Write>,
+    Path(name): Path<String>,
+    _command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let projection = projections::all().into_iter().find(|projection| projection.name() == name);
+    let projection = projection.ok_or_else(|| Problem::of(problem::NOT_FOUND).detail("there is no such projection"))?;
+    let bus: Arc<dyn Subscriber> = Arc::new(stores.bus.clone());
+    let rebuild = Rebuild::new(&stores.reads, bus, &stores.registry, projection, Verdict::MustEqual);
+    let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(unavailable)?;
+    Answer::ok(&report)
+}
+
+async fn show_journey(
+    State(stores): State<Stores>,
+    May(permit): May<Read>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(request): Path<String>,
+) -> Result<Response, Failure> {
+    let bad = || Problem::of(problem::INVALID_ID).detail("the request id is the x-pim-request-id of an answer");
+    let request = Uuid::try_parse(&request).map_err(|_| bad())?;
+    let told = journey(&stores, &caller.cx, &permit.for_resource(LabResource::Audit), request).await?;
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Ok(match accepted {
+        "text/plain" => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], as_text(&told)).into_response(),
+        "text/vnd.mermaid" => ([(CONTENT_TYPE, "text/vnd.mermaid")], as_mermaid(&told)).into_response(),
+        _ => Answer::ok(&told)?.into_response(),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since {
+    since: Option<Timestamp>,
+}
+
+async fn run_summary(
+    State(stores): State<Stores>,
+    May(_permit): May<Read>,
+    query: Result<Query<Since>, QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(asked) = query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("since must be an instant"))?;
+    let since = asked.since.unwrap_or(Timestamp::from_micros(0));
+    let summary = summarize(&stores, since).await.map_err(unavailable)?;
+    let mut document = serde_json::to_value(&summary).unwrap_or(Value::Null);
+    document["holds"] = Value::from(summary.holds());
+    Answer::ok(&document)
+}

@@ -1,0 +1,158 @@
+//! The workers behind the commit: the outbox processor moves events to the bus, the projection worker folds them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use pim_core::clock::Clock;
+use pim_core::identity::Actor;
+use pim_core::role::RoleCode;
+use pim_core::shard::ShardMap;
+use pim_data::cluster::{Access, Cluster, ClusterSettings};
+use pim_events::{
+    BusSettings, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner, Publisher, ReadStore,
+    Registry, Relay, RelaySettings, Source, Subscriber,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::billing::DraftClaim;
+use crate::policy::LabRole;
+use crate::rig::{Drain, Parts, ServeSettings, Service, bind};
+use crate::{projections, schema};
+
+/// The stores that workers share.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Shards and control database.
+    pub cluster: Cluster,
+    /// The durable log.
+    pub bus: EmbeddedBus,
+    /// The read models.
+    pub reads: ReadStore,
+    /// Every event type.
+    pub registry: Registry,
+}
+
+impl Stores {
+    /// Opens everything in a data directory, making it when it is not there.
+    ///
+    /// # Errors
+    /// When a store cannot be opened; the error names it and what to do.
+    pub async fn open(data_dir: &std::path::Path, shards: Option<u16>, access: Access, clock: Clock) -> anyhow::Result<Self> {
+        let registry = schema::registry()?;
+        let schema = schema::schema(&registry)?;
+        let mut settings = ClusterSettings::at(data_dir).with_access(access);
+        settings.clock = clock.clone();
+        settings.map = shards.map(ShardMap::even).transpose()?;
+        let cluster = Cluster::open(settings, schema).await?;
+        let bus = EmbeddedBus::open(&data_dir.join("bus.db"), BusSettings::default(), clock.clone()).await;
+        let bus = bus.context("cannot open the bus")?;
+        let reads = ReadStore::open(&data_dir.join("read.db"), clock).await?;
+        // Every program that asks the read models finds their tables, whichever started first.
+        for projection in projections::all() {
+            reads.install(projection.as_ref()).await?;
+        }
+        Ok(Self { cluster, bus, reads, registry })
+    }
+
+    /// Moves events from every outbox to the bus until told to stop.
+    pub async fn relay(self, pause_max_ms: u64, stop: impl Future<Output = ()>) {
+        let bus: Arc<dyn Publisher> = Arc::new(self.bus);
+        let settings = RelaySettings { pause_max_ms, ..RelaySettings::default() };
+        Relay::new(Source::all(&self.cluster), &bus, &settings).run(stop).await;
+    }
+
+    /// Folds events into read models and runs event-driven commands until told to stop.
+    ///
+    /// # Errors
+    /// When a read model is of another version than the program's.
+    pub async fn consume(self, pause_max_ms: u64, stop: Drain) -> anyhow::Result<()> {
+        let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
+        let consumer = ConsumerSettings { pause_max_ms, ..ConsumerSettings::default() };
+        let all = projections::all();
+        let models = ProjectionRunner::open(&self.reads, Arc::clone(&bus), &self.registry, all, &consumer).await?;
+        let settings = CommandSettings { consumer, ..CommandSettings::of(service_actor("projection-worker")?) };
+        let handlers: Vec<Arc<dyn pim_events::CommandHandler>> = vec![Arc::new(DraftClaim)];
+        let commands =
+            CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, handlers, &settings).await?;
+        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()));
+        Ok(())
+    }
+}
+
+/// One of our own programs as an actor.
+///
+/// # Errors
+/// When the name is no subject.
+pub fn service_actor(name: &str) -> anyhow::Result<Actor> {
+    Ok(Actor::new(name.parse()?, RoleCode::of(LabRole::Service)))
+}
+
+/// Settings of a worker program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// The data directory, shared with the other programs.
+    pub data_dir: PathBuf,
+    /// How many shards a new data directory gets; an existing one must have as many.
+    pub shards: u16,
+    /// Longest pause between two looks for work, in milliseconds.
+    pub pause_max_ms: u64,
+    /// How long work in hand may take once the program is told to stop, in milliseconds.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_dir: PathBuf::from("target/pim-data"),
+            shards: 4,
+            pause_max_ms: 100,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+/// Which worker a program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worker {
+    /// Outboxes to bus.
+    OutboxProcessor,
+    /// Bus to read models, and event-driven commands.
+    ProjectionWorker,
+}
+
+impl Worker {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::OutboxProcessor => "outbox-processor",
+            Self::ProjectionWorker => "projection-worker",
+        }
+    }
+
+    /// Runs the worker as a program until it is told to stop.
+    ///
+    /// # Errors
+    /// When a store cannot be opened or the port cannot be had.
+    pub async fn run(self, settings: WorkerSettings, drain: Drain) -> anyhow::Result<()> {
+        let bound = bind(ServeSettings::at(settings.listen)).await?;
+        let stores = Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system()).await?;
+        let cluster = Some(stores.cluster.clone());
+        let parts = Parts { name: self.name(), cluster, drain: drain.clone(), openapi: json!({"openapi": "3.1.0", "paths": {}}) };
+        println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
+        let serving = tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
+        match self {
+            Self::OutboxProcessor => stores.relay(settings.pause_max_ms, drain.begun()).await,
+            Self::ProjectionWorker => stores.consume(settings.pause_max_ms, drain).await?,
+        }
+        let _ended = tokio::time::timeout(Duration::from_millis(settings.drain_timeout_ms), serving).await;
+        Ok(())
+    }
+}
