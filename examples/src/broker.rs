@@ -8,11 +8,13 @@ mod exchange;
 mod http;
 mod identity;
 mod keyfile;
+mod program;
 mod session;
 
 pub use http::{Broker, BrokerError, BrokerSettings, Profile};
 pub use identity::{Persona, PersonaDirectory};
 pub use keyfile::{KeyFileError, gateway_secret};
+pub use program::BrokerProgram;
 
 /// Who access tokens are for: the gateway.
 pub const GATEWAY_AUDIENCE: &str = "urn:pim:lab:gateway";

@@ -4,7 +4,9 @@ mod admit;
 mod forward;
 mod http;
 mod openapi;
+mod program;
 mod session;
 
 pub use http::{Gateway, GatewayError, GatewaySettings};
+pub use program::GatewayProgram;
 pub use session::SessionExchange;

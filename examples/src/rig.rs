@@ -18,7 +18,7 @@ pub use answer::{Answer, CONSISTENCY_HEADER};
 pub use command::{BODY_BYTES_MAX, Command};
 pub use failure::Failure;
 pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
-pub use launch::{launch, EXIT_PRECONDITION, EXIT_USAGE};
+pub use launch::{EXIT_PRECONDITION, EXIT_USAGE, launch};
 pub use openapi::{Listed, Operation, document};
 pub use page::{Cursor, PageQuery, page_of};
 pub use program::{Declaration, ServiceFlags, ServiceSettings};

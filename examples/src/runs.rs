@@ -103,7 +103,8 @@ pub async fn summarize(stores: &Stores, since: Timestamp) -> Result<RunSummary, 
 /// sum that another one keeps, which would count a repeated application twice.
 async fn compare(stores: &Stores) -> Result<(u64, u64, u64), SummaryError> {
     let mut known: BTreeMap<Uuid, u64> = BTreeMap::new();
-    let counted = stores.reads.query(Statement::sqlite("SELECT home, COUNT(*) FROM journey_hops GROUP BY home")).await?;
+    let counted =
+        stores.reads.query(Statement::sqlite("SELECT home, COUNT(*) FROM journey_hops GROUP BY home")).await?;
     for row in counted {
         known.insert(row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?);
     }

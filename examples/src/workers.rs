@@ -42,7 +42,12 @@ impl Stores {
     ///
     /// # Errors
     /// When a store cannot be opened; the error names it and what to do.
-    pub async fn open(data_dir: &std::path::Path, shards: Option<u16>, access: Access, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn open(
+        data_dir: &std::path::Path,
+        shards: Option<u16>,
+        access: Access,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let registry = schema::registry()?;
         let schema = schema::schema(&registry)?;
         let mut settings = ClusterSettings::at(data_dir).with_access(access);
@@ -145,9 +150,15 @@ impl Worker {
         let bound = bind(ServeSettings::at(settings.listen)).await?;
         let stores = Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system()).await?;
         let cluster = Some(stores.cluster.clone());
-        let parts = Parts { name: self.name(), cluster, drain: drain.clone(), openapi: json!({"openapi": "3.1.0", "paths": {}}) };
+        let parts = Parts {
+            name: self.name(),
+            cluster,
+            drain: drain.clone(),
+            openapi: json!({"openapi": "3.1.0", "paths": {}}),
+        };
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
-        let serving = tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
+        let serving =
+            tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
         match self {
             Self::OutboxProcessor => stores.relay(settings.pause_max_ms, drain.begun()).await,
             Self::ProjectionWorker => stores.consume(settings.pause_max_ms, drain).await?,

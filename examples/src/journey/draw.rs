@@ -29,7 +29,9 @@ pub fn as_text(journey: &Journey) -> String {
         let _infallible = writeln!(text, "trace    {trace}");
     }
     for hop in &journey.hops {
-        let after = hop.after_us.map_or_else(|| "       –".to_owned(), |us| format!("{:>5}.{:02} ms", us / 1000, us % 1000 / 10));
+        let after = hop
+            .after_us
+            .map_or_else(|| "       –".to_owned(), |us| format!("{:>5}.{:02} ms", us / 1000, us % 1000 / 10));
         let by = hop.by.as_deref().map(|by| format!("  by {by}")).unwrap_or_default();
         let n = hop.n.map(|n| format!("  n={n}")).unwrap_or_default();
         let _infallible =
@@ -42,7 +44,9 @@ pub fn as_text(journey: &Journey) -> String {
 /// A sequence diagram.
 #[must_use]
 pub fn as_mermaid(journey: &Journey) -> String {
-    let mut text = String::from("sequenceDiagram\n  participant S as shard\n  participant B as bus\n  participant R as read models\n");
+    let mut text = String::from(
+        "sequenceDiagram\n  participant S as shard\n  participant B as bus\n  participant R as read models\n",
+    );
     for hop in &journey.hops {
         let arrow = match hop.stage {
             Stage::Commit => "S->>S",

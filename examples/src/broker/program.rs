@@ -1,0 +1,50 @@
+//! The session broker as a program of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pim_core::clock::Clock;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Broker, BrokerSettings, Profile};
+use crate::rig::{Drain, ServeSettings, bind};
+
+/// Settings of the broker program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerProgram {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The data directory, for keys and personas.
+    pub data_dir: PathBuf,
+    /// `lab` lets the development identity provider run; `production` refuses to start it.
+    pub profile: Profile,
+}
+
+impl Default for BrokerProgram {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            data_dir: PathBuf::from("target/pim-data"),
+            profile: Profile::Lab,
+        }
+    }
+}
+
+impl BrokerProgram {
+    /// Runs the broker until it is told to stop.
+    ///
+    /// # Errors
+    /// When the port or the keys cannot be had, or the profile forbids it.
+    pub async fn run(self, drain: Drain) -> anyhow::Result<()> {
+        let bound = bind(ServeSettings::at(self.listen)).await?;
+        let url = bound.url();
+        let settings = BrokerSettings { url, data_dir: self.data_dir, profile: self.profile, clock: Clock::system() };
+        let broker = Broker::new(settings)?;
+        println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
+        let router = broker.into_router(drain.clone(), json!({"openapi": "3.1.0", "paths": {}}));
+        bound.serve(router, drain).await;
+        Ok(())
+    }
+}

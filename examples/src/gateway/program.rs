@@ -1,0 +1,87 @@
+//! The gateway as a program of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pim_core::clock::Clock;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Gateway, GatewaySettings};
+use crate::broker::gateway_secret;
+use crate::rig::{Drain, ServeSettings, bind};
+use crate::routes::Upstream;
+
+/// Settings of the gateway program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayProgram {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The data directory, for the secret that broker and gateway share.
+    pub data_dir: PathBuf,
+    /// Base URL of the session broker, which is also its issuer name.
+    pub broker_url: String,
+    /// Base URL of the patient service.
+    pub patient_url: String,
+    /// Base URL of the encounter service.
+    pub encounter_url: String,
+    /// Base URL of the billing service.
+    pub billing_url: String,
+    /// Base URL of the admin service.
+    pub admin_url: String,
+    /// Most requests at once; above that the answer is 503.
+    pub in_flight_max: usize,
+    /// Calls a second that one persona may make; a burst may be twice that.
+    pub persona_calls_per_second: u32,
+    /// Calls a second from one network (/24 or /56).
+    pub address_calls_per_second: u32,
+}
+
+impl Default for GatewayProgram {
+    fn default() -> Self {
+        let local = |port: u16| format!("http://127.0.0.1:{port}");
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            data_dir: PathBuf::from("target/pim-data"),
+            broker_url: local(8081),
+            patient_url: local(8082),
+            encounter_url: local(8083),
+            billing_url: local(8084),
+            admin_url: local(8085),
+            in_flight_max: 512,
+            persona_calls_per_second: 200,
+            address_calls_per_second: 5_000,
+        }
+    }
+}
+
+impl GatewayProgram {
+    /// Runs the gateway until it is told to stop.
+    ///
+    /// # Errors
+    /// When the port or the secret cannot be had, or a setting makes no sense.
+    pub async fn run(self, drain: Drain) -> anyhow::Result<()> {
+        let bound = bind(ServeSettings::at(self.listen)).await?;
+        let upstreams = BTreeMap::from([
+            (Upstream::Broker, self.broker_url.clone()),
+            (Upstream::Patient, self.patient_url),
+            (Upstream::Encounter, self.encounter_url),
+            (Upstream::Billing, self.billing_url),
+            (Upstream::Admin, self.admin_url),
+        ]);
+        let gateway = Gateway::new(GatewaySettings {
+            broker: self.broker_url,
+            secret: gateway_secret(&self.data_dir)?,
+            upstreams,
+            in_flight_max: self.in_flight_max,
+            persona_calls_per_second: self.persona_calls_per_second,
+            address_calls_per_second: self.address_calls_per_second,
+            clock: Clock::system(),
+        })?;
+        println!("{}", json!({"event": "ready", "service": "gateway", "url": bound.url()}));
+        bound.serve(gateway.into_router(drain.clone()), drain).await;
+        Ok(())
+    }
+}
