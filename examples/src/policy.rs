@@ -1,5 +1,9 @@
 //! Who may do what in the lab: the one table that gateway and services decide by.
 
+mod matrix;
+
+pub use matrix::matrix;
+
 use std::sync::LazyLock;
 
 use pim_core::rbac::{Policy, Reach};

@@ -2,12 +2,14 @@
 
 mod file;
 mod finding;
+mod foreign;
 mod key;
 mod map;
 mod router;
 mod succession;
 
 pub use finding::{Finding, FindingCode, MapError, Severity};
+pub use foreign::{ForeignUuid, hash_extended};
 pub use key::{Bucket, BucketRangeError, HomeKey, Lane, ShardKey};
 pub use map::{Endpoint, EndpointRole, MapDigest, SHARDS_MAX, Shard, ShardMap, ShardState};
 pub use router::{HANDOVERS_MAX, ShardRouter};

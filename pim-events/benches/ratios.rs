@@ -1,7 +1,6 @@
 //! Rates of relay, projection and rebuild beside the bare work, and freshness; one JSON object a line.
 //!
 //! Sides of a ratio are measured in the same run, alternating, three rounds each; the middle one counts.
-#![expect(clippy::disallowed_macros, reason = "a bench prints what it measured")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -114,7 +114,6 @@ impl Broker {
     }
 
     /// Its HTTP side.
-    #[must_use]
     pub fn into_router(self, drain: Drain, openapi: Value) -> Router {
         let parts = Parts { name: "session-broker", cluster: None, drain, openapi };
         let routes = Router::new()

@@ -104,7 +104,6 @@ impl Gateway {
     }
 
     /// Its HTTP side.
-    #[must_use]
     pub fn into_router(self, drain: Drain) -> Router {
         let ready = move || {
             let draining = drain.has_begun();

@@ -18,7 +18,7 @@ use crate::billing::{ClaimMoved, ClaimState, Money, PaymentMade};
 pub struct Revenue;
 
 /// Most lines of one answer.
-pub const LINES_MAX: u32 = 10_000;
+const LINES_MAX: u32 = 10_000;
 
 #[async_trait]
 impl Projection for Revenue {

@@ -38,7 +38,6 @@ pub struct Declaration {
 
 impl Declaration {
     /// The whole service; `more` are routes of other rooms, such as those over read models.
-    #[must_use]
     pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, more: Router) -> Router {
         let (name, openapi) = (self.name, (self.openapi)());
         let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi };

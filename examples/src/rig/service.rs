@@ -56,7 +56,6 @@ impl Service {
     }
 
     /// The whole service.
-    #[must_use]
     pub fn into_router(self) -> Router {
         let operations = Router::new()
             .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))

@@ -91,6 +91,7 @@ fn refused(status: u16, text: &str) -> anyhow::Error {
 }
 
 fn fresh_key() -> String {
+    #[expect(clippy::disallowed_methods, reason = "only to be different from the last call's")]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("xtask-{}-{}", std::process::id(), now.as_nanos())
 }

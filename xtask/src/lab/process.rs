@@ -138,11 +138,16 @@ fn wait_until_ready(child: &mut Child, patience: Duration) -> Result<Value> {
             let failure = Failure::of_code(status.code().unwrap_or_default());
             return Err(failure.because(format!("services ended ({status}):\n{}", journal::log_tail(10)?)));
         }
-        thread::sleep(POLL);
+        pause();
     }
     // Nobody could reach it later: do not leave it behind.
     let _gone = child.kill();
     Err(Failure::Precondition.because(format!("services was not ready within {} s", patience.as_secs())))
+}
+
+#[expect(clippy::disallowed_methods, reason = "there is no runtime here that it could block")]
+fn pause() {
+    thread::sleep(POLL);
 }
 
 /// Drains and stops the lab.
@@ -155,7 +160,7 @@ pub(super) fn down(json: bool) -> Result<()> {
             let sentence = format!("process {} has not drained within {} s", state.pid, DRAIN_MAX.as_secs());
             return Err(Failure::Threshold.because(sentence));
         }
-        thread::sleep(POLL);
+        pause();
     }
     State::forget();
     let Some(summary) = journal::last_event("summary") else {

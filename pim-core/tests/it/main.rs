@@ -1,0 +1,3 @@
+//! Promises of pim-core.
+
+mod foreign_keys_hash_as_postgres_does;
