@@ -16,6 +16,7 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Admin.name(),
     port: 8085,
     routes,
+    over_stores: crate::operations::routes,
     openapi: || document(Upstream::Admin, reference::OPERATIONS),
 };
 

@@ -19,7 +19,7 @@ use crate::gateway::{Gateway, GatewaySettings};
 use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
 use crate::routes::Upstream;
 use crate::workers::Stores;
-use crate::{admin, billing, encounter, patient, projections};
+use crate::{admin, billing, encounter, patient};
 
 /// How the whole lab is set up.
 #[derive(Clone, Debug)]
@@ -113,17 +113,17 @@ impl Lab {
 
     async fn start_services(&mut self, broker: &str, clock: &Clock) -> anyhow::Result<BTreeMap<Upstream, String>> {
         let gate = SessionGate::trusting(HttpKeys::at(format!("{broker}/jwks.json").parse()?), clock.clone());
-        let reads = || self.stores.reads.clone();
         let declared = [
-            (Upstream::Patient, &patient::SERVICE, projections::patient_routes(reads())),
-            (Upstream::Encounter, &encounter::SERVICE, projections::encounter_routes(reads())),
-            (Upstream::Billing, &billing::SERVICE, projections::billing_routes(reads())),
-            (Upstream::Admin, &admin::SERVICE, crate::operations::routes(self.stores.clone())),
+            (Upstream::Patient, &patient::SERVICE),
+            (Upstream::Encounter, &encounter::SERVICE),
+            (Upstream::Billing, &billing::SERVICE),
+            (Upstream::Admin, &admin::SERVICE),
         ];
         let mut upstreams = BTreeMap::new();
-        for (upstream, service, more) in declared {
+        for (upstream, service) in declared {
             let bound = free_port().await?;
             upstreams.insert(upstream, bound.url());
+            let more = (service.over_stores)(self.stores.clone());
             let router = service.router(&self.stores.cluster, &gate, &self.services, more);
             self.serve(service.name, bound, router);
         }

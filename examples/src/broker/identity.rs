@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ids::{FacilityId, PatientId, ProviderId};
+
 /// File in the data directory that lists them.
 const FILE: &str = "personas.json";
+/// What ids of made-up personas are derived from.
+const MADE_UP: &[u8] = b"development persona";
 /// Most personas that are read.
 const PERSONAS_MAX: usize = 1024;
 
@@ -54,16 +58,16 @@ impl PersonaDirectory {
         std::fs::rename(&fresh, &path)
     }
 
-    /// The first persona of a role; made up, without affiliation, while nobody has been seeded.
+    /// The first persona of a role; made up while nobody has been seeded, at a facility that is made up too.
     #[must_use]
     pub fn of_role(&self, role: &str) -> Persona {
         let found = self.all().and_then(|all| all.iter().find(|persona| persona.role == role).cloned());
         found.unwrap_or_else(|| Persona {
             subject: format!("dev-{role}"),
             role: role.to_owned(),
-            facilities: Vec::new(),
-            patient: None,
-            provider: None,
+            facilities: if role == "clinician" { vec![FacilityId::derive(MADE_UP, 0).uuid()] } else { Vec::new() },
+            patient: (role == "patient").then(|| PatientId::derive(MADE_UP, 0).uuid()),
+            provider: (role == "clinician").then(|| ProviderId::derive(MADE_UP, 0).uuid()),
         })
     }
 

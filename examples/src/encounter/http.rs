@@ -46,6 +46,7 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Encounter.name(),
     port: 8083,
     routes,
+    over_stores: |stores| crate::projections::encounter_routes(stores.reads),
     openapi: || document(Upstream::Encounter, OPERATIONS),
 };
 

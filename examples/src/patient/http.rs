@@ -33,6 +33,7 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Patient.name(),
     port: 8082,
     routes,
+    over_stores: |stores| crate::projections::patient_routes(stores.reads),
     openapi: || document(Upstream::Patient, OPERATIONS),
 };
 

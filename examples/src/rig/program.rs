@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use axum::Router;
 use clap::Parser;
 use http::Uri;
-use pim_core::shard::ShardMap;
-use pim_data::cluster::{Access, Cluster, ClusterSettings};
+use pim_core::clock::Clock;
+use pim_data::cluster::{Access, Cluster};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
 use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
-use crate::schema;
+use crate::workers::Stores;
 
 /// A bad flag or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -32,6 +32,8 @@ pub struct Declaration {
     pub port: u16,
     /// Its routes over the shards.
     pub routes: fn(Cluster) -> Router,
+    /// Its routes over read models, bus and everything else.
+    pub over_stores: fn(Stores) -> Router,
     /// Its OpenAPI document.
     pub openapi: fn() -> Value,
 }
@@ -151,15 +153,15 @@ impl Declaration {
     }
 
     async fn run(&self, settings: ServiceSettings) -> anyhow::Result<()> {
-        let cluster = open(&settings).await?;
-        let clock = cluster.clock().clone();
-        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), clock);
-        let serve = ServeSettings {
+        // The port first: a program that cannot serve makes no data directory.
+        let bound = bind(ServeSettings {
             connections_max: settings.connections_max,
             drain_timeout: Duration::from_millis(settings.drain_timeout_ms),
             ..ServeSettings::at(settings.listen)
-        };
-        let bound = bind(serve).await?;
+        })
+        .await?;
+        let stores = Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system()).await?;
+        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.
         let (unready, closing) = (Drain::new(), Drain::new());
         unready.on_signal();
@@ -171,18 +173,10 @@ impl Declaration {
             then.begin();
         });
         println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
-        let router = self.router(&cluster, &gate, &unready, Router::new());
+        let router = self.router(&stores.cluster, &gate, &unready, (self.over_stores)(stores.clone()));
         bound.serve(router, closing).await;
         Ok(())
     }
-}
-
-async fn open(settings: &ServiceSettings) -> anyhow::Result<Cluster> {
-    let registry = schema::registry()?;
-    let schema = schema::schema(&registry)?;
-    let at = ClusterSettings::at(&settings.data_dir).with_access(Access::Shared);
-    let at = at.with_map(ShardMap::even(settings.shards)?);
-    Ok(Cluster::open(at, schema).await?)
 }
 
 fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
