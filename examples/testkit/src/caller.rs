@@ -1,0 +1,83 @@
+//! A caller that remembers every acknowledgement, to hold the system to it afterwards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use pim_lab::client::Client;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Somebody with a token.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    client: Client,
+    gateway: String,
+    token: String,
+    /// The facility of affiliation, if any.
+    pub facility: String,
+    /// The provider behind the persona, if any.
+    pub provider: String,
+}
+
+static KEYS: AtomicU64 = AtomicU64::new(0);
+
+/// An idempotency key that nobody has used.
+#[must_use]
+pub fn fresh_key() -> String {
+    format!("test-{}-{}", std::process::id(), KEYS.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Caller {
+    /// Signs a persona of a role in.
+    ///
+    /// # Errors
+    /// When the gateway does not answer or refuses.
+    pub async fn sign_in(gateway: &str, role: &str) -> Result<Self> {
+        let client = Client::new();
+        let url = format!("{gateway}/v1/dev/token");
+        let told = client.post_json(&url, &json!({"role": role}), PATIENCE).await.context("sign in")?;
+        let text = |member: &str| told[member].as_str().unwrap_or_default().to_owned();
+        let (token, facility, provider) = (text("access_token"), text("facility_id"), text("provider_id"));
+        ensure!(!token.is_empty(), "no token for {role}");
+        Ok(Self { client, gateway: gateway.to_owned(), token, facility, provider })
+    }
+
+    fn headers(&self) -> Result<HeaderMap> {
+        Ok(HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {}", self.token))?)]))
+    }
+
+    /// POST under an idempotency key.
+    ///
+    /// # Errors
+    /// When no whole answer comes: whether the write happened is then unknown.
+    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let mut headers = self.headers()?;
+        headers.insert("idempotency-key", HeaderValue::from_str(key)?);
+        let url = format!("{}{path}", self.gateway);
+        let (status, _, bytes) = self.client.exchange(Method::POST, &url, headers, Some(body), PATIENCE).await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// When no whole answer comes.
+    pub async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let url = format!("{}{path}", self.gateway);
+        let (status, _, bytes) = self.client.exchange(Method::GET, &url, self.headers()?, None, PATIENCE).await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    /// Body of a registration; `number` makes the synthetic number.
+    #[must_use]
+    pub fn registration(&self, number: u64) -> Value {
+        json!({
+            "facility_id": self.facility, "given_name": "Test", "family_name": "Person", "birth_date": "1970-01-01",
+            "sex": "unknown", "syn_number": format!("SYN-{:08}", number % 100_000_000),
+        })
+    }
+}

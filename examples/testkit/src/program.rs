@@ -1,0 +1,93 @@
+//! A built program of the lab as a process.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running program. Killed when the value goes.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// What it said when it was ready.
+    pub ready: Value,
+}
+
+/// Where cargo put an example: beside the test that is running.
+fn built(example: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe().context("no path of the running test")?;
+    let profile = test.ancestors().nth(2).context("the test is not in a target directory")?;
+    let program = profile.join("examples").join(example);
+    if program.exists() {
+        return Ok(program);
+    }
+    bail!("{example} has not been built: run `cargo build -p pim-lab --examples`, or `cargo xtask test`")
+}
+
+impl Program {
+    /// Starts an example and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it has not been built, or ends or stays silent instead of being ready.
+    pub async fn start(example: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(built(example)?);
+        command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+        let log = std::env::var_os("PIM_TEST_LOG").is_some();
+        command.stderr(if log { Stdio::inherit() } else { Stdio::null() });
+        let mut child = command.spawn().with_context(|| format!("cannot start {example}"))?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let ready = timeout(READY_WITHIN, event(&mut lines, "ready")).await;
+        let ready = ready.with_context(|| format!("{example} was not ready in time"))??;
+        Ok(Self { child, lines, ready })
+    }
+
+    /// A text of the ready line.
+    #[must_use]
+    pub fn told(&self, member: &str) -> &str {
+        self.ready[member].as_str().unwrap_or_default()
+    }
+
+    /// SIGKILL: no drain, no flush, nothing.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("cannot kill the program")
+    }
+
+    /// SIGTERM, then waits: the exit code, and the summary line if there was one.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> Result<(Option<i32>, Option<Value>)> {
+        let pid = self.child.id().context("the program has ended already")?;
+        let told = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        if !told.success() {
+            bail!("cannot tell process {pid} to stop");
+        }
+        let summary = timeout(ENDS_WITHIN, event(&mut self.lines, "summary")).await.context("it does not drain")?.ok();
+        let status = timeout(ENDS_WITHIN, self.child.wait()).await.context("it does not end")??;
+        Ok((status.code(), summary))
+    }
+}
+
+async fn event(lines: &mut Lines<BufReader<ChildStdout>>, kind: &str) -> Result<Value> {
+    while let Some(line) = lines.next_line().await? {
+        if let Ok(value) = serde_json::from_str::<Value>(&line)
+            && value["event"] == kind
+        {
+            return Ok(value);
+        }
+    }
+    bail!("the program ended without a line that says {kind}")
+}
