@@ -1,0 +1,18 @@
+//! Synthetic people and what they do: a traffic plan that a seed decides, and the driver that keeps it.
+
+mod drive;
+mod feistel;
+mod operation;
+mod plan;
+mod program;
+mod random;
+mod record;
+mod session;
+
+pub use drive::{Drive, DriveSettings};
+pub use feistel::Permutation;
+pub use operation::{Operation, Script};
+pub use plan::{Manifest, Plan, PlannedSession, PlannedStep};
+pub use program::main;
+pub use random::{Stream, below, draw, exponential, unit};
+pub use record::{DriveReport, OperationReport, Snapshot};

@@ -1,0 +1,162 @@
+//! The traffic plan: who begins a session when, what they set out to do, and how long they think. A pure function of the seed.
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::operation::{Operation, Script};
+use super::random::{Stream, below, draw, exponential};
+
+/// Sessions that a manifest's digest covers.
+const DIGEST_SESSIONS: u64 = 10_000;
+const THINK_MS_MEAN: f64 = 300.0;
+const THINK_MS_MAX: u64 = 5_000;
+
+/// Weights of what personas set out to do: patients read, clinicians do both, admins and engineers look.
+const MIX: &[(&str, Script, u64)] = &[
+    ("patient", Script::Portal, 32),
+    ("patient", Script::Booking, 8),
+    ("clinician", Script::LookUp, 24),
+    ("clinician", Script::Visit, 20),
+    ("clinician", Script::Intake, 6),
+    ("admin", Script::Billing, 7),
+    ("sre", Script::Watch, 3),
+];
+
+/// One step of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedStep {
+    /// What.
+    pub operation: Operation,
+    /// Its intended time after the session's beginning, in microseconds: thinking, and the expected service of the steps before.
+    pub at_us: u64,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedSession {
+    /// Its number.
+    pub number: u64,
+    /// Its intended beginning after the run's, in microseconds.
+    pub at_us: u64,
+    /// Who acts.
+    pub role: &'static str,
+    /// Chooses the persona, the patient and everything else that is chosen on the way.
+    pub choice: u64,
+    /// What they set out to do.
+    pub script: Script,
+    /// Step by step.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// A plan: sessions arrive by a Poisson process, open loop, so a slow system does not slow its callers.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    seed: u64,
+    mean_gap_us: f64,
+}
+
+impl Plan {
+    /// A plan of `rate` sessions a second.
+    #[must_use]
+    pub fn new(seed: u64, rate: f64) -> Self {
+        Self { seed, mean_gap_us: 1_000_000.0 / rate.max(1e-6) }
+    }
+
+    /// Every session, in the order of their beginnings; without end.
+    pub fn sessions(&self) -> impl Iterator<Item = PlannedSession> + Send + use<> {
+        let plan = *self;
+        let mut at = 0.0_f64;
+        (0_u64..).map(move |number| {
+            at += exponential(draw(plan.seed, Stream::Arrival, number, 0), plan.mean_gap_us);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from zero, far below 2^63")]
+            let at_us = at as u64;
+            plan.session(number, at_us)
+        })
+    }
+
+    fn session(&self, number: u64, at_us: u64) -> PlannedSession {
+        let bits = |field| draw(self.seed, Stream::Session, number, field);
+        let total: u64 = MIX.iter().map(|(.., weight)| weight).sum();
+        let mut left = below(bits(0), total);
+        let mut chosen = MIX[0];
+        for entry in MIX {
+            if left < entry.2 {
+                chosen = *entry;
+                break;
+            }
+            left -= entry.2;
+        }
+        let (role, script, _) = chosen;
+        let mut step_at = 0;
+        let mut steps = Vec::with_capacity(script.operations().len());
+        for (index, operation) in (10_u64..).zip(script.operations()) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of thinking")]
+            let think_ms = (exponential(bits(index), THINK_MS_MEAN) as u64).min(THINK_MS_MAX);
+            step_at += if index == 10 { 0 } else { think_ms * 1000 };
+            steps.push(PlannedStep { operation: *operation, at_us: step_at });
+            step_at += operation.expected_service_us();
+        }
+        PlannedSession { number, at_us, role, choice: bits(1), script, steps }
+    }
+
+    /// What the plan comes to.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        let mut digest = Sha256::new();
+        let mut steps = 0;
+        let mut last_at_us = 0;
+        for session in self.sessions().take(usize::try_from(DIGEST_SESSIONS).unwrap_or(usize::MAX)) {
+            steps += session.steps.len();
+            last_at_us = session.at_us;
+            digest.update(serde_json::to_vec(&session).unwrap_or_default());
+        }
+        let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Manifest { schema: "pim.lab.plan/v1", seed: self.seed, sessions: DIGEST_SESSIONS, steps, last_at_us, digest }
+    }
+}
+
+/// What a plan comes to, with a digest that tells two plans apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Manifest {
+    /// Which form this is.
+    pub schema: &'static str,
+    /// Of which seed.
+    pub seed: u64,
+    /// Sessions that the digest covers.
+    pub sessions: u64,
+    /// Steps in them.
+    pub steps: usize,
+    /// Beginning of the last of them, in microseconds.
+    pub last_at_us: u64,
+    /// SHA-256 over them.
+    pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_is_the_same_plan_in_any_thread() {
+        let here = Plan::new(7, 20.0).manifest();
+        for threads in [1, 2, 8] {
+            let others: Vec<_> = (0..threads).map(|_| std::thread::spawn(|| Plan::new(7, 20.0).manifest())).collect();
+            assert!(others.into_iter().all(|other| other.join().unwrap() == here), "{threads} threads");
+        }
+        assert_ne!(Plan::new(8, 20.0).manifest().digest, here.digest);
+    }
+
+    #[test]
+    fn the_rate_is_kept_in_the_mean() {
+        let last = Plan::new(1, 50.0).sessions().nth(9_999).unwrap();
+        let seconds = last.at_us / 1_000_000;
+        assert!((190..210).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn steps_do_not_go_back_in_time() {
+        for session in Plan::new(3, 10.0).sessions().take(200) {
+            assert!(session.steps.is_sorted_by_key(|step| step.at_us), "{session:?}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The persona simulator as a program of its own: `plan` prints the manifest, `load` drives a running lab.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+
+use super::drive::{Drive, DriveSettings};
+use super::plan::Plan;
+use crate::rig::{Drain, EXIT_PRECONDITION, Parts, ServeSettings, Service, bind};
+use crate::show::Lasting;
+
+/// The traffic run says nothing.
+const EXIT_INVALID: u8 = 6;
+
+/// Simulated people.
+#[derive(Debug, Parser)]
+#[command(name = "persona-simulator", disable_version_flag = true, arg_required_else_help = true)]
+struct Flags {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Prints the traffic manifest with its digest; starts nothing.
+    Plan {
+        /// Decides the plan.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Sessions a second.
+        #[arg(long, default_value_t = 2.0)]
+        rate: f64,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Drives load at a gateway; serves its own health meanwhile.
+    Load {
+        /// Base URL of the gateway.
+        #[arg(long)]
+        gateway: String,
+        /// Base URL of the broker; tokens come through the gateway, so this is only for symmetry with other tools.
+        #[arg(long, hide = true)]
+        broker: Option<String>,
+        /// Sessions a second.
+        #[arg(long, default_value_t = 2.0)]
+        rate: f64,
+        /// How long, such as `30s` or `5m`; until told to stop when absent.
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<Lasting>,
+        /// Decides the plan.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Where health is served.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// JSON objects, one a line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Flags::parse().verb {
+        Verb::Plan { seed, rate, json } => {
+            let manifest = serde_json::to_value(Plan::new(seed, rate).manifest()).unwrap_or(Value::Null);
+            println!("{}", if json { manifest.to_string() } else { format!("{manifest:#}") });
+            ExitCode::SUCCESS
+        }
+        Verb::Load { gateway, rate, duration, seed, listen, json, .. } => {
+            let settings = DriveSettings { gateway, rate, seed, duration: duration.map(Duration::from) };
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let outcome = runtime
+                .context("cannot start the runtime")
+                .and_then(|runtime| runtime.block_on(load(settings, listen, json)));
+            outcome.unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::from(EXIT_PRECONDITION)
+            })
+        }
+    }
+}
+
+async fn load(settings: DriveSettings, listen: SocketAddr, json: bool) -> anyhow::Result<ExitCode> {
+    let drain = Drain::new();
+    drain.on_signal();
+    let bound = bind(ServeSettings::at(listen)).await?;
+    let openapi = json!({"openapi": "3.1.0", "paths": {}});
+    let parts = Parts { name: "persona-simulator", cluster: None, drain: drain.clone(), openapi };
+    if json {
+        println!("{}", json!({"event": "ready", "service": "persona-simulator", "url": bound.url()}));
+    }
+    let serving =
+        tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
+    let traffic = Drive::start(&settings);
+    let over = async {
+        match settings.duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = drain.begun() => {}
+    }
+    let report = traffic.stop().await;
+    drain.begin();
+    let _ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    let mut document = serde_json::to_value(&report).unwrap_or(Value::Null);
+    document["event"] = "summary".into();
+    document["verdict"] = if report.valid { "ok" } else { "invalid" }.into();
+    println!("{}", if json { document.to_string() } else { format!("{document:#}") });
+    Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::from(EXIT_INVALID) })
+}

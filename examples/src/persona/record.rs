@@ -1,0 +1,261 @@
+//! What a run measured: for each operation response, service and lateness, in high dynamic range histograms.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::operation::Operation;
+
+const MICROS_MAX: u64 = 600_000_000;
+/// A run whose 99th percentile of lateness is above this says nothing.
+const LATENESS_P99_MAX: Duration = Duration::from_millis(500);
+/// A run that sent less than this part of what was due says nothing, in percent.
+const SENT_PERCENT_MIN: u64 = 95;
+
+#[derive(Debug)]
+struct Series {
+    response: Histogram<u64>,
+    service: Histogram<u64>,
+    lateness: Histogram<u64>,
+    errors: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_operation: BTreeMap<Operation, Series>,
+    by_persona: BTreeMap<&'static str, u64>,
+    requests: u64,
+    errors: u64,
+    due: u64,
+    cut_short: u64,
+}
+
+/// Collects measurements of many sessions.
+#[derive(Debug, Default)]
+pub(super) struct Recorder(Mutex<Inner>);
+
+/// One measured step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measured {
+    pub(super) operation: Operation,
+    pub(super) role: &'static str,
+    pub(super) lateness: Duration,
+    pub(super) service: Duration,
+    pub(super) failed: bool,
+}
+
+impl Recorder {
+    fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A step came due.
+    pub(super) fn due(&self) {
+        self.with(|inner| inner.due += 1);
+    }
+
+    /// A session could not go on, for example because nobody was found.
+    pub(super) fn cut_short(&self) {
+        self.with(|inner| inner.cut_short += 1);
+    }
+
+    /// A step was done.
+    pub(super) fn done(&self, measured: Measured) {
+        self.with(|inner| {
+            inner.requests += 1;
+            inner.errors += u64::from(measured.failed);
+            *inner.by_persona.entry(measured.role).or_default() += 1;
+            let series = inner.by_operation.entry(measured.operation).or_insert_with(Series::new);
+            series.errors += u64::from(measured.failed);
+            // From the intended time: a request that waited because the system was slow has waited.
+            series.response.saturating_record(micros(measured.lateness + measured.service));
+            series.service.saturating_record(micros(measured.service));
+            series.lateness.saturating_record(micros(measured.lateness));
+        });
+    }
+
+    /// How it stands.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.with(|inner| {
+            let mut all = fresh();
+            for series in inner.by_operation.values() {
+                // Histograms of one form always add up.
+                let _same_form = all.add(&series.response);
+            }
+            Snapshot {
+                requests: inner.requests,
+                errors: inner.errors,
+                by_persona: inner.by_persona.clone(),
+                p50_ms: in_ms(&all, 50.0),
+                p99_ms: in_ms(&all, 99.0),
+            }
+        })
+    }
+
+    /// What it came to.
+    pub(super) fn report(&self) -> DriveReport {
+        self.with(|inner| {
+            let mut lateness = fresh();
+            for series in inner.by_operation.values() {
+                let _same_form = lateness.add(&series.lateness);
+            }
+            let lateness_p99_ms = in_ms(&lateness, 99.0);
+            let mut reasons = Vec::new();
+            if inner.requests * 100 < inner.due * SENT_PERCENT_MIN {
+                reasons.push(format!("{} of {} due requests were sent", inner.requests, inner.due));
+            }
+            if lateness_p99_ms > LATENESS_P99_MAX.as_secs_f64() * 1000.0 {
+                reasons.push(format!("requests were sent late: p99 {lateness_p99_ms:.0} ms"));
+            }
+            DriveReport {
+                requests: inner.requests,
+                errors: inner.errors,
+                due: inner.due,
+                cut_short: inner.cut_short,
+                valid: reasons.is_empty(),
+                reasons,
+                lateness_p99_ms,
+                operations: inner.by_operation.iter().map(|(op, series)| (op.name(), series.report())).collect(),
+            }
+        })
+    }
+}
+
+impl Series {
+    fn new() -> Self {
+        Self { response: fresh(), service: fresh(), lateness: fresh(), errors: 0 }
+    }
+
+    fn report(&self) -> OperationReport {
+        OperationReport {
+            requests: self.response.len(),
+            errors: self.errors,
+            response_p50_ms: in_ms(&self.response, 50.0),
+            response_p95_ms: in_ms(&self.response, 95.0),
+            response_p99_ms: in_ms(&self.response, 99.0),
+            response_max_ms: in_ms(&self.response, 100.0),
+            service_p50_ms: in_ms(&self.service, 50.0),
+            service_p99_ms: in_ms(&self.service, 99.0),
+            lateness_p99_ms: in_ms(&self.lateness, 99.0),
+        }
+    }
+}
+
+fn fresh() -> Histogram<u64> {
+    #[expect(clippy::expect_used, reason = "constant bounds that the histogram allows")]
+    Histogram::new_with_bounds(1, MICROS_MAX, 3).expect("bounds of a histogram")
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(MICROS_MAX).max(1)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds far below 2^52")]
+fn in_ms(histogram: &Histogram<u64>, percentile: f64) -> f64 {
+    let micros = if histogram.is_empty() { 0 } else { histogram.value_at_percentile(percentile) };
+    micros as f64 / 1000.0
+}
+
+/// How a run stands, for a status line.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Requests so far.
+    pub requests: u64,
+    /// Of these, failed.
+    pub errors: u64,
+    /// Requests so far by persona.
+    pub by_persona: BTreeMap<&'static str, u64>,
+    /// Median response.
+    pub p50_ms: f64,
+    /// 99th percentile of response.
+    pub p99_ms: f64,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct DriveReport {
+    /// Requests sent.
+    pub requests: u64,
+    /// Of these, failed: no answer, or a refusal that was not planned.
+    pub errors: u64,
+    /// Requests that came due.
+    pub due: u64,
+    /// Sessions that could not go on.
+    pub cut_short: u64,
+    /// Whether the run says anything: it kept its rate and its times.
+    pub valid: bool,
+    /// Why not, when it does not.
+    pub reasons: Vec<String>,
+    /// 99th percentile of lateness.
+    pub lateness_p99_ms: f64,
+    /// By operation.
+    pub operations: BTreeMap<&'static str, OperationReport>,
+}
+
+/// One operation of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperationReport {
+    /// Requests.
+    pub requests: u64,
+    /// Failures.
+    pub errors: u64,
+    /// From the intended time to the answer: median.
+    pub response_p50_ms: f64,
+    /// 95th percentile.
+    pub response_p95_ms: f64,
+    /// 99th percentile.
+    pub response_p99_ms: f64,
+    /// Longest.
+    pub response_max_ms: f64,
+    /// From sending to the answer: median.
+    pub service_p50_ms: f64,
+    /// 99th percentile.
+    pub service_p99_ms: f64,
+    /// From the intended time to sending: 99th percentile.
+    pub lateness_p99_ms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(lateness_ms: u64) -> Measured {
+        Measured {
+            operation: Operation::PatientRead,
+            role: "clinician",
+            lateness: Duration::from_millis(lateness_ms),
+            service: Duration::from_millis(2),
+            failed: false,
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_late_says_nothing() {
+        let recorder = Recorder::default();
+        recorder.due();
+        recorder.done(measured(900));
+        assert!(!recorder.report().valid);
+    }
+
+    #[test]
+    fn a_run_that_missed_its_rate_says_nothing() {
+        let recorder = Recorder::default();
+        (0..10).for_each(|_| recorder.due());
+        recorder.done(measured(0));
+        let report = recorder.report();
+        assert!(!report.valid && report.reasons[0].contains("1 of 10"), "{report:?}");
+    }
+
+    #[test]
+    fn response_counts_from_the_intended_time() {
+        let recorder = Recorder::default();
+        recorder.due();
+        recorder.done(measured(100));
+        let report = recorder.report();
+        let read = &report.operations["patient_read"];
+        assert!(read.response_p50_ms > 100.0 && read.service_p50_ms < 10.0 && report.valid, "{report:?}");
+    }
+}

@@ -1,0 +1,210 @@
+//! One session: a persona, a token, and the requests of a script, each of which may need what the ones before found.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::operation::Operation;
+use super::plan::PlannedSession;
+use super::random::below;
+use super::record::{Measured, Recorder};
+use crate::client::Client;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const TOKEN_GOOD_FOR: Duration = Duration::from_secs(10 * 60);
+const PERSONAS_PER_ROLE: u64 = 8;
+const DIAGNOSES: &[&str] = &["E11.9", "I10", "J45.909", "Z00.00", "S93.401A", "O09.90"];
+const GIVEN: &[&str] = &["Alma", "Boris", "Clea", "Dov", "Esra", "Finn"];
+const FAMILY: &[&str] = &["Thornfield", "Wildbrook", "Stonewick", "Marshley"];
+const INITIALS: &str = "abcdefghijklmnopqrstuvwxyz";
+
+#[derive(Clone, Debug)]
+struct SignedIn {
+    authorization: HeaderValue,
+    told: Value,
+    until: Instant,
+}
+
+/// What all sessions of a run share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) gateway: String,
+    pub(super) recorder: Recorder,
+    pub(super) begun: Instant,
+    /// Tells the keys of two runs apart.
+    pub(super) run: uuid::Uuid,
+    tokens: Mutex<BTreeMap<String, SignedIn>>,
+}
+
+impl Shared {
+    pub(super) fn new(gateway: String) -> Self {
+        Self {
+            client: Client::new(),
+            gateway,
+            recorder: Recorder::default(),
+            begun: Instant::now(),
+            run: uuid::Uuid::new_v4(),
+            tokens: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Signs a persona in, or takes the token that it has.
+    async fn sign_in(&self, role: &str, choice: u64) -> Option<SignedIn> {
+        let roster = if matches!(role, "admin" | "sre") { 2 } else { PERSONAS_PER_ROLE };
+        let subject = format!("{role}-{}", below(choice, roster));
+        let mut tokens = self.tokens.lock().await;
+        if let Some(known) = tokens.get(&subject).filter(|known| known.until > Instant::now()) {
+            return Some(known.clone());
+        }
+        let url = format!("{}/v1/dev/token", self.gateway);
+        let told = self.client.post_json(&url, &json!({"role": role, "subject": subject}), PATIENCE).await.ok()?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", told["access_token"].as_str()?)).ok()?;
+        authorization.set_sensitive(true);
+        let signed = SignedIn { authorization, told, until: Instant::now() + TOKEN_GOOD_FOR };
+        tokens.insert(subject, signed.clone());
+        Some(signed)
+    }
+}
+
+/// Plays one session to its end.
+pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
+    let Some(signed) = shared.sign_in(session.role, session.choice).await else {
+        shared.recorder.cut_short();
+        return;
+    };
+    let mut way = Way::new(&shared, &session, &signed);
+    for step in &session.steps {
+        let intended = shared.begun + Duration::from_micros(session.at_us + step.at_us);
+        tokio::time::sleep_until(intended).await;
+        let Some((method, path, body)) = way.request(step.operation) else {
+            shared.recorder.cut_short();
+            return;
+        };
+        shared.recorder.due();
+        let sent = Instant::now();
+        let answer = way.send(&method, &path, body.as_ref()).await;
+        let service = sent.elapsed();
+        let failed = !answer.as_ref().is_some_and(|(status, _)| status.is_success());
+        let lateness = sent.saturating_duration_since(intended);
+        let (operation, role) = (step.operation, session.role);
+        shared.recorder.done(Measured { operation, role, lateness, service, failed });
+        if let Some((_, document)) = answer {
+            way.learn(operation, &document);
+        }
+    }
+}
+
+/// What a session knows on its way.
+struct Way<'s> {
+    shared: &'s Shared,
+    session: &'s PlannedSession,
+    signed: &'s SignedIn,
+    patient: Option<String>,
+    encounter: Option<String>,
+    keys: u32,
+}
+
+type Planned = (Method, String, Option<Value>);
+
+impl<'s> Way<'s> {
+    fn new(shared: &'s Shared, session: &'s PlannedSession, signed: &'s SignedIn) -> Self {
+        let patient = signed.told["patient_id"].as_str().map(str::to_owned);
+        Self { shared, session, signed, patient, encounter: None, keys: 0 }
+    }
+
+    fn pick<'a>(&self, list: &[&'a str], salt: u32) -> &'a str {
+        let bits = self.session.choice.rotate_left(salt);
+        list[usize::try_from(below(bits, list.len() as u64)).unwrap_or(0)]
+    }
+
+    /// The request of an operation; `None` when what it needs was not found.
+    fn request(&self, operation: Operation) -> Option<Planned> {
+        let get = |path: String| Some((Method::GET, path, None));
+        let post = |path: String, body: Value| Some((Method::POST, path, Some(body)));
+        let patient = || self.patient.clone().map(|id| format!("/v1/patients/{id}"));
+        let encounter = || Some(format!("{}/encounters/{}", patient()?, self.encounter.clone()?));
+        let told = |member: &str| self.signed.told[member].clone();
+        match operation {
+            Operation::PatientSearch => {
+                let at = usize::try_from(below(self.session.choice.rotate_left(3), 26)).unwrap_or(0);
+                get(format!("/v1/patients?name={}&limit=5", &INITIALS[at..=at]))
+            }
+            Operation::PatientRead => get(patient()?),
+            Operation::SummaryRead => get(format!("{}/summary", patient()?)),
+            Operation::PatientRegister => post("/v1/patients".to_owned(), self.registration()),
+            Operation::EncounterList => get(format!("{}/encounters?limit=10", patient()?)),
+            Operation::EncounterSchedule => post(
+                format!("{}/encounters", patient()?),
+                json!({"facility_id": told("facility_id"), "provider_id": told("provider_id"), "kind": "office_visit",
+                    "scheduled_at": "2026-03-02T09:00:00Z"}),
+            ),
+            Operation::EncounterStart => post(format!("{}/transitions", encounter()?), json!({"to": "in_progress"})),
+            Operation::DiagnosisAdd => {
+                post(format!("{}/diagnoses", encounter()?), json!({"code": self.pick(DIAGNOSES, 7)}))
+            }
+            Operation::EncounterComplete => post(format!("{}/transitions", encounter()?), json!({"to": "completed"})),
+            Operation::TimelineRead => get(format!("{}/timeline?limit=20", patient()?)),
+            Operation::ClaimList => get(format!("{}/claims?limit=10", patient()?)),
+            Operation::AppointmentBook => {
+                let (facility, provider) = self.made_up_place();
+                post(
+                    format!("{}/appointments", patient()?),
+                    json!({"facility_id": facility, "provider_id": provider, "scheduled_at": "2026-04-01T10:00:00Z"}),
+                )
+            }
+            Operation::FacilityList => get("/v1/admin/facilities?limit=10".to_owned()),
+            Operation::RevenueRead => get("/v1/revenue?from=2026-01-01&to=2030-12-31".to_owned()),
+            Operation::ShardsRead => get("/v1/admin/shards".to_owned()),
+            Operation::OutboxRead => get("/v1/admin/outbox".to_owned()),
+        }
+    }
+
+    /// Where a patient books: their persona names no facility, so one of the seed's form.
+    fn made_up_place(&self) -> (String, String) {
+        let id = |kind: &[u8]| crate::ids::FacilityId::derive(kind, 0).to_string();
+        (id(b"booking facility"), id(b"booking provider"))
+    }
+
+    fn registration(&self) -> Value {
+        json!({
+            "facility_id": self.signed.told["facility_id"], "given_name": self.pick(GIVEN, 11),
+            "family_name": self.pick(FAMILY, 13), "birth_date": "1984-06-15", "sex": "unknown",
+            "syn_number": format!("SYN-{:08}", 90_000_000 + below(self.session.choice.rotate_left(17), 10_000_000)),
+        })
+    }
+
+    async fn send(&mut self, method: &Method, path: &str, body: Option<&Value>) -> Option<(StatusCode, Value)> {
+        let mut headers = HeaderMap::with_capacity(2);
+        headers.insert(AUTHORIZATION, self.signed.authorization.clone());
+        if body.is_some() {
+            self.keys += 1;
+            let key = format!("{}-{}-{}", self.shared.run.as_simple(), self.session.number, self.keys);
+            headers.insert("idempotency-key", HeaderValue::from_str(&key).ok()?);
+        }
+        let url = format!("{}{path}", self.shared.gateway);
+        let answer = self.shared.client.exchange(method.clone(), &url, headers, body, PATIENCE).await;
+        let (status, _, bytes) = answer.ok()?;
+        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    fn learn(&mut self, operation: Operation, document: &Value) {
+        let id = |value: &Value| value["id"].as_str().map(str::to_owned);
+        match operation {
+            Operation::PatientSearch => {
+                let found = document["items"].as_array().map_or(&[][..], Vec::as_slice);
+                let at = usize::try_from(below(self.session.choice.rotate_left(23), found.len().max(1) as u64));
+                self.patient = found.get(at.unwrap_or(0)).and_then(id).or(self.patient.take());
+            }
+            Operation::PatientRegister => self.patient = id(document).or(self.patient.take()),
+            Operation::EncounterSchedule => self.encounter = id(document),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Filling a new data directory: the same people for the same seed, whatever the number of shards or threads.
+
+mod people;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::rbac::{Permit, SystemScope, Write};
+use pim_core::shard::ShardKey as _;
+use pim_data::backend::Statement;
+use pim_data::unit::Unit;
+use pim_events::AppendExt as _;
+use tokio::task::JoinSet;
+
+use self::people::People;
+use crate::broker::PersonaDirectory;
+use crate::policy::{LabAction, LabResource};
+use crate::reference::ReferenceChanged;
+use crate::workers::{Stores, service_actor};
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct SeedSettings {
+    /// How many patients.
+    pub patients: u32,
+    /// Decides everything else.
+    pub seed: u64,
+}
+
+/// What was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeded {
+    /// How many patients; zero when the directory had been filled before.
+    pub patients: u32,
+    /// How many personas may sign in.
+    pub personas: usize,
+}
+
+/// Units that go into one transaction: short enough for progress, long enough for speed.
+const CHUNK: usize = 500;
+const PATIENCE: Duration = Duration::from_secs(300);
+const REASON: SystemScope = SystemScope::new("seed a new data directory");
+
+/// Fills a new data directory; does nothing to one that has been filled. `progress` is told how many patients are there.
+///
+/// Patients go through the same units of work as ever: history, audit, events and fence included, many in a transaction.
+///
+/// # Errors
+/// When a store cannot be written; the data directory is then removed and made anew by hand.
+pub async fn seed(
+    stores: &Stores,
+    settings: &SeedSettings,
+    progress: impl Fn(u32) + Send + Sync,
+) -> anyhow::Result<Seeded> {
+    if is_filled(stores).await? {
+        return Ok(Seeded { patients: 0, personas: 0 });
+    }
+    let people = People::of(settings.seed, settings.patients);
+    let cx = RequestContext::new(RequestId::mint(), service_actor("seed")?, Deadline::after(PATIENCE));
+    fill_shards(stores, &people, &cx, progress).await?;
+    fill_control(stores, &people, &cx).await?;
+    let personas = people.personas();
+    PersonaDirectory::write(stores.cluster.data_dir(), &personas).context("cannot write personas.json")?;
+    Ok(Seeded { patients: settings.patients, personas: personas.len() })
+}
+
+/// The control database is filled last, so a facility there says that everything is.
+async fn is_filled(stores: &Stores) -> anyhow::Result<bool> {
+    let control = stores.cluster.database(pim_data::cluster::CONTROL).context("no control database")?;
+    Ok(!control.query(Statement::sqlite("SELECT 1 FROM facility_row LIMIT 1")).await?.is_empty())
+}
+
+async fn fill_shards(
+    stores: &Stores,
+    people: &People,
+    cx: &RequestContext,
+    progress: impl Fn(u32) + Send + Sync,
+) -> anyhow::Result<()> {
+    let done = std::sync::Arc::new(AtomicU32::new(0));
+    let mut shards = JoinSet::new();
+    for described in stores.cluster.map().shards() {
+        let (stores, people, cx, id) = (stores.clone(), people.clone(), cx.clone(), described.id);
+        let done = std::sync::Arc::clone(&done);
+        shards.spawn(async move {
+            let mine: Vec<u32> = (0..people.count())
+                .filter(|&n| stores.cluster.router().route(&people.patient_id(n)).shard == id)
+                .collect();
+            for chunk in mine.chunks(CHUNK) {
+                let units = chunk.iter().map(|&n| patient_unit(&stores, &people, &cx, n));
+                let units = units.collect::<anyhow::Result<Vec<Unit>>>()?;
+                // A patient that is there already was committed before an interruption: leave it.
+                match stores.cluster.commit_bulk(id, units).await {
+                    Ok(_) | Err(pim_data::unit::UnitError::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                done.fetch_add(u32::try_from(chunk.len()).unwrap_or(0), Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        });
+    }
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            ended = shards.join_next() => match ended {
+                Some(outcome) => outcome.context("a seeding task broke off")??,
+                None => break,
+            },
+            _ = tick.tick() => progress(done.load(Ordering::Relaxed)),
+        }
+    }
+    progress(done.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn patient_unit(stores: &Stores, people: &People, cx: &RequestContext, n: u32) -> anyhow::Result<Unit> {
+    let patient = people.patient(n).context("a made-up patient does not fit its own rules")?;
+    let mut unit = stores.cluster.begin(cx, patient.id);
+    let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Patient);
+    let version = unit.save(&permit, &patient)?;
+    unit.append(&patient.registered(version))?;
+    for encounter in people.encounters(n, patient.id) {
+        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Encounter);
+        let version = unit.save(&permit, &encounter)?;
+        unit.append(&people::scheduled(&encounter, version))?;
+    }
+    Ok(unit)
+}
+
+async fn fill_control(stores: &Stores, people: &People, cx: &RequestContext) -> anyhow::Result<()> {
+    for provider in people.providers() {
+        let mut unit = stores.cluster.begin_control(cx, provider.id);
+        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Provider);
+        let version = unit.save(&permit, &provider)?;
+        unit.append(&ReferenceChanged { table: "provider".to_owned(), id: provider.id.key_uuid(), version })?;
+        unit.commit().await?;
+    }
+    for account in people.accounts() {
+        let mut unit = stores.cluster.begin_control(cx, account.id);
+        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Account);
+        let version = unit.save(&permit, &account)?;
+        unit.append(&ReferenceChanged { table: "account".to_owned(), id: account.id.key_uuid(), version })?;
+        unit.commit().await?;
+    }
+    for facility in people.facilities() {
+        let mut unit = stores.cluster.begin_control(cx, facility.id);
+        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Facility);
+        let version = unit.save(&permit, &facility)?;
+        unit.append(&ReferenceChanged { table: "facility".to_owned(), id: facility.id.key_uuid(), version })?;
+        unit.commit().await?;
+    }
+    Ok(())
+}

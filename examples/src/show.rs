@@ -1,0 +1,9 @@
+//! What `services` shows: the ready page, a status line a second, the summary; for people or as JSON lines.
+
+mod flags;
+mod page;
+mod run;
+mod status;
+
+pub use flags::{Flags, Lasting, Traffic};
+pub use run::main;

@@ -1,0 +1,168 @@
+//! Flags of `services`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::rig::{Layers, SettingsError};
+
+/// The whole platform in one process, on embedded shards, over real loopback HTTP.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "services", disable_version_flag = true)]
+pub struct Flags {
+    /// Settings file (YAML); variables `PIM_…` overlay it, flags overlay both.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything is kept [default: target/pim-data].
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    data_dir: Option<PathBuf>,
+    /// Keeps everything in a directory that is removed at the end.
+    #[arg(long)]
+    ephemeral: bool,
+    /// Where the gateway listens [default: 127.0.0.1:8080]; the other parts take free ports.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Shards of a new data directory [default: 4].
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Synthetic patients of a new data directory [default: 10000].
+    #[arg(long, value_name = "N")]
+    patients: Option<u32>,
+    /// Seed of data and traffic [default: 1].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Persona sessions a second, or `off` [default: 2].
+    #[arg(long, value_name = "RATE|off")]
+    traffic: Option<Traffic>,
+    /// Ends by itself after this time, such as `30s` or `5m`; without it Ctrl-C ends it.
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: Option<Lasting>,
+    /// One JSON object a line on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Traffic {
+    /// None.
+    Off,
+    /// So many sessions a second.
+    Rate(f64),
+}
+
+impl FromStr for Traffic {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "must be `off` or sessions a second, above 0 and at most 10000";
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let rate: f64 = text.parse().map_err(|_| RULE)?;
+        if rate > 0.0 && rate <= 10_000.0 { Ok(Self::Rate(rate)) } else { Err(RULE) }
+    }
+}
+
+impl TryFrom<String> for Traffic {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Traffic> for String {
+    fn from(traffic: Traffic) -> Self {
+        match traffic {
+            Traffic::Off => "off".to_owned(),
+            Traffic::Rate(rate) => rate.to_string(),
+        }
+    }
+}
+
+/// A duration such as `500ms`, `30s`, `5m` or `1h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lasting(Duration);
+
+impl From<Lasting> for Duration {
+    fn from(Lasting(duration): Lasting) -> Self {
+        duration
+    }
+}
+
+impl FromStr for Lasting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "must be a duration such as 500ms, 30s, 5m or 1h";
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().map_err(|_| RULE)?;
+        let unit_ms = match &text[digits..] {
+            "ms" => 1,
+            "s" | "" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(RULE),
+        };
+        number.checked_mul(unit_ms).map(|ms| Self(Duration::from_millis(ms))).ok_or(RULE)
+    }
+}
+
+/// Settings of `services`, from all layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Settings {
+    pub(super) data_dir: PathBuf,
+    pub(super) listen: SocketAddr,
+    pub(super) shards: u16,
+    pub(super) patients: u32,
+    pub(super) seed: u64,
+    pub(super) traffic: Traffic,
+    pub(super) in_flight_max: usize,
+    pub(super) persona_calls_per_second: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("target/pim-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            shards: 4,
+            patients: 10_000,
+            seed: 1,
+            traffic: Traffic::Rate(2.0),
+            in_flight_max: 512,
+            persona_calls_per_second: 1_000,
+        }
+    }
+}
+
+impl Flags {
+    /// Defaults, file, environment and flags, in this order.
+    pub(super) fn settings(&self) -> Result<Settings, SettingsError> {
+        let mut layers = Layers::<Settings>::new();
+        if let Some(path) = &self.config {
+            layers = layers.file(path)?;
+        }
+        let layers = layers.environment(std::env::vars())?;
+        let layers = layers.flag("data_dir", self.data_dir.as_ref().map(|path| path.display().to_string()))?;
+        let layers = layers.flag("listen", self.listen.map(|address| address.to_string()))?;
+        let layers = layers.flag("shards", self.shards)?.flag("patients", self.patients)?.flag("seed", self.seed)?;
+        Ok(layers.flag("traffic", self.traffic.map(String::from))?.into_settings())
+    }
+
+    /// How long to run.
+    pub(super) fn duration(&self) -> Option<Duration> {
+        self.duration.map(|Lasting(duration)| duration)
+    }
+
+    pub(super) const fn is_ephemeral(&self) -> bool {
+        self.ephemeral
+    }
+}

@@ -1,0 +1,195 @@
+//! The run itself: seed, start, show, drain, sum up.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pim_core::clock::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::flags::{Flags, Settings, Traffic};
+use super::page::{Ready, resident_mib};
+use super::status::StatusLine;
+use crate::compose::{Lab, LabSettings, Settled};
+use crate::persona::{Drive, DriveReport, DriveSettings};
+use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
+use crate::runs::{RunSummary, summarize};
+use crate::seed::{SeedSettings, seed};
+
+/// An invariant of the run did not hold.
+const EXIT_THRESHOLD: u8 = 4;
+/// The traffic run says nothing.
+const EXIT_INVALID: u8 = 6;
+
+/// Runs `services` and says how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let settings = match flags.settings() {
+        Ok(settings) => settings,
+        Err(error) => return refused(EXIT_USAGE, &error.into()),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime");
+    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&flags, settings)));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => refused(EXIT_PRECONDITION, &error),
+    }
+}
+
+fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+/// A directory that goes away with the value, when it was made for this run alone.
+#[derive(Debug)]
+struct DataDir {
+    path: PathBuf,
+    is_ephemeral: bool,
+}
+
+impl DataDir {
+    fn of(flags: &Flags, settings: &Settings) -> Self {
+        if !flags.is_ephemeral() {
+            return Self { path: settings.data_dir.clone(), is_ephemeral: false };
+        }
+        let name = format!("pim-lab-{}", uuid::Uuid::new_v4().as_simple());
+        Self { path: std::env::temp_dir().join(name), is_ephemeral: true }
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        if self.is_ephemeral {
+            let _absent = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
+    let begun = Instant::now();
+    let drain = Drain::new();
+    drain.on_signal();
+    let data_dir = DataDir::of(flags, &settings);
+    let lab = Lab::start(LabSettings {
+        data_dir: data_dir.path.clone(),
+        listen: settings.listen,
+        shards: Some(settings.shards),
+        in_flight_max: settings.in_flight_max,
+        persona_calls_per_second: settings.persona_calls_per_second,
+    })
+    .await?;
+    let seeding = Instant::now();
+    seed_with_progress(flags, &settings, &lab).await?;
+    let seeded_ms = millis(seeding.elapsed());
+    let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
+    if flags.json {
+        let mut line = ready.as_json();
+        line["seeded_ms"] = Value::from(seeded_ms);
+        println!("{line}");
+    } else {
+        println!("{}", ready.as_text());
+    }
+    let since = lab.stores.cluster.clock().now();
+    let report = drive(flags, &settings, &lab, &drain).await?;
+    let (stores, settled) = lab.stop().await;
+    let summary = summarize(&stores, since).await?;
+    let code = sum_up(flags, &summary, report.as_ref(), settled, since);
+    drop(stores);
+    Ok(code)
+}
+
+async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab) -> anyhow::Result<()> {
+    let target = if flags.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(u64::from(settings.patients)), target);
+    let style = ProgressStyle::with_template("seeding  {bar:40} {pos}/{len} patients  {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let asked = SeedSettings { patients: settings.patients, seed: settings.seed };
+    let is_plain = bar.is_hidden() && !flags.json;
+    let seeded = seed(&lab.stores, &asked, |done| bar.set_position(u64::from(done))).await?;
+    bar.finish_and_clear();
+    if is_plain && seeded.patients > 0 {
+        eprintln!("seeded {} patients on {} shards", seeded.patients, settings.shards);
+    }
+    Ok(())
+}
+
+/// Lets personas call until the time is over or the process is told to stop.
+async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> anyhow::Result<Option<DriveReport>> {
+    let traffic = match settings.traffic {
+        Traffic::Off => None,
+        Traffic::Rate(rate) => Some(Drive::start(&DriveSettings {
+            gateway: lab.gateway.clone(),
+            rate,
+            seed: settings.seed,
+            duration: flags.duration(),
+        })),
+    };
+    let end = flags.duration().map(|duration| Instant::now() + duration);
+    let told = drain.begun();
+    tokio::pin!(told);
+    let mut line = StatusLine::new(flags.json);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let over = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = &mut told => break,
+            () = over => break,
+            _ = second.tick() => {
+                let snapshot = traffic.as_ref().map(Drive::snapshot);
+                line.show(&lab.stores, snapshot.as_ref()).await;
+            }
+        }
+    }
+    line.end();
+    match traffic {
+        Some(traffic) => Ok(Some(traffic.stop().await)),
+        None => Ok(None),
+    }
+}
+
+fn sum_up(flags: &Flags, summary: &RunSummary, report: Option<&DriveReport>, settled: Settled, since: Timestamp) -> u8 {
+    let holds = summary.holds() && settled == Settled::Yes;
+    let is_valid = report.is_none_or(|report| report.valid);
+    let (verdict, code) = match (holds, is_valid) {
+        (false, _) => ("broken", EXIT_THRESHOLD),
+        (true, false) => ("invalid", EXIT_INVALID),
+        (true, true) => ("ok", 0),
+    };
+    let mut document = json!({
+        "event": "summary",
+        "since": since,
+        "settled": settled == Settled::Yes,
+        "rss_mib": resident_mib(),
+        "verdict": verdict,
+    });
+    if let Some(report) = report {
+        document["traffic"] = serde_json::to_value(report).unwrap_or(Value::Null);
+        document["requests"] = Value::from(report.requests);
+        document["errors"] = Value::from(report.errors);
+    }
+    if let (Value::Object(members), Ok(Value::Object(computed))) = (&mut document, serde_json::to_value(summary)) {
+        members.extend(computed);
+    }
+    if flags.json {
+        println!("{document}");
+    } else {
+        println!("{document:#}");
+    }
+    code
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,56 @@
+//! The status line.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use pim_events::Source;
+
+use crate::persona::Snapshot;
+use crate::workers::Stores;
+
+/// Prints one line a second on a terminal, in place; nothing elsewhere.
+#[derive(Debug)]
+pub(super) struct StatusLine {
+    is_terminal: bool,
+    requests_before: u64,
+}
+
+impl StatusLine {
+    pub(super) fn new(json: bool) -> Self {
+        Self { is_terminal: !json && std::io::stdout().is_terminal(), requests_before: 0 }
+    }
+
+    pub(super) async fn show(&mut self, stores: &Stores, traffic: Option<&Snapshot>) {
+        if !self.is_terminal {
+            return;
+        }
+        let now = stores.cluster.clock().now();
+        let mut backlog = 0;
+        for source in Source::all(&stores.cluster) {
+            backlog += source.status(now).await.map_or(0, |status| status.backlog);
+        }
+        let consumers = stores.reads.status(&stores.bus).await.unwrap_or_default();
+        let parked: u64 = consumers.iter().map(|consumer| consumer.held_keys).sum();
+        let lag_ms = consumers.iter().flat_map(|it| &it.partitions).map(|part| part.lag_ms).max().unwrap_or(0);
+        let mut line = String::new();
+        if let Some(traffic) = traffic {
+            let rate = traffic.requests.saturating_sub(self.requests_before);
+            self.requests_before = traffic.requests;
+            line.push_str(&format!("{rate} requests/s"));
+            for (persona, count) in &traffic.by_persona {
+                line.push_str(&format!("  {persona} {count}"));
+            }
+            let (p50, p99) = (traffic.p50_ms, traffic.p99_ms);
+            line.push_str(&format!("  p50 {p50:.1} ms  p99 {p99:.1} ms  errors {}  ", traffic.errors));
+        }
+        line.push_str(&format!("backlog {backlog}  freshness {lag_ms} ms  parked {parked}"));
+        let mut out = std::io::stdout();
+        // A terminal that is gone is no reason to stop.
+        let _gone = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
+    }
+
+    pub(super) fn end(&self) {
+        if self.is_terminal {
+            println!();
+        }
+    }
+}
