@@ -17,11 +17,14 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
+/// Longer than any request, shorter than what an instant can hold.
+const BUDGET_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Deadline {
-    /// A deadline `budget` from now.
+    /// A deadline `budget` from now, at most a day.
     #[must_use]
     pub fn after(budget: Duration) -> Self {
-        Self(Instant::now() + budget)
+        Self(Instant::now() + budget.min(BUDGET_MAX))
     }
 
     /// The earlier of this deadline and `budget` from now.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
-use uuid::{Builder, Uuid};
+use uuid::{Builder, Uuid, Variant};
 
 use crate::clock::Timestamp;
 use crate::shard::Bucket;
@@ -98,9 +98,9 @@ impl<K: IdKind> Id<K> {
     /// Accepts a UUID that was minted here.
     ///
     /// # Errors
-    /// [`ParseIdError::Version`] when it is not of version 8.
+    /// [`ParseIdError::Version`] when it is not of version 8 (RFC 9562).
     pub fn from_uuid(uuid: Uuid) -> Result<Self, ParseIdError> {
-        if uuid.get_version_num() == 8 {
+        if uuid.get_version_num() == 8 && uuid.get_variant() == Variant::RFC4122 {
             Ok(Self(uuid, PhantomData))
         } else {
             Err(ParseIdError::Version { kind: K::NAME })

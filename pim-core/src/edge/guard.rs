@@ -74,13 +74,14 @@ fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return bad("Transfer-Encoding and Content-Length together");
     }
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if headers.get(TRANSFER_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return bad("a Transfer-Encoding other than chunked");
+    }
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok();
     if headers.get(CONTENT_LENGTH).is_some_and(|value| !value.to_str().is_ok_and(is_number)) {
         return bad("Content-Length is no number");
     }
-    if request.version() == Version::HTTP_11 && !headers.contains_key(HOST) {
-        return bad("no Host");
-    }
+    check_host(request).or_else(bad)?;
     if headers.contains_key(UPGRADE) || connection_names_forwarded(headers) {
         return bad("Upgrade, or a Connection header that names an end-to-end header");
     }
@@ -94,6 +95,18 @@ fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     check_path(uri.path())
 }
 
+/// One host, said once, or twice the same.
+fn check_host<B>(request: &Request<B>) -> Result<(), &'static str> {
+    let host = request.headers().get(HOST).map(http::HeaderValue::as_bytes);
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    match (host, authority) {
+        (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => Err("two different hosts"),
+        (None, _) if request.version() == Version::HTTP_11 => Err("no Host"),
+        (None, None) if request.version() > Version::HTTP_11 => Err("no authority"),
+        _ => Ok(()),
+    }
+}
+
 fn check_size(headers: &HeaderMap) -> Result<(), Problem> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
@@ -103,7 +116,8 @@ fn check_size(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn connection_names_forwarded(headers: &HeaderMap) -> bool {
-    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    // What cannot be read as text names nothing that is harmless.
+    let listed = headers.get_all(CONNECTION).iter().map(|value| value.to_str().unwrap_or("?"));
     let mut names = listed.flat_map(|list| list.split(',')).map(str::trim);
     names.any(|name| {
         let harmless = ["close", "keep-alive", TE.as_str()];
@@ -123,21 +137,27 @@ pub fn check_path(path: &str) -> Result<(), Problem> {
     if path.contains("//") || path.contains(['\\', ';']) {
         return bad("empty segments, backslashes and semicolons are refused");
     }
+    let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(byte) = rest.next() {
         if byte == b'%' {
             let (high, low) = (rest.next().and_then(hex), rest.next().and_then(hex));
             match (high, low) {
                 // / \ NUL and dot, of which the encoded form only serves to hide them.
-                (Some(2), Some(0xf | 0xe)) | (Some(5), Some(0xc)) | (Some(0), Some(_)) => {
+                (Some(2), Some(0xf | 0xe)) | (Some(5), Some(0xc)) | (Some(0 | 1), Some(_)) | (Some(7), Some(0xf)) => {
                     return bad("an encoded slash, backslash, dot or control character");
                 }
-                (Some(_), Some(_)) => {}
+                (Some(high), Some(low)) => decoded.push(high << 4 | low),
                 _ => return bad("a malformed percent encoding"),
             }
         } else if !byte.is_ascii_graphic() {
             return bad("a character that must be encoded");
+        } else {
+            decoded.push(byte);
         }
+    }
+    if std::str::from_utf8(&decoded).is_err() {
+        return bad("percent encoding of something that is no UTF-8");
     }
     if path.split('/').any(|segment| matches!(segment, "." | "..")) {
         return bad("dot segments are refused");

@@ -35,8 +35,9 @@ pub const FORWARDED: &[&str] = &[
 pub fn sanitize(headers: &HeaderMap) -> HeaderMap {
     let mut forwarded = HeaderMap::with_capacity(FORWARDED.len());
     for name in FORWARDED.iter().copied() {
-        if let Some(value) = headers.get(name) {
-            forwarded.insert(name, value.clone());
+        // Every value: of a list that came in several lines, half of it would be another request.
+        for value in headers.get_all(name) {
+            forwarded.append(name, value.clone());
         }
     }
     forwarded

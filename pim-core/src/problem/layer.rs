@@ -6,13 +6,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
 use super::{
-    BAD_REQUEST, BODY_TOO_LARGE, FORBIDDEN, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType,
-    UNAUTHENTICATED, UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
+    BAD_GATEWAY, BAD_REQUEST, BODY_TOO_LARGE, DEADLINE_EXCEEDED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL, INVALID_BODY,
+    METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType, RATE_LIMITED, STALE_VERSION, UNAUTHENTICATED, UNAVAILABLE,
+    UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::context::RequestId;
 
@@ -64,11 +67,20 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = request.extensions().get().copied().unwrap_or_else(RequestId::mint);
         let is_head = request.method() == Method::HEAD;
-        let answered = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        // A service may panic before it has made its future.
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         Box::pin(async move {
-            let response = match answered.await {
+            let answered = match called {
+                Ok(future) => AssertUnwindSafe(future).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
+            let response = match answered {
                 Ok(outcome) => outcome?,
-                Err(_panic) => response_of(Problem::of(INTERNAL)),
+                Err(_panic) => {
+                    // Not what it said: that may hold what the caller sent.
+                    tracing::error!(request_id = %id, "a handler panicked");
+                    response_of(Problem::of(INTERNAL))
+                }
             };
             Ok(rendered(response, id, is_head))
         })
@@ -85,9 +97,13 @@ fn rendered<R: From<Bytes> + Default>(mut response: Response<R>, id: RequestId, 
         None if is_json(&response) => return response,
         None => Problem::of(kind_of(status)),
     };
+    let status = problem.status();
+    *response.status_mut() = status;
     let body = Bytes::from(problem.document(id).to_string());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, MEDIA_TYPE);
+    headers.remove(CONTENT_ENCODING);
+    headers.remove(TRANSFER_ENCODING);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     if let Some(seconds) = problem.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -115,7 +131,13 @@ const fn kind_of(status: StatusCode) -> ProblemType {
         404 => NOT_FOUND,
         405 => METHOD_NOT_ALLOWED,
         413 => BODY_TOO_LARGE,
+        408 | 504 => DEADLINE_EXCEEDED,
+        412 => STALE_VERSION,
         415 => UNSUPPORTED_MEDIA_TYPE,
+        422 => INVALID_BODY,
+        429 => RATE_LIMITED,
+        431 => HEADERS_TOO_LARGE,
+        502 => BAD_GATEWAY,
         503 => UNAVAILABLE,
         400..500 => BAD_REQUEST,
         _ => INTERNAL,

@@ -11,6 +11,8 @@ const WAYS: usize = 4;
 const TIME_BITS: u32 = 48;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 const SPINS_MAX: usize = 64;
+/// Longest burst, far below what a slot's clock can hold (2.2 years).
+const BURST_US_MAX: u64 = 1 << 46;
 
 /// A steady rate and how far a caller may run ahead of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +24,24 @@ pub struct Limit {
 
 /// A limit that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a limit needs at least one call in its period, and an interval of a microsecond or more")]
+#[error(
+    "a limit needs at least one call in its period, an interval of a microsecond or more, and a burst of less than two years"
+)]
 pub struct LimitError;
 
 impl Limit {
     /// `calls` in each `period`, of which `burst` may come at once.
     ///
     /// # Errors
-    /// [`LimitError`] for no calls, no burst, or more than one call a microsecond.
+    /// [`LimitError`] for no calls, no burst, more than one call a microsecond, or a burst that takes years.
     pub fn new(calls: u32, period: Duration, burst: u32) -> Result<Self, LimitError> {
         let period_us = u64::try_from(period.as_micros()).map_err(|_| LimitError)?;
         let interval_us = period_us.checked_div(u64::from(calls)).filter(|&us| us > 0).ok_or(LimitError)?;
-        if burst == 0 {
+        let burst_us = interval_us.saturating_mul(u64::from(burst));
+        if burst == 0 || burst_us > BURST_US_MAX {
             return Err(LimitError);
         }
-        Ok(Self { interval_us, burst_us: interval_us.saturating_mul(u64::from(burst)), burst })
+        Ok(Self { interval_us, burst_us, burst })
     }
 
     /// How many calls may come at once.
@@ -108,7 +113,7 @@ impl RateTable {
         for _ in 0..SPINS_MAX {
             let (slot, word) = choose(set, tag);
             let arrival = if word >> TIME_BITS == tag { (word & TIME_MASK).max(now) } else { now };
-            let next = arrival + limit.interval_us * u64::from(cost.max(1));
+            let next = arrival.saturating_add(limit.interval_us.saturating_mul(u64::from(cost.max(1))));
             if next > now + limit.burst_us {
                 return Decision::Wait(Duration::from_micros(next - now - limit.burst_us));
             }

@@ -155,10 +155,15 @@ impl<A> Permit<A> {
         permit
     }
 
-    /// The same grant within a narrower scope, once the row is known.
+    /// The same grant within a narrower scope, once the row is known; never a wider one.
+    ///
+    /// A permit for one's own record stays with that record, and one for facilities stays with them: that a row belongs to
+    /// `home` does not say where it was written.
     pub fn narrowed(&self, home: Uuid) -> Self {
         let mut permit = self.retyped();
-        permit.scope = Scope::Own(home);
+        if permit.scope == Scope::All {
+            permit.scope = Scope::Own(home);
+        }
         permit
     }
 }

@@ -38,7 +38,16 @@ pub struct Policy {
     version: u32,
     /// One cell a (resource, action), a bit a role.
     cells: Vec<Vec<Cell>>,
+    names: Names,
     grants: Vec<(RoleCode, ActionCode, ResourceCode, Reach)>,
+}
+
+/// What each code is called here: a code of another enum than the policy's own means nothing to it.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    roles: Vec<&'static str>,
+    actions: Vec<&'static str>,
+    resources: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,6 +106,14 @@ pub enum PolicyError {
     /// A role has a code of 64 or more.
     #[error("role {0} has code 64 or more, at most 64 roles are allowed")]
     TooManyRoles(RoleCode),
+    /// Two enums were mixed: one code stands for two names.
+    #[error("{first} and {second} are of two enums and share a code")]
+    Mixed {
+        /// What the code was called first.
+        first: &'static str,
+        /// What else it was called.
+        second: &'static str,
+    },
     /// The same triple was granted twice with different reach.
     #[error("role {role} has two grants to {action} {resource}")]
     Conflict {
@@ -112,7 +129,13 @@ pub enum PolicyError {
 impl Policy {
     /// Starts a policy; `version` is quoted in every decision.
     pub fn builder(version: u32) -> PolicyBuilder {
-        PolicyBuilder { version, permits: BTreeMap::new(), forbids: Vec::new(), conflict: None }
+        PolicyBuilder {
+            version,
+            permits: BTreeMap::new(),
+            forbids: Vec::new(),
+            names: Names::default(),
+            conflict: None,
+        }
     }
 
     /// Decides, and yields the proof. A static-table look-up: no allocation but the shared facility list.
@@ -146,6 +169,9 @@ impl Policy {
             .get(usize::from(resource.code()))
             .and_then(|row| row.get(usize::from(action.code())))
             .ok_or(DenyReason::NoGrant)?;
+        if !self.names.know(actor.role(), action, resource) {
+            return Err(DenyReason::NoGrant);
+        }
         let bit = 1_u64.checked_shl(u32::from(actor.role().code())).unwrap_or(0);
         if cell.all & bit != 0 {
             Ok(Scope::All)
@@ -181,6 +207,7 @@ pub struct PolicyBuilder {
     version: u32,
     permits: BTreeMap<(ResourceCode, ActionCode, RoleCode), Reach>,
     forbids: Vec<(ResourceCode, ActionCode, RoleCode)>,
+    names: Names,
     conflict: Option<PolicyError>,
 }
 
@@ -188,6 +215,7 @@ impl PolicyBuilder {
     /// Grants one action on one resource to one role.
     pub fn permit(mut self, role: impl Role, action: impl Action, resource: impl Resource, reach: Reach) -> Self {
         let key = (ResourceCode::of(resource), ActionCode::of(action), RoleCode::of(role));
+        self.learn(key);
         if key.2.code() >= 64 {
             self.conflict.get_or_insert(PolicyError::TooManyRoles(key.2));
         }
@@ -200,14 +228,25 @@ impl PolicyBuilder {
 
     /// Prohibits, whatever is granted elsewhere.
     pub fn forbid(mut self, role: impl Role, action: impl Action, resource: impl Resource) -> Self {
-        self.forbids.push((ResourceCode::of(resource), ActionCode::of(action), RoleCode::of(role)));
+        let key = (ResourceCode::of(resource), ActionCode::of(action), RoleCode::of(role));
+        self.learn(key);
+        self.forbids.push(key);
         self
+    }
+
+    fn learn(&mut self, (resource, action, role): (ResourceCode, ActionCode, RoleCode)) {
+        let learnt = learn(&mut self.names.roles, role.code(), role.name())
+            .and_then(|()| learn(&mut self.names.actions, action.code(), action.name()))
+            .and_then(|()| learn(&mut self.names.resources, resource.code(), resource.name()));
+        if let Err(error) = learnt {
+            self.conflict.get_or_insert(error);
+        }
     }
 
     /// Compiles the table.
     ///
     /// # Errors
-    /// [`PolicyError`] for contradicting grants or a role code over 63.
+    /// [`PolicyError`] for contradicting grants, mixed enums or a role code over 63.
     pub fn build(mut self) -> Result<Policy, PolicyError> {
         if let Some(error) = self.conflict {
             return Err(error);
@@ -228,12 +267,30 @@ impl PolicyBuilder {
             }
             grants.push((role, action, resource, reach));
         }
-        Ok(Policy { version: self.version, cells, grants })
+        Ok(Policy { version: self.version, cells, names: self.names, grants })
     }
 }
 
 fn denied(actor: &Actor, action: ActionCode, resource: ResourceCode, reason: DenyReason) -> Denied {
     Denied { role: actor.role(), action, resource, reason }
+}
+
+impl Names {
+    fn know(&self, role: RoleCode, action: ActionCode, resource: ResourceCode) -> bool {
+        let is =
+            |names: &[&str], code: u8, name: &str| names.get(usize::from(code)).is_some_and(|known| *known == name);
+        is(&self.roles, role.code(), role.name())
+            && is(&self.actions, action.code(), action.name())
+            && is(&self.resources, resource.code(), resource.name())
+    }
+}
+
+fn learn(names: &mut Vec<&'static str>, code: u8, name: &'static str) -> Result<(), PolicyError> {
+    let known = grown(names, usize::from(code));
+    if known.is_empty() {
+        *known = name;
+    }
+    if *known == name { Ok(()) } else { Err(PolicyError::Mixed { first: known, second: name }) }
 }
 
 fn grown<T: Default + Clone>(list: &mut Vec<T>, index: usize) -> &mut T {

@@ -39,7 +39,7 @@ struct Range {
 impl MapFile {
     pub(super) fn parse(text: &str) -> Result<Self, MapError> {
         toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let message = format!("line {line}: {}", error.message());
             MapError::one(Finding::error(FindingCode::Syntax, "", message, "see docs of ShardMap for the form"))
         })

@@ -47,7 +47,7 @@ pub enum FindingCode {
     Version,
     /// The parent digest is malformed, missing, or names another map.
     Parent,
-    /// An epoch is zero, fell, rose without a change of hands, or did not rise with one.
+    /// An epoch is zero, fell, or did not rise with a change of hands.
     Epoch,
     /// The key space is another.
     Keyspace,

@@ -24,7 +24,7 @@ impl MapDigest {
     }
 
     pub(super) fn from_hex(text: &str) -> Option<Self> {
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         let mut bytes = [0; 32];
@@ -185,7 +185,10 @@ impl ShardMap {
     /// Where a key lives. Infallible: a map covers the whole key space.
     #[must_use]
     pub fn route(&self, key: &impl ShardKey) -> Route {
-        let bucket = key.bucket();
+        self.route_bucket(key.bucket())
+    }
+
+    pub(super) fn route_bucket(&self, bucket: Bucket) -> Route {
         let (shard, epoch) = self.owner(bucket);
         Route { bucket, shard, epoch, map_version: self.version }
     }
@@ -218,7 +221,7 @@ impl ShardMap {
             let index = usize::from(bucket.get());
             if owners[index] != to {
                 owners[index] = to;
-                epochs[index] = Epoch(epochs[index].0 + 1);
+                epochs[index] = Epoch(epochs[index].0.saturating_add(1));
             }
         }
         self.succeeded_by(owners, epochs)
@@ -231,7 +234,7 @@ impl ShardMap {
     pub fn fenced(&self) -> Result<Self, MapError> {
         let mut epochs = self.epochs.clone();
         for epoch in epochs.iter_mut() {
-            epoch.0 += 1;
+            epoch.0 = epoch.0.saturating_add(1);
         }
         self.succeeded_by(self.owners.clone(), epochs)
     }
@@ -245,7 +248,9 @@ impl ShardMap {
         let parent = Some(self.digest);
         let next = Self::assembled(self.keyspace.clone(), version, parent, self.shards.clone(), owners, epochs);
         // By way of the file, so that what we make is held to the same rules as what people write.
-        MapFile::of(&next).into_map()
+        let next = MapFile::of(&next).into_map()?;
+        self.check_successor(&next, Bucket::COUNT)?;
+        Ok(next)
     }
 
     /// The key space that this map covers.

@@ -60,13 +60,17 @@ impl ShardRouter {
     /// Where a key lives. Cannot fail: a map covers the key space.
     #[must_use]
     pub fn route(&self, key: &impl ShardKey) -> Route {
+        // Before the cache is borrowed: a key of the embedding program may itself ask a router.
+        let bucket = key.bucket();
         CACHED.with_borrow_mut(|cached| {
             let generation = self.0.generation.load(Ordering::Acquire);
             match cached {
-                Some(entry) if entry.router == self.0.id && entry.generation == generation => entry.map.route(key),
+                Some(entry) if entry.router == self.0.id && entry.generation == generation => {
+                    entry.map.route_bucket(bucket)
+                }
                 _ => {
                     let map = self.0.map.load_full();
-                    let route = map.route(key);
+                    let route = map.route_bucket(bucket);
                     *cached = Some(Cached { router: self.0.id, generation, map });
                     route
                 }
@@ -91,29 +95,31 @@ impl ShardRouter {
     /// # Errors
     /// [`MapError`] with every finding; the running map stays.
     pub fn swap(&self, next: ShardMap) -> Result<(), MapError> {
-        let current = self.map();
-        current.check_successor(&next, HANDOVERS_MAX)?;
-        self.install(next);
-        Ok(())
+        let next = Arc::new(next);
+        // Ends: whoever was faster has put a version in force that `next` does not follow any more.
+        loop {
+            let current = self.map();
+            current.check_successor(&next, HANDOVERS_MAX)?;
+            let found = self.0.map.compare_and_swap(&current, Arc::clone(&next));
+            if Arc::ptr_eq(&found, &current) {
+                self.0.generation.fetch_add(1, Ordering::Release);
+                return Ok(());
+            }
+        }
     }
 
     /// Catches up with a map that others have put in force, possibly several versions ahead; an older one is ignored.
     ///
     /// Returns whether the map in force changed.
     pub fn catch_up(&self, newest: ShardMap) -> bool {
-        if newest.version() <= self.version() {
-            return false;
-        }
-        self.install(newest);
-        true
-    }
-
-    fn install(&self, next: ShardMap) {
-        let next = Arc::new(next);
+        let next = Arc::new(newest);
         // Two writers at once must not leave the older map behind.
-        self.0
-            .map
-            .rcu(|current| if current.version() < next.version() { Arc::clone(&next) } else { Arc::clone(current) });
-        self.0.generation.fetch_add(1, Ordering::Release);
+        let before =
+            self.0.map.rcu(|now| if now.version() < next.version() { Arc::clone(&next) } else { Arc::clone(now) });
+        let is_newer = before.version() < next.version();
+        if is_newer {
+            self.0.generation.fetch_add(1, Ordering::Release);
+        }
+        is_newer
     }
 }

@@ -92,7 +92,8 @@ fn key_of(jwk: &Value) -> Result<VerifyKey, KeyError> {
         ("OKP", "Ed25519") => (Algorithm::EdDSA, DecodingKey::from_ed_components(text("x"))),
         ("RSA", _) => {
             let modulus = URL_SAFE_NO_PAD.decode(text("n")).map_err(|_| KeyError("a malformed key"))?;
-            if modulus.len() < RSA_MODULUS_BYTES_MIN {
+            let bytes = modulus.iter().skip_while(|byte| **byte == 0).count();
+            if bytes < RSA_MODULUS_BYTES_MIN {
                 return Err(KeyError("an RSA key of less than 2048 bits"));
             }
             let algorithm = if declared == Some("PS256") { Algorithm::PS256 } else { Algorithm::RS256 };

@@ -12,7 +12,7 @@ use super::{TOKEN_BYTES_MAX, TokenError};
 const DEPTH_MAX: u8 = 8;
 const KEY_ID_MAX: usize = 128;
 /// Members that would let a token choose its own key or meaning.
-const REFUSED_MEMBERS: &[&str] = &["crit", "jku", "x5u", "jwk", "x5c", "x5t", "b64", "zip"];
+const REFUSED_MEMBERS: &[&str] = &["crit", "jku", "x5u", "jwk", "x5c", "x5t", "x5t#S256", "b64", "zip"];
 
 /// A token in its parts; nothing in it is trusted yet.
 pub(super) struct Parsed<'t> {

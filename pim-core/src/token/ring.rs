@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use super::TokenError;
@@ -38,6 +38,9 @@ pub struct KeySourceError(pub &'static str);
 
 struct Held {
     keys: KeySet,
+    /// SHA-256 of the set's text, and how many different sets came before.
+    digest: [u8; 32],
+    generation: u64,
     fetched_at: Timestamp,
 }
 
@@ -54,7 +57,6 @@ pub struct KeyRing {
     clock: Clock,
     held: ArcSwapOption<Held>,
     fetching: Mutex<Fetching>,
-    generation: AtomicU64,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -71,21 +73,26 @@ impl KeyRing {
             clock,
             held: ArcSwapOption::empty(),
             fetching: Mutex::new(Fetching::default()),
-            generation: AtomicU64::new(0),
         }
     }
 
-    /// Rises whenever the key set changes; what was verified before is then verified again.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Which set is in force, while it is fresh. What was verified under another one, or long ago, is verified again, so
+    /// that a withdrawn key is noticed even when every caller is known already.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.held.load().as_ref().filter(|held| self.is_within(held, FRESH_FOR)).map(|held| held.generation)
     }
 
-    /// The key of an id, fetching the set when it is old or does not have it.
-    pub(super) async fn key(&self, key_id: &str) -> Result<Arc<VerifyKey>, TokenError> {
+    /// The key of an id and the generation of its set, fetching the set when it is old or does not have it.
+    pub(super) async fn key(&self, key_id: &str) -> Result<(Arc<VerifyKey>, u64), TokenError> {
         if let Some(key) = self.held_key(key_id, FRESH_FOR) {
             return Ok(key);
         }
-        let mut fetching = self.fetching.lock().await;
+        let mut fetching = match (self.fetching.try_lock(), self.held_key(key_id, GOOD_FOR)) {
+            (Ok(guard), _) => guard,
+            // Somebody is fetching already; a key that is still good need not wait for it.
+            (Err(_), Some(key)) => return Ok(key),
+            (Err(_), None) => self.fetching.lock().await,
+        };
         // Somebody else may have fetched it while we waited.
         if let Some(key) = self.held_key(key_id, FRESH_FOR) {
             return Ok(key);
@@ -98,15 +105,16 @@ impl KeyRing {
         let may_fetch = fetching.last.is_none_or(|last| now.since(last) >= PAUSE);
         if may_fetch {
             fetching.last = Some(now);
-            self.fetch(&mut fetching).await;
         }
+        let has_fetched = may_fetch && self.fetch(&mut fetching).await;
         if let Some(key) = self.held_key(key_id, GOOD_FOR) {
             return Ok(key);
         }
         if self.age().is_none_or(|age| age >= GOOD_FOR) {
             return Err(TokenError::KeysUnavailable);
         }
-        if may_fetch {
+        // Only a set that was seen can lack a key: a source that did not answer proves nothing.
+        if has_fetched {
             fetching.unknown.push_back(key_id.to_owned());
             let surplus = fetching.unknown.len().saturating_sub(UNKNOWN_MAX);
             fetching.unknown.drain(..surplus);
@@ -114,19 +122,25 @@ impl KeyRing {
         Err(TokenError::UnknownKey)
     }
 
-    /// Fetches now. A set that cannot be had or is bad leaves the held one in force.
-    async fn fetch(&self, fetching: &mut Fetching) {
-        let Ok(text) = self.source.fetch().await else { return };
-        let Ok(keys) = KeySet::from_jwks(&text) else { return };
-        fetching.unknown.clear();
-        self.held.store(Some(Arc::new(Held { keys, fetched_at: self.clock.now() })));
-        self.generation.fetch_add(1, Ordering::Release);
+    /// Fetches now, and says whether a good set came. One that cannot be had or is bad leaves the held one in force.
+    async fn fetch(&self, fetching: &mut Fetching) -> bool {
+        let Ok(text) = self.source.fetch().await else { return false };
+        let Ok(keys) = KeySet::from_jwks(&text) else { return false };
+        fetching.unknown.retain(|unknown| keys.get(unknown).is_none());
+        let digest = Sha256::digest(text.as_bytes()).into();
+        let generation = self.held.load().as_ref().map_or(0, |held| held.generation + u64::from(held.digest != digest));
+        self.held.store(Some(Arc::new(Held { keys, digest, generation, fetched_at: self.clock.now() })));
+        true
     }
 
-    fn held_key(&self, key_id: &str, most: Duration) -> Option<Arc<VerifyKey>> {
+    fn held_key(&self, key_id: &str, most: Duration) -> Option<(Arc<VerifyKey>, u64)> {
         let held = self.held.load();
-        let held = held.as_ref().filter(|held| self.clock.now().since(held.fetched_at) < most)?;
-        held.keys.get(key_id)
+        let held = held.as_ref().filter(|held| self.is_within(held, most))?;
+        Some((held.keys.get(key_id)?, held.generation))
+    }
+
+    fn is_within(&self, held: &Held, most: Duration) -> bool {
+        self.clock.now().since(held.fetched_at) < most
     }
 
     fn age(&self) -> Option<Duration> {

@@ -84,7 +84,8 @@ impl TokenVerifier {
     /// [`TokenError`] by cause.
     pub async fn verify(&self, token: &str) -> Result<Arc<VerifiedToken>, TokenError> {
         let digest = Cache::digest(token);
-        if let Some(known) = self.cache.get(&digest, self.ring.generation()) {
+        let generation = self.ring.generation();
+        if let Some(known) = generation.and_then(|generation| self.cache.get(&digest, generation)) {
             self.check_time(known.issued_at, known.expires_at, &known.claims)?;
             return Ok(known);
         }
@@ -93,7 +94,7 @@ impl TokenVerifier {
         if text(&parsed.claims, "iss")? != self.settings.issuer {
             return Err(TokenError::Claim("iss"));
         }
-        let key = self.ring.key(&parsed.key_id).await?;
+        let (key, generation) = self.ring.key(&parsed.key_id).await?;
         if parsed.algorithm != key.algorithm_name() {
             return Err(TokenError::UnknownKey);
         }
@@ -103,7 +104,8 @@ impl TokenVerifier {
             return Err(TokenError::Signature);
         }
         let verified = Arc::new(self.check_claims(parsed)?);
-        self.cache.put(digest, self.ring.generation(), Arc::clone(&verified));
+        // Under the generation of the key that was used: the set may have changed since.
+        self.cache.put(digest, generation, Arc::clone(&verified));
         Ok(verified)
     }
 
