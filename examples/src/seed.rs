@@ -40,7 +40,7 @@ pub struct Seeded {
 }
 
 /// Units that go into one transaction: short enough for progress, long enough for speed.
-const CHUNK: usize = 500;
+const CHUNK: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(300);
 const REASON: SystemScope = SystemScope::new("seed a new data directory");
 

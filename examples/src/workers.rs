@@ -77,7 +77,8 @@ impl Stores {
     /// When a read model is of another version than the program's.
     pub async fn consume(self, pause_max_ms: u64, stop: Drain) -> anyhow::Result<()> {
         let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
-        let consumer = ConsumerSettings { pause_max_ms, ..ConsumerSettings::default() };
+        // Small batches: every partition of every consumer holds one, and the newcomer's memory counts.
+        let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, ..ConsumerSettings::default() };
         let all = projections::all();
         let models = ProjectionRunner::open(&self.reads, Arc::clone(&bus), &self.registry, all, &consumer).await?;
         let settings = CommandSettings { consumer, ..CommandSettings::of(service_actor("projection-worker")?) };

@@ -250,7 +250,7 @@ async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<
     let mut options = SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(settings.busy_timeout)
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(96)
         .disable_statement_logging();
     options = if read_only {
         options.read_only(true)
