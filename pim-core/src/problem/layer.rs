@@ -131,7 +131,7 @@ const fn kind_of(status: StatusCode) -> ProblemType {
         404 => NOT_FOUND,
         405 => METHOD_NOT_ALLOWED,
         413 => BODY_TOO_LARGE,
-        408 | 504 => DEADLINE_EXCEEDED,
+        504 => DEADLINE_EXCEEDED,
         412 => STALE_VERSION,
         415 => UNSUPPORTED_MEDIA_TYPE,
         422 => INVALID_BODY,
