@@ -2,6 +2,7 @@
 
 mod ambiguous_requests_are_refused;
 mod failures_have_one_form;
+mod faults_end_by_themselves;
 mod foreign_keys_hash_as_postgres_does;
 mod forged_tokens_are_refused;
 mod ids_carry_their_bucket;
