@@ -1,8 +1,10 @@
 //! The request context: who, which request, which trace, until when. Every data and event call takes it first.
 
+mod layer;
 mod session;
 mod trace;
 
+pub use layer::{RequestContextLayer, WithContext};
 pub use session::{SessionContext, SessionError};
 pub use trace::{ParseTraceError, SpanId, TraceContext, TraceId};
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::identity::{Actor, IdentityError};
+use crate::problem::{self, IntoProblem, Problem};
 use crate::role::{Role, RoleCode};
 use crate::token::VerifiedToken;
 
@@ -40,6 +41,12 @@ pub enum SessionError {
     /// The subject or the affiliations are out of bounds.
     #[error("the identity is out of bounds")]
     Identity,
+}
+
+impl IntoProblem for SessionError {
+    fn into_problem(self) -> Problem {
+        Problem::of(problem::TOKEN_CLAIMS).detail(self.to_string())
+    }
 }
 
 impl From<IdentityError> for SessionError {

@@ -10,6 +10,8 @@ mod issuer;
 mod key_rings_fetch_with_care;
 mod limits_hold_in_fixed_memory;
 mod maps_are_refused_by_finding;
+mod no_actor_no_entry;
+mod no_permit_no_code;
 mod policies_agree_with_a_plain_oracle;
 mod requests_are_named_at_the_edge;
 mod routes_never_mix_maps;

@@ -1,0 +1,212 @@
+//! The layer that turns a token into an actor and a request context.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, Request, Response};
+use tower::{Layer, Service};
+
+use super::{RequestContext, RequestId, SessionContext, SessionError, TraceContext};
+use crate::deadline::Deadline;
+use crate::identity::Actor;
+use crate::problem::{BAD_REQUEST, IntoProblem as _, Problem, UNAUTHENTICATED, response_of};
+use crate::role::Role;
+use crate::token::{TokenVerifier, VerifiedToken};
+
+/// Carries the transaction token between hops.
+pub(super) const TXN_TOKEN_HEADER: HeaderName = HeaderName::from_static("txn-token");
+const BUDGET: Duration = Duration::from_secs(30);
+
+type ActorOf = dyn Fn(&VerifiedToken) -> Result<Actor, SessionError> + Send + Sync;
+
+/// Verifies the request's token and puts the [`Actor`] and a [`RequestContext`] into its extensions.
+///
+/// Put it inside [`RequestIdLayer`](crate::request_id::RequestIdLayer) and [`ProblemLayer`](crate::problem::ProblemLayer):
+/// id and trace are taken from there, and a refusal (401 by cause, 503 when keys cannot be had) gets its body there. A
+/// [`Deadline`] in the extensions is kept when it is sooner than the layer's own budget.
+///
+/// The default reads a transaction token, and the role is one of the program's own:
+///
+/// ```
+/// use pim_core::context::RequestContextLayer;
+/// # use pim_core::clock::Clock;
+/// # use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
+/// # struct Keys;
+/// # #[async_trait::async_trait]
+/// # impl KeySource for Keys {
+/// #     async fn fetch(&self) -> Result<String, KeySourceError> { Err(KeySourceError("none")) }
+/// # }
+/// pim_core::roles! { pub enum R { Clerk = "clerk" } }
+/// # let settings = VerifierSettings::transaction_token("urn:broker", "urn:shop");
+/// # let verifier = TokenVerifier::new(settings, KeyRing::new(Keys, Clock::system()), Clock::system());
+/// let layer = RequestContextLayer::new::<R>(verifier);
+/// # let _ = layer;
+/// ```
+///
+/// Another credential and another reading of its claims:
+///
+/// ```
+/// use std::time::Duration;
+/// use pim_core::context::{RequestContextLayer, SessionError};
+/// use pim_core::identity::Actor;
+/// # use pim_core::token::TokenVerifier;
+/// pim_core::roles! { pub enum R { Clerk = "clerk" } }
+/// # fn build(verifier: TokenVerifier) -> RequestContextLayer {
+/// RequestContextLayer::new::<R>(verifier)
+///     .bearer()
+///     .budget(Duration::from_secs(5))
+///     .actor_of(|token| match token.text("scope") {
+///         Some("shop") => Ok(Actor::new(token.subject.parse()?, R::Clerk)),
+///         _ => Err(SessionError::UnknownRole),
+///     })
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RequestContextLayer {
+    verifier: Arc<TokenVerifier>,
+    actor_of: Arc<ActorOf>,
+    credential: Credential,
+    budget: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Credential {
+    TxnToken,
+    Bearer,
+}
+
+impl fmt::Debug for RequestContextLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestContextLayer").field("credential", &self.credential).finish_non_exhaustive()
+    }
+}
+
+impl RequestContextLayer {
+    /// Reads the session context of a transaction token, in a program whose roles are `R`.
+    pub fn new<R: Role>(verifier: impl Into<Arc<TokenVerifier>>) -> Self {
+        let actor_of = |token: &VerifiedToken| Ok(SessionContext::actor_of::<R>(token)?.0);
+        let credential = Credential::TxnToken;
+        Self { verifier: verifier.into(), actor_of: Arc::new(actor_of), credential, budget: BUDGET }
+    }
+
+    /// Takes the token from `Authorization: Bearer` instead of `Txn-Token`.
+    #[must_use]
+    pub const fn bearer(mut self) -> Self {
+        self.credential = Credential::Bearer;
+        self
+    }
+
+    /// Reads the actor out of the claims in the program's own way.
+    #[must_use]
+    pub fn actor_of(
+        mut self,
+        read: impl Fn(&VerifiedToken) -> Result<Actor, SessionError> + Send + Sync + 'static,
+    ) -> Self {
+        self.actor_of = Arc::new(read);
+        self
+    }
+
+    /// The time that a request has at most; 30 seconds when nothing is said.
+    #[must_use]
+    pub const fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    async fn actor(&self, headers: &HeaderMap) -> Result<Actor, Problem> {
+        let token = self.credential.of(headers)?.ok_or_else(|| Problem::of(UNAUTHENTICATED))?;
+        let verified = self.verifier.verify(token).await.map_err(|error| error.into_problem())?;
+        (self.actor_of)(&verified).map_err(|error| error.into_problem())
+    }
+
+    async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Problem> {
+        let actor = self.actor(request.headers()).await?;
+        let extensions = request.extensions_mut();
+        let id = extensions.get().copied().unwrap_or_else(RequestId::mint);
+        let trace = extensions.get().copied().unwrap_or_else(TraceContext::root);
+        let own = Deadline::after(self.budget);
+        let deadline = extensions.get::<Deadline>().map_or(own, |given| own.min(*given));
+        let cx = RequestContext::new(id, actor.clone(), deadline).with_trace(trace);
+        extensions.insert(actor);
+        extensions.insert(cx);
+        Ok(())
+    }
+}
+
+impl Credential {
+    /// The token, if there is one; two would let two readers disagree.
+    fn of(self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+        let name = match self {
+            Self::TxnToken => TXN_TOKEN_HEADER,
+            Self::Bearer => AUTHORIZATION,
+        };
+        let mut values = headers.get_all(name).iter();
+        let (value, second) = (values.next(), values.next());
+        if second.is_some() {
+            return Err(Problem::of(BAD_REQUEST).detail("a credential that may stand once stands twice"));
+        }
+        let text = value.and_then(|value| value.to_str().ok());
+        Ok(match self {
+            Self::TxnToken => text,
+            Self::Bearer => text.and_then(|text| {
+                let (scheme, token) = text.split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then_some(token)
+            }),
+        })
+    }
+}
+
+impl<S> Layer<S> for RequestContextLayer {
+    type Service = WithContext<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithContext { inner, layer: self.clone() }
+    }
+}
+
+/// See [`RequestContextLayer`].
+#[derive(Clone, Debug)]
+pub struct WithContext<S> {
+    inner: S,
+    layer: RequestContextLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for WithContext<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The one that is ready goes along; its clone waits for the next call.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            // The headers alone cross the wait: a body need not be shareable.
+            let (parts, body) = request.into_parts();
+            let mut head = Request::from_parts(parts, ());
+            match layer.admit(&mut head).await {
+                Ok(()) => {
+                    let (parts, ()) = head.into_parts();
+                    request = Request::from_parts(parts, body);
+                    inner.call(request).await
+                }
+                Err(problem) => Ok(response_of(problem)),
+            }
+        })
+    }
+}
