@@ -19,6 +19,7 @@ use super::key::{Bucket, ShardKey};
 pub struct ForeignUuid(pub Uuid);
 
 impl ShardKey for ForeignUuid {
+    #[inline]
     fn bucket(&self) -> Bucket {
         Bucket::of_hash(hash_extended(self.0.as_bytes()))
     }
@@ -30,6 +31,7 @@ impl ShardKey for ForeignUuid {
 
 /// PostgreSQL's extended hash of 16 bytes with seed 0: Bob Jenkins' lookup3 (2006), as `hash_bytes_extended` has it.
 #[must_use]
+#[inline]
 pub const fn hash_extended(bytes: &[u8; 16]) -> u64 {
     let start = 0x9e37_79b9_u32.wrapping_add(16).wrapping_add(3_923_095);
     let (mut a, mut b, mut c) =
@@ -40,10 +42,12 @@ pub const fn hash_extended(bytes: &[u8; 16]) -> u64 {
     (b as u64) << 32 | c as u64
 }
 
+#[inline]
 const fn word(bytes: &[u8; 16], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+#[inline]
 const fn mix(mut a: u32, mut b: u32, mut c: u32) -> (u32, u32, u32) {
     a = a.wrapping_sub(c) ^ c.rotate_left(4);
     c = c.wrapping_add(b);
@@ -60,6 +64,7 @@ const fn mix(mut a: u32, mut b: u32, mut c: u32) -> (u32, u32, u32) {
     (a, b, c)
 }
 
+#[inline]
 const fn last(mut a: u32, mut b: u32, mut c: u32) -> (u32, u32) {
     c = (c ^ b).wrapping_sub(b.rotate_left(14));
     a = (a ^ c).wrapping_sub(c.rotate_left(11));

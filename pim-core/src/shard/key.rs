@@ -42,12 +42,14 @@ impl Bucket {
         Lane((self.0 & 63) as u8)
     }
 
+    #[inline]
     pub(crate) const fn of_minted(uuid: &Uuid) -> Self {
         let bytes = uuid.as_bytes();
         Self(u16::from_be_bytes([bytes[6], bytes[7]]) & Self::MASK)
     }
 
     /// From a 64-bit hash, as PostgreSQL's SQL would: `(hash >> 52) & 4095`.
+    #[inline]
     pub(crate) const fn of_hash(hash: u64) -> Self {
         Self((hash >> 52) as u16)
     }
@@ -142,6 +144,7 @@ pub trait ShardKey {
 }
 
 impl<K> ShardKey for Id<K> {
+    #[inline]
     fn bucket(&self) -> Bucket {
         Id::bucket(*self)
     }

@@ -184,10 +184,12 @@ impl ShardMap {
 
     /// Where a key lives. Infallible: a map covers the whole key space.
     #[must_use]
+    #[inline]
     pub fn route(&self, key: &impl ShardKey) -> Route {
         self.route_bucket(key.bucket())
     }
 
+    #[inline]
     pub(super) fn route_bucket(&self, bucket: Bucket) -> Route {
         let (shard, epoch) = self.owner(bucket);
         Route { bucket, shard, epoch, map_version: self.version }
@@ -195,6 +197,7 @@ impl ShardMap {
 
     /// Owner and epoch of a bucket.
     #[must_use]
+    #[inline]
     pub fn owner(&self, bucket: Bucket) -> (ShardId, Epoch) {
         let index = usize::from(bucket.get());
         (self.owners[index], self.epochs[index])

@@ -59,6 +59,7 @@ impl ShardRouter {
 
     /// Where a key lives. Cannot fail: a map covers the key space.
     #[must_use]
+    #[inline]
     pub fn route(&self, key: &impl ShardKey) -> Route {
         // Before the cache is borrowed: a key of the embedding program may itself ask a router.
         let bucket = key.bucket();
