@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::finding::MapError;
 use super::map::ShardMap;
-use super::{MapVersion, Route, ShardKey};
+use super::{Bucket, MapVersion, Route, ShardKey};
 
 /// Most buckets that may change hands in one swap.
 pub const HANDOVERS_MAX: usize = 1024;
@@ -30,16 +30,14 @@ pub struct ShardRouter(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Tells routers apart in the per-thread cache; never reused.
-    id: u64,
-    /// Rises with each swap, so that a reader knows by one load whether its cached map is still the one.
-    generation: AtomicU64,
+    /// Another number for each router and each swap, never used twice, so that a reader knows by one load whether its
+    /// cached map is still the one.
+    stamp: AtomicU64,
     map: ArcSwap<ShardMap>,
 }
 
 struct Cached {
-    router: u64,
-    generation: u64,
+    stamp: u64,
     map: Arc<ShardMap>,
 }
 
@@ -47,14 +45,14 @@ thread_local! {
     static CACHED: RefCell<Option<Cached>> = const { RefCell::new(None) };
 }
 
-static ROUTERS: AtomicU64 = AtomicU64::new(0);
+static STAMPS: AtomicU64 = AtomicU64::new(0);
 
 impl ShardRouter {
     /// A router over a map.
     #[must_use]
     pub fn new(map: ShardMap) -> Self {
-        let id = ROUTERS.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Shared { id, generation: AtomicU64::new(0), map: ArcSwap::from_pointee(map) }))
+        let stamp = AtomicU64::new(STAMPS.fetch_add(1, Ordering::Relaxed));
+        Self(Arc::new(Shared { stamp, map: ArcSwap::from_pointee(map) }))
     }
 
     /// Where a key lives. Cannot fail: a map covers the key space.
@@ -64,19 +62,25 @@ impl ShardRouter {
         // Before the cache is borrowed: a key of the embedding program may itself ask a router.
         let bucket = key.bucket();
         CACHED.with_borrow_mut(|cached| {
-            let generation = self.0.generation.load(Ordering::Acquire);
+            let stamp = self.0.stamp.load(Ordering::Acquire);
             match cached {
-                Some(entry) if entry.router == self.0.id && entry.generation == generation => {
-                    entry.map.route_bucket(bucket)
-                }
-                _ => {
-                    let map = self.0.map.load_full();
-                    let route = map.route_bucket(bucket);
-                    *cached = Some(Cached { router: self.0.id, generation, map });
-                    route
-                }
+                Some(entry) if entry.stamp == stamp => entry.map.route_bucket(bucket),
+                _ => self.looked_up(cached, stamp, bucket),
             }
         })
+    }
+
+    #[cold]
+    fn looked_up(&self, cached: &mut Option<Cached>, stamp: u64, bucket: Bucket) -> Route {
+        let map = self.0.map.load_full();
+        let route = map.route_bucket(bucket);
+        *cached = Some(Cached { stamp, map });
+        route
+    }
+
+    /// After the map is stored. A swap, not a store: a reader of the last stamp must also see what earlier ones announced.
+    fn announce(&self) {
+        self.0.stamp.swap(STAMPS.fetch_add(1, Ordering::Relaxed), Ordering::AcqRel);
     }
 
     /// The map in force.
@@ -103,7 +107,7 @@ impl ShardRouter {
             current.check_successor(&next, HANDOVERS_MAX)?;
             let found = self.0.map.compare_and_swap(&current, Arc::clone(&next));
             if Arc::ptr_eq(&found, &current) {
-                self.0.generation.fetch_add(1, Ordering::Release);
+                self.announce();
                 return Ok(());
             }
         }
@@ -119,7 +123,7 @@ impl ShardRouter {
             self.0.map.rcu(|now| if now.version() < next.version() { Arc::clone(&next) } else { Arc::clone(now) });
         let is_newer = before.version() < next.version();
         if is_newer {
-            self.0.generation.fetch_add(1, Ordering::Release);
+            self.announce();
         }
         is_newer
     }
