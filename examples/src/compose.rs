@@ -18,6 +18,7 @@ use crate::broker::{Broker, BrokerSettings, Profile, gateway_secret};
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
 use crate::routes::Upstream;
+use crate::signals::Hub;
 use crate::workers::Stores;
 use crate::{admin, billing, encounter, patient};
 
@@ -34,6 +35,8 @@ pub struct LabSettings {
     pub in_flight_max: usize,
     /// Calls a second of one persona.
     pub persona_calls_per_second: u32,
+    /// What the lab tells of itself.
+    pub hub: Hub,
 }
 
 /// The lab, running.
@@ -67,7 +70,8 @@ impl Lab {
         // The port first: a second lab must not touch the data directory of the first.
         let front = bind(ServeSettings::at(settings.listen)).await?;
         let clock = Clock::system();
-        let stores = Stores::open(&settings.data_dir, settings.shards, Access::Exclusive, clock.clone()).await?;
+        let stores =
+            Stores::open(&settings.data_dir, settings.shards, Access::Exclusive, clock.clone(), &settings.hub).await?;
         let mut lab = Self {
             gateway: front.url(),
             stores,
@@ -90,6 +94,7 @@ impl Lab {
             persona_calls_per_second: settings.persona_calls_per_second,
             address_calls_per_second: ADDRESS_CALLS_PER_SECOND,
             clock,
+            hub: settings.hub.clone(),
         })?;
         lab.programs.insert("gateway", front.url());
         let edge = lab.edge.clone();
@@ -106,7 +111,8 @@ impl Lab {
             profile: Profile::Lab,
             clock: clock.clone(),
         })?;
-        let router = broker.into_router(self.services.clone(), json!({"openapi": "3.1.0", "paths": {}}));
+        let router =
+            broker.into_router(self.services.clone(), json!({"openapi": "3.1.0", "paths": {}}), settings.hub.clone());
         self.serve("session-broker", bound, router);
         Ok(url)
     }
@@ -124,7 +130,7 @@ impl Lab {
             let bound = free_port().await?;
             upstreams.insert(upstream, bound.url());
             let more = (service.over_stores)(self.stores.clone());
-            let router = service.router(&self.stores.cluster, &gate, &self.services, more);
+            let router = service.router(&self.stores.cluster, &gate, &self.services, &self.stores.hub, more);
             self.serve(service.name, bound, router);
         }
         Ok(upstreams)

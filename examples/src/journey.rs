@@ -28,6 +28,10 @@ pub enum HopState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
+    /// The gateway let it through.
+    Edge,
+    /// A service answered it.
+    Service,
     /// A unit of work committed.
     Commit,
     /// The bus took the event.

@@ -22,4 +22,5 @@ pub mod runs;
 pub mod schema;
 pub mod seed;
 pub mod show;
+pub mod signals;
 pub mod workers;

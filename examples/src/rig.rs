@@ -23,6 +23,7 @@ pub use openapi::{Listed, Operation, document};
 pub use page::{Cursor, PageQuery, page_of};
 pub use program::{Declaration, ServiceFlags, ServiceSettings};
 pub use serve::{Bound, Drain, Peer, ServeError, ServeSettings, bind};
+pub(crate) use service::exposition;
 pub use service::{Parts, Service};
 pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
 pub use settings::{Layers, SettingsError};

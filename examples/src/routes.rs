@@ -1,7 +1,9 @@
 //! Every public route, with its policy, its upstream and its bounds: what gateway and services are both built from.
 
+mod label;
 mod table;
 
+pub use label::{ROUTE_LABELS, RouteLabel};
 pub use table::ROUTES;
 
 use std::time::Duration;
@@ -93,6 +95,8 @@ pub struct Route {
     pub method: &'static str,
     /// Path with `{names}`.
     pub template: &'static str,
+    /// Method and path, as signals show them.
+    pub label: &'static str,
     /// Who may use it.
     pub access: Access,
     /// Cost and time.

@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::billing::DraftClaim;
 use crate::policy::LabRole;
 use crate::rig::{Drain, Parts, ServeSettings, Service, bind};
+use crate::signals::{self, Hub};
 use crate::{projections, schema};
 
 /// The stores that workers share.
@@ -35,6 +36,8 @@ pub struct Stores {
     pub reads: ReadStore,
     /// Every event type.
     pub registry: Registry,
+    /// What this process tells of itself.
+    pub hub: Hub,
 }
 
 impl Stores {
@@ -47,11 +50,13 @@ impl Stores {
         shards: Option<u16>,
         access: Access,
         clock: Clock,
+        hub: &Hub,
     ) -> anyhow::Result<Self> {
         let registry = schema::registry()?;
         let schema = schema::schema(&registry)?;
         let mut settings = ClusterSettings::at(data_dir).with_access(access);
         settings.clock = clock.clone();
+        settings.signals = hub.data();
         settings.map = shards.map(ShardMap::even).transpose()?;
         let cluster = Cluster::open(settings, schema).await?;
         let bus = EmbeddedBus::open(&data_dir.join("bus.db"), BusSettings::default(), clock.clone()).await;
@@ -61,7 +66,7 @@ impl Stores {
         for projection in projections::all() {
             reads.install(projection.as_ref()).await?;
         }
-        Ok(Self { cluster, bus, reads, registry })
+        Ok(Self { cluster, bus, reads, registry, hub: hub.clone() })
     }
 
     /// Moves events from every outbox to the bus until told to stop.
@@ -149,13 +154,16 @@ impl Worker {
     /// When a store cannot be opened or the port cannot be had.
     pub async fn run(self, settings: WorkerSettings, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(settings.listen)).await?;
-        let stores = Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system()).await?;
+        let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
+        let stores =
+            Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
         let cluster = Some(stores.cluster.clone());
         let parts = Parts {
             name: self.name(),
             cluster,
             drain: drain.clone(),
             openapi: json!({"openapi": "3.1.0", "paths": {}}),
+            hub,
         };
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
         let serving =

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod problem;
 pub mod rate;
 pub mod rbac;
+pub mod redact;
 pub mod request_id;
 pub mod role;
 pub mod shard;

@@ -1,1 +1,12 @@
 #![doc = include_str!("../README.md")]
+
+pub mod capture;
+pub mod convention;
+mod install;
+mod log;
+pub mod observe;
+pub mod process;
+pub mod trace;
+
+pub use install::{InstallError, ShutdownReport, Telemetry, TelemetryBuilder, TelemetryGuard};
+pub use log::{LogSettings, LogWriter, line};

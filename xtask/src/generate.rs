@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::shell::{cargo, output_of, root};
 
 /// Each reference, and the argument of the `generate` example that prints it.
-const REFERENCES: &[(&str, &str)] = &[("docs/rbac-matrix.md", "rbac-matrix")];
+const REFERENCES: &[(&str, &str)] = &[("docs/rbac-matrix.md", "rbac-matrix"), ("docs/signals.md", "signals")];
 
 /// Arguments of `cargo xtask generate`.
 #[derive(Args, Debug)]

@@ -27,6 +27,7 @@ use super::identity::{Persona, PersonaDirectory};
 use super::keyfile::{self, KeyFileError};
 use super::session::Sessions;
 use crate::rig::{Drain, Failure, Parts, Service};
+use crate::signals::Hub;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const CLIENT_ID: &str = "pim-lab";
@@ -114,8 +115,8 @@ impl Broker {
     }
 
     /// Its HTTP side.
-    pub fn into_router(self, drain: Drain, openapi: Value) -> Router {
-        let parts = Parts { name: "session-broker", cluster: None, drain, openapi };
+    pub fn into_router(self, drain: Drain, openapi: Value, hub: Hub) -> Router {
+        let parts = Parts { name: "session-broker", cluster: None, drain, openapi, hub };
         let routes = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks.json", get(keys))

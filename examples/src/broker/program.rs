@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Broker, BrokerSettings, Profile};
 use crate::rig::{Drain, ServeSettings, bind};
+use crate::signals;
 
 /// Settings of the broker program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +44,8 @@ impl BrokerProgram {
         let settings = BrokerSettings { url, data_dir: self.data_dir, profile: self.profile, clock: Clock::system() };
         let broker = Broker::new(settings)?;
         println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
-        let router = broker.into_router(drain.clone(), json!({"openapi": "3.1.0", "paths": {}}));
+        let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
+        let router = broker.into_router(drain.clone(), json!({"openapi": "3.1.0", "paths": {}}), hub);
         bound.serve(router, drain).await;
         Ok(())
     }

@@ -21,6 +21,8 @@ pub(super) struct Admitted {
     pub(super) route: &'static Route,
     /// The session context to forward; none for public routes.
     pub(super) txn_token: Option<HeaderValue>,
+    /// Who calls; none for public routes.
+    pub(super) actor: Option<Actor>,
 }
 
 /// Lets a request pass or says why not. Nothing has reached an upstream before this.
@@ -31,7 +33,9 @@ pub(super) async fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, P
         Match::Unknown => return Err(Problem::of(problem::NOT_FOUND)),
     };
     check_address(gateway, head)?;
-    let Access::Granted(action, resource) = route.access else { return Ok(Admitted { route, txn_token: None }) };
+    let Access::Granted(action, resource) = route.access else {
+        return Ok(Admitted { route, txn_token: None, actor: None });
+    };
     let token = bearer(head)?;
     let verified = gateway.verifier().verify(token).await.map_err(|error| error.into_problem())?;
     let (actor, _session) = SessionContext::actor_of::<LabRole>(&verified)
@@ -46,7 +50,7 @@ pub(super) async fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, P
         return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING));
     }
     let held = gateway.sessions().context_of(token).await?;
-    Ok(Admitted { route, txn_token: Some(held.token.clone()) })
+    Ok(Admitted { route, txn_token: Some(held.token.clone()), actor: Some(actor) })
 }
 
 fn bearer(head: &Parts) -> Result<&str, Problem> {

@@ -23,8 +23,9 @@ use super::session::SessionExchange;
 use super::{admit, forward, openapi};
 use crate::broker::GATEWAY_AUDIENCE;
 use crate::client::Client;
-use crate::rig::{Drain, HttpKeys};
+use crate::rig::{Drain, HttpKeys, exposition};
 use crate::routes::Upstream;
+use crate::signals::Hub;
 
 /// How the gateway is set up.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct GatewaySettings {
     pub address_calls_per_second: u32,
     /// Where time comes from.
     pub clock: Clock,
+    /// What it tells of itself.
+    pub hub: Hub,
 }
 
 /// A gateway that cannot be built.
@@ -72,6 +75,7 @@ struct Inner {
     addresses: RateTable,
     address_limit: Limit,
     in_flight: Arc<Semaphore>,
+    hub: Hub,
 }
 
 const PERSONA_SLOTS: usize = 1 << 17;
@@ -100,6 +104,7 @@ impl Gateway {
             addresses: RateTable::new(ADDRESS_SLOTS),
             address_limit: Limit::new(address, SECOND, address.saturating_mul(2))?,
             in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
+            hub: settings.hub,
         })))
     }
 
@@ -114,7 +119,9 @@ impl Gateway {
                 Response::new(Body::from(json!({"status": "ready", "service": "gateway"}).to_string()))
             }
         };
+        let observe = self.0.hub.at_the_edge("gateway");
         Router::new()
+            .route("/metrics", get(metrics))
             .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
             .route("/healthz/ready", get(ready))
             .route("/openapi.json", get(document))
@@ -122,6 +129,7 @@ impl Gateway {
             .with_state(self)
             .layer(EdgeGuardLayer)
             .layer(ProblemLayer)
+            .layer(observe)
             .layer(RequestIdLayer::new(Trust::Edge))
     }
 
@@ -158,6 +166,10 @@ impl Gateway {
     }
 }
 
+async fn metrics(State(gateway): State<Gateway>) -> Response {
+    exposition(&gateway.0.hub)
+}
+
 async fn document(State(gateway): State<Gateway>) -> Json<serde_json::Value> {
     Json(openapi::merged(&gateway).await)
 }
@@ -168,7 +180,13 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
     };
     let (head, body) = request.into_parts();
     let outcome = match admit::admit(&gateway, &head).await {
-        Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await,
+        Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await.map(|mut response| {
+            // For the access line: who it was for.
+            if let Some(actor) = admitted.actor {
+                response.extensions_mut().insert(actor);
+            }
+            response
+        }),
         Err(problem) => Err(problem),
     };
     match outcome {

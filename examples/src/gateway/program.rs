@@ -12,6 +12,7 @@ use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
 use crate::rig::{Drain, ServeSettings, bind};
 use crate::routes::Upstream;
+use crate::signals;
 
 /// Settings of the gateway program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +72,7 @@ impl GatewayProgram {
             (Upstream::Billing, self.billing_url),
             (Upstream::Admin, self.admin_url),
         ]);
+        let (_telemetry, hub) = signals::install("gateway", pim_telemetry::LogSettings::default(), true)?;
         let gateway = Gateway::new(GatewaySettings {
             broker: self.broker_url,
             secret: gateway_secret(&self.data_dir)?,
@@ -79,6 +81,7 @@ impl GatewayProgram {
             persona_calls_per_second: self.persona_calls_per_second,
             address_calls_per_second: self.address_calls_per_second,
             clock: Clock::system(),
+            hub,
         })?;
         println!("{}", json!({"event": "ready", "service": "gateway", "url": bound.url()}));
         bound.serve(gateway.into_router(drain.clone()), drain).await;

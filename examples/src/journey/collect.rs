@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pim_core::context::RequestContext;
+use pim_core::context::{RequestContext, RequestId};
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
@@ -60,7 +60,8 @@ pub async fn journey(
     if audit.is_empty() && applied.is_empty() {
         return Err(JourneyError::Unknown);
     }
-    let mut hops: Vec<Hop> = audit.iter().map(commit_hop).collect();
+    let mut hops = request_hops(stores, request);
+    hops.extend(audit.iter().map(commit_hop));
     let mut told = BTreeSet::new();
     for event in &applied {
         told.insert((event.home, event.n));
@@ -88,6 +89,18 @@ pub async fn journey(
     let trace_id = trace_id.or_else(|| audit.first().and_then(|entry| entry.body["trace"].as_str().map(str::to_owned)));
     let complete = hops.iter().all(|hop| hop.state == HopState::Ok);
     Ok(Journey { request_id: request, trace_id, complete, hops })
+}
+
+/// The way in, from the spans of this process; they are kept for a while only, so a journey is whole without them.
+fn request_hops(stores: &Stores, request: Uuid) -> Vec<Hop> {
+    let spans = stores.hub.traces().of_request(RequestId::from_uuid(request));
+    let told = |span: &pim_telemetry::trace::Span| {
+        let stage = if span.service == "gateway" { Stage::Edge } else { Stage::Service };
+        let status = span.status.map_or_else(|| "cancelled".to_owned(), |status| status.to_string());
+        let what = format!("{} {} {status} in {} us", span.service, span.route, span.took.as_micros());
+        Hop { n: None, ..hop(stage, what, Uuid::nil(), 0, Some(span.began_at)) }
+    };
+    spans.iter().map(told).collect()
 }
 
 fn commit_hop(entry: &AuditEntry) -> Hop {

@@ -6,6 +6,8 @@ use super::{HopState, Journey, Stage};
 
 const fn stage_name(stage: Stage) -> &'static str {
     match stage {
+        Stage::Edge => "edge",
+        Stage::Service => "service",
         Stage::Commit => "commit",
         Stage::Publish => "publish",
         Stage::Apply => "apply",
@@ -45,10 +47,12 @@ pub fn as_text(journey: &Journey) -> String {
 #[must_use]
 pub fn as_mermaid(journey: &Journey) -> String {
     let mut text = String::from(
-        "sequenceDiagram\n  participant S as shard\n  participant B as bus\n  participant R as read models\n",
+        "sequenceDiagram\n  participant G as gateway\n  participant S as service and shard\n  participant B as bus\n  participant R as read models\n",
     );
     for hop in &journey.hops {
         let arrow = match hop.stage {
+            Stage::Edge => "G->>G",
+            Stage::Service => "G->>S",
             Stage::Commit => "S->>S",
             Stage::Publish => "S->>B",
             Stage::Apply => "B->>R",

@@ -13,6 +13,7 @@ use super::drive::{Drive, DriveSettings};
 use super::plan::Plan;
 use crate::rig::{Drain, EXIT_PRECONDITION, Parts, ServeSettings, Service, bind};
 use crate::show::Lasting;
+use crate::signals::Hub;
 
 /// The traffic run says nothing.
 const EXIT_INVALID: u8 = 6;
@@ -93,7 +94,7 @@ async fn load(settings: DriveSettings, listen: SocketAddr, json: bool) -> anyhow
     drain.on_signal();
     let bound = bind(ServeSettings::at(listen)).await?;
     let openapi = json!({"openapi": "3.1.0", "paths": {}});
-    let parts = Parts { name: "persona-simulator", cluster: None, drain: drain.clone(), openapi };
+    let parts = Parts { name: "persona-simulator", cluster: None, drain: drain.clone(), openapi, hub: Hub::new(None)? };
     if json {
         println!("{}", json!({"event": "ready", "service": "persona-simulator", "url": bound.url()}));
     }

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
 use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use crate::signals::{self, Hub};
 use crate::workers::Stores;
 
 /// A bad flag or configuration.
@@ -40,9 +41,9 @@ pub struct Declaration {
 
 impl Declaration {
     /// The whole service; `more` are routes of other rooms, such as those over read models.
-    pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, more: Router) -> Router {
+    pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, hub: &Hub, more: Router) -> Router {
         let (name, openapi) = (self.name, (self.openapi)());
-        let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi };
+        let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi, hub: hub.clone() };
         Service::new(parts).routes((self.routes)(cluster.clone()).merge(more), gate).into_router()
     }
 }
@@ -160,7 +161,9 @@ impl Declaration {
             ..ServeSettings::at(settings.listen)
         })
         .await?;
-        let stores = Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system()).await?;
+        let (_telemetry, hub) = signals::install(self.name, pim_telemetry::LogSettings::default(), true)?;
+        let stores =
+            Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
         let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.
         let (unready, closing) = (Drain::new(), Drain::new());
@@ -173,7 +176,7 @@ impl Declaration {
             then.begin();
         });
         println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
-        let router = self.router(&stores.cluster, &gate, &unready, (self.over_stores)(stores.clone()));
+        let router = self.router(&stores.cluster, &gate, &unready, &hub, (self.over_stores)(stores.clone()));
         bound.serve(router, closing).await;
         Ok(())
     }

@@ -11,6 +11,7 @@ use pim_data::cluster::Cluster;
 use serde_json::{Value, json};
 
 use super::{Drain, SessionGate};
+use crate::signals::Hub;
 
 /// What a service is made of.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Parts {
     pub drain: Drain,
     /// Its OpenAPI document.
     pub openapi: Value,
+    /// What it tells of itself.
+    pub hub: Hub,
 }
 
 /// A service: public routes behind the session gate, and what operations need beside them.
@@ -57,7 +60,9 @@ impl Service {
 
     /// The whole service.
     pub fn into_router(self) -> Router {
+        let observe = self.parts.hub.at_a_service(self.parts.name);
         let operations = Router::new()
+            .route("/metrics", get(metrics))
             .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
             .route("/healthz/ready", get(ready))
             .route("/healthz/shards", get(shards))
@@ -65,7 +70,7 @@ impl Service {
             .with_state(self.parts);
         let routes = self.gated.merge(self.open).merge(operations);
         let routes = routes.fallback(|| async { response_of::<axum::body::Body>(Problem::of(problem::NOT_FOUND)) });
-        routes.layer(ProblemLayer).layer(RequestIdLayer::new(Trust::Inside))
+        routes.layer(ProblemLayer).layer(observe).layer(RequestIdLayer::new(Trust::Inside))
     }
 }
 
@@ -85,6 +90,16 @@ async fn shards(State(parts): State<Parts>) -> Response {
     let status = if all_answer { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let map_version = cluster.router().version();
     (status, Json(json!({"map_version": map_version, "shards": shards}))).into_response()
+}
+
+async fn metrics(State(parts): State<Parts>) -> Response {
+    exposition(&parts.hub)
+}
+
+/// What `/metrics` answers.
+pub(crate) fn exposition(hub: &Hub) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(http::header::CONTENT_TYPE, kind)], hub.exposition()).into_response()
 }
 
 async fn openapi(State(parts): State<Parts>) -> Json<Value> {

@@ -41,7 +41,15 @@ impl SessionGate {
     /// The middleware: no route without a policy, no handler without a permit.
     pub async fn pass(State(gate): State<Self>, mut request: Request, next: Next) -> Response {
         match gate.admit(&mut request).await {
-            Ok(()) => next.run(request).await,
+            Ok(()) => {
+                let actor = request.extensions().get::<RequestContext>().map(|cx| cx.actor().clone());
+                let mut response = next.run(request).await;
+                // For the access line: who it was for.
+                if let Some(actor) = actor {
+                    response.extensions_mut().insert(actor);
+                }
+                response
+            }
             Err(failure) => failure.into_response(),
         }
     }

@@ -1,5 +1,6 @@
 //! The run itself: seed, start, show, drain, sum up.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pim_core::clock::Timestamp;
+use pim_telemetry::LogSettings;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -19,6 +21,7 @@ use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
 use crate::runs::{RunSummary, summarize};
 use crate::seed::{SeedSettings, seed};
+use crate::signals;
 
 /// An invariant of the run did not hold.
 const EXIT_THRESHOLD: u8 = 4;
@@ -73,6 +76,11 @@ impl Drop for DataDir {
 
 async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let begun = Instant::now();
+    // A person at a terminal sees the status line; lines of every request would bury it.
+    let is_terminal = std::io::stderr().is_terminal();
+    let filter = if is_terminal { "warn" } else { "info" };
+    let logs = LogSettings { filter: filter.to_owned(), ..LogSettings::default() };
+    let (_telemetry, hub) = signals::install("services", logs, !is_terminal)?;
     let drain = Drain::new();
     drain.on_signal();
     let data_dir = DataDir::of(flags, &settings);
@@ -82,6 +90,7 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
         shards: Some(settings.shards),
         in_flight_max: settings.in_flight_max,
         persona_calls_per_second: settings.persona_calls_per_second,
+        hub,
     })
     .await?;
     let seeding = Instant::now();

@@ -90,7 +90,8 @@ fn router(cluster: &Cluster, signer: &Signer, clock: &Clock) -> Router {
         .merge((billing::SERVICE.routes)(cluster.clone()))
         .merge((admin::SERVICE.routes)(cluster.clone()));
     let only_frame = pim_lab::rig::Declaration { routes: |_| Router::new(), ..patient::SERVICE };
-    only_frame.router(cluster, &gate, &drain, gated)
+    let hub = pim_lab::signals::Hub::new(None).unwrap();
+    only_frame.router(cluster, &gate, &drain, &hub, gated)
 }
 
 impl World {
@@ -138,6 +139,14 @@ impl World {
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Answered { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn get_text(&self, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     pub(crate) async fn get(&self, token: &str, path: &str) -> Answered {

@@ -1,0 +1,105 @@
+//! One install a program.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+use crate::log::{JsonLayer, LogSettings, LogWriter};
+
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Where an install begins.
+#[derive(Debug)]
+pub struct Telemetry;
+
+/// Collects what to install.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until install()"]
+pub struct TelemetryBuilder {
+    service: &'static str,
+    logs: LogSettings,
+}
+
+/// An install that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// Telemetry is installed once in a program.
+    #[error("telemetry is installed already")]
+    Twice,
+    /// Another subscriber has been installed without this crate.
+    #[error("another tracing subscriber is installed already")]
+    Foreign,
+    /// The writer's thread cannot be started.
+    #[error("the log writer cannot be started")]
+    Writer,
+}
+
+/// What was shown and what was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Lines that were taken.
+    pub taken: u64,
+    /// Lines that were written.
+    pub written: u64,
+    /// Lines that were dropped because the queue was full. Taken is written and dropped together.
+    pub dropped: u64,
+}
+
+/// Keeps telemetry alive. Dropping it flushes within two seconds.
+#[derive(Debug)]
+pub struct TelemetryGuard {
+    writer: LogWriter,
+}
+
+impl Telemetry {
+    /// Begins; `service` names the program in every line.
+    pub fn builder(service: &'static str) -> TelemetryBuilder {
+        TelemetryBuilder { service, logs: LogSettings::default() }
+    }
+}
+
+impl TelemetryBuilder {
+    /// How lines are logged.
+    pub fn logs(mut self, settings: LogSettings) -> Self {
+        self.logs = settings;
+        self
+    }
+
+    /// Installs.
+    ///
+    /// # Errors
+    /// [`InstallError::Twice`] the second time.
+    pub fn install(self) -> Result<TelemetryGuard, InstallError> {
+        if INSTALLED.swap(true, Ordering::SeqCst) {
+            return Err(InstallError::Twice);
+        }
+        let writer = LogWriter::start(self.service, std::io::stderr(), &self.logs).map_err(|_| InstallError::Writer)?;
+        let filter = EnvFilter::try_new(&self.logs.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+        let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
+        tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::Foreign)?;
+        Ok(TelemetryGuard { writer })
+    }
+}
+
+impl TelemetryGuard {
+    /// Where access lines go.
+    #[must_use]
+    pub fn writer(&self) -> LogWriter {
+        self.writer.clone()
+    }
+
+    /// Writes what is queued, within two seconds, and says what became of all lines.
+    pub fn shutdown(self) -> ShutdownReport {
+        self.writer.flush();
+        self.writer.report()
+    }
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        self.writer.flush();
+    }
+}

@@ -1,0 +1,117 @@
+//! The writer's thread and its bounded queue.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::LogSettings;
+use crate::install::ShutdownReport;
+
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+
+enum Item {
+    Line(String),
+    Flush(SyncSender<()>),
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    taken: AtomicU64,
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// Takes lines and never blocks.
+#[derive(Clone)]
+pub struct LogWriter {
+    service: &'static str,
+    queue: SyncSender<Item>,
+    counts: Arc<Counts>,
+}
+
+impl std::fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogWriter").field("service", &self.service).field("counts", &self.counts).finish()
+    }
+}
+
+impl LogWriter {
+    /// Starts the thread that writes to `target`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
+        service: &'static str,
+        target: impl Write + Send + 'static,
+        settings: &LogSettings,
+    ) -> io::Result<Self> {
+        let (queue, items) = sync_channel(settings.queue_max.max(1));
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
+        thread::Builder::new().name("telemetry".to_owned()).spawn(move || write_all(&items, target, &counted))?;
+        Ok(Self { service, queue, counts })
+    }
+
+    /// The program that it writes for.
+    #[must_use]
+    pub const fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// Takes a line, or drops and counts it when the queue is full.
+    pub fn take(&self, line: String) {
+        self.counts.taken.fetch_add(1, Ordering::Relaxed);
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Item::Line(line)) {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what is queued has been written, two seconds at most.
+    pub fn flush(&self) {
+        let give_up = Instant::now() + FLUSH_WITHIN;
+        let (done, waiting) = sync_channel(1);
+        let mut item = Item::Flush(done);
+        // The queue may be full: what is in it goes first.
+        while let Err(TrySendError::Full(again)) = self.queue.try_send(item) {
+            if Instant::now() > give_up {
+                return;
+            }
+            item = again;
+            #[expect(clippy::disallowed_methods, reason = "at the end of a program, when nothing else is left to run")]
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _late = waiting.recv_timeout(FLUSH_WITHIN);
+    }
+
+    /// What became of all lines.
+    #[must_use]
+    pub fn report(&self) -> ShutdownReport {
+        let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        let counts = &self.counts;
+        ShutdownReport { taken: read(&counts.taken), written: read(&counts.written), dropped: read(&counts.dropped) }
+    }
+}
+
+fn write_all(items: &Receiver<Item>, target: impl Write, counts: &Counts) {
+    let mut target = io::BufWriter::new(target);
+    loop {
+        match items.recv_timeout(Duration::from_millis(100)) {
+            Ok(Item::Line(line)) => {
+                // A terminal that is gone is no reason to stop the program.
+                let _gone = writeln!(target, "{line}");
+                counts.written.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Item::Flush(done)) => {
+                let _gone = target.flush();
+                let _nobody_waits = done.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let _gone = target.flush();
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

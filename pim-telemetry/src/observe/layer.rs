@@ -1,0 +1,122 @@
+//! The tower layer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pim_core::identity::Actor;
+use pim_core::role::ClosedEnum;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::measure::{Measure, Observer};
+
+/// Observes each request. Put it inside the layer that mints request ids, outside everything else.
+///
+/// An [`Actor`] in the answer's extensions is named in the access line.
+#[derive(Clone, Debug)]
+pub struct ObserveLayer<R: ClosedEnum>(Observer<R>);
+
+impl<R: ClosedEnum> ObserveLayer<R> {
+    /// A layer that tells `observer`.
+    #[must_use]
+    pub const fn new(observer: Observer<R>) -> Self {
+        Self(observer)
+    }
+}
+
+impl<S, R: ClosedEnum> Layer<S> for ObserveLayer<R> {
+    type Service = Observed<S, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Observed { inner, observer: self.0.clone() }
+    }
+}
+
+/// See [`ObserveLayer`].
+#[derive(Clone, Debug)]
+pub struct Observed<S, R: ClosedEnum> {
+    inner: S,
+    observer: Observer<R>,
+}
+
+impl<S, R, B, A> Service<Request<B>> for Observed<S, R>
+where
+    S: Service<Request<B>, Response = Response<A>>,
+    R: ClosedEnum,
+{
+    type Response = Response<ObservedBody<A, R>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let measure = self.observer.begin(&request);
+        Answering { inner: self.inner.call(request), measure: Some(measure) }
+    }
+}
+
+pin_project! {
+    /// An answer on its way; dropping it counts as the caller's going away.
+    #[derive(Debug)]
+    pub struct Answering<F, R: ClosedEnum> {
+        #[pin]
+        inner: F,
+        measure: Option<Measure<R>>,
+    }
+}
+
+impl<F, R, A, E> Future for Answering<F, R>
+where
+    F: Future<Output = Result<Response<A>, E>>,
+    R: ClosedEnum,
+{
+    type Output = Result<Response<ObservedBody<A, R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        let mut measure = this.measure.take();
+        if let Some(measure) = &mut measure {
+            measure.status = Some(response.status().as_u16());
+            measure.actor = response.extensions_mut().remove::<Actor>();
+        }
+        Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, measure })))
+    }
+}
+
+pin_project! {
+    /// A body whose end closes the measurement.
+    #[derive(Debug)]
+    pub struct ObservedBody<A, R: ClosedEnum> {
+        #[pin]
+        inner: A,
+        measure: Option<Measure<R>>,
+    }
+}
+
+impl<A: Body, R: ClosedEnum> Body for ObservedBody<A, R> {
+    type Data = A::Data;
+    type Error = A::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if frame.is_none() {
+            this.measure.take();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

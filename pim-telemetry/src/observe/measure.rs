@@ -1,0 +1,177 @@
+//! What is measured of a request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use pim_core::clock::{Clock, Timestamp};
+use pim_core::context::{RequestId, TraceContext};
+use pim_core::identity::Actor;
+use pim_core::redact::Shown;
+use pim_core::role::ClosedEnum;
+use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, SignalError, SignalRegistry};
+
+use crate::log::{LogWriter, line};
+use crate::trace::{Span, TraceStore};
+
+pim_core::closed_enum! {
+    /// How a request ended.
+    pub enum Outcome {
+        /// Answered below 400.
+        Success = "success",
+        /// Refused: 4xx.
+        Refused = "refused",
+        /// Failed: 5xx.
+        Failed = "failed",
+        /// The caller went away first.
+        Cancelled = "cancelled",
+    }
+}
+
+/// Finds the route of a request among the program's closed set.
+pub type RouteOf<R> = fn(&Method, &str) -> R;
+
+/// RED of HTTP requests, by the program's own closed set of routes.
+#[derive(Clone, Debug)]
+pub struct HttpSignals<R: ClosedEnum> {
+    requests: CounterFamily<(R, Outcome)>,
+    seconds: HistogramFamily<R>,
+}
+
+impl<R: ClosedEnum> HttpSignals<R> {
+    /// Binds a counter by (route, outcome) and a histogram by route, as the program declares them.
+    ///
+    /// # Errors
+    /// [`SignalError`] when a descriptor does not fit its labels.
+    pub fn bind(
+        registry: &mut SignalRegistry,
+        requests: &'static Descriptor,
+        seconds: &'static Descriptor,
+    ) -> Result<Self, SignalError> {
+        Ok(Self { requests: registry.counter(requests)?, seconds: registry.histogram(seconds)? })
+    }
+}
+
+/// Everything that an observed request is told to.
+#[derive(Clone, Debug)]
+pub struct Observer<R: ClosedEnum>(Arc<Inner<R>>);
+
+#[derive(Debug)]
+struct Inner<R: ClosedEnum> {
+    service: &'static str,
+    signals: HttpSignals<R>,
+    traces: TraceStore,
+    lines: Option<LogWriter>,
+    clock: Clock,
+    route_of: RouteOf<R>,
+}
+
+impl<R: ClosedEnum> Observer<R> {
+    /// An observer for one program. Without a writer no access lines are logged.
+    #[must_use]
+    pub fn new(
+        service: &'static str,
+        signals: HttpSignals<R>,
+        traces: TraceStore,
+        lines: Option<LogWriter>,
+        route_of: RouteOf<R>,
+    ) -> Self {
+        Self(Arc::new(Inner { service, signals, traces, lines, clock: Clock::system(), route_of }))
+    }
+
+    pub(super) fn begin<B>(&self, request: &http::Request<B>) -> Measure<R> {
+        let extensions = request.extensions();
+        Measure {
+            observer: self.clone(),
+            route: (self.0.route_of)(request.method(), request.uri().path()),
+            method: method_name(request.method()),
+            request: extensions.get().copied().unwrap_or_else(RequestId::mint),
+            trace: extensions.get().copied().unwrap_or_else(TraceContext::root),
+            began_at: self.0.clock.now(),
+            began: Instant::now(),
+            status: None,
+            actor: None,
+        }
+    }
+}
+
+/// A request under way. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Measure<R: ClosedEnum> {
+    observer: Observer<R>,
+    route: R,
+    method: &'static str,
+    request: RequestId,
+    trace: TraceContext,
+    began_at: Timestamp,
+    began: Instant,
+    pub(super) status: Option<u16>,
+    pub(super) actor: Option<Actor>,
+}
+
+impl<R: ClosedEnum> Drop for Measure<R> {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let outcome = match self.status {
+            None => Outcome::Cancelled,
+            Some(..400) => Outcome::Success,
+            Some(400..500) => Outcome::Refused,
+            Some(_) => Outcome::Failed,
+        };
+        let inner = &self.observer.0;
+        inner.signals.requests.get((self.route, outcome)).inc();
+        let histogram = inner.signals.seconds.get(self.route);
+        // An exemplar is attached only when its trace is kept.
+        if self.trace.sampled() {
+            histogram.observe_traced(took, self.trace.trace_id());
+        } else {
+            histogram.observe_duration(took);
+        }
+        inner.traces.keep(Span {
+            trace: self.trace.trace_id(),
+            span: self.trace.span_id(),
+            request: self.request,
+            service: inner.service,
+            route: self.route.name(),
+            began_at: self.began_at,
+            took,
+            status: self.status,
+        });
+        if let Some(lines) = &inner.lines {
+            lines.take(self.access_line(outcome, took));
+        }
+    }
+}
+
+impl<R: ClosedEnum> Measure<R> {
+    fn access_line(&self, outcome: Outcome, took: Duration) -> String {
+        let actor = self.actor.as_ref();
+        let members = [
+            ("trace_id", Some(Shown::from(self.trace.trace_id()))),
+            ("span_id", Some(Shown::from(self.trace.span_id()))),
+            ("request_id", Some(Shown::from(self.request))),
+            ("user_id", actor.map(|actor| Shown::from(actor.subject()))),
+            ("role", actor.map(|actor| Shown::from(actor.role()))),
+            ("method", Some(Shown::from(self.method))),
+            ("route", Some(Shown::from(self.route.name()))),
+            ("status", self.status.map(Shown::from)),
+            ("outcome", Some(Shown::from(outcome.name()))),
+            ("took_us", Some(Shown::from(took))),
+        ];
+        let level = if outcome == Outcome::Failed { "warn" } else { "info" };
+        line(self.observer.0.clock.now(), level, self.observer.0.service, "http.request", &members)
+    }
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "OTHER",
+    }
+}

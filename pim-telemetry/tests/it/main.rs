@@ -1,0 +1,6 @@
+//! Promises of pim-telemetry.
+
+mod drops_are_counted;
+mod install_once;
+mod requests_are_observed_once;
+mod undeclared_is_found;

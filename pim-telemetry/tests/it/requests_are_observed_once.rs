@@ -1,0 +1,119 @@
+//! One measurement, one line, one span a request; a caller who goes away is an outcome of its own.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use pim_core::context::TraceContext;
+use pim_core::signal::{Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalRegistry};
+use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
+use pim_telemetry::trace::TraceStore;
+use pim_telemetry::{LogSettings, LogWriter};
+use tower::{Layer as _, ServiceExt as _};
+
+pim_core::closed_enum! {
+    enum Route { Stock = "GET /stock", Other = "other" }
+}
+
+const ROUTE: LabelDescriptor = LabelDescriptor { name: "route", values: &["GET /stock", "other"] };
+const OUTCOME: LabelDescriptor =
+    LabelDescriptor { name: "outcome", values: &["success", "refused", "failed", "cancelled"] };
+
+const fn signal(name: &'static str, kind: Kind, labels: &'static [LabelDescriptor]) -> Descriptor {
+    let (buckets, unit): (&[f64], _) =
+        if matches!(kind, Kind::Histogram) { (LATENCY_SECONDS, "seconds") } else { (&[], "") };
+    Descriptor { name, kind, unit, help: "test", labels, purpose: Purpose::Red, buckets, owner: "test", runbook: "" }
+}
+
+static REQUESTS: Descriptor = signal("shop_requests", Kind::Counter, &[ROUTE, OUTCOME]);
+static SECONDS: Descriptor = signal("shop_request_seconds", Kind::Histogram, &[ROUTE]);
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct World {
+    registry: SignalRegistry,
+    traces: TraceStore,
+    lines: Lines,
+    writer: LogWriter,
+    layer: ObserveLayer<Route>,
+}
+
+fn world() -> World {
+    let mut registry = SignalRegistry::new();
+    let signals = HttpSignals::bind(&mut registry, &REQUESTS, &SECONDS).unwrap();
+    let (traces, lines) = (TraceStore::new(10), Lines::default());
+    let writer = LogWriter::start("shop", lines.clone(), &LogSettings::default()).unwrap();
+    let route_of = |_: &Method, path: &str| if path == "/stock" { Route::Stock } else { Route::Other };
+    let observer = Observer::new("shop", signals, traces.clone(), Some(writer.clone()), route_of);
+    World { registry, traces, lines, writer, layer: ObserveLayer::new(observer) }
+}
+
+fn request(trace: TraceContext) -> Request<()> {
+    let mut request = Request::get("/stock").body(()).unwrap();
+    request.extensions_mut().insert(trace);
+    request
+}
+
+#[tokio::test]
+async fn an_answer_is_measured_when_its_body_ends() {
+    let world = world();
+    let trace = TraceContext::root();
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"bolts"))))
+    }));
+    let response = service.oneshot(request(trace)).await.unwrap();
+    assert!(world.traces.of(trace.trace_id()).is_empty(), "the body has not ended");
+    response.into_body().collect().await.unwrap();
+    let spans = world.traces.of(trace.trace_id());
+    assert_eq!((spans.len(), spans[0].status, spans[0].route), (1, Some(200), "GET /stock"));
+    let text = world.registry.encode();
+    assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 1"), "{text}");
+    assert!(text.contains(&trace.trace_id().to_string()), "an exemplar names the kept trace");
+    world.writer.flush();
+    let lines = String::from_utf8(world.lines.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
+    assert_eq!((&line["status"], &line["route"]), (&200.into(), &"GET /stock".into()));
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_is_an_outcome_of_its_own() {
+    let world = world();
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Full<Bytes>>, std::convert::Infallible>>()
+    }));
+    drop(service.oneshot(request(TraceContext::root())));
+    // Called, then dropped: the first line above never polls, so nothing has begun.
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Full<Bytes>>, std::convert::Infallible>>()
+    }));
+    let waiting = tokio::time::timeout(std::time::Duration::ZERO, service.oneshot(request(TraceContext::root())));
+    assert!(waiting.await.is_err());
+    let text = world.registry.encode();
+    assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"cancelled\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn an_unsampled_trace_leaves_no_exemplar() {
+    let world = world();
+    let trace = TraceContext::root().with_sampled(false);
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::new())))
+    }));
+    service.oneshot(request(trace)).await.unwrap().into_body().collect().await.unwrap();
+    assert!(!world.registry.encode().contains(&trace.trace_id().to_string()));
+}
