@@ -3,12 +3,14 @@
 pub mod admin;
 pub mod billing;
 pub mod broker;
+pub mod chaos;
 pub mod client;
 pub mod compose;
 pub mod encounter;
 pub mod gateway;
 pub mod identifier;
 pub mod ids;
+pub mod jobs;
 pub mod journey;
 pub mod operations;
 pub mod patient;

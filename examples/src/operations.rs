@@ -32,7 +32,8 @@ pub fn routes(stores: Stores) -> Router {
         .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
         .route("/v1/admin/journeys/{request_id}", get(show_journey))
         .route("/v1/admin/runs/summary", get(run_summary))
-        .with_state(stores)
+        .with_state(stores.clone())
+        .merge(crate::chaos::routes(stores.hub))
 }
 
 /// An operation takes no body members.

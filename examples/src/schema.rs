@@ -8,6 +8,7 @@ use crate::encounter::{
     Appointment, AppointmentMade, AppointmentMoved, Encounter, EncounterArchived, EncounterCompleted,
     EncounterExtended, EncounterScheduled, EncounterStarted,
 };
+use crate::jobs::BillingCycle;
 use crate::patient::{Patient, PatientCorrected, PatientMoved, PatientRegistered};
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceChanged};
 
@@ -49,6 +50,7 @@ pub fn schema(registry: &Registry) -> Result<Schema, SchemaError> {
         .control_entity::<Provider>(10_010)
         .control_entity::<Account>(10_020)
         .control_entity::<Flag>(10_030)
+        .control_entity::<BillingCycle>(10_040)
         .events(registry)
         .build()
 }

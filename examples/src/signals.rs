@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pim_core::clock::Clock;
 use pim_core::signal::{
     Catalog, Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalError, SignalRegistry,
 };
@@ -11,6 +12,7 @@ use pim_telemetry::process::ProcessSignals;
 use pim_telemetry::trace::TraceStore;
 use pim_telemetry::{LogSettings, LogWriter, Telemetry, TelemetryGuard};
 
+use crate::chaos::Chaos;
 use crate::routes::{ROUTE_LABELS, RouteLabel};
 
 const ROUTE: LabelDescriptor = LabelDescriptor { name: "route", values: ROUTE_LABELS };
@@ -92,6 +94,7 @@ struct Inner {
     data: DataSignals,
     process: ProcessSignals,
     traces: TraceStore,
+    chaos: Chaos,
     lines: Option<LogWriter>,
 }
 
@@ -107,7 +110,8 @@ impl Hub {
         let data = DataSignals::bind(&mut registry)?;
         let process = ProcessSignals::bind(&mut registry)?;
         let traces = TraceStore::new(SPANS_MAX);
-        Ok(Self(Arc::new(Inner { registry, edge, service, data, process, traces, lines })))
+        let chaos = Chaos::new(Clock::system());
+        Ok(Self(Arc::new(Inner { registry, edge, service, data, process, traces, chaos, lines })))
     }
 
     /// What `/metrics` shows.
@@ -127,6 +131,12 @@ impl Hub {
     #[must_use]
     pub fn traces(&self) -> &TraceStore {
         &self.0.traces
+    }
+
+    /// Faults on purpose.
+    #[must_use]
+    pub fn chaos(&self) -> &Chaos {
+        &self.0.chaos
     }
 
     /// Observes the gateway.

@@ -23,7 +23,7 @@ use crate::billing::DraftClaim;
 use crate::policy::LabRole;
 use crate::rig::{Drain, Parts, ServeSettings, Service, bind};
 use crate::signals::{self, Hub};
-use crate::{projections, schema};
+use crate::{jobs, projections, schema};
 
 /// The stores that workers share.
 #[derive(Clone, Debug)]
@@ -90,7 +90,8 @@ impl Stores {
         let handlers: Vec<Arc<dyn pim_events::CommandHandler>> = vec![Arc::new(DraftClaim)];
         let commands =
             CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, handlers, &settings).await?;
-        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()));
+        let jobs = jobs::run(self.cluster.clone(), stop.clone());
+        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()), jobs);
         Ok(())
     }
 }

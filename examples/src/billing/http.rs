@@ -35,7 +35,7 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Billing.name(),
     port: 8084,
     routes,
-    over_stores: |stores| crate::projections::billing_routes(stores.reads),
+    over_stores: |stores| crate::projections::billing_routes(stores.reads).merge(crate::jobs::routes(stores.cluster)),
     openapi: || document(Upstream::Billing, OPERATIONS),
 };
 

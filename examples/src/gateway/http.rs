@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::session::SessionExchange;
 use super::{admit, forward, openapi};
 use crate::broker::GATEWAY_AUDIENCE;
+use crate::chaos::ChaosPoint;
 use crate::client::Client;
 use crate::rig::{Drain, HttpKeys, exposition};
 use crate::routes::Upstream;
@@ -178,6 +179,10 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
     let Ok(slot) = Arc::clone(&gateway.0.in_flight).try_acquire_owned() else {
         return response_of(Problem::of(problem::OVERLOADED).retry_after_secs(1));
     };
+    let is_operation = request.uri().path().starts_with("/v1/admin/");
+    if !is_operation && gateway.0.hub.chaos().inject(ChaosPoint::Gateway).await.is_err() {
+        return response_of(Problem::of(problem::UNAVAILABLE).detail("an injected fault").retry_after_secs(1));
+    }
     let (head, body) = request.into_parts();
     let outcome = match admit::admit(&gateway, &head).await {
         Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await.map(|mut response| {

@@ -23,7 +23,10 @@ pub struct Program {
 }
 
 /// Where cargo put an example: beside the test that is running.
-fn built(example: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it has not been built.
+pub fn built(example: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("no path of the running test")?;
     let profile = test.ancestors().nth(2).context("the test is not in a target directory")?;
     let program = profile.join("examples").join(example);

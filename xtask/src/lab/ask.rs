@@ -117,7 +117,7 @@ pub(super) fn lineage(entity: &str, id: &str, as_of: Option<&str>, verify: bool,
     }
     let document = Api::of(Role::Sre)?.get(&path)?;
     print("lineage", &document, json);
-    if verify && document["verified"] != true {
+    if verify && document["verify"]["agrees"] != true {
         return Err(Failure::Threshold.because("history and audit do not agree"));
     }
     Ok(())

@@ -1,4 +1,7 @@
 //! What the lab promises as a whole, checked from outside.
 
+mod a_cycle_submits_each_claim_once;
 mod crash_loses_nothing;
+mod faults_end_by_themselves;
 mod narrative_works_as_written;
+mod runs_say_what_they_are_worth;

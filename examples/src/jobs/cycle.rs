@@ -1,0 +1,91 @@
+//! A billing cycle: the draft claims of a period are submitted.
+
+use pim_core::clock::Timestamp;
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::ids::{BillingCycleId, BillingCycleKind};
+use crate::policy::LabResource;
+
+/// Where a cycle is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CycleState {
+    /// Asked for.
+    Pending,
+    /// A worker has it, or had it when it was stopped.
+    Running,
+    /// Every claim of the period has been looked at; the end.
+    Done,
+}
+
+/// A billing cycle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BillingCycle {
+    /// Which.
+    pub id: BillingCycleId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// State.
+    pub state: CycleState,
+    /// Claims drafted from here on.
+    pub period_from: Timestamp,
+    /// Claims drafted before here.
+    pub period_to: Timestamp,
+    /// Claims that this cycle has submitted.
+    pub submitted: u64,
+    /// The shard that is being looked at.
+    pub shard: u16,
+    /// The claim behind which to go on there.
+    pub after: Option<Uuid>,
+    /// Which worker has it.
+    pub owner: Option<Uuid>,
+    /// Until when, unless it says so again.
+    pub lease_until: Option<Timestamp>,
+}
+
+const TABLE: Table = Table {
+    name: "billing_cycle",
+    home_field: None,
+    facility_field: None,
+    columns: &[
+        Column::new("state", ColumnKind::Text).shown(),
+        Column::new("period_from", ColumnKind::Time).shown(),
+        Column::new("period_to", ColumnKind::Time).shown(),
+        Column::new("submitted", ColumnKind::Int).shown(),
+        Column::new("shard", ColumnKind::Int).shown(),
+        Column::new("after", ColumnKind::Uuid).shown().nullable(),
+        Column::new("owner", ColumnKind::Uuid).shown().nullable(),
+        Column::new("lease_until", ColumnKind::Time).shown().nullable(),
+    ],
+    references: &[],
+    indexes: &[&["state", "id"]],
+};
+
+impl Entity for BillingCycle {
+    type Kind = BillingCycleKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::BillingCycle)
+    }
+
+    fn id(&self) -> BillingCycleId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        None
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
