@@ -1,5 +1,6 @@
 //! The status line.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 
 use pim_events::Source;
@@ -12,11 +13,16 @@ use crate::workers::Stores;
 pub(super) struct StatusLine {
     is_terminal: bool,
     requests_before: u64,
+    personas_before: BTreeMap<&'static str, u64>,
 }
 
 impl StatusLine {
     pub(super) fn new(json: bool) -> Self {
-        Self { is_terminal: !json && std::io::stdout().is_terminal(), requests_before: 0 }
+        Self {
+            is_terminal: !json && std::io::stdout().is_terminal(),
+            requests_before: 0,
+            personas_before: BTreeMap::new(),
+        }
     }
 
     pub(super) async fn show(&mut self, stores: &Stores, traffic: Option<&Snapshot>) {
@@ -37,7 +43,8 @@ impl StatusLine {
             self.requests_before = traffic.requests;
             line.push_str(&format!("{rate} requests/s"));
             for (persona, count) in &traffic.by_persona {
-                line.push_str(&format!("  {persona} {count}"));
+                let before = self.personas_before.insert(persona, *count).unwrap_or(0);
+                line.push_str(&format!("  {persona} {}", count.saturating_sub(before)));
             }
             let (p50, p99) = (traffic.p50_ms, traffic.p99_ms);
             line.push_str(&format!("  p50 {p50:.1} ms  p99 {p99:.1} ms  errors {}  ", traffic.errors));

@@ -5,6 +5,7 @@ mod documents_cover_every_route;
 mod each_refusal_has_its_name;
 mod every_route_is_served;
 mod every_signal_is_declared;
+mod gateway_refuses;
 mod lives_of_records;
 mod one_effect_for_each_submission;
 mod real_identifiers_stay_out;

@@ -1,0 +1,210 @@
+//! The gateway refuses what is ambiguous, unknown or not allowed, by name, before anything reaches an upstream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use http::HeaderMap;
+use pim_core::clock::Clock;
+use pim_lab::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use pim_lab::client::Client;
+use pim_lab::gateway::{Gateway, GatewaySettings};
+use pim_lab::rig::{Drain, ServeSettings, bind};
+use pim_lab::routes::Upstream;
+use pim_lab::signals::Hub;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+struct Edge {
+    gateway: String,
+    reached: Arc<AtomicU64>,
+    headers: Arc<Mutex<HeaderMap>>,
+    folder: std::path::PathBuf,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _leftover = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn serve(router: Router) -> String {
+    let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.unwrap();
+    let url = bound.url();
+    tokio::spawn(bound.serve(router, Drain::new()));
+    url
+}
+
+/// A gateway with a real broker and an upstream that counts what reaches it.
+async fn edge(calls_per_second: u32) -> Edge {
+    let folder = std::env::temp_dir().join(format!("pim-edge-{}", Uuid::new_v4()));
+    let hub = Hub::new(None).unwrap();
+    let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.unwrap();
+    let broker_url = bound.url();
+    let settings = BrokerSettings {
+        url: broker_url.clone(),
+        data_dir: folder.clone(),
+        profile: Profile::Lab,
+        clock: Clock::system(),
+    };
+    let broker = Broker::new(settings).unwrap().into_router(Drain::new(), json!({}), hub.clone());
+    tokio::spawn(bound.serve(broker, Drain::new()));
+    let (reached, headers) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
+    let (counting, seen) = (Arc::clone(&reached), Arc::clone(&headers));
+    let upstream = Router::new().fallback(move |given: HeaderMap| async move {
+        counting.fetch_add(1, Ordering::SeqCst);
+        *seen.lock().await = given;
+        "{}"
+    });
+    let url = serve(upstream).await;
+    let mut upstreams: BTreeMap<_, _> = Upstream::ALL.into_iter().map(|upstream| (upstream, url.clone())).collect();
+    upstreams.insert(Upstream::Broker, broker_url.clone());
+    let gateway = Gateway::new(GatewaySettings {
+        broker: broker_url,
+        secret: gateway_secret(&folder).unwrap(),
+        upstreams,
+        in_flight_max: 64,
+        persona_calls_per_second: calls_per_second,
+        address_calls_per_second: 10_000,
+        clock: Clock::system(),
+        hub,
+    });
+    let gateway = serve(gateway.unwrap().into_router(Drain::new())).await;
+    Edge { gateway, reached, headers, folder }
+}
+
+impl Edge {
+    /// Sends bytes as they are and returns status and problem type.
+    async fn raw(&self, bytes: &str) -> (u16, String) {
+        let address = self.gateway.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _cut_off = stream.read_to_end(&mut answer).await;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let problem: Value = serde_json::from_str(body).unwrap_or_default();
+        (status, problem["type"].as_str().unwrap_or_default().trim_start_matches("urn:pim:problem:").to_owned())
+    }
+
+    async fn token(&self, role: &str) -> String {
+        let told = Client::new()
+            .post_json(
+                &format!("{}/v1/dev/token", self.gateway),
+                &json!({"role": role}),
+                std::time::Duration::from_secs(5),
+            )
+            .await
+            .unwrap();
+        told["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+const HEAD: &str = "Host: lab\r\nConnection: close\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_readers_could_read_differently() {
+    let edge = edge(1000).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\n{HEAD}\r\n");
+    let with = |headers: &str| format!("GET /v1/patients HTTP/1.1\r\n{HEAD}{headers}\r\n");
+    let many = "x-a: 1\r\n".repeat(70);
+    let table = [
+        (get("/v1/patients/%2e%2e/admin"), "bad-path"),
+        (get("/v1/patients%2fx"), "bad-path"),
+        (get("/v1/patients%5cx"), "bad-path"),
+        (get("/v1/patients%00"), "bad-path"),
+        (get("/v1/../v1/patients"), "bad-path"),
+        (get("/v1//patients"), "bad-path"),
+        (get("/v1/patients;a=b"), "bad-path"),
+        (get("/v1/nothing"), "not-found"),
+        (with("Host: other\r\n"), "bad-request"),
+        (with("Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"), "bad-request"),
+        (with("x_pim_user: root\r\n"), "bad-request"),
+        (with("Upgrade: websocket\r\n"), "bad-request"),
+        ("DELETE /v1/patients HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n".to_owned(), "method-not-allowed"),
+        ("TRACE /v1/patients HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n".to_owned(), "method-not-allowed"),
+        (with(""), "unauthenticated"),
+    ];
+    for (bytes, expected) in table {
+        let (status, found) = edge.raw(&bytes).await;
+        assert_eq!(found, expected, "{status} for {bytes:?}");
+    }
+    // These the HTTP parser itself already refuses: no problem document, but no way through either.
+    for bytes in [
+        format!("POST /v1/patients HTTP/1.1\r\n{HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        format!("POST /v1/patients HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"),
+        format!("GET /v1/patients HTTP/1.1\r\n{HEAD}{many}\r\n"),
+    ] {
+        let (status, _) = edge.raw(&bytes).await;
+        assert!((400..500).contains(&status), "{status} for {bytes:?}");
+    }
+    assert_eq!(edge.reached.load(Ordering::SeqCst), 0, "nothing refused reached an upstream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_are_not_good() {
+    let edge = edge(1000).await;
+    let good = edge.token("clinician").await;
+    let (head, rest) = good.split_once('.').unwrap();
+    let (claims, _) = rest.split_once('.').unwrap();
+    let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0Iiwia2lkIjoieCJ9";
+    let table = [
+        (format!("{head}.{claims}.AAAA"), "token-untrusted"),
+        (format!("{unsigned}.{claims}.AAAA"), "token-untrusted"),
+        ("garbage".to_owned(), "token-malformed"),
+        (format!("{unsigned}.{claims}."), "token-malformed"),
+    ];
+    for (token, expected) in table {
+        let bytes = format!("GET /v1/patients?name=a HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n");
+        assert_eq!(edge.raw(&bytes).await, (401, expected.to_owned()));
+    }
+    assert_eq!(edge.reached.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_policy_does_not_grant_and_writes_without_a_key() {
+    let edge = edge(1000).await;
+    let patient = edge.token("patient").await;
+    let bytes = format!("GET /v1/admin/outbox HTTP/1.1\r\n{HEAD}Authorization: Bearer {patient}\r\n\r\n");
+    assert_eq!(edge.raw(&bytes).await, (403, "forbidden".to_owned()));
+    let clinician = edge.token("clinician").await;
+    let bytes = format!(
+        "POST /v1/patients HTTP/1.1\r\n{HEAD}Authorization: Bearer {clinician}\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    assert_eq!(edge.raw(&bytes).await, (400, "idempotency-key-missing".to_owned()));
+    assert_eq!(edge.reached.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_rate_allows() {
+    let edge = edge(1).await;
+    let token = edge.token("clinician").await;
+    let bytes = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n");
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(edge.raw(&bytes).await);
+    }
+    assert_eq!(answers[0].0, 200, "{answers:?}");
+    assert_eq!(answers[3], (429, "rate-limited".to_owned()), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_speak_for_anybody_but_itself() {
+    let edge = edge(1000).await;
+    let token = edge.token("clinician").await;
+    let forged =
+        "x-pim-request-id: 00000000-0000-0000-0000-000000000001\r\nx-pim-deadline-ms: 999999\r\ntxn-token: forged\r\n";
+    let bytes = format!("GET /v1/patients?name=a HTTP/1.1\r\n{HEAD}{forged}Authorization: Bearer {token}\r\n\r\n");
+    assert_eq!(edge.raw(&bytes).await.0, 200);
+    let headers = edge.headers.lock().await.clone();
+    assert!(!headers.contains_key("authorization"), "the caller's own token goes no further");
+    assert_ne!(headers["txn-token"], "forged");
+    assert_ne!(headers["x-pim-request-id"], "00000000-0000-0000-0000-000000000001");
+    assert_eq!(headers["x-pim-deadline-ms"], "5000");
+    assert!(headers.contains_key("traceparent"));
+}
