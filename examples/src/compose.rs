@@ -141,8 +141,9 @@ impl Lab {
         self.working.spawn(stores.relay(PAUSE_MAX_MS, stop));
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
-            if let Err(error) = stores.consume(PAUSE_MAX_MS, stop).await {
-                tracing::error!(code = "consumers-stopped", reason = %error);
+            // The text of an error is for a person at a terminal, not for a log.
+            if stores.consume(PAUSE_MAX_MS, stop).await.is_err() {
+                tracing::error!(code = "consumers-stopped");
             }
         });
     }

@@ -21,6 +21,8 @@ pub struct RunSummary {
     pub facts: u64,
     /// Facts that a read model does not know although nothing is on its way any more.
     pub lost: u64,
+    /// Facts that a read model does not know yet, because something is still on its way.
+    pub pending: u64,
     /// Facts that a read model counted more than once.
     pub duplicated: u64,
     /// Events that outboxes still have to send.
@@ -80,14 +82,18 @@ pub async fn summarize(stores: &Stores, since: Timestamp) -> Result<RunSummary, 
         outbox_backlog += source.status(now).await?.backlog;
     }
     let consumers = stores.reads.status(&stores.bus).await?;
-    let consumer_lag = consumers.iter().flat_map(|consumer| &consumer.partitions).map(|part| part.lag).sum();
+    let consumer_lag: u64 = consumers.iter().flat_map(|consumer| &consumer.partitions).map(|part| part.lag).sum();
     let parked_keys = consumers.iter().map(|consumer| consumer.held_keys).sum();
     let audit = stores.cluster.verify_audit().await?;
-    let (facts, lost, duplicated) = compare(stores).await?;
+    let (facts, missing, duplicated) = compare(stores).await?;
+    // Only when nothing is on its way any more is what is missing lost.
+    let is_quiet = outbox_backlog == 0 && consumer_lag == 0;
+    let (lost, pending) = if is_quiet { (missing, 0) } else { (0, missing) };
     let (freshness_p50_ms, freshness_p99_ms) = freshness(stores, since).await?;
     Ok(RunSummary {
         facts,
         lost,
+        pending,
         duplicated,
         outbox_backlog,
         consumer_lag,

@@ -31,6 +31,9 @@ pub enum InstallError {
     /// Another subscriber has been installed without this crate.
     #[error("another tracing subscriber is installed already")]
     Foreign,
+    /// The filter is none.
+    #[error("the log filter is not of the form of tracing_subscriber::EnvFilter")]
+    Filter,
     /// The writer's thread cannot be started.
     #[error("the log writer cannot be started")]
     Writer,
@@ -52,6 +55,7 @@ pub struct ShutdownReport {
 #[derive(Debug)]
 pub struct TelemetryGuard {
     writer: LogWriter,
+    is_flushed: bool,
 }
 
 impl Telemetry {
@@ -73,14 +77,14 @@ impl TelemetryBuilder {
     /// # Errors
     /// [`InstallError::Twice`] the second time.
     pub fn install(self) -> Result<TelemetryGuard, InstallError> {
+        let filter = EnvFilter::try_new(&self.logs.filter).map_err(|_| InstallError::Filter)?;
         if INSTALLED.swap(true, Ordering::SeqCst) {
             return Err(InstallError::Twice);
         }
         let writer = LogWriter::start(self.service, std::io::stderr(), &self.logs).map_err(|_| InstallError::Writer)?;
-        let filter = EnvFilter::try_new(&self.logs.filter).unwrap_or_else(|_| EnvFilter::new("info"));
         let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
         tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::Foreign)?;
-        Ok(TelemetryGuard { writer })
+        Ok(TelemetryGuard { writer, is_flushed: false })
     }
 }
 
@@ -92,14 +96,17 @@ impl TelemetryGuard {
     }
 
     /// Writes what is queued, within two seconds, and says what became of all lines.
-    pub fn shutdown(self) -> ShutdownReport {
+    pub fn shutdown(mut self) -> ShutdownReport {
         self.writer.flush();
+        self.is_flushed = true;
         self.writer.report()
     }
 }
 
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
-        self.writer.flush();
+        if !self.is_flushed {
+            self.writer.flush();
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::shell::{cargo, output_of};
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// Which area to measure; all of them when absent.
-    #[arg(value_parser = ["core", "data", "events", "edge"])]
+    #[arg(value_parser = ["core", "data", "events"])]
     area: Option<String>,
     /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.
     #[arg(long)]
@@ -19,8 +19,7 @@ pub(crate) struct BenchArgs {
 }
 
 /// Packages with a `ratios` bench, which prints one JSON object a line.
-const AREAS: &[(&str, &str)] =
-    &[("core", "pim-core"), ("data", "pim-data"), ("events", "pim-events"), ("edge", "pim-lab")];
+const AREAS: &[(&str, &str)] = &[("core", "pim-core"), ("data", "pim-data"), ("events", "pim-events")];
 
 /// Runs the benches of an area.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {

@@ -42,10 +42,17 @@ impl Program {
     /// # Errors
     /// When it has not been built, or ends or stays silent instead of being ready.
     pub async fn start(example: &str, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(built(example)?);
-        command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
         let log = std::env::var_os("PIM_TEST_LOG").is_some();
-        command.stderr(if log { Stdio::inherit() } else { Stdio::null() });
+        Self::start_logging(example, arguments, if log { Stdio::inherit() } else { Stdio::null() }).await
+    }
+
+    /// The same, with its log lines going somewhere.
+    ///
+    /// # Errors
+    /// When it has not been built, or ends or stays silent instead of being ready.
+    pub async fn start_logging(example: &str, arguments: &[&str], log: Stdio) -> Result<Self> {
+        let mut command = Command::new(built(example)?);
+        command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("cannot start {example}"))?;
         let stdout = child.stdout.take().context("no standard output")?;
         let mut lines = BufReader::new(stdout).lines();

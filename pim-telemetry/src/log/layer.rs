@@ -12,7 +12,10 @@ use super::LogWriter;
 /// Targets whose text fields are static codes: our own crates.
 const OURS: &str = "pim_";
 /// Text fields of ours that hold a stable code and nothing else.
-const CODES: &[&str] = &["code", "consumer", "topic", "origin", "point", "reason", "stage", "store"];
+const CODES: &[&str] =
+    &["action", "code", "consumer", "point", "reason", "resource", "role", "stage", "store", "topic"];
+/// Fields of ours that are shown by their text form: opaque ids, and messages, which are literals.
+const FORMS: &[&str] = &["message", "origin", "request_id", "subject"];
 
 /// Writes each event as one line.
 pub(crate) struct JsonLayer {
@@ -63,10 +66,9 @@ impl Members {
         self.json.insert(name.to_owned(), value);
     }
 
-    fn put_text(&mut self, field: &Field, text: &str) {
-        // A message of ours is a literal: the macros of our crates take no arguments in it.
-        let is_code = self.ours && (CODES.contains(&field.name()) || field.name() == "message");
-        self.put(field, Value::from(if is_code { text } else { "[redacted]" }));
+    fn put_text(&mut self, field: &Field, text: &str, allowed: &[&str]) {
+        let is_allowed = self.ours && allowed.contains(&field.name());
+        self.put(field, Value::from(if is_allowed { text } else { "[redacted]" }));
     }
 }
 
@@ -88,10 +90,11 @@ impl Visit for Members {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put_text(field, value);
+        self.put_text(field, value, CODES);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.put_text(field, &format!("{value:?}"));
+        // `%` and `?` both come this way, so anything could: only what is known to be an id or a literal passes.
+        self.put_text(field, &format!("{value:?}"), FORMS);
     }
 }

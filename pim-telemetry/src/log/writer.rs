@@ -83,7 +83,7 @@ impl LogWriter {
             #[expect(clippy::disallowed_methods, reason = "at the end of a program, when nothing else is left to run")]
             thread::sleep(Duration::from_millis(1));
         }
-        let _late = waiting.recv_timeout(FLUSH_WITHIN);
+        let _late = waiting.recv_timeout(give_up.saturating_duration_since(Instant::now()));
     }
 
     /// What became of all lines.
@@ -100,9 +100,9 @@ fn write_all(items: &Receiver<Item>, target: impl Write, counts: &Counts) {
     loop {
         match items.recv_timeout(Duration::from_millis(100)) {
             Ok(Item::Line(line)) => {
-                // A terminal that is gone is no reason to stop the program.
-                let _gone = writeln!(target, "{line}");
-                counts.written.fetch_add(1, Ordering::Relaxed);
+                // A terminal that is gone is no reason to stop the program; what it did not take is lost, and counted.
+                let count = if writeln!(target, "{line}").is_ok() { &counts.written } else { &counts.dropped };
+                count.fetch_add(1, Ordering::Relaxed);
             }
             Ok(Item::Flush(done)) => {
                 let _gone = target.flush();

@@ -44,6 +44,7 @@ pub struct Observed<S, R: ClosedEnum> {
 impl<S, R, B, A> Service<Request<B>> for Observed<S, R>
 where
     S: Service<Request<B>, Response = Response<A>>,
+    A: Body,
     R: ClosedEnum,
 {
     type Response = Response<ObservedBody<A, R>>;
@@ -73,15 +74,25 @@ pin_project! {
 impl<F, R, A, E> Future for Answering<F, R>
 where
     F: Future<Output = Result<Response<A>, E>>,
+    A: Body,
     R: ClosedEnum,
 {
     type Output = Result<Response<ObservedBody<A, R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
+        let mut response = match ready!(this.inner.poll(cx)) {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(measure) = this.measure {
+                    measure.status = Some(500);
+                }
+                return Poll::Ready(Err(error));
+            }
+        };
         let mut measure = this.measure.take();
         if let Some(measure) = &mut measure {
+            measure.ended = response.body().is_end_stream();
             measure.status = Some(response.status().as_u16());
             measure.actor = response.extensions_mut().remove::<Actor>();
         }
@@ -104,8 +115,16 @@ impl<A: Body, R: ClosedEnum> Body for ObservedBody<A, R> {
     type Error = A::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        if let Some(measure) = this.measure.as_mut() {
+            match &frame {
+                Some(Err(_)) => measure.status = Some(500),
+                // A server may not ask again after the last frame of a known length.
+                Some(Ok(_)) => measure.ended = this.inner.is_end_stream(),
+                None => measure.ended = true,
+            }
+        }
         if frame.is_none() {
             this.measure.take();
         }

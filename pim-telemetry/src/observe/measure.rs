@@ -90,6 +90,7 @@ impl<R: ClosedEnum> Observer<R> {
             began_at: self.0.clock.now(),
             began: Instant::now(),
             status: None,
+            ended: false,
             actor: None,
         }
     }
@@ -106,6 +107,8 @@ pub(super) struct Measure<R: ClosedEnum> {
     began_at: Timestamp,
     began: Instant,
     pub(super) status: Option<u16>,
+    /// Whether the answer went out to its end. A head alone is not an answer.
+    pub(super) ended: bool,
     pub(super) actor: Option<Actor>,
 }
 
@@ -113,10 +116,11 @@ impl<R: ClosedEnum> Drop for Measure<R> {
     fn drop(&mut self) {
         let took = self.began.elapsed();
         let outcome = match self.status {
+            Some(500..) => Outcome::Failed,
             None => Outcome::Cancelled,
+            Some(_) if !self.ended => Outcome::Cancelled,
             Some(..400) => Outcome::Success,
-            Some(400..500) => Outcome::Refused,
-            Some(_) => Outcome::Failed,
+            Some(_) => Outcome::Refused,
         };
         let inner = &self.observer.0;
         inner.signals.requests.get((self.route, outcome)).inc();

@@ -108,6 +108,19 @@ async fn a_caller_who_goes_away_is_an_outcome_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_caller_who_goes_away_in_the_middle_is_no_success() {
+    let world = world();
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"bolts"))))
+    }));
+    let response = service.oneshot(request(TraceContext::root())).await.unwrap();
+    drop(response);
+    let text = world.registry.encode();
+    assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"cancelled\"} 1"), "{text}");
+    assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 0"), "{text}");
+}
+
+#[tokio::test]
 async fn an_unsampled_trace_leaves_no_exemplar() {
     let world = world();
     let trace = TraceContext::root().with_sampled(false);

@@ -1,5 +1,6 @@
 //! Questions to a running lab, and how their answers are shown.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -184,9 +185,11 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
 }
 
 fn print(name: &str, document: &Value, json: bool) {
-    if json {
-        println!("{}", json!({"schema": format!("pim.lab.{name}/v1"), name: document}));
+    let text = if json {
+        json!({"schema": format!("pim.lab.{name}/v1"), name: document}).to_string()
     } else {
-        println!("{document:#}");
-    }
+        format!("{document:#}")
+    };
+    // A reader such as `head` may have gone away; that is its right.
+    let _gone = writeln!(std::io::stdout(), "{text}");
 }
