@@ -10,7 +10,7 @@ use crate::shell::{cargo, must};
 /// A server that some suites need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// PostgreSQL 15 or later, by `PIM_TEST_POSTGRES_DSN`.
+    /// PostgreSQL 15 or later, by `LAB_TEST_POSTGRES_DSN`.
     Postgres,
     /// Redis 7 or later.
     Redis,
@@ -40,7 +40,7 @@ pub(crate) struct TestArgs {
 
 /// Suites that need a server, and the variable that says where it is.
 const SUITES: &[(Server, &str, &str)] =
-    &[(Server::Postgres, "foreign key hashes against a live PostgreSQL", "PIM_TEST_POSTGRES_DSN")];
+    &[(Server::Postgres, "foreign key hashes against a live PostgreSQL", "LAB_TEST_POSTGRES_DSN")];
 
 /// Runs the suites.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
     if let Some(kills) = args.crash {
         let mut test = cargo(&["test", "--locked", "-p", "pim-testkit", "--test", "it", "--", "--nocapture", "crash"]);
-        return must(test.env("PIM_CRASH_KILLS", kills.to_string()));
+        return must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()));
     }
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &args.filter {

@@ -42,7 +42,7 @@ impl Program {
     /// # Errors
     /// When it has not been built, or ends or stays silent instead of being ready.
     pub async fn start(example: &str, arguments: &[&str]) -> Result<Self> {
-        let log = std::env::var_os("PIM_TEST_LOG").is_some();
+        let log = std::env::var_os("LAB_TEST_LOG").is_some();
         Self::start_logging(example, arguments, if log { Stdio::inherit() } else { Stdio::null() }).await
     }
 

@@ -126,7 +126,7 @@ async fn check_lineage(gateway: &str, acknowledged: &Acknowledged) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_every_kill_the_acknowledged_is_there_once() {
-    let kills: u64 = std::env::var("PIM_CRASH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let kills: u64 = std::env::var("LAB_TEST_CRASH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let folder = Folder::new("crash").unwrap();
     let (acknowledged, number) = (Acknowledged::default(), Arc::new(AtomicU64::new(1)));
     let mut random = Random::of(20_260_301);
