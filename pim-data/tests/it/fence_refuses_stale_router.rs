@@ -2,6 +2,7 @@
 
 use pim_core::id::Id;
 use pim_core::shard::{Bucket, ShardId};
+use pim_data::backend::Statement;
 use pim_data::cluster::{Access, Cluster};
 use pim_data::fence::PublishError;
 use pim_data::unit::UnitError;
@@ -93,16 +94,25 @@ async fn an_empty_bucket_changes_hands_and_its_former_owner_refuses_it() {
 #[tokio::test]
 async fn one_full_bucket_keeps_all_of_a_step_where_it_was() {
     let world = World::new(3).await;
-    let account = world.register().await;
-    let owner = world.cluster.router().route(&account.id).shard;
-    let to = ShardId((owner.0 + 1) % 3);
+    // On the last shard, so that another one has given its buckets when this one refuses.
+    let mut filled = Vec::new();
+    let account = loop {
+        let account = world.register().await;
+        filled.push(account.id.bucket());
+        if world.cluster.router().route(&account.id).shard == ShardId(2) {
+            break account;
+        }
+    };
     let others = (0..4096).filter_map(|number| Bucket::new(number).ok()).filter(|bucket| {
         let of = world.cluster.map().owner(*bucket).0;
-        of != to && bucket.get() % 8 == 0
+        of == ShardId(1) && bucket.get() % 8 == 0 && !filled.contains(bucket)
     });
     let moved: Vec<_> = others.chain([account.id.bucket()]).collect();
-    let next = world.cluster.map().reassign(moved.iter().copied(), to).expect("a successor");
+    let next = world.cluster.map().reassign(moved.iter().copied(), ShardId(0)).expect("a successor");
     assert!(matches!(world.cluster.publish_map(&next).await, Err(PublishError::NotEmpty(_))));
+    let left = Statement::sqlite("SELECT COUNT(*) FROM pim_bucket_owned WHERE state <> 'owned'");
+    let rows = world.cluster.database(ShardId(1)).expect("a shard").query(left).await.expect("reads");
+    assert_eq!(rows[0].count(0).expect("a count"), 0, "what was given before the refusal has been taken back");
     // Whatever was given before the refusal has been taken back: every shard still takes its own.
     for _ in 0..32 {
         world.register().await;
