@@ -1,5 +1,9 @@
 //! How long a request may still take, handed on in milliseconds from hop to hop.
 
+mod layer;
+
+pub use layer::{DEADLINE_HEADER, DeadlineLayer, WithDeadline};
+
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -7,4 +7,4 @@ mod guard;
 mod sanitize;
 
 pub use guard::{EdgeGuardLayer, Guarded, PATH_BYTES_MAX, check_path};
-pub use sanitize::{FORWARDED, INTERNAL_PREFIX, sanitize};
+pub use sanitize::{FORWARDED, HeaderListError, HeaderSanitizeLayer, INTERNAL_PREFIX, Sanitized, sanitize};
