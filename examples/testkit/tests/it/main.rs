@@ -4,5 +4,6 @@ mod a_cycle_submits_each_claim_once;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
 mod narrative_works_as_written;
+mod no_path_reaches_further;
 mod no_person_in_a_signal;
 mod runs_say_what_they_are_worth;
