@@ -86,7 +86,7 @@ async fn arm(
     };
     let share = Share::percent(command.body.percent).map_err(refused)?;
     hub.chaos().arm(point, fault, share, Duration::from_secs(command.body.seconds)).map_err(refused)?;
-    tracing::warn!(code = "chaos-armed", point = point.name(), seconds = command.body.seconds);
+    pim_core::warn!("chaos.armed", point = point.name(), seconds = command.body.seconds);
     Answer::ok(&json!({"items": active(&hub)}))
 }
 
@@ -96,7 +96,7 @@ async fn disarm(
     Path(point): Path<String>,
 ) -> Result<Answer, Failure> {
     let was_armed = hub.chaos().disarm(point_of(&point)?).is_some();
-    tracing::warn!(code = "chaos-disarmed", was_armed);
+    pim_core::warn!("chaos.disarmed", was_armed = was_armed);
     Answer::ok(&json!({"items": active(&hub)}))
 }
 

@@ -143,7 +143,7 @@ impl Lab {
         self.working.spawn(async move {
             // The text of an error is for a person at a terminal, not for a log.
             if stores.consume(PAUSE_MAX_MS, stop).await.is_err() {
-                tracing::error!(code = "consumers-stopped");
+                pim_core::error!("consumers.stopped");
             }
         });
     }

@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod edge;
 pub mod id;
 pub mod identity;
+pub mod log;
 pub mod problem;
 pub mod rate;
 pub mod rbac;

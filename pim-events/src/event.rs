@@ -82,6 +82,17 @@ pub enum Origin {
     Control,
 }
 
+impl Origin {
+    /// Which shard; `None` for the control database.
+    #[must_use]
+    pub const fn shard(self) -> Option<ShardId> {
+        match self {
+            Self::Shard(shard) => Some(shard),
+            Self::Control => None,
+        }
+    }
+}
+
 impl From<Option<ShardId>> for Origin {
     fn from(shard: Option<ShardId>) -> Self {
         shard.map_or(Self::Control, Self::Shard)

@@ -1,5 +1,6 @@
 //! One install a program.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -49,6 +50,10 @@ pub struct ShutdownReport {
     pub written: u64,
     /// Lines that were dropped because the queue was full. Taken is written and dropped together.
     pub dropped: u64,
+    /// Lines that were not taken because their event had its share of the second.
+    pub suppressed: u64,
+    /// Values of other crates' events that were not shown.
+    pub redacted: u64,
 }
 
 /// Keeps telemetry alive. Dropping it flushes within two seconds.
@@ -72,6 +77,17 @@ impl TelemetryBuilder {
         self
     }
 
+    /// Sets telemetry up for the events of this thread alone, with lines going to `target`.
+    ///
+    /// # Errors
+    /// [`InstallError`] when the filter is none or the writer cannot be started.
+    pub fn scoped(self, target: impl Write + Send + 'static) -> Result<ScopedTelemetry, InstallError> {
+        let filter = EnvFilter::try_new(&self.logs.filter).map_err(|_| InstallError::Filter)?;
+        let writer = LogWriter::start(self.service, target, &self.logs).map_err(|_| InstallError::Writer)?;
+        let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
+        Ok(ScopedTelemetry { writer, _scope: tracing::subscriber::set_default(subscriber) })
+    }
+
     /// Installs.
     ///
     /// # Errors
@@ -88,6 +104,29 @@ impl TelemetryBuilder {
     }
 }
 
+/// Telemetry of one thread, for tests and for programs that have a subscriber of their own. It ends with the value.
+#[derive(Debug)]
+#[must_use = "it ends with the value"]
+pub struct ScopedTelemetry {
+    writer: LogWriter,
+    _scope: tracing::subscriber::DefaultGuard,
+}
+
+impl ScopedTelemetry {
+    /// Where access lines go.
+    #[must_use]
+    pub fn writer(&self) -> LogWriter {
+        self.writer.clone()
+    }
+
+    /// Writes what is queued, within two seconds, and says what became of all lines.
+    pub fn shutdown(self) -> ShutdownReport {
+        self.writer.tell_suppressed();
+        self.writer.flush();
+        self.writer.report()
+    }
+}
+
 impl TelemetryGuard {
     /// Where access lines go.
     #[must_use]
@@ -97,6 +136,7 @@ impl TelemetryGuard {
 
     /// Writes what is queued, within two seconds, and says what became of all lines.
     pub fn shutdown(mut self) -> ShutdownReport {
+        self.writer.tell_suppressed();
         self.writer.flush();
         self.is_flushed = true;
         self.writer.report()

@@ -8,5 +8,5 @@ pub mod observe;
 pub mod process;
 pub mod trace;
 
-pub use install::{InstallError, ShutdownReport, Telemetry, TelemetryBuilder, TelemetryGuard};
+pub use install::{InstallError, ScopedTelemetry, ShutdownReport, Telemetry, TelemetryBuilder, TelemetryGuard};
 pub use log::{LogSettings, LogWriter, line};

@@ -1,9 +1,11 @@
 //! Flat JSON lines, written by a thread of their own; a slow terminal blocks nobody, and what is dropped is counted.
 
 mod layer;
+mod pace;
 mod writer;
 
 pub(crate) use layer::JsonLayer;
+pub(crate) use pace::{Origin, Verdict};
 pub use writer::LogWriter;
 
 use std::fmt::Write as _;
@@ -18,11 +20,13 @@ pub struct LogSettings {
     pub filter: String,
     /// Most lines that wait to be written.
     pub queue_max: usize,
+    /// Lines of level INFO and below that one event may have a second; the rest is suppressed and counted.
+    pub info_per_second_max: u32,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), queue_max: 4096 }
+        Self { filter: "info".to_owned(), queue_max: 4096, info_per_second_max: 500 }
     }
 }
 
@@ -37,12 +41,9 @@ pub fn line(
 ) -> String {
     let mut text = format!(r#"{{"at":"{at}","level":"{level}","service":"{service}","event":"{event}""#);
     for (name, value) in members {
-        let Some(value) = value else { continue };
-        // Admitted values are numbers, static words and opaque ids: none needs escaping, and none can hold a quote.
-        let _infallible = match value.number() {
-            Some(number) => write!(text, r#","{name}":{number}"#),
-            None => write!(text, r#","{name}":{}"#, serde_json::Value::from(value.to_string())),
-        };
+        let Some(value) = value.as_ref().filter(|value| !value.is_absent()) else { continue };
+        let value = serde_json::to_value(value).unwrap_or_default();
+        let _infallible = write!(text, r#","{name}":{value}"#);
     }
     text.push('}');
     text

@@ -52,7 +52,7 @@ pub async fn run(cluster: Cluster, stop: Drain) {
                 Ok(true) => {}
                 Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
                 Err(error) => {
-                    tracing::warn!(code = "billing-cycle-step", retryable = !matches!(error, JobError::Actor));
+                    pim_core::warn!("billing_cycle.step_failed", retryable = !matches!(error, JobError::Actor));
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             }

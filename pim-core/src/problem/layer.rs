@@ -78,7 +78,7 @@ where
                 Ok(outcome) => outcome?,
                 Err(_panic) => {
                     // Not what it said: that may hold what the caller sent.
-                    tracing::error!(request_id = %id, "a handler panicked");
+                    crate::error!("handler.panicked", request_id = id);
                     response_of(Problem::of(INTERNAL))
                 }
             };

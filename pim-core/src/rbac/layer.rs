@@ -177,15 +177,15 @@ impl RbacLayer<Required> {
     }
 
     fn log(&self, actor: &Actor, request_id: Option<&RequestId>, reason: DenyReason) {
-        tracing::info!(
-            subject = %actor.subject(),
-            role = actor.role().name(),
+        crate::info!(
+            "rbac.denied",
+            request_id = request_id.copied(),
+            user_id = actor.subject(),
+            role = actor.role(),
             action = self.required.action.name(),
             resource = self.required.resource.name(),
             reason = reason.code(),
             policy_version = self.policy.as_ref().version(),
-            request_id = request_id.map(tracing::field::display),
-            "denied"
         );
     }
 }

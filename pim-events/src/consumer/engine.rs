@@ -144,7 +144,9 @@ impl<S: Sink> Engine<S> {
         };
         let now = self.clock.now();
         let mut last = Vec::new();
+        let mut told = None;
         if let Ok(event) = &item.event {
+            told = Some((event.correlation, event.trace));
             let mut state = entered.states.remove(&event.home).unwrap_or_default();
             state.park(event.owner_epoch, event.n);
             let parked = state.held_last.unwrap_or(state.head);
@@ -154,7 +156,15 @@ impl<S: Sink> Engine<S> {
             last.push(ledger::stop_above(place.consumer, self.settings.parked_per_minute_max, since, now));
         }
         entered.tx.commit_with(last).await?;
-        tracing::warn!(consumer = place.consumer, partition = place.partition, code, "key parked");
+        pim_core::warn!(
+            "key.parked",
+            request_id = told.map(|(request, _)| request),
+            trace_id = told.map(|(_, trace)| trace.trace_id()),
+            span_id = told.map(|(_, trace)| trace.span_id()),
+            consumer = place.consumer,
+            partition = place.partition,
+            code = code,
+        );
         Ok(Step::Next(entered.next))
     }
 

@@ -25,11 +25,11 @@ impl<S: Sink> Worker<S> {
                 Ok(true) => pace.reset(),
                 Ok(false) => rest(pace.pause(), &mut wake, &mut stop).await,
                 Err(code) => {
-                    tracing::warn!(
+                    pim_core::warn!(
+                        "consumer.waits",
                         consumer = self.place.consumer,
                         partition = self.place.partition,
-                        code,
-                        "consumer waits after a failure"
+                        code = code,
                     );
                     sleep(pace.pause(), &mut stop).await;
                 }

@@ -1,6 +1,9 @@
-//! Events of `tracing` as lines: ours with their static codes and numbers, those of others with their texts redacted.
+//! Events of `tracing` as lines: what was admitted by type as it is, everything else redacted unless it is on the list.
+
+use std::time::Instant;
 
 use pim_core::clock::Clock;
+use pim_core::log::Admitted;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -8,14 +11,13 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::LogWriter;
+use super::pace::{Origin, Verdict};
 
-/// Targets whose text fields are static codes: our own crates.
-const OURS: &str = "pim_";
-/// Text fields of ours that hold a stable code and nothing else.
-const CODES: &[&str] =
-    &["action", "code", "consumer", "point", "reason", "resource", "role", "stage", "store", "topic"];
-/// Fields of ours that are shown by their text form: opaque ids, and messages, which are literals.
-const FORMS: &[&str] = &["message", "origin", "request_id", "subject"];
+/// Fields of others that are known to hold numbers and nothing else, by target.
+const LISTED: &[(&str, &[&str])] =
+    &[("sqlx::query", &["elapsed_secs", "rows_affected", "rows_returned", "slow_threshold"])];
+/// Stands where a value was.
+const REDACTED: &str = "[redacted]";
 
 /// Writes each event as one line.
 pub(crate) struct JsonLayer {
@@ -31,15 +33,26 @@ impl JsonLayer {
 
 impl<S: Subscriber> Layer<S> for JsonLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let target = event.metadata().target();
-        let mut members = Members { ours: target.starts_with(OURS), json: Map::new() };
+        let metadata = event.metadata();
+        let is_limited = *metadata.level() >= Level::INFO;
+        let verdict = if is_limited {
+            self.writer.verdict(Origin::Callsite(metadata.callsite()), Instant::now())
+        } else {
+            Verdict::Write { suppressed: 0 }
+        };
+        let Verdict::Write { suppressed } = verdict else { return };
+        let mut members = Members { target: metadata.target(), json: Map::new(), redacted: 0 };
         event.record(&mut members);
         let mut line = Map::new();
         line.insert("at".to_owned(), Value::from(self.clock.now().to_string()));
-        line.insert("level".to_owned(), Value::from(level_of(*event.metadata().level())));
+        line.insert("level".to_owned(), Value::from(level_of(*metadata.level())));
         line.insert("service".to_owned(), Value::from(self.writer.service()));
-        line.insert("target".to_owned(), Value::from(target));
+        line.insert("target".to_owned(), Value::from(metadata.target()));
         line.extend(members.json);
+        if suppressed > 0 {
+            line.insert("suppressed".to_owned(), Value::from(suppressed));
+        }
+        self.writer.count_redacted(members.redacted);
         self.writer.take(Value::Object(line).to_string());
     }
 }
@@ -54,47 +67,66 @@ const fn level_of(level: Level) -> &'static str {
     }
 }
 
-/// Collects an event's fields: numbers and booleans as they are, texts only where they are known to be codes.
-struct Members {
-    ours: bool,
+/// Collects an event's fields.
+struct Members<'e> {
+    target: &'e str,
     json: Map<String, Value>,
+    redacted: u64,
 }
 
-impl Members {
+impl Members<'_> {
     fn put(&mut self, field: &Field, value: Value) {
         let name = if field.name() == "message" { "event" } else { field.name() };
         self.json.insert(name.to_owned(), value);
     }
 
-    fn put_text(&mut self, field: &Field, text: &str, allowed: &[&str]) {
-        let is_allowed = self.ours && allowed.contains(&field.name());
-        self.put(field, Value::from(if is_allowed { text } else { "[redacted]" }));
+    /// A value of others: shown when its field is on the list.
+    fn put_foreign(&mut self, field: &Field, value: impl Into<Value>) {
+        let is_listed = LISTED.iter().any(|(target, fields)| *target == self.target && fields.contains(&field.name()));
+        if is_listed {
+            self.put(field, value.into());
+        } else {
+            self.redact(field);
+        }
+    }
+
+    fn redact(&mut self, field: &Field) {
+        self.redacted += 1;
+        self.put(field, Value::from(REDACTED));
     }
 }
 
-impl Visit for Members {
+impl Visit for Members<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, Value::from(value));
+        self.put_foreign(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, Value::from(value));
+        self.put_foreign(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, Value::from(value));
+        self.put_foreign(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, Value::from(value));
+        self.put_foreign(field, value);
     }
 
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put_text(field, value, CODES);
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        match Admitted::behind(value) {
+            Some(shown) if shown.is_absent() => {}
+            Some(shown) => self.put(field, serde_json::to_value(shown).unwrap_or_default()),
+            None => self.redact(field),
+        }
     }
 
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        // `%` and `?` both come this way, so anything could: only what is known to be an id or a literal passes.
-        self.put_text(field, &format!("{value:?}"), FORMS);
+    fn record_str(&mut self, field: &Field, _value: &str) {
+        self.redact(field);
+    }
+
+    fn record_debug(&mut self, field: &Field, _value: &dyn std::fmt::Debug) {
+        // `%` and `?` both come this way, so anything could.
+        self.redact(field);
     }
 }

@@ -7,7 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pim_core::clock::Clock;
+
 use super::LogSettings;
+use super::pace::{Origin, Pace, Verdict};
 use crate::install::ShutdownReport;
 
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -22,6 +25,8 @@ struct Counts {
     taken: AtomicU64,
     written: AtomicU64,
     dropped: AtomicU64,
+    suppressed: AtomicU64,
+    redacted: AtomicU64,
 }
 
 /// Takes lines and never blocks.
@@ -30,6 +35,7 @@ pub struct LogWriter {
     service: &'static str,
     queue: SyncSender<Item>,
     counts: Arc<Counts>,
+    pace: Arc<Pace>,
 }
 
 impl std::fmt::Debug for LogWriter {
@@ -52,7 +58,8 @@ impl LogWriter {
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
         thread::Builder::new().name("telemetry".to_owned()).spawn(move || write_all(&items, target, &counted))?;
-        Ok(Self { service, queue, counts })
+        let pace = Arc::new(Pace::new(settings.info_per_second_max));
+        Ok(Self { service, queue, counts, pace })
     }
 
     /// The program that it writes for.
@@ -66,6 +73,28 @@ impl LogWriter {
         self.counts.taken.fetch_add(1, Ordering::Relaxed);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Item::Line(line)) {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one more line of an event of level INFO or below is written.
+    pub(crate) fn verdict(&self, origin: Origin, now: Instant) -> Verdict {
+        let verdict = self.pace.verdict(origin, now);
+        if verdict == Verdict::Suppress {
+            self.counts.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    pub(crate) fn count_redacted(&self, values: u64) {
+        self.counts.redacted.fetch_add(values, Ordering::Relaxed);
+    }
+
+    /// Tells of lines that were suppressed and that no later line of their event has told of.
+    pub(crate) fn tell_suppressed(&self) {
+        let untold = self.pace.untold();
+        if untold > 0 {
+            let members = [("suppressed", Some(untold.into()))];
+            self.take(super::line(Clock::system().now(), "info", self.service, "log.suppressed", &members));
         }
     }
 
@@ -91,7 +120,13 @@ impl LogWriter {
     pub fn report(&self) -> ShutdownReport {
         let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
         let counts = &self.counts;
-        ShutdownReport { taken: read(&counts.taken), written: read(&counts.written), dropped: read(&counts.dropped) }
+        ShutdownReport {
+            taken: read(&counts.taken),
+            written: read(&counts.written),
+            dropped: read(&counts.dropped),
+            suppressed: read(&counts.suppressed),
+            redacted: read(&counts.redacted),
+        }
     }
 }
 

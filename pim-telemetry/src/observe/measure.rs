@@ -11,8 +11,11 @@ use pim_core::redact::Shown;
 use pim_core::role::ClosedEnum;
 use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, SignalError, SignalRegistry};
 
-use crate::log::{LogWriter, line};
+use crate::log::{LogWriter, Origin, Verdict, line};
 use crate::trace::{Span, TraceStore};
+
+/// The one line of a request.
+const ACCESS: &str = "http.request";
 
 pim_core::closed_enum! {
     /// How a request ended.
@@ -142,13 +145,20 @@ impl<R: ClosedEnum> Drop for Measure<R> {
             status: self.status,
         });
         if let Some(lines) = &inner.lines {
-            lines.take(self.access_line(outcome, took));
+            // What failed is always told.
+            let verdict = match outcome {
+                Outcome::Failed => Verdict::Write { suppressed: 0 },
+                _ => lines.verdict(Origin::Named(ACCESS), Instant::now()),
+            };
+            if let Verdict::Write { suppressed } = verdict {
+                lines.take(self.access_line(outcome, took, suppressed));
+            }
         }
     }
 }
 
 impl<R: ClosedEnum> Measure<R> {
-    fn access_line(&self, outcome: Outcome, took: Duration) -> String {
+    fn access_line(&self, outcome: Outcome, took: Duration, suppressed: u64) -> String {
         let actor = self.actor.as_ref();
         let members = [
             ("trace_id", Some(Shown::from(self.trace.trace_id()))),
@@ -161,9 +171,10 @@ impl<R: ClosedEnum> Measure<R> {
             ("status", self.status.map(Shown::from)),
             ("outcome", Some(Shown::from(outcome.name()))),
             ("took_us", Some(Shown::from(took))),
+            ("suppressed", (suppressed > 0).then(|| Shown::from(suppressed))),
         ];
         let level = if outcome == Outcome::Failed { "warn" } else { "info" };
-        line(self.observer.0.clock.now(), level, self.observer.0.service, "http.request", &members)
+        line(self.observer.0.clock.now(), level, self.observer.0.service, ACCESS, &members)
     }
 }
 

@@ -13,12 +13,19 @@ const MAIN_LINES_MAX: usize = 150;
 const FUNCTION_LINES_MAX: usize = 70;
 const FORBIDDEN_NAMES: &[&str] = &["util", "utils", "common", "misc", "helper", "helpers", "types", "errors", "mod"];
 
+/// The one way into `tracing` that takes anything, and the one room that may use it.
+const RAW_EVENT: &str = "tracing::event!";
+const LOG_ROOM: &str = "pim-core/src/log.rs";
+
 /// Checks one file; returns its length without tests, unless it is a test.
 pub(super) fn check(file: &Path, text: &str, findings: &mut Vec<Finding>) -> Option<usize> {
     let place = file.display().to_string();
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     if FORBIDDEN_NAMES.contains(&stem.as_ref()) {
         findings.push(Finding::new(&place, format!("a room called `{stem}` has no subject: name the idea")));
+    }
+    if text.contains(RAW_EVENT) && place != LOG_ROOM && !place.starts_with("xtask/") && !is_test_file(file) {
+        findings.push(Finding::new(&place, "logs past the types: pim_core::{info, warn, error}! admit by type"));
     }
     let parsed = match syn::parse_file(text) {
         Ok(parsed) => parsed,

@@ -76,13 +76,13 @@ impl Task {
                 Ok(Some(tenure)) => {
                     pace.reset();
                     if let Err(error) = self.serve(tenure, &mut stop).await {
-                        tracing::warn!(origin = %self.source.origin, code = error.code(), "relay pauses");
+                        pim_core::warn!("relay.pauses", shard_id = self.source.origin.shard(), code = error.code());
                         sleep(pace.pause(), &mut stop).await;
                     }
                 }
                 Ok(None) => sleep(pace.pause(), &mut stop).await,
                 Err(error) => {
-                    tracing::warn!(origin = %self.source.origin, code = error.code(), "relay has no lease");
+                    pim_core::warn!("relay.without_lease", shard_id = self.source.origin.shard(), code = error.code());
                     sleep(pace.pause(), &mut stop).await;
                 }
             }
@@ -169,7 +169,14 @@ impl Task {
             let acks = self.bus.publish(batch).await?;
             for (row, ack) in sending.into_iter().zip(acks) {
                 if !matches!(ack, Ack::Stored { .. }) {
-                    tracing::warn!(origin = %self.source.origin, seq = row.event.seq, "event held at the relay");
+                    pim_core::warn!(
+                        "relay.holds",
+                        request_id = row.event.correlation,
+                        trace_id = row.event.trace.trace_id(),
+                        span_id = row.event.trace.span_id(),
+                        shard_id = self.source.origin.shard(),
+                        seq = row.event.seq,
+                    );
                     holds.push(tenure.held.hold(row, ack, now));
                 }
             }
