@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use axum::Router;
 use pim_core::clock::Clock;
 use pim_data::cluster::Access;
+use pim_events::RetentionSettings;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -137,12 +138,16 @@ impl Lab {
     }
 
     fn start_workers(&mut self) {
-        let (stores, stop) = (self.stores.clone(), self.workers.begun());
-        self.working.spawn(stores.relay(PAUSE_MAX_MS, stop));
+        let (stores, stop) = (self.stores.clone(), self.workers.clone());
+        self.working.spawn(async move {
+            if stores.relay(PAUSE_MAX_MS, &RetentionSettings::default(), stop).await.is_err() {
+                pim_core::error!("relay.stopped");
+            }
+        });
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
             // The text of an error is for a person at a terminal, not for a log.
-            if stores.consume(PAUSE_MAX_MS, stop).await.is_err() {
+            if stores.consume(PAUSE_MAX_MS, &RetentionSettings::default(), stop).await.is_err() {
                 pim_core::error!("consumers.stopped");
             }
         });

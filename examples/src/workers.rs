@@ -14,7 +14,7 @@ use pim_core::shard::ShardMap;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
 use pim_events::{
     BusSettings, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner, Publisher, ReadStore,
-    Registry, Relay, RelaySettings, Source, Subscriber,
+    Registry, Relay, RelaySettings, Retention, RetentionSettings, Source, Subscriber,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,17 +70,24 @@ impl Stores {
     }
 
     /// Moves events from every outbox to the bus until told to stop.
-    pub async fn relay(self, pause_max_ms: u64, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When a retention setting is out of its bounds.
+    pub async fn relay(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let bus: Arc<dyn Publisher> = Arc::new(self.bus);
         let settings = RelaySettings { pause_max_ms, ..RelaySettings::default() };
-        Relay::new(Source::all(&self.cluster), &bus, &settings).run(stop).await;
+        let sources = Source::all(&self.cluster);
+        let sweeping = Retention::of_outboxes(sources.clone(), self.cluster.clock().clone(), retention)?;
+        tokio::join!(Relay::new(sources, &bus, &settings).run(stop.begun()), sweeping.run(stop.begun()));
+        Ok(())
     }
 
     /// Folds events into read models and runs event-driven commands until told to stop.
     ///
     /// # Errors
-    /// When a read model is of another version than the program's.
-    pub async fn consume(self, pause_max_ms: u64, stop: Drain) -> anyhow::Result<()> {
+    /// When a read model is of another version than the program's, or a retention setting out of its bounds.
+    pub async fn consume(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
+        let sweeping = Retention::of_log(&self.bus, &self.reads, retention)?;
         let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
         // Small batches: every partition of every consumer holds one, and the newcomer's memory counts.
         let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, ..ConsumerSettings::default() };
@@ -91,7 +98,7 @@ impl Stores {
         let commands =
             CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, handlers, &settings).await?;
         let jobs = jobs::run(self.cluster.clone(), stop.clone());
-        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()), jobs);
+        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()), jobs, sweeping.run(stop.begun()));
         Ok(())
     }
 }
@@ -118,6 +125,8 @@ pub struct WorkerSettings {
     pub pause_max_ms: u64,
     /// How long work in hand may take once the program is told to stop, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// What outboxes and log keep; the outbox processor sweeps the former, the projection worker the latter.
+    pub retention: RetentionSettings,
 }
 
 impl Default for WorkerSettings {
@@ -128,6 +137,7 @@ impl Default for WorkerSettings {
             shards: 4,
             pause_max_ms: 100,
             drain_timeout_ms: 10_000,
+            retention: RetentionSettings::default(),
         }
     }
 }
@@ -170,8 +180,8 @@ impl Worker {
         let serving =
             tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
         match self {
-            Self::OutboxProcessor => stores.relay(settings.pause_max_ms, drain.begun()).await,
-            Self::ProjectionWorker => stores.consume(settings.pause_max_ms, drain).await?,
+            Self::OutboxProcessor => stores.relay(settings.pause_max_ms, &settings.retention, drain).await?,
+            Self::ProjectionWorker => stores.consume(settings.pause_max_ms, &settings.retention, drain).await?,
         }
         let _ended = tokio::time::timeout(Duration::from_millis(settings.drain_timeout_ms), serving).await;
         Ok(())

@@ -3,6 +3,7 @@
 mod embedded;
 mod partition;
 
+pub(crate) use embedded::Keep;
 pub use embedded::{BusSettings, EmbeddedBus};
 pub use partition::partition_of;
 
@@ -122,6 +123,19 @@ pub enum BusError {
         /// Which offset.
         offset: u64,
     },
+    /// A segment of the archive is not where it was put; bring the file back.
+    #[error("records from {partition}/{offset} on are in archive segment {file}, which is not there")]
+    SegmentMissing {
+        /// Which partition.
+        partition: u16,
+        /// Which offset was asked for.
+        offset: u64,
+        /// Name of the file in the archive's folder.
+        file: String,
+    },
+    /// The archive's folder cannot be used.
+    #[error("make room for the archive")]
+    Folder(#[source] std::io::Error),
     /// The topic does not exist.
     #[error("no such topic")]
     UnknownTopic,

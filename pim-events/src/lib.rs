@@ -7,6 +7,7 @@ mod event;
 mod outbox;
 mod pace;
 mod projection;
+mod retention;
 
 pub use bus::{
     Ack, BusError, BusSettings, EmbeddedBus, NewRecord, OPS_TOPIC, Publisher, Record, Refusal, Subscriber, partition_of,
@@ -30,3 +31,4 @@ pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, Rebuild, RebuildError,
     RebuildReport, RebuildState, RunnerError, StatusError, StoreError, TableSummary, Verdict,
 };
+pub use retention::{Retention, RetentionError, RetentionSettings, RetentionSettingsError};

@@ -2,6 +2,7 @@
 
 mod append;
 mod lease;
+mod prune;
 mod relay;
 mod row;
 mod source;

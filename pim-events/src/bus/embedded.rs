@@ -1,5 +1,6 @@
 //! The embedded bus: a durable append-only log in a SQLite file of its own. No server.
 
+mod archive;
 mod write;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 
 use super::{Ack, BusError, NewRecord, Publisher, Record, Subscriber, standard_topics};
 use crate::event::Headers;
+use archive::Archive;
+pub(crate) use archive::Keep;
 use write::Queue;
 
 /// Offsets of one log; a trillion records a partition.
@@ -40,6 +43,7 @@ impl Default for BusSettings {
 #[derive(Debug)]
 struct Log {
     id: i64,
+    part: u16,
     end: watch::Sender<u64>,
 }
 
@@ -57,6 +61,7 @@ struct Inner {
     topics: BTreeMap<String, Vec<Log>>,
     record_bytes_max: usize,
     queue: Queue,
+    archive: Archive,
 }
 
 /// A durable log in a file. Clones share it; several processes may open the same file.
@@ -72,8 +77,8 @@ impl EmbeddedBus {
         let db =
             Db::open(path, DbSettings { readers_max: 8, ..DbSettings::default() }).await.map_err(BusError::Open)?;
         let topics = Self::enter_topics(&db, &settings).await.map_err(BusError::Open)?;
-        let queue = Queue::default();
-        Ok(Self(Arc::new(Inner { db, clock, topics, record_bytes_max: settings.record_bytes_max, queue })))
+        let (queue, archive) = (Queue::default(), Archive::beside(path));
+        Ok(Self(Arc::new(Inner { db, clock, topics, record_bytes_max: settings.record_bytes_max, queue, archive })))
     }
 
     async fn enter_topics(db: &Db, settings: &BusSettings) -> Result<BTreeMap<String, Vec<Log>>, DbError> {
@@ -95,7 +100,8 @@ impl EmbeddedBus {
         let mut topics: BTreeMap<String, Vec<Log>> = BTreeMap::new();
         for row in rows {
             let end = watch::Sender::new(row.count(2)?);
-            topics.entry(row.text(0)?.to_owned()).or_default().push(Log { id: row.int(1)?, end });
+            let logs = topics.entry(row.text(0)?.to_owned()).or_default();
+            logs.push(Log { id: row.int(1)?, part: u16::try_from(logs.len()).unwrap_or(u16::MAX), end });
         }
         Ok(topics)
     }
@@ -122,13 +128,14 @@ impl Subscriber for EmbeddedBus {
 
     async fn fetch(&self, topic: &str, partition: u16, offset: u64, max: usize) -> Result<Vec<Record>, BusError> {
         let log = self.log(topic, partition)?;
-        // The bound is part of the text: SQLite prepares a statement with a bound LIMIT anew at every run.
-        let text = format!(
-            "SELECT id, key, at, headers, payload FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT {max}"
-        );
-        let asked = Statement::of(SqlPair::generated(text)).bind(log.record_id(offset)).bind(log.record_id(OFFSETS));
-        let rows = self.0.db.query(asked).await?;
-        rows.iter().map(|row| record(row, topic, partition)).collect()
+        let asked = self.0.db.query(records_from(log, offset, max)).await?;
+        // Offsets are dense: a log that begins later than what is asked for has been moved to the archive up to there.
+        if first_offset(asked.first())?.is_none_or(|first| first > offset)
+            && let Some(rows) = self.0.archived(log, (partition, offset), max).await?
+        {
+            return rows.iter().map(|row| record(row, topic, partition)).collect();
+        }
+        asked.iter().map(|row| record(row, topic, partition)).collect()
     }
 
     async fn end_offset(&self, topic: &str, partition: u16) -> Result<u64, BusError> {
@@ -141,6 +148,19 @@ impl Subscriber for EmbeddedBus {
     fn arrivals(&self, topic: &str, partition: u16) -> watch::Receiver<u64> {
         self.log(topic, partition).map_or_else(|_| watch::Sender::new(0).subscribe(), |log| log.end.subscribe())
     }
+}
+
+/// Asks for at most `max` records of a log, in the live file or in one of its segments.
+fn records_from(log: &Log, offset: u64, max: usize) -> Statement {
+    // The bound is part of the text: SQLite prepares a statement with a bound LIMIT anew at every run.
+    let text = format!(
+        "SELECT id, key, at, headers, payload FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT {max}"
+    );
+    Statement::of(SqlPair::generated(text)).bind(log.record_id(offset)).bind(log.record_id(OFFSETS))
+}
+
+fn first_offset(row: Option<&Row>) -> Result<Option<u64>, DbError> {
+    Ok(row.map(|row| row.count(0)).transpose()?.map(|id| id % OFFSETS))
 }
 
 fn record(row: &Row, topic: &str, partition: u16) -> Result<Record, BusError> {

@@ -11,4 +11,5 @@ mod order_survives_chaos;
 mod poison_parks_its_key;
 mod rebuild_equals_live;
 mod relay_repeats_harmlessly;
+mod retention_removes_only_what_nobody_needs;
 mod rig;

@@ -18,3 +18,13 @@ CREATE TRIGGER IF NOT EXISTS bus_record_is_immutable BEFORE UPDATE ON bus_record
 BEGIN
     SELECT RAISE(ABORT, 'bus records are never changed');
 END;
+-- What has been moved out of bus_record, in files beside this one. A row here is the moment of the move: from then on its offsets
+-- are read from the file, and the records here may go.
+CREATE TABLE IF NOT EXISTS bus_segment (
+    log INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    file TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (log, first_offset)
+) WITHOUT ROWID;

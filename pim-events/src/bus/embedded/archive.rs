@@ -1,0 +1,207 @@
+//! The archive: what every consumer has passed and is old leaves the live file in segments, and is still read by offset.
+//!
+//! A segment is a file of its own, complete and synced before the live log names it; only then do the records behind it go.
+//! A crash in between leaves a file that the next attempt completes, or records that the next sweep removes.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use pim_core::clock::Timestamp;
+use pim_data::backend::{Db, DbError, DbSettings, Row, SqlPair, Statement};
+
+use super::{BusError, EmbeddedBus, Inner, Log, first_offset, records_from};
+
+/// Most segments that are held open for reading.
+const OPEN_MAX: usize = 4;
+/// Most segments of one log that one sweep makes.
+const SEGMENTS_PER_SWEEP_MAX: usize = 16;
+/// Readers of one segment.
+const READERS_MAX: usize = 4;
+
+const SEGMENT_SCHEMA: &str = "CREATE TABLE IF NOT EXISTS bus_record (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, at INTEGER NOT NULL, headers TEXT NOT NULL, payload TEXT NOT NULL
+);";
+
+/// What stays in the live file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    /// Everything that some consumer has not read: from this offset on.
+    pub(crate) passed: u64,
+    /// Everything taken at or after this instant, unless there is too much.
+    pub(crate) since: Timestamp,
+    /// What is too much: records of one partition.
+    pub(crate) records_max: u64,
+    /// Records of one segment; fewer never leave.
+    pub(crate) segment_records: u64,
+    /// Rows that one transaction moves or removes.
+    pub(crate) batch_max: usize,
+}
+
+/// The folder of segments, and those that are open.
+#[derive(Debug)]
+pub(super) struct Archive {
+    folder: PathBuf,
+    open: Mutex<Vec<(String, Db)>>,
+}
+
+impl Archive {
+    /// The archive of a log file: `bus.db` has `bus.archive` beside it.
+    pub(super) fn beside(log: &Path) -> Self {
+        Self { folder: log.with_extension("archive"), open: Mutex::default() }
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, Vec<(String, Db)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A segment for reading; `None` when its file is gone.
+    async fn segment(&self, file: &str) -> Result<Option<Db>, DbError> {
+        let path = self.folder.join(file);
+        // An open file that somebody has moved away would answer still, but not after a restart: better told now.
+        if !path.is_file() {
+            self.opened().retain(|(name, _)| name != file);
+            return Ok(None);
+        }
+        if let Some((_, db)) = self.opened().iter().find(|(name, _)| name == file) {
+            return Ok(Some(db.clone()));
+        }
+        let db = Db::open(&path, DbSettings { readers_max: READERS_MAX, ..DbSettings::default() }).await?;
+        let mut open = self.opened();
+        open.insert(0, (file.to_owned(), db.clone()));
+        open.truncate(OPEN_MAX);
+        Ok(Some(db))
+    }
+
+    /// A segment for writing, made unless an earlier attempt has.
+    async fn begin(&self, file: &str) -> Result<Db, BusError> {
+        std::fs::create_dir_all(&self.folder).map_err(BusError::Folder)?;
+        let db = Db::open(&self.folder.join(file), DbSettings { readers_max: 1, ..DbSettings::default() }).await?;
+        let mut tx = db.begin().await?;
+        tx.script(SEGMENT_SCHEMA).await?;
+        tx.commit().await?;
+        Ok(db)
+    }
+}
+
+impl Inner {
+    /// Records from `offset` on, when that offset is in the archive.
+    pub(super) async fn archived(
+        &self,
+        log: &Log,
+        (partition, offset): (u16, u64),
+        max: usize,
+    ) -> Result<Option<Vec<Row>>, BusError> {
+        let asked =
+            Statement::sqlite("SELECT file FROM bus_segment WHERE log = ? AND first_offset <= ? AND next_offset > ?");
+        let rows = self.db.query(asked.bind(log.id).bind(offset).bind(offset)).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let file = row.text(0).map_err(DbError::from)?;
+        let Some(segment) = self.archive.segment(file).await? else {
+            return Err(BusError::SegmentMissing { partition, offset, file: file.to_owned() });
+        };
+        let rows = segment.query(records_from(log, offset, max)).await?;
+        if first_offset(rows.first())? != Some(offset) {
+            return Err(BusError::Corrupt { partition, offset });
+        }
+        Ok(Some(rows))
+    }
+
+    /// The first offset that the archive does not have.
+    async fn archived_upto(&self, log: &Log) -> Result<u64, DbError> {
+        let asked =
+            Statement::sqlite("SELECT coalesce(max(next_offset), 0) FROM bus_segment WHERE log = ?").bind(log.id);
+        Ok(self.db.query(asked).await?.first().map_or(Ok(0), |row| row.count(0))?)
+    }
+
+    /// Whether the segment [first, next) may leave the live file.
+    async fn may_leave(&self, log: &Log, (first, next): (u64, u64), keep: &Keep) -> Result<bool, DbError> {
+        if next > keep.passed {
+            return Ok(false);
+        }
+        let last = Statement::sqlite("SELECT at FROM bus_record WHERE id = ?").bind(log.record_id(next - 1));
+        let end = Statement::sqlite("SELECT next_offset FROM bus_log WHERE id = ?").bind(log.id);
+        let (last, end) = (self.db.query(last).await?, self.db.query(end).await?);
+        let (Some(last), Some(end)) = (last.first(), end.first()) else { return Ok(false) };
+        Ok(last.time(0)? < keep.since || end.count(0)?.saturating_sub(first) > keep.records_max)
+    }
+
+    /// Copies [first, next) into a file, and names it in the log once it is complete there.
+    async fn seal(&self, log: &Log, (first, next): (u64, u64), batch_max: usize) -> Result<(), BusError> {
+        let file = format!("{}-{first:013}.db", log.id);
+        let segment = self.archive.begin(&file).await?;
+        let mut at = first;
+        while at < next {
+            let wanted = usize::try_from(next - at).unwrap_or(usize::MAX).min(batch_max);
+            let rows = self.db.query(records_from(log, at, wanted)).await?;
+            let Some(last) = first_offset(rows.last())?.filter(|last| *last < next) else { break };
+            let row = "(?, ?, ?, ?, ?)";
+            let text = format!(
+                "INSERT INTO bus_record (id, key, at, headers, payload) VALUES {} ON CONFLICT DO NOTHING",
+                vec![row; rows.len()].join(", ")
+            );
+            let values = rows.iter().flat_map(|row| (0..row.len()).map(|index| row.get(index).clone()));
+            let mut tx = segment.begin().await?;
+            tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
+            tx.commit().await?;
+            at = last + 1;
+        }
+        let count = Statement::sqlite("SELECT count(*) FROM bus_record WHERE id >= ? AND id < ?");
+        let count = segment.query(count.bind(log.record_id(first)).bind(log.record_id(next))).await?;
+        let found = count.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
+        if found != next - first {
+            return Err(BusError::Corrupt { partition: log.part, offset: first + found });
+        }
+        // Another sweeper that was faster has written the very same file.
+        let name = Statement::sqlite(
+            "INSERT INTO bus_segment (log, first_offset, next_offset, file, at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT DO NOTHING",
+        );
+        let name = name.bind(log.id).bind(first).bind(next).bind(file.as_str()).bind(self.clock.now());
+        let tx = self.db.begin().await?;
+        tx.commit_with(vec![name]).await?;
+        Ok(())
+    }
+
+    /// Removes from the live file what the archive has, oldest first; answers how many records went.
+    async fn remove(&self, log: &Log, upto: u64, batch_max: usize) -> Result<u64, DbError> {
+        let mut removed = 0;
+        // Bounded by the records before `upto`, of which each turn removes some.
+        loop {
+            let text = format!(
+                "DELETE FROM bus_record WHERE id IN
+                 (SELECT id FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT {batch_max}) RETURNING 1"
+            );
+            let remove = Statement::of(SqlPair::generated(text)).bind(log.record_id(0)).bind(log.record_id(upto));
+            let (tx, answers) = self.db.begin_with(&[remove]).await?;
+            tx.commit().await?;
+            match answers.first().map_or(0, Vec::len) {
+                0 => return Ok(removed),
+                some => removed += some as u64,
+            }
+            // Publishers that wait for the writer come first.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl EmbeddedBus {
+    /// Moves whole segments of one partition to the archive; answers how many records left the live file.
+    pub(crate) async fn archive(&self, topic: &str, partition: u16, keep: &Keep) -> Result<u64, BusError> {
+        let log = self.log(topic, partition)?;
+        let mut upto = self.0.archived_upto(log).await?;
+        for _ in 0..SEGMENTS_PER_SWEEP_MAX {
+            let segment = (upto, upto + keep.segment_records);
+            if !self.0.may_leave(log, segment, keep).await? {
+                break;
+            }
+            self.0.seal(log, segment, keep.batch_max).await?;
+            upto = segment.1;
+        }
+        Ok(self.0.remove(log, upto, keep.batch_max).await?)
+    }
+
+    /// Every topic with its number of partitions.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.0.topics.iter().map(|(topic, logs)| (topic.as_str(), u16::try_from(logs.len()).unwrap_or(u16::MAX)))
+    }
+}

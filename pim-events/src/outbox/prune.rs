@@ -1,0 +1,47 @@
+//! Removing from an outbox what is on the bus and old; never what is unpublished or held.
+
+use pim_core::clock::Timestamp;
+use pim_data::backend::{DbError, SqlPair, Statement};
+
+use super::Source;
+
+/// Most pages that one sweep of an outbox looks at.
+const PAGES_MAX: usize = 10_000;
+
+impl Source {
+    /// Removes events written before `before`, in pages of `page_max` rows a transaction; answers how many went.
+    pub(crate) async fn prune(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
+        let (mut after, mut removed) = (0, 0);
+        for _ in 0..PAGES_MAX {
+            let Some((last, is_old)) = self.page_end(after, before, page_max).await? else { break };
+            // What may go is decided again where it goes: cursor and holds move together, by one transaction.
+            let remove = Statement::sqlite(
+                "DELETE FROM outbox_event WHERE seq > ? AND seq <= ? AND at < ?
+                   AND seq <= (SELECT last_seq FROM outbox_cursor)
+                   AND NOT EXISTS (SELECT 1 FROM outbox_held h WHERE h.seq = outbox_event.seq)
+                 RETURNING 1",
+            );
+            let (tx, answers) = self.db.begin_with(&[remove.bind(after).bind(last).bind(before)]).await?;
+            tx.commit().await?;
+            removed += answers.first().map_or(0, Vec::len) as u64;
+            if !is_old {
+                break;
+            }
+            after = last;
+            // Units that wait for the writer come first.
+            tokio::task::yield_now().await;
+        }
+        Ok(removed)
+    }
+
+    /// The last seq of the page behind `after`, and whether it is old as well, so that another page is worth a look.
+    async fn page_end(&self, after: u64, before: Timestamp, max: usize) -> Result<Option<(u64, bool)>, DbError> {
+        let text = format!(
+            "SELECT seq, at FROM (SELECT seq, at FROM outbox_event WHERE seq > ? ORDER BY seq LIMIT {max})
+             ORDER BY seq DESC LIMIT 1"
+        );
+        let rows = self.db.query(Statement::of(SqlPair::generated(text)).bind(after)).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some((row.count(0)?, row.time(1)? < before)))
+    }
+}

@@ -1,0 +1,230 @@
+//! Retention: outboxes forget what is on the bus and old, the embedded log moves what everybody has read into its archive.
+//!
+//! | what | goes when | and then |
+//! | --- | --- | --- |
+//! | outbox event | the cursor has passed it, it is not held, it is older than `outbox_age_secs` | the bus has it |
+//! | bus record | every consumer has passed it, and it is older than `log_age_secs` or the partition is above `log_records_max` | it is in a segment of the archive, and read from there by the same offset |
+//! | archive segment | never by itself | the archive is what a rebuild reads; its files may be moved away, and a read of them then names what is missing |
+//! | head of a key | never | one row a key and consumer |
+//!
+//! A late consumer, a new one and a rebuild read archive and live log as one: the offsets are the same.
+
+use std::future::Future;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_data::backend::{DbError, Statement};
+use serde::{Deserialize, Serialize};
+
+use crate::bus::{BusError, EmbeddedBus, Keep, Subscriber as _};
+use crate::outbox::Source;
+use crate::pace::{Stop, sleep, until};
+use crate::projection::{ReadStore, StoreError};
+
+/// What is kept, for how long, and how gently the rest goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSettings {
+    /// Pause between two sweeps, in milliseconds: 100 to a day.
+    pub pause_ms: u64,
+    /// How long an outbox keeps what is on the bus, in seconds: up to ten years.
+    pub outbox_age_secs: u64,
+    /// How long the live log keeps what everybody has read, in seconds: up to ten years.
+    pub log_age_secs: u64,
+    /// Records of a partition above which age no longer matters: a segment at least.
+    pub log_records_max: u64,
+    /// Records of one segment of the archive: 1 to ten million.
+    pub segment_records: u64,
+    /// Rows that one transaction moves or removes: 1 to 5,000.
+    pub batch_max: usize,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self {
+            pause_ms: 60_000,
+            outbox_age_secs: 24 * 3600,
+            log_age_secs: 7 * 24 * 3600,
+            log_records_max: 1_000_000,
+            segment_records: 50_000,
+            batch_max: 500,
+        }
+    }
+}
+
+/// A setting that is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("retention setting {key} must be between {min} and {max}, not {found}")]
+pub struct RetentionSettingsError {
+    /// Which setting.
+    pub key: &'static str,
+    /// Its least value.
+    pub min: u64,
+    /// Its largest value.
+    pub max: u64,
+    /// What it is.
+    pub found: u64,
+}
+
+/// A sweep that did not come to its end; the next one goes on from there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetentionError {
+    /// An outbox does not answer.
+    #[error("sweep an outbox")]
+    Outbox(#[source] DbError),
+    /// Log or archive do not answer.
+    #[error("archive the log")]
+    Bus(#[from] BusError),
+    /// The consumers' positions cannot be read.
+    #[error("read the consumers' positions")]
+    Store(#[from] StoreError),
+}
+
+impl RetentionError {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Outbox(_) => "outbox",
+            Self::Bus(BusError::Folder(_)) => "archive_folder",
+            Self::Bus(_) => "bus",
+            Self::Store(_) => "store",
+        }
+    }
+}
+
+const TEN_YEARS_SECS: u64 = 10 * 366 * 24 * 3600;
+const DAY_MS: u64 = 24 * 3_600_000;
+
+impl RetentionSettings {
+    fn check(&self) -> Result<(), RetentionSettingsError> {
+        let bounds = [
+            ("pause_ms", self.pause_ms, 100, DAY_MS),
+            ("outbox_age_secs", self.outbox_age_secs, 0, TEN_YEARS_SECS),
+            ("log_age_secs", self.log_age_secs, 0, TEN_YEARS_SECS),
+            ("segment_records", self.segment_records, 1, 10_000_000),
+            ("log_records_max", self.log_records_max, self.segment_records, u64::MAX),
+            ("batch_max", self.batch_max as u64, 1, 5_000),
+        ];
+        let broken = bounds.into_iter().find(|(_, found, min, max)| found < min || found > max);
+        broken.map_or(Ok(()), |(key, found, min, max)| Err(RetentionSettingsError { key, min, max, found }))
+    }
+}
+
+enum Subject {
+    Outboxes(Vec<Source>),
+    Log { bus: EmbeddedBus, store: ReadStore },
+}
+
+/// Sweeps from time to time. Several sweepers over the same stores do no harm.
+#[must_use = "retention does nothing until `run`"]
+pub struct Retention {
+    subject: Subject,
+    settings: RetentionSettings,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Retention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Retention").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Retention {
+    /// Sweeps outboxes: runs beside a relay.
+    ///
+    /// # Errors
+    /// [`RetentionSettingsError`] names the setting and its bounds.
+    pub fn of_outboxes(
+        sources: Vec<Source>,
+        clock: Clock,
+        settings: &RetentionSettings,
+    ) -> Result<Self, RetentionSettingsError> {
+        settings.check()?;
+        Ok(Self { subject: Subject::Outboxes(sources), settings: settings.clone(), clock })
+    }
+
+    /// Sweeps the log, of which `store` knows the consumers: runs beside projections.
+    ///
+    /// # Errors
+    /// [`RetentionSettingsError`] names the setting and its bounds.
+    pub fn of_log(
+        bus: &EmbeddedBus,
+        store: &ReadStore,
+        settings: &RetentionSettings,
+    ) -> Result<Self, RetentionSettingsError> {
+        settings.check()?;
+        let (subject, clock) = (Subject::Log { bus: bus.clone(), store: store.clone() }, store.clock().clone());
+        Ok(Self { subject, settings: settings.clone(), clock })
+    }
+
+    /// Sweeps once; answers how many rows left.
+    ///
+    /// # Errors
+    /// [`RetentionError`]; what went before it is gone, and the next sweep goes on.
+    pub async fn sweep(&self) -> Result<u64, RetentionError> {
+        match &self.subject {
+            Subject::Outboxes(sources) => {
+                let before = self.clock.now().minus(Duration::from_secs(self.settings.outbox_age_secs));
+                let mut removed = 0;
+                for source in sources {
+                    let pruned = source.prune(before, self.settings.batch_max).await;
+                    removed += pruned.map_err(RetentionError::Outbox)?;
+                }
+                Ok(removed)
+            }
+            Subject::Log { bus, store } => self.sweep_log(bus, store).await,
+        }
+    }
+
+    async fn sweep_log(&self, bus: &EmbeddedBus, store: &ReadStore) -> Result<u64, RetentionError> {
+        let since = self.clock.now().minus(Duration::from_secs(self.settings.log_age_secs));
+        let mut removed = 0;
+        for (topic, partitions) in bus.topics() {
+            for partition in 0..partitions {
+                let passed = match store.passed_by_all(topic, partition).await? {
+                    Some(passed) => passed,
+                    // A topic without consumers keeps nothing back.
+                    None => bus.end_offset(topic, partition).await?,
+                };
+                let keep = Keep {
+                    passed,
+                    since,
+                    records_max: self.settings.log_records_max,
+                    segment_records: self.settings.segment_records,
+                    batch_max: self.settings.batch_max,
+                };
+                removed += bus.archive(topic, partition, &keep).await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Sweeps until `shutdown`. A sweep that fails is logged, and the next one goes on where it ended.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stopper, mut stop) = Stop::pair();
+        let sweeping = async {
+            while !stop.is_set() {
+                if let Err(error) = self.sweep().await {
+                    pim_core::warn!("retention.waits", code = error.code());
+                }
+                sleep(Duration::from_millis(self.settings.pause_ms), &mut stop).await;
+            }
+        };
+        until(shutdown, stopper, sweeping).await;
+    }
+}
+
+impl ReadStore {
+    /// The first offset of a partition that some consumer of this store has still to read; `None` without consumers.
+    pub(crate) async fn passed_by_all(&self, topic: &str, partition: u16) -> Result<Option<u64>, StoreError> {
+        // A consumer that has not begun with this partition is at its start.
+        let asked = Statement::sqlite(
+            "SELECT min(coalesce(c.next_offset, 0))
+             FROM (SELECT DISTINCT consumer FROM projection_checkpoint WHERE topic = ?) k
+             LEFT JOIN projection_checkpoint c ON c.consumer = k.consumer AND c.topic = ? AND c.part = ?
+             HAVING count(*) > 0",
+        );
+        let rows = self.query(asked.bind(topic).bind(topic).bind(partition)).await?;
+        Ok(rows.first().map(|row| row.count(0)).transpose().map_err(DbError::from)?)
+    }
+}

@@ -1,0 +1,273 @@
+//! Outboxes forget what is on the bus and old, the log moves what everybody has read; nothing that anybody needs goes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pim_core::clock::Clock;
+use pim_core::shard::HomeKey;
+use pim_data::backend::{Db, DbSettings, Statement};
+use pim_events::{
+    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Rebuild, Refusal, Relay, Retention,
+    RetentionSettings, Source, Subscriber as _, Verdict,
+};
+use uuid::Uuid;
+
+use crate::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient, relay_settings};
+
+/// Everything may go at once, in segments and transactions so small that each sweep needs many.
+fn at_once() -> RetentionSettings {
+    RetentionSettings {
+        outbox_age_secs: 0,
+        log_age_secs: 0,
+        segment_records: 4,
+        log_records_max: 4,
+        batch_max: 3,
+        ..RetentionSettings::default()
+    }
+}
+
+async fn prune(rig: &Rig, settings: &RetentionSettings) -> u64 {
+    Retention::of_outboxes(Source::all(&rig.cluster), Clock::system(), settings).unwrap().sweep().await.unwrap()
+}
+
+async fn cut(rig: &Rig, settings: &RetentionSettings) -> u64 {
+    Retention::of_log(&rig.bus, &rig.store, settings).unwrap().sweep().await.unwrap()
+}
+
+async fn count(rig: &Rig, home: HomeKey) -> u64 {
+    let db = rig.cluster.database(rig.cluster.router().route(&home).shard).unwrap();
+    let asked = Statement::sqlite("SELECT count(*) FROM outbox_event WHERE home_key = ?").bind(home.uuid());
+    db.query(asked).await.unwrap()[0].count(0).unwrap()
+}
+
+async fn live(folder: &Folder) -> u64 {
+    let db = Db::open(&folder.path().join("bus.db"), DbSettings::default()).await.unwrap();
+    let rows = db.query(Statement::sqlite("SELECT count(*) FROM bus_record")).await.unwrap();
+    rows[0].count(0).unwrap()
+}
+
+async fn sent(rig: &Rig) -> bool {
+    let now = Clock::system().now();
+    for source in Source::all(&rig.cluster) {
+        if source.status(now).await.unwrap().backlog > 0 {
+            return false;
+        }
+    }
+    true
+}
+
+/// Guard: `Source::prune` stops at the cursor, and at the age. Nothing is lost by sweeping while events are written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_keeps_what_is_not_published_or_young() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    for step in 1..=10 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    assert_eq!(prune(&rig, &at_once()).await, 0, "nothing is published");
+    let relay = Running::relay(rig.relay());
+    eventually("all of it is sent", || sent(&rig)).await;
+    assert_eq!(prune(&rig, &RetentionSettings::default()).await, 0, "it is young");
+    assert_eq!(prune(&rig, &at_once()).await, 10);
+    assert_eq!(count(&rig, home).await, 0);
+    // The key goes on where it was: its n and the outbox's seq are not used again.
+    rig.write(home, Uuid::new_v4(), &[11]).await;
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("all eleven", || async { rig.order_of(home).await.len() == 11 }).await;
+    assert_eq!(rig.order_of(home).await, (1..=11).collect::<Vec<_>>());
+    relay.end().await;
+}
+
+/// Refuses every record of one key.
+struct Picky {
+    bus: EmbeddedBus,
+    refused: Uuid,
+}
+
+#[async_trait]
+impl Publisher for Picky {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        let (refused, taken): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|record| record.key == self.refused);
+        drop(refused);
+        let mut acks = self.bus.publish(taken).await?.into_iter();
+        let answer = |record: &NewRecord| {
+            if record.key == self.refused { Some(Ack::Refused(Refusal::TooLarge)) } else { acks.next() }
+        };
+        Ok(batch.iter().filter_map(answer).collect())
+    }
+}
+
+/// Guard: `Source::prune` leaves what the relay holds, though the cursor has passed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_keeps_what_is_held() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (sick, well) = (patient(), patient());
+    let picky: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone(), refused: sick.uuid() });
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &picky, &relay_settings()));
+    for step in 1..=5 {
+        rig.write(sick, Uuid::new_v4(), &[step]).await;
+        rig.write(well, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("sent or held", || sent(&rig)).await;
+    assert_eq!(prune(&rig, &at_once()).await, 5);
+    assert_eq!((count(&rig, sick).await, count(&rig, well).await), (5, 0));
+    relay.end().await;
+    // The bus takes them after all: all five are still there to be sent, in order.
+    for source in Source::all(&rig.cluster) {
+        source.retry_held(sick.uuid()).await.unwrap();
+    }
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("the held key is applied", || async { rig.order_of(sick).await == [1, 2, 3, 4, 5] }).await;
+    eventually("it may go now", || async { prune(&rig, &at_once()).await > 0 || count(&rig, sick).await == 0 }).await;
+}
+
+/// Guard: `Inner::may_leave` waits for the slowest consumer, and for age or number; only whole segments leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_keeps_what_a_consumer_has_not_read() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    for step in 1..=10 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("ten", || async { rig.order_of(home).await.len() == 10 }).await;
+    runner.end().await;
+    relay.end().await;
+    // A second consumer that has read five records of the partition only.
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let slow = Statement::sqlite("INSERT INTO projection_checkpoint VALUES ('slow', ?, ?, 5, 0, 0)");
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.query(slow.bind(DOMAIN_TOPIC).bind(partition)).await.unwrap();
+    tx.commit().await.unwrap();
+    let young = RetentionSettings { log_records_max: 100, log_age_secs: 3600, ..at_once() };
+    assert_eq!(cut(&rig, &young).await, 0, "young, and few");
+    assert_eq!(cut(&rig, &at_once()).await, 4, "one segment, whatever the first consumer has read");
+    let many = RetentionSettings { log_age_secs: 3600, ..at_once() };
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.query(Statement::sqlite("DELETE FROM projection_checkpoint WHERE consumer = 'slow'")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(cut(&rig, &many).await, 4, "young, but too many");
+    assert_eq!(live(&folder).await, 2, "never a part of a segment");
+    // Read as one, across both segments and the live file.
+    let (mut at, mut steps) = (0, Vec::new());
+    while steps.len() < 10 {
+        let records = rig.bus.fetch(DOMAIN_TOPIC, partition, at, 3).await.unwrap();
+        assert_eq!(records[0].offset, at);
+        steps.extend(records.iter().map(|record| record.event().unwrap().n));
+        at = records.last().unwrap().offset + 1;
+    }
+    assert_eq!(steps, (1..=10).collect::<Vec<_>>());
+    assert_eq!(rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap(), 10);
+}
+
+/// Guard: `EmbeddedBus::fetch` goes on in the archive. A rebuild over a log that is cut under it equals the live model.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_reads_the_archive_also_while_it_grows() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let (home, sick) = (patient(), patient());
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&journal).await);
+    rig.write(sick, Uuid::new_v4(), &[1, POISON, 3]).await;
+    for step in 1..=60 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("parked", || async {
+        rig.store.held_keys(None, 10).await.unwrap().first().is_some_and(|k| k.events == 2)
+    })
+    .await;
+    eventually("sixty", || async { rig.order_of(home).await.len() == 60 }).await;
+    eventually("cut", || async { cut(&rig, &at_once()).await > 0 }).await;
+    assert!(live(&folder).await < 40);
+    let projection: Arc<Journal> = Arc::new(journal.clone());
+    let rebuild = Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, projection, Verdict::MustEqual);
+    let growing = async {
+        for step in 61..=100 {
+            rig.write(home, Uuid::new_v4(), &[step]).await;
+            cut(&rig, &at_once()).await;
+        }
+    };
+    let (report, ()) = tokio::join!(rebuild.run(folder.path(), |_, _| {}), growing);
+    let report = report.unwrap();
+    assert_eq!((report.equal, report.state), (true, "live"));
+    // The parked key has its events beside the model; no cut takes them.
+    journal.mended.store(true, std::sync::atomic::Ordering::SeqCst);
+    cut(&rig, &at_once()).await;
+    rig.store.unpark("journal", sick.uuid()).await.unwrap();
+    eventually("the parked key", || async { rig.order_of(sick).await == [1, 2, 3] }).await;
+    eventually("all of it", || async { rig.order_of(home).await == (1..=100).collect::<Vec<_>>() }).await;
+}
+
+/// Guard: `Inner::seal` names a segment only when it is whole; what a crash left behind is completed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_dies_loses_nothing() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let relay = Running::relay(rig.relay());
+    for step in 1..=41 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("sent", || sent(&rig)).await;
+    relay.end().await;
+    let settings = RetentionSettings { segment_records: 10, log_records_max: 10, batch_max: 1, ..at_once() };
+    for round in 0..40_u64 {
+        let retention = Retention::of_log(&rig.bus, &rig.store, &settings).unwrap();
+        let sweeping = tokio::spawn(async move { retention.sweep().await.map(drop) });
+        tokio::time::sleep(std::time::Duration::from_micros(700 * round)).await;
+        sweeping.abort();
+        let _aborted = sweeping.await;
+        let (mut at, mut steps) = (0, Vec::new());
+        while at < 41 {
+            let records = rig.bus.fetch(DOMAIN_TOPIC, partition, at, 7).await.unwrap();
+            steps.extend(records.iter().map(|record| record.event().unwrap().n));
+            at = records.last().unwrap().offset + 1;
+        }
+        assert_eq!(steps, (1..=41).collect::<Vec<_>>(), "round {round}");
+    }
+    cut(&rig, &settings).await;
+    assert_eq!(live(&folder).await, 1);
+}
+
+/// A segment that somebody moved away is named, and read again once it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_segment_is_named() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let _relay = Running::relay(rig.relay());
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3, 4, 5]).await;
+    eventually("sent", || sent(&rig)).await;
+    assert_eq!(cut(&rig, &at_once()).await, 4);
+    let archive = folder.path().join("bus.archive");
+    let away = folder.path().join("away");
+    std::fs::rename(&archive, &away).unwrap();
+    let Err(BusError::SegmentMissing { offset, .. }) = rig.bus.fetch(DOMAIN_TOPIC, partition, 1, 10).await else {
+        panic!("the segment is away")
+    };
+    assert_eq!(offset, 1);
+    assert_eq!(
+        rig.bus.fetch(DOMAIN_TOPIC, partition, 4, 10).await.unwrap().len(),
+        1,
+        "the live file answers all the same"
+    );
+    std::fs::rename(&away, &archive).unwrap();
+    assert_eq!(rig.bus.fetch(DOMAIN_TOPIC, partition, 1, 10).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn settings_out_of_bounds_are_named() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let settings = RetentionSettings { segment_records: 0, ..RetentionSettings::default() };
+    let refused = Retention::of_log(&rig.bus, &rig.store, &settings).unwrap_err();
+    assert_eq!(refused.to_string(), "retention setting segment_records must be between 1 and 10000000, not 0");
+}
