@@ -27,5 +27,6 @@ pub fn routes(cluster: Cluster) -> Router {
         .merge(audit::routes())
         .merge(operation::routes())
         .merge(lineage::routes())
+        .merge(crate::operations::record_routes())
         .with_state(cluster)
 }

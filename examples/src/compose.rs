@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use crate::chaos;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
 use crate::routes::Upstream;
@@ -87,6 +88,8 @@ impl Lab {
         let broker = lab.start_broker(&settings, &clock).await?;
         let upstreams = lab.start_services(&broker, &clock).await?;
         lab.start_workers();
+        // One look is enough: every part of this process shares its leases.
+        lab.working.spawn(chaos::watch(lab.stores.cluster.clone(), settings.hub.clone(), lab.workers.begun()));
         let gateway = Gateway::new(GatewaySettings {
             broker: broker.clone(),
             secret: gateway_secret(&settings.data_dir)?,
@@ -168,6 +171,8 @@ impl Lab {
     /// acknowledged has been folded when this ends with [`Settled::Yes`].
     pub async fn stop(mut self) -> (Stores, Settled) {
         self.edge.begin();
+        // What hangs on a fault would hold the drain up until the fault's own end.
+        self.stores.hub.chaos().end_all();
         while self.front.join_next().await.is_some() {}
         self.services.begin();
         while self.serving.join_next().await.is_some() {}

@@ -21,6 +21,10 @@ pim_core::id_kinds! {
     FlagKind = "flag",
     /// A billing cycle, in the control database.
     BillingCycleKind = "billing_cycle",
+    /// The fault of an injection point, in the control database.
+    ChaosFlagKind = "chaos_flag",
+    /// An operation, in the control database.
+    OperationKind = "operation",
 }
 
 /// Id of a patient.
@@ -41,3 +45,7 @@ pub type AccountId = Id<AccountKind>;
 pub type FlagId = Id<FlagKind>;
 /// Id of a billing cycle.
 pub type BillingCycleId = Id<BillingCycleKind>;
+/// Id of the fault of an injection point.
+pub type ChaosFlagId = Id<ChaosFlagKind>;
+/// Id of an operation.
+pub type OperationId = Id<OperationKind>;

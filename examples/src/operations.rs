@@ -1,4 +1,8 @@
-//! Operations that need the flow's stores: dead letters, projections, journeys, runs.
+//! Operations, and what is known of them: dead letters, projections, journeys, runs.
+
+mod ledger;
+
+pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate, routes as record_routes};
 
 use std::sync::Arc;
 
@@ -11,7 +15,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::{Read, Write};
-use pim_events::{LIST_MAX, Rebuild, Subscriber, Verdict};
+use pim_events::{LIST_MAX, Rebuild, ReplaySelection, Subscriber, UnparkError, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -19,7 +23,7 @@ use uuid::Uuid;
 use crate::journey::{as_mermaid, as_text, journey};
 use crate::policy::LabResource;
 use crate::projections;
-use crate::rig::{Answer, Caller, Command, Failure, May};
+use crate::rig::{Answer, Caller, Command, Failure, May, Nothing};
 use crate::runs::summarize;
 use crate::workers::Stores;
 
@@ -27,19 +31,15 @@ use crate::workers::Stores;
 pub fn routes(stores: Stores) -> Router {
     Router::new()
         .route("/v1/admin/dead-letters", get(dead_letters))
+        .route("/v1/admin/dead-letters/replay", post(replay))
         .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
         .route("/v1/admin/projections", get(list_projections))
         .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
         .route("/v1/admin/journeys/{request_id}", get(show_journey))
         .route("/v1/admin/runs/summary", get(run_summary))
         .with_state(stores.clone())
-        .merge(crate::chaos::routes(stores.hub))
+        .merge(crate::chaos::routes(stores.cluster, stores.hub))
 }
-
-/// An operation takes no body members.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 fn unavailable<E>(_: E) -> Failure {
     Problem::of(problem::UNAVAILABLE).detail("a store does not answer").retry_after_secs(1).into()
@@ -58,15 +58,49 @@ async fn dead_letters(State(stores): State<Stores>, May(_permit): May<Read>) -> 
 
 async fn unpark(
     State(stores): State<Stores>,
-    May(_permit): May<Write>,
+    May(permit): May<Write>,
     Path((consumer, key)): Path<(String, String)>,
-    _command: Command<Nothing>,
+    command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
     let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID))?;
-    match stores.reads.unpark(&consumer, key).await {
-        Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
-        Err(_) => Err(Problem::of(problem::NOT_FOUND).detail("this consumer does not hold this key").into()),
+    let intent = Intent::new("dead_letter.unpark", format!("{consumer}/{key}"), json!({}));
+    let effect = async {
+        match stores.reads.unpark(&consumer, key).await {
+            Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
+            Err(UnparkError::Store(error)) => Err(unavailable(error)),
+            Err(_) => Err(Problem::of(problem::NOT_FOUND).detail("this consumer does not hold this key").into()),
+        }
+    };
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+/// Body of a replay: which parked keys, and whether to only say which they are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replaying {
+    #[serde(default)]
+    selection: ReplaySelection,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn replay(
+    State(stores): State<Stores>,
+    May(permit): May<Write>,
+    command: Command<Replaying>,
+) -> Result<Answer, Failure> {
+    let Replaying { selection, dry_run } = &command.body;
+    if *dry_run {
+        let plan = stores.reads.plan_replay(selection).await.map_err(unavailable)?;
+        return Answer::ok(&json!({"dry_run": true, "plan": plan}));
     }
+    let asked = serde_json::to_value(selection).unwrap_or_default();
+    let effect = async {
+        let plan = stores.reads.replay(selection).await.map_err(unavailable)?;
+        Answer::ok(&json!({"dry_run": false, "plan": plan}))
+    };
+    let intent = Intent::new("dead_letter.replay", "", asked);
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
 }
 
 async fn list_projections(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
@@ -77,16 +111,20 @@ async fn list_projections(State(stores): State<Stores>, May(_permit): May<Read>)
 
 async fn rebuild(
     State(stores): State<Stores>,
-    May(_permit): May<Write>,
+    May(permit): May<Write>,
     Path(name): Path<String>,
-    _command: Command<Nothing>,
+    command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
     let projection = projections::all().into_iter().find(|projection| projection.name() == name);
     let projection = projection.ok_or_else(|| Problem::of(problem::NOT_FOUND).detail("there is no such projection"))?;
-    let bus: Arc<dyn Subscriber> = Arc::new(stores.bus.clone());
-    let rebuild = Rebuild::new(&stores.reads, bus, &stores.registry, projection, Verdict::MustEqual);
-    let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(unavailable)?;
-    Answer::ok(&report)
+    let effect = async {
+        let bus: Arc<dyn Subscriber> = Arc::new(stores.bus.clone());
+        let rebuild = Rebuild::new(&stores.reads, bus, &stores.registry, projection, Verdict::MustEqual);
+        let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(unavailable)?;
+        Answer::ok(&report)
+    };
+    let intent = Intent::new("projection.rebuild", name, json!({}));
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
 }
 
 async fn show_journey(

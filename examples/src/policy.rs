@@ -80,6 +80,8 @@ pim_core::resources! {
         Journey = "journey",
         /// How an entity came to be what it is.
         Lineage = "lineage",
+        /// Operations: what was done by whom, and what came of it.
+        Operation = "operation",
         /// Fault injection.
         Chaos = "chaos",
     }
@@ -136,7 +138,7 @@ fn build() -> Result<Policy, pim_core::rbac::PolicyError> {
     for resource in [On::Audit, On::Shard, On::Outbox, On::DeadLetter, On::Projection, On::Chaos] {
         policy = policy.permit(Sre, Read, resource, Reach::All).permit(Sre, Operate, resource, Reach::All);
     }
-    for resource in [On::Journey, On::Lineage, On::Revenue, On::BillingCycle] {
+    for resource in [On::Journey, On::Lineage, On::Revenue, On::BillingCycle, On::Operation] {
         policy = policy.permit(Sre, Read, resource, Reach::All);
     }
     policy.permit(Service, Write, On::Claim, Reach::All).permit(Service, Transition, On::Claim, Reach::All).build()

@@ -15,7 +15,7 @@ mod settings;
 mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
-pub use command::{BODY_BYTES_MAX, Command};
+pub use command::{BODY_BYTES_MAX, Command, Nothing};
 pub use failure::Failure;
 pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
 pub use launch::{EXIT_PRECONDITION, EXIT_USAGE, launch};

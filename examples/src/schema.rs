@@ -4,11 +4,13 @@ use pim_data::schema::{Schema, SchemaError};
 use pim_events::{EventsExt as _, Registry, RegistryError};
 
 use crate::billing::{Claim, ClaimDrafted, ClaimMoved, LineAdded, PaymentMade};
+use crate::chaos::ChaosFlag;
 use crate::encounter::{
     Appointment, AppointmentMade, AppointmentMoved, Encounter, EncounterArchived, EncounterCompleted,
     EncounterExtended, EncounterScheduled, EncounterStarted,
 };
 use crate::jobs::BillingCycle;
+use crate::operations::OperationRecord;
 use crate::patient::{Patient, PatientCorrected, PatientMoved, PatientRegistered};
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceChanged};
 
@@ -51,6 +53,8 @@ pub fn schema(registry: &Registry) -> Result<Schema, SchemaError> {
         .control_entity::<Account>(10_020)
         .control_entity::<Flag>(10_030)
         .control_entity::<BillingCycle>(10_040)
+        .control_entity::<ChaosFlag>(10_050)
+        .control_entity::<OperationRecord>(10_060)
         .events(registry)
         .build()
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::billing::DraftClaim;
+use crate::chaos::{self, StruckPublisher, StruckSubscriber};
 use crate::policy::LabRole;
 use crate::rig::{Drain, Parts, ServeSettings, Service, bind};
 use crate::signals::{self, Hub};
@@ -75,6 +76,7 @@ impl Stores {
     /// When a retention setting is out of its bounds.
     pub async fn relay(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let bus: Arc<dyn Publisher> = Arc::new(self.bus);
+        let bus: Arc<dyn Publisher> = Arc::new(StruckPublisher::before(bus, self.hub.clone()));
         let settings = RelaySettings { pause_max_ms, ..RelaySettings::default() };
         let sources = Source::all(&self.cluster);
         let sweeping = Retention::of_outboxes(sources.clone(), self.cluster.clock().clone(), retention)?;
@@ -89,6 +91,7 @@ impl Stores {
     pub async fn consume(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let sweeping = Retention::of_log(&self.bus, &self.reads, retention)?;
         let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
+        let bus: Arc<dyn Subscriber> = Arc::new(StruckSubscriber::before(bus, self.hub.clone()));
         // Small batches: every partition of every consumer holds one, and the newcomer's memory counts.
         let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, ..ConsumerSettings::default() };
         let all = projections::all();
@@ -176,6 +179,7 @@ impl Worker {
             openapi: json!({"openapi": "3.1.0", "paths": {}}),
             hub,
         };
+        tokio::spawn(chaos::watch(stores.cluster.clone(), stores.hub.clone(), drain.begun()));
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
         let serving =
             tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));

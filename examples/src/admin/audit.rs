@@ -11,7 +11,8 @@ use pim_data::cluster::Cluster;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::rig::{Answer, Caller, Failure, May};
+use crate::operations::{Intent, operate};
+use crate::rig::{Answer, Caller, Command, Failure, May, Nothing};
 
 pub(super) fn routes() -> Router<Cluster> {
     Router::new().route("/v1/admin/audit", get(look)).route("/v1/admin/audit/verify", post(verify))
@@ -46,7 +47,11 @@ async fn look(
     Answer::ok(&json!({ "items": found, "next_cursor": null }))
 }
 
-async fn verify(State(cluster): State<Cluster>, May(_permit): May<Write>) -> Result<Answer, Failure> {
-    let report = cluster.verify_audit().await.map_err(IntoProblem::into_problem)?;
-    Answer::ok(&report)
+async fn verify(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let effect = async { Answer::ok(&cluster.verify_audit().await.map_err(IntoProblem::into_problem)?) };
+    operate(&cluster, &permit, &command.cx, Intent::new("audit.verify", "", json!({})), effect).await
 }

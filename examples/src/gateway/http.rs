@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
 use pim_core::edge::EdgeGuardLayer;
-use pim_core::problem::{self, Problem, ProblemLayer, response_of};
+use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::rate::{Limit, LimitError, RateTable};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
@@ -180,8 +180,8 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
         return response_of(Problem::of(problem::OVERLOADED).retry_after_secs(1));
     };
     let is_operation = request.uri().path().starts_with("/v1/admin/");
-    if !is_operation && gateway.0.hub.chaos().inject(ChaosPoint::Gateway).await.is_err() {
-        return response_of(Problem::of(problem::UNAVAILABLE).detail("an injected fault").retry_after_secs(1));
+    if !is_operation && let Err(injected) = gateway.0.hub.chaos().inject(ChaosPoint::Gateway).await {
+        return response_of(injected.into_problem().retry_after_secs(1));
     }
     let (head, body) = request.into_parts();
     let outcome = match admit::admit(&gateway, &head).await {

@@ -10,6 +10,8 @@ use serde_json::json;
 
 use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
+use crate::chaos;
+use crate::client::Client;
 use crate::rig::{Drain, ServeSettings, bind};
 use crate::routes::Upstream;
 use crate::signals;
@@ -73,6 +75,13 @@ impl GatewayProgram {
             (Upstream::Admin, self.admin_url),
         ]);
         let (_telemetry, hub) = signals::install("gateway", pim_telemetry::LogSettings::default(), true)?;
+        // Any service knows the faults; one of them may be the one that is down.
+        let services: Vec<String> = upstreams
+            .iter()
+            .filter(|(upstream, _)| **upstream != Upstream::Broker)
+            .map(|(_, url)| url.clone())
+            .collect();
+        tokio::spawn(chaos::watch_over_http(services, Client::new(), hub.clone(), drain.begun()));
         let gateway = Gateway::new(GatewaySettings {
             broker: self.broker_url,
             secret: gateway_secret(&self.data_dir)?,

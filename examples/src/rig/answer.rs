@@ -45,7 +45,8 @@ impl Answer {
         Ok(Self { status: status.as_u16(), body, token: None })
     }
 
-    pub(super) fn replayed(stored: StoredAnswer) -> Self {
+    /// The answer to an equal submission, as it was kept.
+    pub(crate) fn replayed(stored: StoredAnswer) -> Self {
         Self { status: stored.status, body: stored.body, token: None }
     }
 

@@ -5,8 +5,10 @@ use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pim_core::context::{IdempotencyScope, RequestContext};
 use pim_core::problem::{self, Problem};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{Caller, Failure};
 use crate::identifier::{MARK, REAL_IDENTIFIER};
@@ -14,6 +16,11 @@ use crate::identifier::{MARK, REAL_IDENTIFIER};
 /// Largest body of a write, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const KEY_LENGTH_MAX: usize = 128;
+
+/// The body of an operation that needs no more than its path; it may be left out.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// A write: who asks, what for, and under which idempotency key.
 #[derive(Debug)]
@@ -49,7 +56,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
         let (head, body) = request.into_parts();
         let key = idempotency_key(&head.headers)?;
         let if_match = version_of(&head.headers)?;
-        check_content_type(&head.headers)?;
         let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
         let bytes = collected.map_err(|error| {
             let is_too_large = error.downcast_ref::<LengthLimitError>().is_some();
@@ -57,7 +63,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
             Problem::of(kind).with("bytes_max", BODY_BYTES_MAX)
         })?;
         let bytes = bytes.to_bytes();
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+        // No body at all is an empty one; what fields are missing is then said by name.
+        let is_left_out = bytes.is_empty() && !head.headers.contains_key(CONTENT_TYPE);
+        if !is_left_out {
+            check_content_type(&head.headers)?;
+        }
+        let text: &[u8] = if is_left_out { b"{}" } else { &bytes };
+        let value: Value = serde_json::from_slice(text).map_err(|error| {
             Problem::of(problem::MALFORMED_JSON).with("line", error.line()).with("column", error.column())
         })?;
         // Members sorted: two texts of one value are one submission.

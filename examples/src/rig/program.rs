@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
 use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use crate::chaos;
 use crate::signals::{self, Hub};
 use crate::workers::Stores;
 
@@ -175,6 +176,7 @@ impl Declaration {
             tokio::time::sleep(grace).await;
             then.begin();
         });
+        tokio::spawn(chaos::watch(stores.cluster.clone(), hub.clone(), unready.begun()));
         println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
         let router = self.router(&stores.cluster, &gate, &unready, &hub, (self.over_stores)(stores.clone()));
         bound.serve(router, closing).await;

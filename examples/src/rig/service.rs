@@ -1,16 +1,19 @@
 //! The stack around a domain router: request id, problems, session, health.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use http::StatusCode;
-use pim_core::problem::{self, Problem, ProblemLayer, response_of};
+use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::request_id::{RequestIdLayer, Trust};
+use pim_core::role::ClosedEnum as _;
 use pim_data::cluster::Cluster;
 use serde_json::{Value, json};
 
 use super::{Drain, SessionGate};
+use crate::chaos::{self, ChaosPoint};
 use crate::signals::Hub;
 
 /// What a service is made of.
@@ -46,7 +49,10 @@ impl Service {
     /// Routes that need a session; each must be in the route table.
     #[must_use]
     pub fn routes(mut self, routes: Router, gate: &SessionGate) -> Self {
-        let gated = routes.route_layer(middleware::from_fn_with_state(gate.clone(), SessionGate::pass));
+        let mut gated = routes.route_layer(middleware::from_fn_with_state(gate.clone(), SessionGate::pass));
+        if let Some(point) = ChaosPoint::from_name(self.parts.name) {
+            gated = gated.route_layer(middleware::from_fn_with_state((self.parts.hub.clone(), point), strike));
+        }
         self.gated = self.gated.merge(gated);
         self
     }
@@ -67,6 +73,7 @@ impl Service {
             .route("/healthz/ready", get(ready))
             .route("/healthz/shards", get(shards))
             .route("/openapi.json", get(openapi))
+            .route("/chaos/flags", get(faults))
             .with_state(self.parts);
         let routes = self.gated.merge(self.open).merge(operations);
         let routes = routes.fallback(|| async { response_of::<axum::body::Body>(Problem::of(problem::NOT_FOUND)) });
@@ -100,6 +107,23 @@ async fn metrics(State(parts): State<Parts>) -> Response {
 pub(crate) fn exposition(hub: &Hub) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(http::header::CONTENT_TYPE, kind)], hub.exposition()).into_response()
+}
+
+/// The faults that operators have armed, for programs without databases; reached inside alone, like `/metrics`.
+async fn faults(State(parts): State<Parts>) -> Response {
+    let Some(cluster) = parts.cluster else { return Json(json!({"items": []})).into_response() };
+    match chaos::flags_in(&cluster).await {
+        Ok(flags) => Json(json!({"items": flags})).into_response(),
+        Err(_) => response_of(Problem::of(problem::UNAVAILABLE).retry_after_secs(1)),
+    }
+}
+
+/// Lets the fault at this service's own point strike before anything is decided.
+async fn strike(State((hub, point)): State<(Hub, ChaosPoint)>, request: Request, next: Next) -> Response {
+    match hub.chaos().inject(point).await {
+        Ok(()) => next.run(request).await,
+        Err(injected) => response_of(injected.into_problem().retry_after_secs(1)),
+    }
 }
 
 async fn openapi(State(parts): State<Parts>) -> Json<Value> {

@@ -74,6 +74,18 @@ impl Caller {
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
+    /// DELETE under an idempotency key.
+    ///
+    /// # Errors
+    /// When no whole answer comes.
+    pub async fn delete(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let mut headers = self.headers()?;
+        headers.insert("idempotency-key", HeaderValue::from_str(&fresh_key())?);
+        let url = format!("{}{path}", self.gateway);
+        let (status, _, bytes) = self.client.exchange(Method::DELETE, &url, headers, None, PATIENCE).await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
     /// GET.
     ///
     /// # Errors

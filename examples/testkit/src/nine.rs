@@ -48,6 +48,16 @@ impl Nine {
         Ok(Self { programs, gateway, broker: url })
     }
 
+    /// Kills one of them, by the name of its service.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be killed.
+    pub async fn kill(&mut self, service: &str) -> Result<()> {
+        let found = self.programs.iter().position(|program| program.told("service") == service);
+        let Some(found) = found else { anyhow::bail!("no {service} is running") };
+        self.programs.remove(found).kill().await
+    }
+
     /// Tells them to stop, the gateway first; returns the exit codes.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! Reference data is made once, the trail names who did what, lineage agrees with it, and a bad map is refused with findings.
 
-use axum::body::Body;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use serde_json::json;
 
 use crate::world::World;
@@ -56,10 +55,11 @@ async fn the_trail_and_the_lineage_agree() {
     for personal in ["Ada", "1980-02-29", "SYN-0000"] {
         assert!(!now.body.to_string().contains(personal) && !trail.body.to_string().contains(personal));
     }
-    let verified = Request::post("/v1/admin/audit/verify").header("txn-token", &sre).body(Body::empty()).unwrap();
-    assert_eq!(world.send(verified).await.body["verified"], true);
+    let verified = world.post(&sre, "/v1/admin/audit/verify", "v", &json!({})).await;
+    assert_eq!(verified.body["verified"], true, "{:?}", verified.body);
     let outbox = world.get(&sre, "/v1/admin/outbox").await;
-    assert_eq!(outbox.body["backlog"], 2, "{:?}", outbox.body);
+    // Two changes of the patient, and the beginning and the end of the verification.
+    assert_eq!(outbox.body["backlog"], 4, "{:?}", outbox.body);
 }
 
 #[tokio::test]
@@ -68,9 +68,8 @@ async fn a_map_with_findings_is_not_published() {
     let sre = world.session("sre", &[], None);
     let map = world.get(&sre, "/v1/admin/shards/map").await;
     let toml = map.body["toml"].as_str().unwrap().to_owned();
-    let publish = |query: &str, text: String| {
-        let request = Request::post(format!("/v1/admin/shards/map{query}")).header("txn-token", &sre);
-        world.send(request.body(Body::from(text)).unwrap())
+    let publish = async |query: &str, text: String| {
+        world.post(&sre, &format!("/v1/admin/shards/map{query}"), "m", &json!({"map": text})).await
     };
     let broken = publish("", "format = 9".to_owned()).await;
     assert_eq!((broken.status.as_u16(), broken.problem()), (422, "invalid-shard-map"), "{:?}", broken.body);

@@ -8,6 +8,7 @@ mod every_signal_is_declared;
 mod gateway_refuses;
 mod lives_of_records;
 mod one_effect_for_each_submission;
+mod operations_are_writes;
 mod real_identifiers_stay_out;
 mod rows_stay_within_reach;
 mod served_over_loopback;

@@ -10,13 +10,19 @@ use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use pim_core::clock::{Clock, Timestamp};
+use pim_core::context::{IdempotencyScope, RequestContext, RequestId};
+use pim_core::deadline::Deadline;
 use pim_core::id::Id;
-use pim_core::shard::ShardMap;
+use pim_core::identity::Actor;
+use pim_core::role::{ClosedEnum as _, RoleCode};
 use pim_core::token::{KeySource, KeySourceError, Signer};
-use pim_data::cluster::{Cluster, ClusterSettings};
+use pim_data::cluster::{Access, Cluster};
 use pim_lab::ids::{FacilityId, PatientId, ProviderId};
+use pim_lab::policy::LabRole;
 use pim_lab::rig::{Drain, SessionGate, TRUST_DOMAIN, TXN_ISSUER};
-use pim_lab::{admin, billing, encounter, patient, schema};
+use pim_lab::signals::Hub;
+use pim_lab::workers::Stores;
+use pim_lab::{admin, billing, encounter, patient};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -73,34 +79,32 @@ fn signer() -> Signer {
     Signer::es256(pair.to_pkcs8v1().unwrap().as_ref(), &public).unwrap()
 }
 
-async fn open(dir: &Path, clock: &Clock) -> Cluster {
-    let schema = schema::schema(&schema::registry().unwrap()).unwrap();
-    let mut settings = ClusterSettings::at(dir).with_map(ShardMap::even(2).unwrap());
-    settings.clock = clock.clone();
-    Cluster::open(settings, schema).await.unwrap()
+async fn open(dir: &Path, clock: &Clock) -> Stores {
+    let hub = Hub::new(None).unwrap();
+    Stores::open(dir, Some(2), Access::Shared, clock.clone(), &hub).await.unwrap()
 }
 
-fn router(cluster: &Cluster, signer: &Signer, clock: &Clock) -> Router {
+fn router(stores: &Stores, signer: &Signer, clock: &Clock) -> Router {
+    let cluster = &stores.cluster;
     let keys = || Keys(json!({"keys": [signer.jwk()]}).to_string());
     let gate = SessionGate::trusting(keys(), clock.clone());
     let drain = Drain::new();
     // Each has its own health and document; the routes are what these tests drive.
-    let gated = (patient::SERVICE.routes)(cluster.clone())
-        .merge((encounter::SERVICE.routes)(cluster.clone()))
-        .merge((billing::SERVICE.routes)(cluster.clone()))
-        .merge((admin::SERVICE.routes)(cluster.clone()));
+    let mut gated = Router::new();
+    for service in [patient::SERVICE, encounter::SERVICE, billing::SERVICE, admin::SERVICE] {
+        gated = gated.merge((service.routes)(cluster.clone())).merge((service.over_stores)(stores.clone()));
+    }
     let only_frame = pim_lab::rig::Declaration { routes: |_| Router::new(), ..patient::SERVICE };
-    let hub = pim_lab::signals::Hub::new(None).unwrap();
-    only_frame.router(cluster, &gate, &drain, &hub, gated)
+    only_frame.router(cluster, &gate, &drain, &stores.hub, gated)
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
         let dir = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));
         let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
-        let (cluster, signer) = (open(&dir, &clock).await, signer());
-        let router = router(&cluster, &signer, &clock);
-        Self { dir, clock, cluster, router, signer, facility: Id::derive(b"facility", 1) }
+        let (stores, signer) = (open(&dir, &clock).await, signer());
+        let router = router(&stores, &signer, &clock);
+        Self { dir, clock, cluster: stores.cluster, router, signer, facility: Id::derive(b"facility", 1) }
     }
 
     /// Ends everything and opens the same data directory again.
@@ -108,9 +112,10 @@ impl World {
         let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));
         let other = open(&away, &self.clock).await;
         self.router = Router::new();
-        drop(std::mem::replace(&mut self.cluster, other));
-        self.cluster = open(&self.dir, &self.clock).await;
-        self.router = router(&self.cluster, &self.signer, &self.clock);
+        drop(std::mem::replace(&mut self.cluster, other.cluster));
+        let stores = open(&self.dir, &self.clock).await;
+        self.router = router(&stores, &self.signer, &self.clock);
+        self.cluster = stores.cluster;
         let _leftover = std::fs::remove_dir_all(away);
         self
     }
@@ -127,6 +132,22 @@ impl World {
             "iat": now, "exp": now + 60, "tctx": context,
         });
         self.signer.sign("txntoken+jwt", &claims).unwrap()
+    }
+
+    /// What a service makes of a request of somebody without facilities.
+    pub(crate) fn context(
+        &self,
+        role: &str,
+        method: &str,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> (RequestContext, Actor) {
+        let role_code = RoleCode::of(LabRole::from_name(role).unwrap());
+        let actor = Actor::new(format!("dev-{role}").parse().unwrap(), role_code);
+        let cx = RequestContext::new(RequestId::mint(), actor.clone(), Deadline::after(Duration::from_secs(20)));
+        let scope = IdempotencyScope::new(actor.subject().as_str(), method, path, key, body.to_string().as_bytes());
+        (cx.with_idempotency(scope), actor)
     }
 
     pub(crate) fn clinician(&self) -> String {

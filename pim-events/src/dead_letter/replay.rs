@@ -14,7 +14,7 @@ const KEYS_MAX: u64 = 1000;
 const HOUR_MICROS: i64 = 3_600_000_000;
 
 /// Which parked keys to apply again: those with an event that fits everything that is given.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplaySelection {
     /// Of this consumer.

@@ -1,0 +1,252 @@
+//! Every operation leaves a row: who asked for what, and what came of it. What it does lies outside of the control database,
+//! so the row is written before, and the answer with it afterwards.
+//!
+//! The row's unit of work carries request and user into the audit trail, and the idempotency key makes a retry the same
+//! operation. Whoever is killed in between leaves a row that has begun; a retry after [`LEASE`] does it again.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::routing::get;
+use pim_core::clock::Timestamp;
+use pim_core::context::RequestContext;
+use pim_core::deadline::Deadline;
+use pim_core::id::Id;
+use pim_core::problem::{self, Problem, ProblemType};
+use pim_core::rbac::{Permit, Read, Write};
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::cluster::Cluster;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::unit::UnitError;
+use pim_events::AppendExt as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::ids::{OperationId, OperationKind};
+use crate::policy::LabResource;
+use crate::reference::ReferenceChanged;
+use crate::rig::{Answer, Caller, Failure, May, PageQuery, page_of, write_control};
+
+/// How long an operation may take before a retry does it again; longer than any route's time.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// Time to write down what came of it, also when the caller's own is over.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// An equal operation has begun and not ended.
+pub const IN_PROGRESS: ProblemType = ProblemType::new("operation-in-progress", 409, "The operation is being done");
+
+/// Where an operation is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Asked for; being done, or broken off.
+    Begun,
+    /// Done.
+    Done,
+    /// It could not be done; nothing was changed, or asking again goes on.
+    Refused,
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationRecord {
+    /// Which.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: OperationId,
+    /// Rises by one with each change.
+    pub version: u64,
+    /// What is done, such as `projection.rebuild`.
+    pub name: String,
+    /// To what.
+    pub target: String,
+    /// How.
+    #[schema(value_type = Object)]
+    pub parameters: Value,
+    /// State.
+    pub state: OperationState,
+    /// When it began last.
+    #[schema(value_type = String, format = DateTime)]
+    pub began_at: Timestamp,
+}
+
+const TABLE: Table = Table {
+    name: "operation",
+    home_field: None,
+    facility_field: None,
+    columns: &[
+        Column::new("name", ColumnKind::Text).shown(),
+        Column::new("target", ColumnKind::Text).shown(),
+        Column::new("parameters", ColumnKind::Json).shown(),
+        Column::new("state", ColumnKind::Text).shown(),
+        Column::new("began_at", ColumnKind::Time).shown(),
+    ],
+    references: &[],
+    indexes: &[],
+};
+
+impl Entity for OperationRecord {
+    type Kind = OperationKind;
+    const TABLE: &'static Table = &TABLE;
+
+    fn resource() -> ResourceCode {
+        ResourceCode::of(LabResource::Operation)
+    }
+
+    fn id(&self) -> OperationId {
+        self.id
+    }
+
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+
+    fn facility(&self) -> Option<Uuid> {
+        None
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    name: &'static str,
+    target: String,
+    parameters: Value,
+}
+
+impl Intent {
+    /// An operation on something.
+    pub fn new(name: &'static str, target: impl Into<String>, parameters: Value) -> Self {
+        Self { name, target: target.into(), parameters }
+    }
+}
+
+/// Does what is intended, once for each idempotency key: writes down that it begins, lets `effect` happen, and keeps the answer.
+///
+/// The effect must bear being done again: a caller who was told nothing asks again.
+///
+/// # Errors
+/// [`IN_PROGRESS`] while an equal operation has begun and not ended; `idempotency-mismatch` for another one under the same
+/// key; and the effect's own failures, which are not kept, so that a retry tries again.
+pub async fn operate(
+    cluster: &Cluster,
+    permit: &Permit<Write>,
+    cx: &RequestContext,
+    intent: Intent,
+    effect: impl Future<Output = Result<Answer, Failure>>,
+) -> Result<Answer, Failure> {
+    let scope = cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+    let id: OperationId = Id::derive(scope.scope(), 0);
+    let permit = &permit.for_resource(LabResource::Operation);
+    if let Some(answered) = begin(cluster, permit, cx, id, &intent).await? {
+        return Ok(answered);
+    }
+    let outcome = effect.await;
+    let closing = RequestContext::new(cx.request_id(), cx.actor().clone(), Deadline::after(CLOSING));
+    let closing = closing.with_trace(cx.trace());
+    match outcome {
+        Ok(answer) => {
+            let (cx, answer) = (closing.with_idempotency(scope.clone()), &answer);
+            close(cluster, permit, &cx, id, OperationState::Done, answer).await
+        }
+        Err(failure) => {
+            let nothing = Answer::ok(&Value::Null)?;
+            // The failure is what the caller is told, whether or not it could be written down.
+            let _unwritten = close(cluster, permit, &closing, id, OperationState::Refused, &nothing).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Writes down that the operation begins; the answer when it has ended before.
+async fn begin(
+    cluster: &Cluster,
+    permit: &Permit<Write>,
+    cx: &RequestContext,
+    id: OperationId,
+    intent: &Intent,
+) -> Result<Option<Answer>, Failure> {
+    let in_progress = || Failure::from(Problem::of(IN_PROGRESS).retry_after_secs(1));
+    let mut tries = pim_data::unit::Tries::of(cluster, cx);
+    loop {
+        let mut unit = cluster.begin_control(cx, id);
+        let known = match unit.load::<OperationRecord>(permit, id).await {
+            Err(UnitError::Replay(stored)) => return Ok(Some(Answer::replayed(stored))),
+            Err(error) if tries.again(&error).await => continue,
+            loaded => loaded?,
+        };
+        let now = unit.at();
+        if let Some(known) = &known {
+            let is_other =
+                known.name != intent.name || known.target != intent.target || known.parameters != intent.parameters;
+            if is_other {
+                return Err(UnitError::IdempotencyMismatch.into());
+            }
+            if known.state == OperationState::Begun && now.since(known.began_at) < LEASE {
+                return Err(in_progress());
+            }
+        }
+        let record = OperationRecord {
+            id,
+            version: known.map_or(0, |known| known.version),
+            name: intent.name.to_owned(),
+            target: intent.target.clone(),
+            parameters: intent.parameters.clone(),
+            state: OperationState::Begun,
+            began_at: now,
+        };
+        let version = unit.save(permit, &record)?;
+        unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+        match unit.commit().await {
+            Ok(_) => return Ok(None),
+            // Somebody else has begun it in between.
+            Err(UnitError::AlreadyExists { .. } | UnitError::Stale { .. }) => return Err(in_progress()),
+            Err(error) if tries.again(&error).await => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn close(
+    cluster: &Cluster,
+    permit: &Permit<Write>,
+    cx: &RequestContext,
+    id: OperationId,
+    state: OperationState,
+    answer: &Answer,
+) -> Result<Answer, Failure> {
+    write_control(cluster, cx, id, move |mut unit| async move {
+        let known = unit.load::<OperationRecord>(permit, id).await?;
+        let mut record = known.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        record.state = state;
+        let version = unit.save(permit, &record)?;
+        unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+        Ok((unit, answer.clone()))
+    })
+    .await
+}
+
+/// The routes, for the admin service.
+pub fn routes() -> Router<Cluster> {
+    Router::new().route("/v1/admin/operations", get(list))
+}
+
+async fn list(
+    State(cluster): State<Cluster>,
+    May(permit): May<Read>,
+    caller: Caller,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
+    let page = query.by_id()?;
+    let rows = cluster.list_control::<OperationRecord>(&caller.cx, &permit, page).await?;
+    Answer::ok(&page_of(&rows, page.limit, |record| record.id.to_string()))
+}

@@ -1,0 +1,127 @@
+//! An operation is a write like any other: a key of its own, one effect for each, and a trail of who asked for what.
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use pim_core::role::{Access as ActionAccess, Action as _};
+use pim_lab::operations::LEASE;
+use pim_lab::routes::{Access, ROUTES, Upstream};
+use serde_json::{Value, json};
+
+use crate::world::{Answered, World};
+
+async fn send(world: &World, token: &str, method: &str, path: &str, key: Option<&str>, body: &Value) -> Answered {
+    let mut request = Request::builder().method(method).uri(path).header("txn-token", token);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    let request = request.header("content-type", "application/json");
+    world.send(request.body(Body::from(body.to_string())).unwrap()).await
+}
+
+/// Every operation of an sre that can be done on a fresh directory, with a body, and with another one.
+fn operations(map: &str) -> [(&'static str, &'static str, Value, Value); 5] {
+    let fault = |seconds: u64| json!({"fault": "error", "percent": 10, "seconds": seconds});
+    let selection = |kind: &str| json!({"selection": {"event_type": kind}});
+    [
+        ("PUT", "/v1/admin/chaos/flags/billing-service", fault(600), fault(601)),
+        ("POST", "/v1/admin/audit/verify", json!({}), Value::Null),
+        ("POST", "/v1/admin/projections/patient_search/rebuild", json!({}), Value::Null),
+        ("POST", "/v1/admin/dead-letters/replay", selection("a"), selection("b")),
+        ("POST", "/v1/admin/shards/map", json!({"map": map}), json!({"map": format!("{map}\n")})),
+    ]
+}
+
+#[tokio::test]
+async fn every_write_of_the_table_asks_for_a_key_at_the_service_itself() {
+    let world = World::new().await;
+    for route in ROUTES {
+        let Access::Granted(action, _) = route.access else { continue };
+        if action.access() != ActionAccess::Write || route.upstream == Upstream::Broker {
+            continue;
+        }
+        let id = world.registered("a").await.id();
+        let parts = route.template.split('/').map(|part| if part.starts_with('{') { id.as_str() } else { part });
+        let path = parts.collect::<Vec<_>>().join("/");
+        let granted = ["admin", "sre", "clinician"].map(|role| world.session(role, &[world.facility], None));
+        let mut answers = Vec::new();
+        for token in &granted {
+            answers.push(send(&world, token, route.method, &path, None, &json!({})).await);
+        }
+        let asked = answers.iter().filter(|answer| answer.status != StatusCode::FORBIDDEN).collect::<Vec<_>>();
+        assert!(!asked.is_empty(), "nobody may use {}", route.label);
+        for answer in asked {
+            let told = (answer.status.as_u16(), answer.problem());
+            assert_eq!(told, (400, "idempotency-key-missing"), "{}", route.label);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_operation_and_its_trail_names_request_and_user() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let map = world.get(&sre, "/v1/admin/shards/map").await.body["toml"].as_str().unwrap().to_owned();
+    for (method, path, body, other) in operations(&map) {
+        let first = send(&world, &sre, method, path, Some("k"), &body).await;
+        assert_eq!(first.status, StatusCode::OK, "{path}: {:?}", first.body);
+        let again = send(&world, &sre, method, path, Some("k"), &body).await;
+        assert_eq!((again.status, &again.body), (first.status, &first.body), "{path}");
+        if !other.is_null() {
+            let refused = send(&world, &sre, method, path, Some("k"), &other).await;
+            assert_eq!((refused.status.as_u16(), refused.problem()), (422, "idempotency-mismatch"), "{path}");
+        }
+        let request = first.headers["x-pim-request-id"].to_str().unwrap();
+        let trail = world.get(&sre, &format!("/v1/admin/audit?request_id={request}")).await;
+        let entries = trail.body["items"].as_array().unwrap();
+        assert!(!entries.is_empty(), "{path} left no trail");
+        assert!(entries.iter().all(|entry| entry["body"]["user"] == "dev-sre"), "{path}: {entries:?}");
+        let refused = send(&world, &world.clinician(), method, path, Some("c"), &body).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "forbidden"), "{path}");
+    }
+    let by_user = world.get(&sre, "/v1/admin/audit?user_id=dev-sre").await;
+    // Four operations that begin and end, and one fault.
+    assert_eq!(by_user.body["items"].as_array().map(Vec::len), Some(9), "{:?}", by_user.body);
+    let done = world.get(&sre, "/v1/admin/operations").await;
+    let states: Vec<_> = done.body["items"].as_array().unwrap().iter().map(|row| row["state"].clone()).collect();
+    assert_eq!(states, vec![json!("done"); 4]);
+}
+
+#[tokio::test]
+async fn one_that_could_not_be_done_is_kept_as_refused_and_may_be_tried_again() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let path = format!("/v1/admin/dead-letters/patient_search/{}/unpark", uuid::Uuid::nil());
+    for _ in 0..2 {
+        let refused = send(&world, &sre, "POST", &path, Some("k"), &json!({})).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::NOT_FOUND, "not-found"), "{:?}", refused.body);
+    }
+    let kept = world.get(&sre, "/v1/admin/operations").await;
+    assert_eq!(kept.body["items"][0]["state"], "refused", "{:?}", kept.body);
+    assert_eq!(kept.body["items"][0]["version"], 4);
+}
+
+#[tokio::test]
+async fn one_that_was_broken_off_is_in_progress_for_its_lease_and_then_done_again() {
+    use pim_core::rbac::Write;
+    use pim_lab::policy::{LabAction, LabResource, LabRole, lab_policy};
+
+    let world = World::new().await;
+    let (cx, actor) = world.context("sre", "POST", "/v1/admin/audit/verify", "k", &json!({}));
+    assert_eq!(actor.role(), pim_core::role::RoleCode::of(LabRole::Sre));
+    let permit = lab_policy().authorize::<Write>(&actor, LabAction::Operate, LabResource::Audit).unwrap();
+    let intent = || pim_lab::operations::Intent::new("audit.verify", "", json!({}));
+    // As when the process is killed while it works: begun, and never ended.
+    let never = std::future::pending();
+    let work = pim_lab::operations::operate(&world.cluster, &permit, &cx, intent(), never);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), work).await.is_err());
+    let other = pim_lab::operations::Intent::new("audit.verify", "", json!({"another": true}));
+    let other = pim_lab::operations::operate(&world.cluster, &permit, &cx, other, std::future::pending()).await;
+    assert_eq!(other.unwrap_err().into_problem().kind(), pim_core::problem::IDEMPOTENCY_MISMATCH);
+    let sre = world.session("sre", &[], None);
+    let early = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
+    assert_eq!((early.status, early.problem()), (StatusCode::CONFLICT, "operation-in-progress"), "{:?}", early.body);
+    world.pass(LEASE);
+    let sre = world.session("sre", &[], None);
+    let done = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
+    assert_eq!((done.status, &done.body["verified"]), (StatusCode::OK, &json!(true)), "{:?}", done.body);
+}
