@@ -7,6 +7,7 @@ use pim_core::signal::{
     Catalog, Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalError, SignalRegistry,
 };
 use pim_data::signals::DataSignals;
+use pim_events::signals::EventSignals;
 use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
 use pim_telemetry::process::ProcessSignals;
 use pim_telemetry::trace::TraceStore;
@@ -67,7 +68,8 @@ pub const CATALOG: Catalog =
     Catalog { owner: "pim-lab", descriptors: &[&EDGE_REQUESTS, &EDGE_SECONDS, &SERVICE_REQUESTS, &SERVICE_SECONDS] };
 
 /// Every catalog that a program of the lab emits from.
-pub const CATALOGS: &[&Catalog] = &[&CATALOG, &pim_data::signals::CATALOG, &pim_telemetry::process::CATALOG];
+pub const CATALOGS: &[&Catalog] =
+    &[&CATALOG, &pim_data::signals::CATALOG, &pim_events::signals::CATALOG, &pim_telemetry::process::CATALOG];
 
 /// Installs telemetry for a program: log lines to standard error, and the hub for everything else.
 ///
@@ -92,6 +94,7 @@ struct Inner {
     edge: HttpSignals<RouteLabel>,
     service: HttpSignals<RouteLabel>,
     data: DataSignals,
+    events: EventSignals,
     process: ProcessSignals,
     traces: TraceStore,
     chaos: Chaos,
@@ -108,10 +111,11 @@ impl Hub {
         let edge = HttpSignals::bind(&mut registry, &EDGE_REQUESTS, &EDGE_SECONDS)?;
         let service = HttpSignals::bind(&mut registry, &SERVICE_REQUESTS, &SERVICE_SECONDS)?;
         let data = DataSignals::bind(&mut registry)?;
+        let events = EventSignals::bind(&mut registry)?;
         let process = ProcessSignals::bind(&mut registry)?;
         let traces = TraceStore::new(SPANS_MAX);
         let chaos = Chaos::new(Clock::system());
-        Ok(Self(Arc::new(Inner { registry, edge, service, data, process, traces, chaos, lines })))
+        Ok(Self(Arc::new(Inner { registry, edge, service, data, events, process, traces, chaos, lines })))
     }
 
     /// What `/metrics` shows.
@@ -125,6 +129,12 @@ impl Hub {
     #[must_use]
     pub fn data(&self) -> DataSignals {
         self.0.data.clone()
+    }
+
+    /// Handles for relay, consumers and what watches them.
+    #[must_use]
+    pub fn events(&self) -> EventSignals {
+        self.0.events.clone()
     }
 
     /// The spans that were kept.

@@ -12,6 +12,7 @@ use pim_core::identity::Actor;
 use pim_core::role::RoleCode;
 use pim_core::shard::ShardMap;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
+use pim_events::signals::{Watch, WatchSettings};
 use pim_events::{
     BusSettings, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner, Publisher, ReadStore,
     Registry, Relay, RelaySettings, Retention, RetentionSettings, Source, Subscriber,
@@ -62,7 +63,7 @@ impl Stores {
         let cluster = Cluster::open(settings, schema).await?;
         let bus = EmbeddedBus::open(&data_dir.join("bus.db"), BusSettings::default(), clock.clone()).await;
         let bus = bus.context("cannot open the bus")?;
-        let reads = ReadStore::open(&data_dir.join("read.db"), clock).await?;
+        let reads = ReadStore::open(&data_dir.join("read.db"), clock).await?.with_signals(&hub.events());
         // Every program that asks the read models finds their tables, whichever started first.
         for projection in projections::all() {
             reads.install(projection.as_ref()).await?;
@@ -80,7 +81,11 @@ impl Stores {
         let settings = RelaySettings { pause_max_ms, ..RelaySettings::default() };
         let sources = Source::all(&self.cluster);
         let sweeping = Retention::of_outboxes(sources.clone(), self.cluster.clock().clone(), retention)?;
-        tokio::join!(Relay::new(sources, &bus, &settings).run(stop.begun()), sweeping.run(stop.begun()));
+        let (signals, clock) = (self.hub.events(), self.cluster.clock().clone());
+        let watch = Watch::of_outboxes(sources.clone(), clock, &signals, &WatchSettings::default());
+        let relay = Relay::new(sources, &bus, &settings).with_signals(&signals);
+        let sweeping = sweeping.with_signals(&signals);
+        tokio::join!(relay.run(stop.begun()), sweeping.run(stop.begun()), watch.run(stop.begun()));
         Ok(())
     }
 
@@ -91,6 +96,7 @@ impl Stores {
     pub async fn consume(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let sweeping = Retention::of_log(&self.bus, &self.reads, retention)?;
         let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
+        let watched = Arc::clone(&bus);
         let bus: Arc<dyn Subscriber> = Arc::new(StruckSubscriber::before(bus, self.hub.clone()));
         // Small batches: every partition of every consumer holds one, and the newcomer's memory counts.
         let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, ..ConsumerSettings::default() };
@@ -100,8 +106,15 @@ impl Stores {
         let handlers: Vec<Arc<dyn pim_events::CommandHandler>> = vec![Arc::new(DraftClaim)];
         let commands =
             CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, handlers, &settings).await?;
+        let watch = Watch::of_consumers(&self.reads, watched, &self.hub.events(), &WatchSettings::default());
         let jobs = jobs::run(self.cluster.clone(), stop.clone());
-        tokio::join!(models.run(stop.begun()), commands.run(stop.begun()), jobs, sweeping.run(stop.begun()));
+        tokio::join!(
+            models.run(stop.begun()),
+            commands.run(stop.begun()),
+            jobs,
+            sweeping.run(stop.begun()),
+            watch.run(stop.begun())
+        );
         Ok(())
     }
 }

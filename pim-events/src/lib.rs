@@ -8,6 +8,7 @@ mod outbox;
 mod pace;
 mod projection;
 mod retention;
+pub mod signals;
 
 pub use bus::{
     Ack, BusError, BusSettings, EmbeddedBus, NewRecord, OPS_TOPIC, Publisher, Record, Refusal, Subscriber, partition_of,

@@ -20,6 +20,7 @@ use crate::bus::{BusError, EmbeddedBus, Keep, Subscriber as _};
 use crate::outbox::Source;
 use crate::pace::{Stop, sleep, until};
 use crate::projection::{ReadStore, StoreError};
+use crate::signals::{EventSignals, Swept};
 
 /// What is kept, for how long, and how gently the rest goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,12 +116,22 @@ enum Subject {
     Log { bus: EmbeddedBus, store: ReadStore },
 }
 
+impl Subject {
+    const fn label(&self) -> Swept {
+        match self {
+            Self::Outboxes(_) => Swept::Outbox,
+            Self::Log { .. } => Swept::Log,
+        }
+    }
+}
+
 /// Sweeps from time to time. Several sweepers over the same stores do no harm.
 #[must_use = "retention does nothing until `run`"]
 pub struct Retention {
     subject: Subject,
     settings: RetentionSettings,
     clock: Clock,
+    signals: EventSignals,
 }
 
 impl std::fmt::Debug for Retention {
@@ -140,7 +151,12 @@ impl Retention {
         settings: &RetentionSettings,
     ) -> Result<Self, RetentionSettingsError> {
         settings.check()?;
-        Ok(Self { subject: Subject::Outboxes(sources), settings: settings.clone(), clock })
+        Ok(Self {
+            subject: Subject::Outboxes(sources),
+            settings: settings.clone(),
+            clock,
+            signals: EventSignals::unbound(),
+        })
     }
 
     /// Sweeps the log, of which `store` knows the consumers: runs beside projections.
@@ -154,7 +170,13 @@ impl Retention {
     ) -> Result<Self, RetentionSettingsError> {
         settings.check()?;
         let (subject, clock) = (Subject::Log { bus: bus.clone(), store: store.clone() }, store.clock().clone());
-        Ok(Self { subject, settings: settings.clone(), clock })
+        Ok(Self { subject, settings: settings.clone(), clock, signals: store.signals().clone() })
+    }
+
+    /// Tells `signals` what goes.
+    pub fn with_signals(mut self, signals: &EventSignals) -> Self {
+        self.signals = signals.clone();
+        self
     }
 
     /// Sweeps once; answers how many rows left.
@@ -204,7 +226,9 @@ impl Retention {
         let (stopper, mut stop) = Stop::pair();
         let sweeping = async {
             while !stop.is_set() {
-                if let Err(error) = self.sweep().await {
+                let swept = self.sweep().await;
+                self.signals.swept(self.subject.label(), swept.as_ref().map(|rows| *rows).map_err(drop));
+                if let Err(error) = swept {
                     pim_core::warn!("retention.waits", code = error.code());
                 }
                 sleep(Duration::from_millis(self.settings.pause_ms), &mut stop).await;

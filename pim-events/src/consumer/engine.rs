@@ -17,6 +17,7 @@ use super::ledger::{self, Hold, Place};
 use super::{ApplyError, ConsumerSettings, FailureClass};
 use crate::bus::Record;
 use crate::event::{Event, Registry};
+use crate::signals::{ConsumerKind, EventSignals, RecordFate};
 use batch::{Attempt, Item};
 
 /// Where events take effect.
@@ -24,6 +25,8 @@ use batch::{Attempt, Item};
 pub(crate) trait Sink: Send + Sync + 'static {
     /// Whether events have to be prepared outside the transaction.
     const PREPARES: bool;
+    /// What its signals call it.
+    const KIND: ConsumerKind;
 
     fn handles(&self, event_type: &str) -> bool;
 
@@ -51,6 +54,7 @@ pub(crate) struct Engine<S> {
     pub(crate) registry: Registry,
     pub(crate) settings: ConsumerSettings,
     pub(crate) clock: Clock,
+    pub(crate) signals: EventSignals,
 }
 
 /// Keys parked within this time count against the limit.
@@ -128,6 +132,7 @@ impl<S: Sink> Engine<S> {
         let mut last = plan.statements(place, &entered.states, now);
         last.extend(plan.dead.iter().map(|(record, code)| ledger::bury(place, record, code, now)));
         entered.tx.commit_with(last).await?;
+        plan.tell(S::KIND, &self.signals, self.clock.now());
         Ok(Step::Next(entered.next))
     }
 
@@ -156,6 +161,7 @@ impl<S: Sink> Engine<S> {
             last.push(ledger::stop_above(place.consumer, self.settings.parked_per_minute_max, since, now));
         }
         entered.tx.commit_with(last).await?;
+        self.signals.records(S::KIND, RecordFate::Parked, 1);
         pim_core::warn!(
             "key.parked",
             request_id = told.map(|(request, _)| request),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::Source;
 use crate::bus::Publisher;
 use crate::pace::{Stop, until};
+use crate::signals::EventSignals;
 use task::Task;
 
 /// How a relay reads, and for how long it holds a lease without a word.
@@ -66,6 +67,14 @@ impl Relay {
         let owner = Uuid::new_v4();
         let task = |source| Task::new(source, Arc::clone(bus), settings.clone(), owner);
         Self { tasks: sources.into_iter().map(task).collect() }
+    }
+
+    /// Tells `signals` what happens.
+    pub fn with_signals(mut self, signals: &EventSignals) -> Self {
+        for task in &mut self.tasks {
+            task.signals = signals.clone();
+        }
+        self
     }
 
     /// Runs until `shutdown`; then writes its cursors and gives its leases back. Dropping it is safe at any point.

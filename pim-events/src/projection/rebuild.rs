@@ -13,6 +13,7 @@ use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
 use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step};
 use crate::event::Registry;
+use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
 
 /// Records that the live model may still be ahead when the swap begins.
@@ -144,7 +145,17 @@ impl Rebuild {
         remove(&file).map_err(RebuildError::Folder)?;
         let green = ReadStore::open(&file, self.store.clock().clone()).await?;
         green.install(self.projection.as_ref()).await?;
+        let signals = self.store.signals();
+        let mut progress = |state, records| {
+            signals.rebuild_progress(records);
+            progress(state, records);
+        };
         let outcome = self.fill_and_swap(&green, &mut progress).await;
+        signals.rebuilt(match &outcome {
+            Ok(report) if report.state == "live" => RebuildOutcome::Live,
+            Ok(_) => RebuildOutcome::Retired,
+            Err(_) => RebuildOutcome::Failed,
+        });
         drop(green);
         // What is left behind is removed before the next rebuild as well.
         let _left = remove(&file);

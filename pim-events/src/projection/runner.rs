@@ -13,6 +13,7 @@ use crate::consumer::ledger::Place;
 use crate::consumer::{ApplyError, ConsumerSettings, Engine, Sink, Worker, guarded};
 use crate::event::{Event, Registry};
 use crate::pace::{Stop, until};
+use crate::signals::ConsumerKind;
 
 /// Why projections cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,7 @@ pub(super) fn engine(
         registry: registry.clone(),
         settings: settings.clone(),
         clock: store.clock().clone(),
+        signals: store.signals().clone(),
     }
 }
 
@@ -109,6 +111,7 @@ pub(super) struct ProjectionSink(Arc<dyn Projection>);
 #[async_trait]
 impl Sink for ProjectionSink {
     const PREPARES: bool = false;
+    const KIND: ConsumerKind = ConsumerKind::Projection;
 
     fn handles(&self, event_type: &str) -> bool {
         self.0.handles(event_type)

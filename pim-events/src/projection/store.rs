@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Projection;
 use crate::consumer::Head;
 use crate::consumer::ledger::{LEDGER_SCHEMA, states, states_of};
+use crate::signals::EventSignals;
 
 /// Most connections that read models are queried through.
 const READERS_MAX: usize = 16;
@@ -22,6 +23,7 @@ const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS projection_version (
 pub struct ReadStore {
     db: Db,
     clock: Clock,
+    signals: EventSignals,
 }
 
 /// What went wrong with a read store.
@@ -67,7 +69,14 @@ impl ReadStore {
         tx.script(LEDGER_SCHEMA).await.map_err(StoreError::Open)?;
         tx.script(VERSIONS).await.map_err(StoreError::Open)?;
         tx.commit().await.map_err(StoreError::Open)?;
-        Ok(Self { db, clock })
+        Ok(Self { db, clock, signals: EventSignals::unbound() })
+    }
+
+    /// Lets whoever consumes into this store tell `signals` what happens.
+    #[must_use]
+    pub fn with_signals(mut self, signals: &EventSignals) -> Self {
+        self.signals = signals.clone();
+        self
     }
 
     /// Runs one reading statement over the read models.
@@ -91,6 +100,10 @@ impl ReadStore {
     #[must_use]
     pub const fn db(&self) -> &Db {
         &self.db
+    }
+
+    pub(crate) const fn signals(&self) -> &EventSignals {
+        &self.signals
     }
 
     pub(crate) const fn clock(&self) -> &Clock {

@@ -76,6 +76,7 @@ impl CommandRunner {
                 registry: registry.clone(),
                 settings: settings.consumer.clone(),
                 clock: store.clock().clone(),
+                signals: store.signals().clone(),
             });
             let partitions = bus.partitions(topic).await.map_err(|source| RunnerError::Bus { topic, source })?;
             workers.extend((0..partitions).map(|partition| Worker {

@@ -17,6 +17,7 @@ use super::{CommandHandler, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
 use crate::consumer::{ApplyError, FailureClass, Sink, guarded};
 use crate::event::Event;
+use crate::signals::ConsumerKind;
 
 /// Most keys whose commands run at the same time.
 const LANES_MAX: usize = 8;
@@ -101,6 +102,7 @@ impl CommandSink {
 #[async_trait]
 impl Sink for CommandSink {
     const PREPARES: bool = true;
+    const KIND: ConsumerKind = ConsumerKind::Command;
 
     fn handles(&self, event_type: &str) -> bool {
         self.handler.handles(event_type)

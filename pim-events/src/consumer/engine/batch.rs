@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{ApplyError, Disposition, Engine, Event, Hold, HoldReason, KeyState, Place, Record, Sink, ledger};
 use crate::consumer::head::Head;
 use crate::event::{EnvelopeError, UpcastError};
+use crate::signals::{ConsumerKind, EventSignals, RecordFate};
 
 /// A record, read once however often its batch is tried.
 pub(super) struct Item<'a> {
@@ -41,13 +42,22 @@ pub(super) struct Attempt<'a> {
     holds: Vec<(&'a Item<'a>, HoldReason, Head)>,
     /// Keys held for a gap that this batch fills.
     filled: Vec<Uuid>,
+    duplicates: u64,
+    ignored: u64,
 }
 
 impl<'a> Attempt<'a> {
     /// Takes the records in order. Heads move over types that nobody handles, too.
     pub(super) fn plan(items: &'a [Item<'a>], states: &mut HashMap<Uuid, KeyState>) -> Result<Self, ApplyError> {
-        let mut plan =
-            Self { apply: Vec::new(), dead: Vec::new(), heads: BTreeMap::new(), holds: Vec::new(), filled: Vec::new() };
+        let mut plan = Self {
+            apply: Vec::new(),
+            dead: Vec::new(),
+            heads: BTreeMap::new(),
+            holds: Vec::new(),
+            filled: Vec::new(),
+            duplicates: 0,
+            ignored: 0,
+        };
         for item in items {
             let event = match &item.event {
                 Ok(event) => event,
@@ -58,13 +68,15 @@ impl<'a> Attempt<'a> {
             };
             let state = states.entry(event.home).or_default();
             match state.take(event.owner_epoch, event.n) {
-                Disposition::Duplicate => {}
+                Disposition::Duplicate => plan.duplicates += 1,
                 Disposition::Hold(reason) => {
                     plan.holds.push((item, reason, state.held_last.unwrap_or(state.head)));
                 }
                 Disposition::Apply => {
                     if let Some(ready) = &item.ready {
                         plan.apply.push(ready.clone()?);
+                    } else {
+                        plan.ignored += 1;
                     }
                     plan.heads.insert(event.home, state.head);
                     if state.hold == Some(HoldReason::Gap) {
@@ -76,6 +88,26 @@ impl<'a> Attempt<'a> {
         plan.filled.sort_unstable();
         plan.filled.dedup();
         Ok(plan)
+    }
+
+    /// Tells what became of the records, once it is committed.
+    pub(super) fn tell(&self, kind: ConsumerKind, signals: &EventSignals, now: Timestamp) {
+        let of_reason = |reason| self.holds.iter().filter(|(_, it, _)| *it == reason).count() as u64;
+        let behind = of_reason(HoldReason::Poison) + of_reason(HoldReason::Draining);
+        for (fate, count) in [
+            (RecordFate::Applied, self.apply.len() as u64),
+            (RecordFate::Ignored, self.ignored),
+            (RecordFate::Duplicate, self.duplicates),
+            (RecordFate::Gap, of_reason(HoldReason::Gap)),
+            (RecordFate::Rewound, of_reason(HoldReason::Rewound)),
+            (RecordFate::Behind, behind),
+            (RecordFate::Unreadable, self.dead.len() as u64),
+        ] {
+            signals.records(kind, fate, count);
+        }
+        for event in &self.apply {
+            signals.applied(kind, now.since(event.time));
+        }
     }
 
     /// The writes of the decision, all but the effects themselves.

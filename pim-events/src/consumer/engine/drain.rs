@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, ledger};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
+use crate::signals::RecordFate;
 
 /// Most held events that one step reads.
 const STEP_MAX: u32 = 100;
@@ -64,15 +65,19 @@ impl<S: Sink> Engine<S> {
         // The head's row is read, and so locked, before anything else.
         let first = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
-        let mut last = Vec::new();
+        let (mut last, mut applied) = (Vec::new(), 0);
         let outcome = match self.found(place, key, &answers, size, &mut last) {
             Ok(Found::Done) => Ok(false),
-            Ok(Found::Run { run, events }) => self.apply_run(&mut tx, place, key, (run, events), &mut last).await,
+            Ok(Found::Run { run, events }) => {
+                applied = events.len() as u64;
+                self.apply_run(&mut tx, place, key, (run, events), &mut last).await
+            }
             Err(error) => Err(error),
         };
         match outcome {
             Ok(more) => {
                 tx.commit_with(last).await?;
+                self.signals.records(S::KIND, RecordFate::Applied, applied);
                 Ok(more)
             }
             Err(error) => {

@@ -15,6 +15,7 @@ struct Count(AtomicUsize);
 #[async_trait]
 impl Sink for Count {
     const PREPARES: bool = false;
+    const KIND: ConsumerKind = ConsumerKind::Projection;
 
     fn handles(&self, _event_type: &str) -> bool {
         true
@@ -36,7 +37,14 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
     tx.script(ledger::LEDGER_SCHEMA).await.unwrap();
     tx.commit().await.unwrap();
     let settings = ConsumerSettings::default();
-    Engine { sink: Count(AtomicUsize::new(0)), db, registry: Registry::default(), settings, clock: Clock::system() }
+    Engine {
+        sink: Count(AtomicUsize::new(0)),
+        db,
+        registry: Registry::default(),
+        settings,
+        clock: Clock::system(),
+        signals: EventSignals::unbound(),
+    }
 }
 
 fn broken(offset: u64) -> Record {

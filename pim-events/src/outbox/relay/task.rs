@@ -15,6 +15,7 @@ use crate::outbox::Source;
 use crate::outbox::lease::{self, Asked, Lease};
 use crate::outbox::row::{self, OutboxRow, RowError};
 use crate::pace::{Pace, Stop, rest, sleep};
+use crate::signals::{EventSignals, LeaseChange};
 
 /// How often a relay looks for held keys that an operator wants sent again.
 const RETRY_LOOK: Duration = Duration::from_millis(500);
@@ -25,6 +26,7 @@ pub(super) struct Task {
     settings: RelaySettings,
     owner: Uuid,
     clock: Clock,
+    pub(super) signals: EventSignals,
 }
 
 /// What a relay knows while it holds the lease.
@@ -66,7 +68,7 @@ impl TaskError {
 
 impl Task {
     pub(super) fn new(source: Source, bus: Arc<dyn Publisher>, settings: RelaySettings, owner: Uuid) -> Self {
-        Self { source, bus, settings, owner, clock: Clock::system() }
+        Self { source, bus, settings, owner, clock: Clock::system(), signals: EventSignals::unbound() }
     }
 
     pub(super) async fn run(mut self, mut stop: Stop) {
@@ -75,6 +77,7 @@ impl Task {
             match self.acquire().await {
                 Ok(Some(tenure)) => {
                     pace.reset();
+                    self.signals.lease(LeaseChange::Taken);
                     if let Err(error) = self.serve(tenure, &mut stop).await {
                         pim_core::warn!("relay.pauses", shard_id = self.source.origin.shard(), code = error.code());
                         sleep(pace.pause(), &mut stop).await;
@@ -117,6 +120,7 @@ impl Task {
             }
         };
         if matches!(outcome, Err(TaskError::Lost)) {
+            self.signals.lease(LeaseChange::Lost);
             return outcome;
         }
         // A failure that ended the tenure must neither lose what is known nor keep the next relay waiting.
@@ -167,8 +171,11 @@ impl Task {
         let batch: Vec<NewRecord> = sending.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
         if !batch.is_empty() {
             let acks = self.bus.publish(batch).await?;
+            let acknowledged = self.clock.now();
             for (row, ack) in sending.into_iter().zip(acks) {
-                if !matches!(ack, Ack::Stored { .. }) {
+                if matches!(ack, Ack::Stored { .. }) {
+                    self.signals.published(acknowledged.since(row.event.time));
+                } else {
                     pim_core::warn!(
                         "relay.holds",
                         request_id = row.event.correlation,
@@ -198,6 +205,7 @@ impl Task {
         let mut notes = Vec::with_capacity(rows.len());
         for (row, ack) in rows.iter().zip(acks) {
             if matches!(ack, Ack::Stored { .. }) {
+                self.signals.published(self.clock.now().since(row.event.time));
                 notes.push(hold::sent(row));
             } else {
                 notes.push(tenure.held.hold(row, ack, now));

@@ -1,0 +1,162 @@
+//! Gauges: what outboxes and consumers look like from outside, whoever holds a lease and whether anybody runs.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_core::role::ClosedEnum as _;
+use pim_data::backend::{DbError, Statement};
+
+use super::{Bound, ConsumerKind, EventSignals, SourceLabel, whole};
+use crate::bus::Subscriber;
+use crate::consumer::HoldReason;
+use crate::outbox::{OutboxError, Source};
+use crate::pace::{Stop, sleep, until};
+use crate::projection::{ReadStore, StatusError, StoreError};
+
+/// How often a watch looks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchSettings {
+    /// Pause between two looks, in milliseconds; at least 100.
+    pub pause_ms: u64,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self { pause_ms: 5_000 }
+    }
+}
+
+enum Subject {
+    Outboxes { sources: Vec<Source>, clock: Clock },
+    Consumers { store: ReadStore, bus: Arc<dyn Subscriber> },
+}
+
+/// Why a look came to nothing; the gauges stay as they were.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Sets gauges from time to time.
+#[must_use = "a watch does nothing until `run`"]
+pub struct Watch {
+    subject: Subject,
+    signals: EventSignals,
+    pause: Duration,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("pause", &self.pause).finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// Watches outboxes: runs beside a relay, and sees those that it does not serve as well.
+    pub fn of_outboxes(sources: Vec<Source>, clock: Clock, signals: &EventSignals, settings: &WatchSettings) -> Self {
+        Self::of(Subject::Outboxes { sources, clock }, signals, settings)
+    }
+
+    /// Watches the consumers of a read store: runs beside projections.
+    pub fn of_consumers(
+        store: &ReadStore,
+        bus: Arc<dyn Subscriber>,
+        signals: &EventSignals,
+        settings: &WatchSettings,
+    ) -> Self {
+        Self::of(Subject::Consumers { store: store.clone(), bus }, signals, settings)
+    }
+
+    fn of(subject: Subject, signals: &EventSignals, settings: &WatchSettings) -> Self {
+        Self { subject, signals: signals.clone(), pause: Duration::from_millis(settings.pause_ms.max(100)) }
+    }
+
+    /// Watches until `shutdown`.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stopper, mut stop) = Stop::pair();
+        let watching = async {
+            while !stop.is_set() {
+                // What does not answer is missed by its own users first, and told by them.
+                let _unknown = self.look().await;
+                sleep(self.pause, &mut stop).await;
+            }
+        };
+        until(shutdown, stopper, watching).await;
+    }
+
+    async fn look(&self) -> Result<(), WatchError> {
+        let Some(bound) = &self.signals.0 else { return Ok(()) };
+        match &self.subject {
+            Subject::Outboxes { sources, clock } => outboxes(bound, sources, clock).await,
+            Subject::Consumers { store, bus } => {
+                consumers(bound, store, bus.as_ref()).await?;
+                Ok(dead_letters(bound, store).await?)
+            }
+        }
+    }
+}
+
+async fn outboxes(bound: &Bound, sources: &[Source], clock: &Clock) -> Result<(), WatchError> {
+    let mut worst: BTreeMap<SourceLabel, [u64; 3]> = BTreeMap::new();
+    for source in sources {
+        let status = source.status(clock.now()).await?;
+        let of_label = worst.entry(source.origin.into()).or_default();
+        let found = [status.oldest_unsent_ms.div_ceil(1000), status.backlog, status.held];
+        for (worst, found) in of_label.iter_mut().zip(found) {
+            *worst = found.max(*worst);
+        }
+    }
+    for (label, [oldest, backlog, held]) in worst {
+        bound.oldest_unsent.get(label).set(whole(oldest));
+        bound.backlog.get(label).set(whole(backlog));
+        bound.held.get(label).set(whole(held));
+    }
+    Ok(())
+}
+
+async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber) -> Result<(), WatchError> {
+    let all = store.status(bus).await?;
+    for kind in ConsumerKind::ALL {
+        // A consumer with a read model is a projection.
+        let of_kind = all.iter().filter(|it| it.version.is_some() == (*kind == ConsumerKind::Projection));
+        let lags = of_kind.map(|it| {
+            let records: u64 = it.partitions.iter().map(|part| part.lag).sum();
+            (records, it.partitions.iter().map(|part| part.lag_ms).max().unwrap_or(0))
+        });
+        let worst = lags.fold((0, 0), |worst, lag| (lag.0.max(worst.0), lag.1.max(worst.1)));
+        bound.lag_records.get(*kind).set(whole(worst.0));
+        bound.lag_seconds.get(*kind).set(whole(worst.1.div_ceil(1000)));
+    }
+    bound.stopped.get(()).set(whole(all.iter().filter(|it| it.stopped.is_some()).count() as u64));
+    Ok(())
+}
+
+async fn dead_letters(bound: &Bound, store: &ReadStore) -> Result<(), StoreError> {
+    let now = store.clock().now();
+    let held = Statement::sqlite("SELECT reason, count(*), min(since) FROM held_key GROUP BY reason");
+    let letters = Statement::sqlite("SELECT count(*), min(at) FROM (SELECT at FROM held_event LIMIT 100000)");
+    let records = Statement::sqlite("SELECT count(*), min(at) FROM (SELECT at FROM dead_record LIMIT 100000)");
+    let answers = store.db().read().await?.snapshot(&[held, letters, records]).await?;
+    let [held, letters, records] = &answers[..] else { return Err(DbError::Closed.into()) };
+    for reason in HoldReason::ALL {
+        let row = held.iter().find(|row| row.text(0).is_ok_and(|name| name == reason.name()));
+        let since = row.and_then(|row| row.time(2).ok());
+        bound.parked_keys.get(*reason).set(whole(row.and_then(|row| row.count(1).ok()).unwrap_or(0)));
+        bound.parked_oldest.get(*reason).set(since.map_or(0, |since| whole(now.since(since).as_secs())));
+    }
+    let counted = |rows: &[pim_data::backend::Row]| whole(rows.first().and_then(|row| row.count(0).ok()).unwrap_or(0));
+    bound.dead_letters.get(()).set(counted(letters));
+    bound.dead_records.get(()).set(counted(records));
+    let oldest = [letters, records].into_iter().filter_map(|rows| rows.first()?.time(1).ok()).min();
+    bound.dead_oldest.get(()).set(oldest.map_or(0, |at| whole(now.since(at).as_secs())));
+    Ok(())
+}
