@@ -6,6 +6,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pim_core::context::{IdempotencyScope, RequestContext, RequestId};
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pim_core::id_kinds! { /** A customer. */ Customer = "customer" }
@@ -99,7 +102,6 @@ impl UnitPart for Fact {
 
 struct Bench {
     cluster: Cluster,
-    peer: SqliteConnection,
     accounts: Vec<Id<Customer>>,
     payload: String,
     folder: PathBuf,
@@ -113,16 +115,7 @@ impl Bench {
         let schema = Schema::builder().everywhere(&[Migration::new(1000, "facts", table)]).entity::<Account>(10_000);
         let settings = ClusterSettings::at(&folder).with_map(ShardMap::even(1).expect("one shard"));
         let cluster = Cluster::open(settings, schema.build().expect("a sound schema")).await.expect("opens");
-        let peer = SqliteConnectOptions::new()
-            .filename(cluster.database(ShardId(0)).expect("a shard").path())
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            .statement_cache_capacity(256)
-            .disable_statement_logging();
-        let peer = SqliteConnection::connect_with(&peer).await.expect("connects");
-        let mut bench = Self { cluster, peer, accounts: Vec::new(), payload: "x".repeat(512), folder };
+        let mut bench = Self { cluster, accounts: Vec::new(), payload: "x".repeat(512), folder };
         for _ in 0..200 {
             let id = Id::random();
             let mut unit = bench.cluster.begin(&context(None), id);
@@ -146,6 +139,19 @@ impl Bench {
         bench
     }
 
+    /// A connection of the peer to the same file, as durable as ours.
+    async fn peer(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new()
+            .filename(self.cluster.database(ShardId(0)).expect("a shard").path())
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(30))
+            .statement_cache_capacity(256)
+            .disable_statement_logging();
+        SqliteConnection::connect_with(&options).await.expect("connects")
+    }
+
     async fn our_write(&self, id: Id<Customer>) {
         let cx = context(Some(Uuid::new_v4()));
         let mut unit = self.cluster.begin(&cx, id);
@@ -163,10 +169,10 @@ impl Bench {
         std::hint::black_box(row.expect("is there"));
     }
 
-    async fn peer_read(&mut self, id: Id<Customer>) -> Account {
+    async fn peer_read(conn: &mut SqliteConnection, id: Id<Customer>) -> Account {
         const SELECT: &str = "SELECT version, facility_id, given_name, family_name, birth_date, state, mail, points \
                               FROM account_row WHERE id = ?";
-        let row = sqlx::query(SELECT).bind(id.uuid().as_bytes().to_vec()).fetch_one(&mut self.peer).await;
+        let row = sqlx::query(SELECT).bind(id.uuid().as_bytes().to_vec()).fetch_one(conn).await;
         let row = row.expect("is there");
         Account {
             id,
@@ -182,21 +188,20 @@ impl Bench {
     }
 
     /// The same statements, one after another, as somebody would write them by hand.
-    async fn peer_write(&mut self, id: Id<Customer>) {
+    async fn peer_write(&self, conn: &mut SqliteConnection, id: Id<Customer>) {
         let cx = context(Some(Uuid::new_v4()));
         let scope = cx.idempotency().expect("a key").clone();
         let (key, bucket) = (id.uuid().as_bytes().to_vec(), i64::from(id.bucket().get()));
         let lane = bucket & 63;
         let looked_up = "SELECT body, status, answer FROM idempotency WHERE scope = ?";
         let head_of = "SELECT n FROM key_head WHERE key = ?";
-        let found = sqlx::query(looked_up).bind(scope.scope().to_vec()).fetch_optional(&mut self.peer).await;
+        let found = sqlx::query(looked_up).bind(scope.scope().to_vec()).fetch_optional(&mut *conn).await;
         assert!(found.expect("runs").is_none());
-        let row = sqlx::query(head_of).bind(key.clone()).fetch_one(&mut self.peer).await.expect("is there");
+        let row = sqlx::query(head_of).bind(key.clone()).fetch_one(&mut *conn).await.expect("is there");
         let seen: i64 = row.get(0);
-        let account = self.peer_read(id).await;
+        let account = Self::peer_read(conn, id).await;
         let at = self.cluster.clock().now().as_micros();
 
-        let conn = &mut self.peer;
         let run = async |query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
                          conn: &mut SqliteConnection| {
             query.execute(conn).await.expect("runs").rows_affected()
@@ -271,6 +276,53 @@ impl Bench {
     }
 }
 
+/// How the peer's tasks get at the file.
+enum Peer {
+    /// Each has a connection of its own, and waits in the engine's busy handler.
+    Own(Vec<Mutex<SqliteConnection>>),
+    /// They take turns at one.
+    Shared(Mutex<SqliteConnection>),
+}
+
+impl Peer {
+    async fn own(bench: &Bench, clients: usize) -> Self {
+        let mut all = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            all.push(Mutex::new(bench.peer().await));
+        }
+        Self::Own(all)
+    }
+
+    const fn of(&self, client: usize) -> &Mutex<SqliteConnection> {
+        match self {
+            Self::Own(all) => &all.as_slice()[client],
+            Self::Shared(one) => one,
+        }
+    }
+}
+
+/// Full writes a second of so many clients, each on accounts of its own; ours unless there is a peer.
+async fn writes_per_second(bench: &Arc<Bench>, peer: Option<&Arc<Peer>>, clients: usize, each: usize) -> f64 {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
+        let (bench, peer) = (Arc::clone(bench), peer.map(Arc::clone));
+        tasks.spawn(async move {
+            let ids = bench.accounts.iter().skip(client).step_by(clients);
+            for id in ids.cycle().take(each) {
+                match &peer {
+                    None => bench.our_write(*id).await,
+                    Some(peer) => bench.peer_write(&mut *peer.of(client).lock().await, *id).await,
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("every write commits");
+    }
+    (clients * each) as f64 / begun.elapsed().as_secs_f64()
+}
+
 fn context(key: Option<Uuid>) -> RequestContext {
     let actor = Actor::new("u-1".parse().expect("a subject"), BenchRole::Clerk);
     let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(30)));
@@ -317,27 +369,27 @@ impl Measure {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let mut bench = Bench::open().await;
+    let bench = Arc::new(Bench::open().await);
     let ids = bench.accounts.clone();
-    let (rounds, writes, reads) = (15, 60, 2_000);
+    let (rounds, reads) = (15, 2_000);
 
-    let mut measure = Measure { rounds: Vec::new() };
-    for _ in 0..rounds {
-        let begun = Instant::now();
-        for number in 0..writes {
-            bench.our_write(ids[number % ids.len()]).await;
+    for (name, clients, each) in [("data/full-write", 1, 60), ("data/full-write-8-clients", 8, 20)] {
+        let own = Arc::new(Peer::own(&bench, clients).await);
+        let shared = Arc::new(Peer::Shared(Mutex::new(bench.peer().await)));
+        let mut measure = Measure { rounds: Vec::new() };
+        for _ in 0..rounds {
+            let ours = writes_per_second(&bench, None, clients, each).await;
+            let in_turn = writes_per_second(&bench, Some(&shared), clients, each).await;
+            // Whichever way is the faster one for the peer; alone, both are the same.
+            let apart = if clients == 1 { 0.0 } else { writes_per_second(&bench, Some(&own), clients, each).await };
+            measure.rounds.push((ours, in_turn.max(apart)));
         }
-        let ours = writes as f64 / begun.elapsed().as_secs_f64();
-        let begun = Instant::now();
-        for number in 0..writes {
-            bench.peer_write(ids[number % ids.len()]).await;
-        }
-        measure.rounds.push((ours, writes as f64 / begun.elapsed().as_secs_f64()));
+        measure.print(name, 1.5, true);
     }
-    measure.print("data/full-write", 1.5, true);
 
     // A request has its context and permit before it reads.
     let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
+    let mut peer_conn = bench.peer().await;
     let mut measure = Measure { rounds: Vec::new() };
     for _ in 0..rounds {
         let cx = context(None);
@@ -350,7 +402,7 @@ async fn main() {
         }
         for number in 0..reads {
             let begun = Instant::now();
-            std::hint::black_box(bench.peer_read(ids[number % ids.len()]).await);
+            std::hint::black_box(Bench::peer_read(&mut peer_conn, ids[number % ids.len()]).await);
             peer.push(begun.elapsed().as_secs_f64() * 1e6);
         }
         measure.rounds.push((median(ours), median(peer)));
@@ -360,6 +412,6 @@ async fn main() {
     let verified = bench.cluster.verify_audit().await.expect("reads").verified;
     assert!(verified, "both sides wrote one sound trail");
     let folder = bench.folder.clone();
-    drop(bench);
+    drop((bench, peer_conn));
     let _gone = std::fs::remove_dir_all(folder);
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::conn::{Conn, ReadGuard, Transaction};
+use super::group::Line;
 use super::{ColumnError, Row, Statement};
 
 /// How a database is opened.
@@ -73,6 +74,15 @@ pub enum DbError {
     /// The connection is gone.
     #[error("the connection is closed")]
     Closed,
+    /// Another member of a shared transaction made the engine take all of it back. Nothing was written.
+    #[error("a transaction shared with others was rolled back")]
+    Undone,
+    /// The commit of a shared transaction failed; whether it happened, a retry under the same idempotency key finds out.
+    #[error("the commit shared with others failed")]
+    Commit(#[source] Arc<DbError>),
+    /// The runtime ended in the middle of a transaction; whether it was committed is not known.
+    #[error("the task that ran the transaction is gone")]
+    Abandoned,
     /// Anything else that the engine says.
     #[error("the database engine failed")]
     Engine(#[source] Driver),
@@ -82,7 +92,7 @@ impl DbError {
     /// Whether the same call may well succeed a little later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy | Self::Closed)
+        matches!(self, Self::Busy | Self::Closed | Self::Undone)
     }
 }
 
@@ -125,6 +135,7 @@ struct Inner {
     path: PathBuf,
     settings: DbSettings,
     writer: Arc<AsyncMutex<Conn>>,
+    line: Line,
     idle: Idle,
     slots: Arc<Semaphore>,
 }
@@ -153,13 +164,22 @@ impl Db {
         assert_durable(path, &mut writer).await?;
         let slots = Arc::new(Semaphore::new(settings.readers_max.max(1)));
         let writer = Arc::new(AsyncMutex::new(writer));
-        Ok(Self(Arc::new(Inner { path: path.to_path_buf(), settings, writer, idle: Idle::default(), slots })))
+        let (path, line, idle) = (path.to_path_buf(), Line::default(), Idle::default());
+        Ok(Self(Arc::new(Inner { path, settings, writer, line, idle, slots })))
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    pub(super) fn writer(&self) -> &Arc<AsyncMutex<Conn>> {
+        &self.0.writer
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        &self.0.line
     }
 
     /// Waits for the writer and begins a transaction.
@@ -176,26 +196,6 @@ impl Db {
     /// [`DbError`] as the engine says; the transaction is over then.
     pub async fn begin_with(&self, first: &[Statement]) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
         let writer = Arc::clone(&self.0.writer).lock_owned().await;
-        Transaction::begin(writer, first).await
-    }
-
-    /// As [`Db::begin_with`], but waits for the writer of this process no longer than until `until`.
-    ///
-    /// # Errors
-    /// [`DbError::Late`], or as the engine says.
-    pub(crate) async fn begin_until(
-        &self,
-        until: Instant,
-        first: &[Statement],
-    ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
-        // A timer costs another thread a wake-up, so only those who wait set one.
-        let writer = match Arc::clone(&self.0.writer).try_lock_owned() {
-            Ok(writer) => writer,
-            Err(_held) => {
-                let waiting = timeout_at(until, Arc::clone(&self.0.writer).lock_owned());
-                waiting.await.map_err(|_| DbError::Late)?
-            }
-        };
         Transaction::begin(writer, first).await
     }
 

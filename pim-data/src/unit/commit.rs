@@ -1,14 +1,15 @@
-//! Sending a unit: one hop that enters, locks and looks, one that writes everything and commits.
+//! Sending a unit: one hop that enters and looks, one that writes everything; the commit is shared by all who wait.
 
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use pim_core::clock::Timestamp;
-use pim_core::shard::MapVersion;
+use pim_core::shard::{MapVersion, ShardId};
 use tokio::time::Instant;
 
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
-use crate::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::backend::{DbError, End, Member, Row, SqlPair, Statement, Value};
 use crate::cluster::CONTROL;
 use crate::consistency::ConsistencyToken;
 use crate::retry::Backoff;
@@ -39,25 +40,78 @@ pub(super) struct Entered {
     pub(super) lane: LaneHead,
 }
 
+/// A unit on its way through a transaction.
+struct Sent {
+    unit: Unit,
+    /// What it found and will have written, or why it writes nothing.
+    verdict: Option<Result<Entered, UnitError>>,
+}
+
+impl Sent {
+    const fn new(unit: Unit) -> Self {
+        Self { unit, verdict: None }
+    }
+}
+
+impl Member for Sent {
+    fn look(&self) -> Statement {
+        self.unit.look()
+    }
+
+    fn decide(&mut self, rows: &[Row]) -> Option<Vec<Statement>> {
+        let decided = self.unit.check_entered(rows).and_then(|mut entered| {
+            let statements = self.unit.compose(&mut entered)?;
+            Ok((entered, statements))
+        });
+        let (verdict, statements) = match decided {
+            Ok((entered, statements)) => (Ok(entered), Some(statements)),
+            Err(refusal) => (Err(refusal), None),
+        };
+        self.verdict = Some(verdict);
+        statements
+    }
+
+    fn committed(&self) {
+        self.unit.cluster.0.commits.send_modify(|count| *count += 1);
+    }
+}
+
 impl Unit {
-    /// Sends everything that was collected, in one transaction.
+    /// Sends everything that was collected, in one transaction. Units that wait for the same shard share its commit.
     ///
     /// # Errors
     /// [`UnitError`]; nothing was written then, unless the database failed during the commit itself, which a retry
     /// under the same idempotency key resolves.
-    pub async fn commit(mut self) -> Result<Committed, UnitError> {
-        let begun = Instant::now();
-        let outcome = self.send().await;
-        self.cluster.0.signals.unit(self.route.shard, &outcome, begun.elapsed());
+    ///
+    /// # Panics
+    /// When a part panics; nothing was written then.
+    pub async fn commit(self) -> Result<Committed, UnitError> {
+        let (begun, cluster, mut shard) = (Instant::now(), self.cluster.clone(), self.route.shard);
+        let outcome = self.send(&mut shard).await;
+        cluster.0.signals.unit(shard, &outcome, begun.elapsed());
         outcome
     }
 
-    async fn send(&mut self) -> Result<Committed, UnitError> {
+    async fn send(mut self, to: &mut ShardId) -> Result<Committed, UnitError> {
         self.check_events()?;
         let mut fenced = 0;
-        let (tx, entered, statements) = loop {
-            match self.enter().await {
-                Err(UnitError::Fence { shard, newest }) if shard != CONTROL => {
+        loop {
+            *to = self.route.shard;
+            let db = self.cluster.shard(*to).ok_or(UnitError::UnknownShard(*to))?.db().clone();
+            let (mut sent, end) = db.share(in_time(&self.cx)?, Sent::new(self)).await?;
+            let refusal = match (end, sent.verdict.take()) {
+                (End::Committed, Some(Ok(entered))) => {
+                    let token = ConsistencyToken::of(sent.unit.home.uuid(), entered.head);
+                    return Ok(Committed { token, n: entered.head, at: sent.unit.at, fenced });
+                }
+                (End::Failed(error), _) => return Err(sent.unit.explain(error)),
+                (End::Panicked(panic), _) => resume_unwind(panic),
+                (_, Some(Err(refusal))) => refusal,
+                (_, _) => return Err(DbError::Closed.into()),
+            };
+            self = sent.unit;
+            match refusal {
+                UnitError::Fence { shard, newest } if shard != CONTROL => {
                     self.cluster.0.signals.fenced();
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
                     self.cluster.refresh_map()?;
@@ -71,23 +125,9 @@ impl Unit {
                         return Err(UnitError::Fence { shard, newest });
                     }
                 }
-                entered => break entered?,
+                refusal => return Err(refusal),
             }
-        };
-        tx.commit_with(statements).await.map_err(|error| self.explain(error))?;
-        self.cluster.0.commits.send_modify(|count| *count += 1);
-        let token = ConsistencyToken::of(self.home.uuid(), entered.head);
-        Ok(Committed { token, n: entered.head, at: self.at, fenced })
-    }
-
-    /// Begins the transaction and composes what it is to write; any refusal rolls back.
-    async fn enter(&mut self) -> Result<(Transaction, Entered, Vec<Statement>), UnitError> {
-        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
-        let look = [self.look()];
-        let (tx, answers) = shard.db().begin_until(in_time(&self.cx)?, &look).await?;
-        let mut entered = self.check_entered(&answers)?;
-        let statements = self.compose(&mut entered)?;
-        Ok((tx, entered, statements))
+        }
     }
 
     pub(super) fn check_events(&self) -> Result<(), UnitError> {
@@ -109,8 +149,8 @@ impl Unit {
         look.bind(idempotency::scope_bind(&self.cx)).bind(self.home.uuid()).bind(lane).bind(lane)
     }
 
-    fn check_entered(&self, answers: &[Vec<Row>]) -> Result<Entered, UnitError> {
-        let row = answers.last().and_then(|rows| rows.first()).ok_or(DbError::Closed)?;
+    fn check_entered(&self, rows: &[Row]) -> Result<Entered, UnitError> {
+        let row = rows.first().ok_or(DbError::Closed)?;
         self.check_fence(row)?;
         idempotency::check(&self.cx, row, 3)?;
         let head = if *row.get(6) == Value::Null { 0 } else { row.count(6)? };

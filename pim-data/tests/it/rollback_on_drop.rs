@@ -50,6 +50,20 @@ async fn a_failure_of_the_last_statement_undoes_the_first() {
 }
 
 #[tokio::test]
+async fn only_a_commit_wakes_the_relay() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let commits = world.cluster.commits();
+    let before = *commits.borrow();
+    world.raw(account.id, "INSERT INTO fact SELECT key, n + 1, 'intruder' FROM key_head").await.expect("inserts");
+    world.change(account.id, |account| account.points = 7).await.expect_err("its fact is there already");
+    assert_eq!(*commits.borrow(), before, "nothing was committed");
+    world.raw(account.id, "DELETE FROM fact WHERE text = 'intruder'").await.expect("deletes");
+    world.change(account.id, |account| account.points = 7).await.expect("commits");
+    assert_eq!(*commits.borrow(), before + 1);
+}
+
+#[tokio::test]
 async fn a_write_without_an_event_is_refused() {
     let world = World::new(1).await;
     let account = Account::new(Id::random());
