@@ -8,5 +8,5 @@ mod program;
 mod session;
 
 pub use http::{Gateway, GatewayError, GatewaySettings};
-pub use program::GatewayProgram;
+pub use program::{GatewayProgram, INTERNAL_PORT};
 pub use session::SessionExchange;

@@ -11,6 +11,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use http::HeaderValue;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, Problem};
@@ -20,24 +21,26 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::journey::{as_mermaid, as_text, journey};
+use crate::journey::{Journeys, as_mermaid, as_text};
 use crate::policy::LabResource;
 use crate::projections;
-use crate::rig::{Answer, Caller, Command, Failure, May, Nothing};
+use crate::rig::{Answer, Caller, Command, Failure, May, Nothing, TXN_TOKEN_HEADER};
 use crate::runs::summarize;
 use crate::workers::Stores;
 
 /// The routes, for the admin service.
 pub fn routes(stores: Stores) -> Router {
+    let journeys = Router::new().route("/v1/admin/journeys/{request_id}", get(show_journey));
+    let journeys = journeys.with_state(Journeys::over(stores.clone()));
     Router::new()
         .route("/v1/admin/dead-letters", get(dead_letters))
         .route("/v1/admin/dead-letters/replay", post(replay))
         .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
         .route("/v1/admin/projections", get(list_projections))
         .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
-        .route("/v1/admin/journeys/{request_id}", get(show_journey))
         .route("/v1/admin/runs/summary", get(run_summary))
         .with_state(stores.clone())
+        .merge(journeys)
         .merge(crate::chaos::routes(stores.cluster, stores.hub))
 }
 
@@ -128,7 +131,7 @@ async fn rebuild(
 }
 
 async fn show_journey(
-    State(stores): State<Stores>,
+    State(journeys): State<Journeys>,
     May(permit): May<Read>,
     caller: Caller,
     headers: HeaderMap,
@@ -136,7 +139,9 @@ async fn show_journey(
 ) -> Result<Response, Failure> {
     let bad = || Problem::of(problem::INVALID_ID).detail("the request id is the x-pim-request-id of an answer");
     let request = Uuid::try_parse(&request).map_err(|_| bad())?;
-    let told = journey(&stores, &caller.cx, &permit.for_resource(LabResource::Audit), request).await?;
+    let session = headers.get(TXN_TOKEN_HEADER).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
+    let permit = permit.for_resource(LabResource::Audit);
+    let told = journeys.of(&caller.cx, &permit, &session, request).await?;
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(match accepted {
         "text/plain" => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], as_text(&told)).into_response(),

@@ -12,6 +12,7 @@ mod serve;
 mod service;
 mod session;
 mod settings;
+mod spans;
 mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
@@ -27,4 +28,5 @@ pub(crate) use service::exposition;
 pub use service::{Parts, Service};
 pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
 pub use settings::{Layers, SettingsError};
+pub use spans::{SPANS_PATH, SPANS_PER_ANSWER_MAX};
 pub use write::{write, write_control};

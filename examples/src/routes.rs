@@ -4,7 +4,7 @@ mod label;
 mod table;
 
 pub use label::{ROUTE_LABELS, RouteLabel};
-pub use table::ROUTES;
+pub use table::{INTERNAL, ROUTES};
 
 use std::time::Duration;
 
@@ -132,10 +132,11 @@ pub fn find(method: &Method, path: &str) -> Match {
     }
 }
 
-/// The route that a service serves under a method and template.
+/// The route that a service serves under a method and template, public or internal.
 #[must_use]
 pub fn of_template(method: &Method, template: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| route.method == method.as_str() && route.template == template)
+    let is_it = |route: &&Route| route.method == method.as_str() && route.template == template;
+    ROUTES.iter().chain(INTERNAL).find(is_it)
 }
 
 fn fits(template: &str, path: &str) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pim_core::context::{RequestContext, RequestId};
+use pim_core::context::{RequestContext, RequestId, TraceContext};
 use pim_core::deadline::Deadline;
 use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_core::shard::ShardKey as _;
@@ -60,6 +60,8 @@ pub async fn seed(
     }
     let people = People::of(settings.seed, settings.patients);
     let cx = RequestContext::new(RequestId::mint(), service_actor("seed")?, Deadline::after(PATIENCE));
+    // Nobody asks for the journey of ten thousand patients at once, and their spans would push out all others.
+    let cx = cx.with_trace(TraceContext::root().with_sampled(false));
     fill_shards(stores, &people, &cx, progress).await?;
     fill_control(stores, &people, &cx).await?;
     let personas = people.personas();

@@ -81,8 +81,8 @@ pub fn install(service: &'static str, logs: LogSettings, access_lines: bool) -> 
     Ok((guard, hub))
 }
 
-/// Spans that a process keeps.
-const SPANS_MAX: usize = 20_000;
+/// Spans that a process keeps: five megabytes when it is full.
+const SPANS_MAX: usize = 25_000;
 
 /// What every program, and every part of the composed lab, tells to. Clones share it.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ impl Hub {
     }
 
     fn layer(&self, service: &'static str, signals: &HttpSignals<RouteLabel>) -> ObserveLayer<RouteLabel> {
-        let (traces, lines) = (self.0.traces.clone(), self.0.lines.clone());
+        let (traces, lines) = (&self.0.traces, self.0.lines.clone());
         ObserveLayer::new(Observer::new(service, signals.clone(), traces, lines, RouteLabel::of))
     }
 }

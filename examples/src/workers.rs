@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use pim_core::clock::Clock;
 use pim_core::identity::Actor;
 use pim_core::role::RoleCode;
@@ -14,16 +13,17 @@ use pim_core::shard::ShardMap;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
 use pim_events::signals::{Watch, WatchSettings};
 use pim_events::{
-    BusSettings, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner, Publisher, ReadStore,
-    Registry, Relay, RelaySettings, Retention, RetentionSettings, Source, Subscriber,
+    BusSettings, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner,
+    Publisher, ReadStore, Registry, Relay, RelaySettings, Retention, RetentionSettings, Source, Subscriber,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::billing::DraftClaim;
 use crate::chaos::{self, StruckPublisher, StruckSubscriber};
+use crate::journey::Programs;
 use crate::policy::LabRole;
-use crate::rig::{Drain, Parts, ServeSettings, Service, bind};
+use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
 
@@ -40,6 +40,8 @@ pub struct Stores {
     pub registry: Registry,
     /// What this process tells of itself.
     pub hub: Hub,
+    /// Programs that keep spans of their own beside this one; none when every part is in one process.
+    pub programs: Programs,
 }
 
 impl Stores {
@@ -68,7 +70,7 @@ impl Stores {
         for projection in projections::all() {
             reads.install(projection.as_ref()).await?;
         }
-        Ok(Self { cluster, bus, reads, registry, hub: hub.clone() })
+        Ok(Self { cluster, bus, reads, registry, hub: hub.clone(), programs: Programs::none() })
     }
 
     /// Moves events from every outbox to the bus until told to stop.
@@ -78,7 +80,8 @@ impl Stores {
     pub async fn relay(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let bus: Arc<dyn Publisher> = Arc::new(self.bus);
         let bus: Arc<dyn Publisher> = Arc::new(StruckPublisher::before(bus, self.hub.clone()));
-        let settings = RelaySettings { pause_max_ms, ..RelaySettings::default() };
+        let spans = self.hub.traces().spans(Worker::OutboxProcessor.name());
+        let settings = RelaySettings { pause_max_ms, spans, ..RelaySettings::default() };
         let sources = Source::all(&self.cluster);
         let sweeping = Retention::of_outboxes(sources.clone(), self.cluster.clock().clone(), retention)?;
         let (signals, clock) = (self.hub.events(), self.cluster.clock().clone());
@@ -99,13 +102,13 @@ impl Stores {
         let watched = Arc::clone(&bus);
         let bus: Arc<dyn Subscriber> = Arc::new(StruckSubscriber::before(bus, self.hub.clone()));
         // Small batches: every partition of every consumer holds one, and the newcomer's memory counts.
-        let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, ..ConsumerSettings::default() };
+        let spans = self.hub.traces().spans(Worker::ProjectionWorker.name());
+        let consumer = ConsumerSettings { pause_max_ms, batch_max: 100, spans, ..ConsumerSettings::default() };
         let all = projections::all();
         let models = ProjectionRunner::open(&self.reads, Arc::clone(&bus), &self.registry, all, &consumer).await?;
         let settings = CommandSettings { consumer, ..CommandSettings::of(service_actor("projection-worker")?) };
-        let handlers: Vec<Arc<dyn pim_events::CommandHandler>> = vec![Arc::new(DraftClaim)];
         let commands =
-            CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, handlers, &settings).await?;
+            CommandRunner::open(&self.cluster, &self.reads, bus, &self.registry, commands(), &settings).await?;
         let watch = Watch::of_consumers(&self.reads, watched, &self.hub.events(), &WatchSettings::default());
         let jobs = jobs::run(self.cluster.clone(), stop.clone());
         tokio::join!(
@@ -117,6 +120,12 @@ impl Stores {
         );
         Ok(())
     }
+}
+
+/// Every command that events drive.
+#[must_use]
+pub fn commands() -> Vec<Arc<dyn CommandHandler>> {
+    vec![Arc::new(DraftClaim)]
 }
 
 /// One of our own programs as an actor.
@@ -137,6 +146,8 @@ pub struct WorkerSettings {
     pub data_dir: PathBuf,
     /// How many shards a new data directory gets; an existing one must have as many.
     pub shards: u16,
+    /// Where the broker publishes its keys.
+    pub jwks_url: String,
     /// Longest pause between two looks for work, in milliseconds.
     pub pause_max_ms: u64,
     /// How long work in hand may take once the program is told to stop, in milliseconds.
@@ -151,6 +162,7 @@ impl Default for WorkerSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_dir: PathBuf::from("target/pim-data"),
             shards: 4,
+            jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
             pause_max_ms: 100,
             drain_timeout_ms: 10_000,
             retention: RetentionSettings::default(),
@@ -181,6 +193,7 @@ impl Worker {
     /// When a store cannot be opened or the port cannot be had.
     pub async fn run(self, settings: WorkerSettings, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(settings.listen)).await?;
+        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
         let stores =
             Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
@@ -194,8 +207,8 @@ impl Worker {
         };
         tokio::spawn(chaos::watch(stores.cluster.clone(), stores.hub.clone(), drain.begun()));
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
-        let serving =
-            tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
+        let router = Service::new(parts).spans(&gate).into_router();
+        let serving = tokio::spawn(bound.serve(router, drain.clone()));
         match self {
             Self::OutboxProcessor => stores.relay(settings.pause_max_ms, &settings.retention, drain).await?,
             Self::ProjectionWorker => stores.consume(settings.pause_max_ms, &settings.retention, drain).await?,

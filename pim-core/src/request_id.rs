@@ -1,6 +1,7 @@
 //! Every request gets an id and a trace, and every answer says which.
 //!
-//! At the edge the id is always minted: a client's own is not trusted. Behind the edge the id of the earlier hop is taken over.
+//! At the edge id and trace are always minted: a client's own are not trusted, its trace becomes a [`TraceLink`]. Behind the edge the
+//! id of the earlier hop is taken over, and the span is a child of its span.
 
 use std::task::{Context, Poll};
 
@@ -14,6 +15,10 @@ use crate::context::{RequestId, TraceContext};
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-pim-request-id");
 /// W3C Trace Context.
 pub const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static("traceparent");
+
+/// The trace that a caller from outside named: to be shown beside our own, never to be joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceLink(pub TraceContext);
 
 /// Whether earlier hops are ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +76,12 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let (id, trace) = match self.trust {
-            Trust::Edge => (RequestId::mint(), TraceContext::root()),
+            Trust::Edge => {
+                if let Some(link) = parsed(request.headers(), &TRACEPARENT_HEADER) {
+                    request.extensions_mut().insert(TraceLink(link));
+                }
+                (RequestId::mint(), TraceContext::root())
+            }
             Trust::Inside => {
                 let id = parsed(request.headers(), &REQUEST_ID_HEADER).unwrap_or_else(RequestId::mint);
                 let trace = parsed::<TraceContext>(request.headers(), &TRACEPARENT_HEADER);

@@ -29,9 +29,11 @@
 
 mod family;
 mod label;
+mod span;
 
 pub use family::{CounterFamily, GaugeFamily, HistogramFamily, Observer};
 pub use label::{LabelSet, Store};
+pub use span::{Span, SpanKind, SpanSink, Spans};
 
 use std::fmt;
 

@@ -24,6 +24,7 @@ use futures_util::FutureExt as _;
 
 use crate::event::{DecodeError, EnvelopeError, UpcastError};
 use crate::outbox::AppendError;
+use pim_core::signal::Spans;
 use pim_data::backend::DbError;
 use pim_data::unit::UnitError;
 
@@ -122,11 +123,14 @@ pub struct ConsumerSettings {
     pub tries_max: u32,
     /// Keys parked within a minute that stop the consumer.
     pub parked_per_minute_max: u32,
+    /// Where the spans of what was applied go.
+    #[serde(skip)]
+    pub spans: Spans,
 }
 
 impl Default for ConsumerSettings {
     fn default() -> Self {
-        Self { batch_max: 500, pause_max_ms: 1000, tries_max: 5, parked_per_minute_max: 100 }
+        Self { batch_max: 500, pause_max_ms: 1000, tries_max: 5, parked_per_minute_max: 100, spans: Spans::default() }
     }
 }
 

@@ -8,6 +8,7 @@ pub use registry::{Registry, RegistryBuilder, RegistryError, UpcastError};
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_core::context::{RequestContext, RequestId, TraceContext};
@@ -15,6 +16,7 @@ use pim_core::deadline::Deadline;
 use pim_core::id::{Id, IdKind};
 use pim_core::identity::{Actor, Subject};
 use pim_core::shard::{Bucket, Epoch, HomeKey, ShardId, ShardKey};
+use pim_core::signal::{Span, SpanKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -230,6 +232,12 @@ impl Event {
     #[must_use]
     pub fn derive_id<K: IdKind>(&self, ordinal: u32) -> Id<K> {
         Id::child_derived(self.bucket, self.time, self.id.as_bytes(), ordinal)
+    }
+
+    /// A span about this event, as a child of the span that wrote it.
+    #[must_use]
+    pub fn span(&self, kind: SpanKind, name: &'static str, time: (Timestamp, Duration)) -> Span {
+        Span::new(kind, name, self.trace.child(), self.correlation, time).of_event(self.id)
     }
 
     /// The context in which a service acts on this event: same request, same trace, caused by it,

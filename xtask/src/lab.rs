@@ -17,6 +17,9 @@ pub(crate) struct LabArgs {
     /// Prints one JSON document with a schema id instead of text.
     #[arg(long, global = true)]
     json: bool,
+    /// Questions the lab behind this gateway instead of the one that `lab up` started.
+    #[arg(long, global = true, value_name = "URL")]
+    gateway: Option<String>,
 }
 
 /// A role of the lab.
@@ -116,6 +119,9 @@ enum Verb {
 /// Runs one verb.
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
     let json = args.json;
+    if let Some(gateway) = &args.gateway {
+        api::reach(gateway);
+    }
     match &args.verb {
         Verb::Up(up) => process::up(up, json),
         Verb::Down => process::down(json),

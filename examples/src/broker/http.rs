@@ -26,7 +26,7 @@ use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
 use super::keyfile::{self, KeyFileError};
 use super::session::Sessions;
-use crate::rig::{Drain, Failure, Parts, Service};
+use crate::rig::{Drain, Failure, Parts, Service, SessionGate};
 use crate::signals::Hub;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -117,6 +117,8 @@ impl Broker {
     /// Its HTTP side.
     pub fn into_router(self, drain: Drain, openapi: Value, hub: Hub) -> Router {
         let parts = Parts { name: "session-broker", cluster: None, drain, openapi, hub };
+        let own = OwnKeys(json!({"keys": [self.0.issuer.signer.jwk()]}).to_string());
+        let gate = SessionGate::trusting(own, self.0.issuer.clock.clone());
         let routes = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks.json", get(keys))
@@ -126,7 +128,7 @@ impl Broker {
             .route("/v1/dev/token", post(dev_token))
             .route("/sessions/revoke", post(revoke))
             .with_state(self);
-        Service::new(parts).open_routes(routes).into_router()
+        Service::new(parts).open_routes(routes).spans(&gate).into_router()
     }
 
     fn check_gateway(&self, headers: &HeaderMap) -> Result<(), Failure> {

@@ -49,7 +49,7 @@ pub(super) async fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, P
     if action.access() == ActionAccess::Write && !head.headers.contains_key("idempotency-key") {
         return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING));
     }
-    let held = gateway.sessions().context_of(token).await?;
+    let held = gateway.sessions().context_of(token, &head.extensions).await?;
     Ok(Admitted { route, txn_token: Some(held.token.clone()), actor: Some(actor) })
 }
 

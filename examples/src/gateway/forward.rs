@@ -75,20 +75,25 @@ async fn collected(body: Body) -> Result<Bytes, Problem> {
 
 /// What the gateway itself says to the upstream; nothing of it can come from the caller.
 fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions, budget: Duration) {
-    let mut say = |name: HeaderName, value: String| {
+    name_request(headers, extensions);
+    headers.insert(HeaderName::from_static(DEADLINE_HEADER), HeaderValue::from(budget_ms(budget)));
+    if let Some(token) = &admitted.txn_token {
+        headers.insert(HeaderName::from_static(TXN_TOKEN_HEADER), token.clone());
+    }
+}
+
+fn budget_ms(budget: Duration) -> u64 {
+    u64::try_from(budget.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Says which request and which trace a call belongs to.
+pub(super) fn name_request(headers: &mut HeaderMap, extensions: &http::Extensions) {
+    let id = extensions.get::<RequestId>().map(|id| (REQUEST_ID_HEADER, id.to_string()));
+    let trace = extensions.get::<TraceContext>().map(|trace| (TRACEPARENT_HEADER, trace.to_string()));
+    for (name, value) in id.into_iter().chain(trace) {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(name, value);
         }
-    };
-    if let Some(id) = extensions.get::<RequestId>() {
-        say(REQUEST_ID_HEADER, id.to_string());
-    }
-    if let Some(trace) = extensions.get::<TraceContext>() {
-        say(TRACEPARENT_HEADER, trace.to_string());
-    }
-    say(HeaderName::from_static(DEADLINE_HEADER), budget.as_millis().to_string());
-    if let Some(token) = &admitted.txn_token {
-        headers.insert(HeaderName::from_static(TXN_TOKEN_HEADER), token.clone());
     }
 }
 

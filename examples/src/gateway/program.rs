@@ -12,9 +12,12 @@ use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
 use crate::chaos;
 use crate::client::Client;
-use crate::rig::{Drain, ServeSettings, bind};
+use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::routes::Upstream;
 use crate::signals;
+
+/// The port of the gateway's internal listener.
+pub const INTERNAL_PORT: u16 = 8089;
 
 /// Settings of the gateway program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +25,8 @@ use crate::signals;
 pub struct GatewayProgram {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where metrics, health and spans are told to the lab's own programs; nothing of it is on the public listener but metrics and health.
+    pub internal_listen: SocketAddr,
     /// The data directory, for the secret that broker and gateway share.
     pub data_dir: PathBuf,
     /// Base URL of the session broker, which is also its issuer name.
@@ -47,6 +52,7 @@ impl Default for GatewayProgram {
         let local = |port: u16| format!("http://127.0.0.1:{port}");
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            internal_listen: SocketAddr::from(([127, 0, 0, 1], INTERNAL_PORT)),
             data_dir: PathBuf::from("target/pim-data"),
             broker_url: local(8081),
             patient_url: local(8082),
@@ -67,6 +73,8 @@ impl GatewayProgram {
     /// When the port or the secret cannot be had, or a setting makes no sense.
     pub async fn run(self, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(self.listen)).await?;
+        let internal = bind(ServeSettings::at(self.internal_listen)).await?;
+        let keys = HttpKeys::at(format!("{}/jwks.json", self.broker_url).parse()?);
         let upstreams = BTreeMap::from([
             (Upstream::Broker, self.broker_url.clone()),
             (Upstream::Patient, self.patient_url),
@@ -90,10 +98,17 @@ impl GatewayProgram {
             persona_calls_per_second: self.persona_calls_per_second,
             address_calls_per_second: self.address_calls_per_second,
             clock: Clock::system(),
-            hub,
+            hub: hub.clone(),
         })?;
-        println!("{}", json!({"event": "ready", "service": "gateway", "url": bound.url()}));
-        bound.serve(gateway.into_router(drain.clone()), drain).await;
+        let openapi = json!({"openapi": "3.1.0", "paths": {}});
+        let parts = Parts { name: "gateway", cluster: None, drain: drain.clone(), openapi, hub };
+        let inside = Service::new(parts).spans(&SessionGate::trusting(keys, Clock::system())).into_router();
+        let ready = json!({
+            "event": "ready", "service": "gateway", "url": bound.url(), "internal_url": internal.url(),
+        });
+        println!("{ready}");
+        let inside = internal.serve(inside, drain.clone());
+        tokio::join!(bound.serve(gateway.into_router(drain.clone()), drain), inside);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Extensions, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use moka::future::Cache;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -57,7 +57,7 @@ impl SessionExchange {
     /// The session context of an access token. Of many callers at once one asks the broker.
     ///
     /// A broker that does not answer leaves what is held in use until its end; after that nobody passes.
-    pub(super) async fn context_of(&self, access_token: &str) -> Result<Arc<Held>, Problem> {
+    pub(super) async fn context_of(&self, access_token: &str, request: &Extensions) -> Result<Arc<Held>, Problem> {
         let key: [u8; 32] = Sha256::digest(access_token.as_bytes()).into();
         let now = self.clock.now().as_micros() / 1_000_000;
         let known = self.held.get(&key).await;
@@ -67,7 +67,7 @@ impl SessionExchange {
             }
             self.held.invalidate(&key).await;
         }
-        let fetched = self.held.try_get_with(key, self.exchange(access_token, now)).await;
+        let fetched = self.held.try_get_with(key, self.exchange(access_token, request, now)).await;
         match (fetched, known) {
             (Ok(held), _) => Ok(held),
             (Err(problem), Some(known)) if problem.kind() == problem::UNAVAILABLE && known.expires_at > now => {
@@ -77,7 +77,7 @@ impl SessionExchange {
         }
     }
 
-    async fn exchange(&self, access_token: &str, now: i64) -> Result<Arc<Held>, Problem> {
+    async fn exchange(&self, access_token: &str, asking: &Extensions, now: i64) -> Result<Arc<Held>, Problem> {
         let unavailable =
             || Problem::of(problem::UNAVAILABLE).detail("the session broker does not answer").retry_after_secs(1);
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
@@ -87,13 +87,14 @@ impl SessionExchange {
             encode("urn:ietf:params:oauth:token-type:access_token"),
             encode(access_token),
         );
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(&self.url)
             .header(AUTHORIZATION, self.authorization.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Full::new(Bytes::from(form)))
             .map_err(|_| unavailable())?;
+        super::forward::name_request(request.headers_mut(), asking);
         let response = self.client.send(request, PATIENCE).await.map_err(|_| unavailable())?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| unavailable())?;

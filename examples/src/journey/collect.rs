@@ -1,19 +1,25 @@
-//! Joining the stores.
+//! Joining what the stores know for good with what the programs remember for a while.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use http::HeaderValue;
+use pim_core::clock::Timestamp;
 use pim_core::context::{RequestContext, RequestId};
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::backend::DbError;
 use pim_events::StoreError;
+use pim_telemetry::trace::SpanLine;
 use uuid::Uuid;
 
+use super::programs::Programs;
 use super::{Hop, HopState, Journey, Stage};
-use crate::projections::{self, QueryError, hops_of};
+use crate::client::Client;
+use crate::projections::{self, Hop as Applied, QueryError, hops_of};
 use crate::rig::Failure;
-use crate::workers::Stores;
+use crate::workers::{Stores, commands};
 
 /// A journey that cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +43,7 @@ impl From<JourneyError> for Failure {
     fn from(error: JourneyError) -> Self {
         match error {
             JourneyError::Unknown => {
-                Problem::of(problem::NOT_FOUND).detail("the request changed nothing, or is past retention").into()
+                Problem::of(problem::NOT_FOUND).detail("nobody knows this request, or it is past retention").into()
             }
             JourneyError::Query(error) => error.into_problem().into(),
             JourneyError::Audit(_) | JourneyError::Heads(_) => Problem::of(problem::UNAVAILABLE).into(),
@@ -45,62 +51,174 @@ impl From<JourneyError> for Failure {
     }
 }
 
-/// Tells the journey of a request.
-///
-/// # Errors
-/// [`JourneyError::Unknown`] when no store knows it; else the store that does not answer.
-pub async fn journey(
-    stores: &Stores,
-    cx: &RequestContext,
-    permit: &Permit<Read>,
-    request: Uuid,
-) -> Result<Journey, JourneyError> {
-    let audit = stores.cluster.audit(cx, permit, &AuditFilter::Request(request)).await?;
-    let applied = hops_of(&stores.reads, request).await?;
-    if audit.is_empty() && applied.is_empty() {
-        return Err(JourneyError::Unknown);
-    }
-    let mut hops = request_hops(stores, request);
-    hops.extend(audit.iter().map(commit_hop));
-    let mut told = BTreeSet::new();
-    for event in &applied {
-        told.insert((event.home, event.n));
-        let publish = |at| hop(Stage::Publish, event.event.clone(), event.home, event.n, at);
-        hops.push(publish(event.published_at));
-        hops.extend(apply_hops(stores, event.home, event.n, Some(event.applied_at)).await?);
-    }
-    // What committed but is not known to the read models yet is on its way.
-    for entry in &audit {
-        let (Some(home), Some(n)) = (uuid_of(entry, "home"), entry.body["n"].as_u64()) else { continue };
-        if told.insert((home, n)) {
-            let mut pending = hop(Stage::Publish, "event".to_owned(), home, n, None);
-            pending.state = HopState::Pending;
-            hops.push(pending);
-            hops.extend(apply_hops(stores, home, n, None).await?);
-        }
-    }
-    let first = hops.iter().filter_map(|hop| hop.at).min();
-    for hop in &mut hops {
-        let since = hop.at.zip(first).map(|(at, first)| at.since(first).as_micros());
-        hop.after_us = since.and_then(|us| u64::try_from(us).ok());
-    }
-    hops.sort_by_key(|hop| (hop.at.is_none(), hop.at, hop.stage as u8));
-    let trace_id = applied.first().map(|event| event.trace_id.clone());
-    let trace_id = trace_id.or_else(|| audit.first().and_then(|entry| entry.body["trace"].as_str().map(str::to_owned)));
-    let complete = hops.iter().all(|hop| hop.state == HopState::Ok);
-    Ok(Journey { request_id: request, trace_id, complete, hops })
+/// Tells journeys, from the stores and from the programs that it knows.
+#[derive(Clone, Debug)]
+pub struct Journeys {
+    stores: Stores,
+    client: Client,
 }
 
-/// The way in, from the spans of this process; they are kept for a while only, so a journey is whole without them.
-fn request_hops(stores: &Stores, request: Uuid) -> Vec<Hop> {
-    let spans = stores.hub.traces().of_request(RequestId::from_uuid(request));
-    let told = |span: &pim_telemetry::trace::Span| {
-        let stage = if span.service == "gateway" { Stage::Edge } else { Stage::Service };
-        let status = span.status.map_or_else(|| "cancelled".to_owned(), |status| status.to_string());
-        let what = format!("{} {} {status} in {} us", span.service, span.route, span.took.as_micros());
-        Hop { n: None, ..hop(stage, what, Uuid::nil(), 0, Some(span.began_at)) }
+/// Who acts on events: a read model or a command.
+struct Consumer {
+    name: &'static str,
+    stage: Stage,
+    handles: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+fn consumers() -> Vec<Consumer> {
+    let models = projections::all().into_iter().map(|model| {
+        let (name, handles) = (model.name(), Arc::clone(&model));
+        Consumer { name, stage: Stage::Apply, handles: Box::new(move |event| handles.handles(event)) }
+    });
+    let commands = commands().into_iter().map(|command| {
+        let (name, handles) = (command.name(), Arc::clone(&command));
+        Consumer { name, stage: Stage::Command, handles: Box::new(move |event| handles.handles(event)) }
+    });
+    models.chain(commands).collect()
+}
+
+impl Journeys {
+    /// Over the stores, and the programs that they name.
+    #[must_use]
+    pub fn over(stores: Stores) -> Self {
+        Self { stores, client: Client::new() }
+    }
+
+    /// Tells the journey of a request. `session` is the session context of who asks, which other programs are shown.
+    ///
+    /// # Errors
+    /// [`JourneyError::Unknown`] when nobody knows it; else the store that does not answer.
+    pub async fn of(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        session: &HeaderValue,
+        request: Uuid,
+    ) -> Result<Journey, JourneyError> {
+        let audit = self.stores.cluster.audit(cx, permit, &AuditFilter::Request(request)).await?;
+        let applied = hops_of(&self.stores.reads, request).await?;
+        let (spans, silent) = self.spans(cx, session, RequestId::from_uuid(request)).await;
+        if audit.is_empty() && applied.is_empty() && spans.is_empty() {
+            return Err(JourneyError::Unknown);
+        }
+        let mut hops: Vec<Hop> = spans.iter().filter_map(request_hop).collect();
+        hops.extend(audit.iter().map(commit_hop));
+        hops.extend(self.event_hops(&audit, &applied, &spans).await?);
+        let complete = hops.iter().all(|hop| hop.state == HopState::Ok);
+        hops.extend(silent.iter().map(|name| unknown_hop(name)));
+        let trace_id = applied.first().map(|event| event.trace_id.clone());
+        let of_audit = || audit.first().and_then(|entry| entry.body["trace"].as_str().map(str::to_owned));
+        let trace_id = trace_id.or_else(of_audit).or_else(|| spans.first().map(|span| span.trace_id.clone()));
+        Ok(Journey { request_id: request, trace_id, complete, unknown: silent, hops: in_order(hops) })
+    }
+
+    /// What this process remembers, and the others.
+    async fn spans(
+        &self,
+        cx: &RequestContext,
+        session: &HeaderValue,
+        request: RequestId,
+    ) -> (Vec<SpanLine>, Vec<&'static str>) {
+        let programs: &Programs = &self.stores.programs;
+        let (mut spans, silent) = programs.spans_of(&self.client, cx, session, request).await;
+        spans.extend(self.stores.hub.traces().of_request(request).iter().map(SpanLine::from));
+        (spans, silent)
+    }
+
+    /// Every event of the request: when the bus took it, and who acted on it.
+    async fn event_hops(
+        &self,
+        audit: &[AuditEntry],
+        applied: &[Applied],
+        spans: &[SpanLine],
+    ) -> Result<Vec<Hop>, JourneyError> {
+        let consumers = consumers();
+        let (mut hops, mut told) = (Vec::new(), BTreeSet::new());
+        for event in applied {
+            told.insert((event.home, event.n));
+            hops.push(hop(Stage::Publish, event.event.clone(), event.home, event.n, event.published_at));
+            let wanted: Vec<&Consumer> = consumers.iter().filter(|one| (one.handles)(&event.event)).collect();
+            let found = self.consumer_hops(&wanted, (event.home, event.n), Some((event, spans))).await?;
+            hops.extend(found);
+        }
+        // What committed but is not known to the read models yet is on its way.
+        for entry in audit {
+            let (Some(home), Some(n)) = (uuid_of(entry, "home"), entry.body["n"].as_u64()) else { continue };
+            if told.insert((home, n)) {
+                let mut pending = hop(Stage::Publish, "event".to_owned(), home, n, None);
+                pending.state = HopState::Pending;
+                hops.push(pending);
+                let models: Vec<&Consumer> = consumers.iter().filter(|one| one.stage == Stage::Apply).collect();
+                hops.extend(self.consumer_hops(&models, (home, n), None).await?);
+            }
+        }
+        Ok(hops)
+    }
+
+    /// One hop for each consumer: done when its head has reached the event.
+    async fn consumer_hops(
+        &self,
+        wanted: &[&Consumer],
+        (home, n): (Uuid, u64),
+        event: Option<(&Applied, &[SpanLine])>,
+    ) -> Result<Vec<Hop>, JourneyError> {
+        let names: Vec<&str> = wanted.iter().map(|consumer| consumer.name).collect();
+        let heads = self.stores.reads.heads(&names, home).await?;
+        let held = self.stores.reads.held_keys(None, pim_events::LIST_MAX).await?;
+        let mut hops = Vec::with_capacity(wanted.len());
+        for consumer in wanted {
+            let name = consumer.name;
+            let head = heads.iter().find(|(known, head, _)| known == name && head.n >= n);
+            let is_held = held.iter().any(|key| key.consumer == name && key.key == home && key.n_first <= n);
+            let mut hop = hop(consumer.stage, name.to_owned(), home, n, None);
+            match head {
+                Some((_, head, at)) => {
+                    let told = event.and_then(|(event, spans)| end_of(name, event, spans));
+                    // Without its span the head's own time is an upper bound, and exact for its last event.
+                    hop.at = Some(told.unwrap_or(*at));
+                    hop.at_most = told.is_none() && head.n > n;
+                }
+                None if is_held => hop.state = HopState::DeadLettered,
+                None => hop.state = HopState::Pending,
+            }
+            hops.push(hop);
+        }
+        Ok(hops)
+    }
+}
+
+/// When a consumer was done with an event, as it remembers itself or as the read model noted.
+fn end_of(consumer: &str, event: &Applied, spans: &[SpanLine]) -> Option<Timestamp> {
+    let span = spans.iter().rfind(|span| span.name == consumer && span.event_id == Some(event.event_id));
+    let noted = (consumer == projections::HOPS).then_some(event.applied_at);
+    span.map(SpanLine::ended_at).or(noted)
+}
+
+/// The way in: who asked and who answered.
+fn request_hop(span: &SpanLine) -> Option<Hop> {
+    let stage = match (span.kind.as_str(), span.service.as_str()) {
+        ("client", _) => Stage::Caller,
+        ("server", "gateway") => Stage::Edge,
+        ("server", _) => Stage::Service,
+        _ => return None,
     };
-    spans.iter().map(told).collect()
+    let status = span.status.map_or_else(|| "cancelled".to_owned(), |status| status.to_string());
+    let what = format!("{} {} {status} in {} us", span.service, span.name, span.took_us);
+    let hop = hop(stage, what, Uuid::nil(), 0, Some(span.began_at));
+    Some(Hop { n: None, span_id: Some(span.span_id.clone()), parent_id: span.parent_id.clone(), ..hop })
+}
+
+/// What a program that does not answer would have told.
+fn unknown_hop(program: &'static str) -> Hop {
+    let stage = match program {
+        "gateway" => Stage::Edge,
+        "persona-simulator" => Stage::Caller,
+        "outbox-processor" => Stage::Publish,
+        "projection-worker" => Stage::Apply,
+        _ => Stage::Service,
+    };
+    let hop = hop(stage, format!("{program} does not answer"), Uuid::nil(), 0, None);
+    Hop { n: None, state: HopState::Unknown, ..hop }
 }
 
 fn commit_hop(entry: &AuditEntry) -> Hop {
@@ -112,35 +230,31 @@ fn commit_hop(entry: &AuditEntry) -> Hop {
     commit
 }
 
-/// One hop for each read model: done when its head has reached the event.
-async fn apply_hops(
-    stores: &Stores,
-    home: Uuid,
-    n: u64,
-    at: Option<pim_core::clock::Timestamp>,
-) -> Result<Vec<Hop>, JourneyError> {
-    let held = stores.reads.held_keys(None, pim_events::LIST_MAX).await?;
-    let mut hops = Vec::new();
-    for projection in projections::all() {
-        let name = projection.name();
-        let head = stores.reads.head(name, home).await?;
-        let is_held = held.iter().any(|key| key.consumer == name && key.key == home && key.n_first <= n);
-        let state = if head.n >= n {
-            HopState::Ok
-        } else if is_held {
-            HopState::DeadLettered
-        } else {
-            HopState::Pending
-        };
-        let mut apply = hop(Stage::Apply, name.to_owned(), home, n, at.filter(|_| state == HopState::Ok));
-        apply.state = state;
-        hops.push(apply);
+/// By time; those without one come last.
+fn in_order(mut hops: Vec<Hop>) -> Vec<Hop> {
+    let first = hops.iter().filter_map(|hop| hop.at).min();
+    for hop in &mut hops {
+        let since = hop.at.zip(first).map(|(at, first)| at.since(first).as_micros());
+        hop.after_us = since.and_then(|us| u64::try_from(us).ok());
     }
-    Ok(hops)
+    hops.sort_by_key(|hop| (hop.at.is_none(), hop.at, hop.stage as u8));
+    hops
 }
 
-fn hop(stage: Stage, what: String, home: Uuid, n: u64, at: Option<pim_core::clock::Timestamp>) -> Hop {
-    Hop { stage, what, home, n: Some(n), state: HopState::Ok, at, after_us: None, by: None }
+fn hop(stage: Stage, what: String, home: Uuid, n: u64, at: Option<Timestamp>) -> Hop {
+    Hop {
+        stage,
+        what,
+        home,
+        n: Some(n),
+        state: HopState::Ok,
+        at,
+        at_most: false,
+        after_us: None,
+        by: None,
+        span_id: None,
+        parent_id: None,
+    }
 }
 
 fn uuid_of(entry: &AuditEntry, member: &str) -> Option<Uuid> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pim_core::signal::Spans;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -25,6 +26,8 @@ pub struct DriveSettings {
     pub rate: f64,
     /// Decides the plan.
     pub seed: u64,
+    /// Where the spans of the calls go.
+    pub spans: Spans,
     /// For how long sessions begin; until told to stop when absent.
     pub duration: Option<Duration>,
 }
@@ -42,7 +45,7 @@ impl Drive {
     /// Begins.
     #[must_use]
     pub fn start(settings: &DriveSettings) -> Self {
-        let shared = Arc::new(Shared::new(settings.gateway.clone()));
+        let shared = Arc::new(Shared::new(settings.gateway.clone(), settings.spans.clone()));
         let slots = Arc::new(Semaphore::new(SESSIONS_MAX as usize));
         let stop = Drain::new();
         let plan = Plan::new(settings.seed, settings.rate);

@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use clap::{Parser, Subcommand};
+use pim_core::clock::Clock;
+use pim_core::signal::Spans;
 use serde_json::{Value, json};
 
 use super::drive::{Drive, DriveSettings};
 use super::plan::Plan;
-use crate::rig::{Drain, EXIT_PRECONDITION, Parts, ServeSettings, Service, bind};
+use crate::rig::{Drain, EXIT_PRECONDITION, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::show::Lasting;
 use crate::signals::Hub;
 
+const NAME: &str = "persona-simulator";
 /// The traffic run says nothing.
 const EXIT_INVALID: u8 = 6;
 
@@ -45,8 +47,8 @@ enum Verb {
         /// Base URL of the gateway.
         #[arg(long)]
         gateway: String,
-        /// Base URL of the broker; tokens come through the gateway, so this is only for symmetry with other tools.
-        #[arg(long, hide = true)]
+        /// Base URL of the broker, whose keys say who may ask for the spans of the calls; without it nobody may.
+        #[arg(long)]
         broker: Option<String>,
         /// Sessions a second.
         #[arg(long, default_value_t = 2.0)]
@@ -75,12 +77,13 @@ pub fn main() -> ExitCode {
             println!("{}", if json { manifest.to_string() } else { format!("{manifest:#}") });
             ExitCode::SUCCESS
         }
-        Verb::Load { gateway, rate, duration, seed, listen, json, .. } => {
-            let settings = DriveSettings { gateway, rate, seed, duration: duration.map(Duration::from) };
+        Verb::Load { gateway, broker, rate, duration, seed, listen, json } => {
+            let duration = duration.map(Duration::from);
+            let settings = DriveSettings { gateway, rate, seed, duration, spans: Spans::default() };
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let outcome = runtime
                 .context("cannot start the runtime")
-                .and_then(|runtime| runtime.block_on(load(settings, listen, json)));
+                .and_then(|runtime| runtime.block_on(load(settings, broker, listen, json)));
             outcome.unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");
                 ExitCode::from(EXIT_PRECONDITION)
@@ -89,17 +92,27 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn load(settings: DriveSettings, listen: SocketAddr, json: bool) -> anyhow::Result<ExitCode> {
+async fn load(
+    mut settings: DriveSettings,
+    broker: Option<String>,
+    listen: SocketAddr,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let drain = Drain::new();
     drain.on_signal();
     let bound = bind(ServeSettings::at(listen)).await?;
     let openapi = json!({"openapi": "3.1.0", "paths": {}});
-    let parts = Parts { name: "persona-simulator", cluster: None, drain: drain.clone(), openapi, hub: Hub::new(None)? };
-    if json {
-        println!("{}", json!({"event": "ready", "service": "persona-simulator", "url": bound.url()}));
+    let hub = Hub::new(None)?;
+    settings.spans = hub.traces().spans(NAME);
+    let mut service = Service::new(Parts { name: NAME, cluster: None, drain: drain.clone(), openapi, hub });
+    if let Some(broker) = broker {
+        let keys = HttpKeys::at(format!("{broker}/jwks.json").parse().context("--broker is no URL")?);
+        service = service.spans(&SessionGate::trusting(keys, Clock::system()));
     }
-    let serving =
-        tokio::spawn(bound.serve(Service::new(parts).open_routes(Router::new()).into_router(), drain.clone()));
+    if json {
+        println!("{}", json!({"event": "ready", "service": NAME, "url": bound.url()}));
+    }
+    let serving = tokio::spawn(bound.serve(service.into_router(), drain.clone()));
     let traffic = Drive::start(&settings);
     let over = async {
         match settings.duration {

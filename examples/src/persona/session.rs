@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
+use pim_core::clock::Clock;
+use pim_core::context::TraceContext;
+use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
+use pim_core::signal::{Span, SpanKind, Spans};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -36,6 +40,8 @@ struct SignedIn {
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) gateway: String,
+    spans: Spans,
+    clock: Clock,
     pub(super) recorder: Recorder,
     pub(super) begun: Instant,
     /// Tells the keys of two runs apart.
@@ -44,10 +50,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(gateway: String) -> Self {
+    pub(super) fn new(gateway: String, spans: Spans) -> Self {
         Self {
             client: Client::new(),
             gateway,
+            spans,
+            clock: Clock::system(),
             recorder: Recorder::default(),
             begun: Instant::now(),
             run: uuid::Uuid::new_v4(),
@@ -89,7 +97,7 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         };
         shared.recorder.due();
         let sent = Instant::now();
-        let answer = way.send(&method, &path, body.as_ref()).await;
+        let answer = way.send(step.operation, &method, &path, body.as_ref()).await;
         let service = sent.elapsed();
         let failed = !answer.as_ref().is_some_and(|(status, _)| status.is_success());
         let lateness = sent.saturating_duration_since(intended);
@@ -180,8 +188,16 @@ impl<'s> Way<'s> {
         })
     }
 
-    async fn send(&mut self, method: &Method, path: &str, body: Option<&Value>) -> Option<(StatusCode, Value)> {
-        let mut headers = HeaderMap::with_capacity(2);
+    async fn send(
+        &mut self,
+        operation: Operation,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(StatusCode, Value)> {
+        let (trace, began) = (TraceContext::root(), (self.shared.clock.now(), Instant::now()));
+        let mut headers = HeaderMap::with_capacity(3);
+        headers.insert(TRACEPARENT_HEADER, HeaderValue::from_str(&trace.to_string()).ok()?);
         headers.insert(AUTHORIZATION, self.signed.authorization.clone());
         if body.is_some() {
             self.keys += 1;
@@ -190,7 +206,13 @@ impl<'s> Way<'s> {
         }
         let url = format!("{}{path}", self.shared.gateway);
         let answer = self.shared.client.exchange(method.clone(), &url, headers, body, PATIENCE).await;
-        let (status, _, bytes) = answer.ok()?;
+        let (status, told, bytes) = answer.ok()?;
+        // Under the id that the answer names: a caller's own trace is a link, no part of the lab's.
+        if let Some(request) = told.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()?.parse().ok()) {
+            let time = (began.0, began.1.elapsed());
+            let span = Span::new(SpanKind::Client, operation.name(), trace, request, time);
+            self.shared.spans.keep(span.answered(Some(status.as_u16())));
+        }
         Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 

@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 use super::sight::QueryError;
 
+/// The name of the projection that keeps hops.
+pub const HOPS: &str = "journey_hops";
+
 /// Folds every event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hops;
@@ -16,7 +19,7 @@ pub struct Hops;
 #[async_trait]
 impl Projection for Hops {
     fn name(&self) -> &'static str {
-        "journey_hops"
+        HOPS
     }
 
     fn schema(&self) -> &'static str {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::settings::{Layers, SettingsError};
 use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::chaos;
+use crate::journey::Programs;
 use crate::signals::{self, Hub};
 use crate::workers::Stores;
 
@@ -45,7 +46,7 @@ impl Declaration {
     pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, hub: &Hub, more: Router) -> Router {
         let (name, openapi) = (self.name, (self.openapi)());
         let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi, hub: hub.clone() };
-        Service::new(parts).routes((self.routes)(cluster.clone()).merge(more), gate).into_router()
+        Service::new(parts).routes((self.routes)(cluster.clone()).merge(more), gate).spans(gate).into_router()
     }
 }
 
@@ -61,6 +62,8 @@ pub struct ServiceSettings {
     pub shards: u16,
     /// Where the broker publishes its keys.
     pub jwks_url: String,
+    /// Where the other programs tell what they remember of a request; only the admin service asks.
+    pub programs: Programs,
     /// Most connections at once.
     pub connections_max: usize,
     /// For how long readiness says no before the listener closes, so that nobody sends more.
@@ -76,6 +79,7 @@ impl Default for ServiceSettings {
             data_dir: PathBuf::from("target/pim-data"),
             shards: 4,
             jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
+            programs: Programs::default(),
             connections_max: 2048,
             drain_grace_ms: 200,
             drain_timeout_ms: 10_000,
@@ -102,6 +106,9 @@ pub struct ServiceFlags {
     /// Where the broker publishes its keys.
     #[arg(long)]
     pub jwks_url: Option<String>,
+    /// One setting, as `key=value`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 impl ServiceFlags {
@@ -121,7 +128,14 @@ impl ServiceFlags {
         }
         let layers = layers.environment(environment)?.flag("listen", self.listen.map(|it| it.to_string()))?;
         let layers = layers.flag("data_dir", self.data_dir.as_ref().map(|path| path.display().to_string()))?;
-        let settings = layers.flag("jwks_url", self.jwks_url.clone())?.into_settings();
+        let mut layers = layers.flag("jwks_url", self.jwks_url.clone())?;
+        for pair in &self.set {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // Numbers and booleans as they are, everything else as text.
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            layers = layers.flag(key, Some(value))?;
+        }
+        let settings = layers.into_settings();
         let is_usable = settings.jwks_url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("http"));
         if !is_usable {
             let (key, origin) = ("jwks_url".to_owned(), "the settings".to_owned());
@@ -163,8 +177,9 @@ impl Declaration {
         })
         .await?;
         let (_telemetry, hub) = signals::install(self.name, pim_telemetry::LogSettings::default(), true)?;
-        let stores =
+        let mut stores =
             Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
+        stores.programs = settings.programs;
         let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.
         let (unready, closing) = (Drain::new(), Drain::new());

@@ -46,7 +46,7 @@ impl Service {
         Self { parts, gated: Router::new(), open: Router::new() }
     }
 
-    /// Routes that need a session; each must be in the route table.
+    /// Routes that need a session; each must be in one of the route tables.
     #[must_use]
     pub fn routes(mut self, routes: Router, gate: &SessionGate) -> Self {
         let mut gated = routes.route_layer(middleware::from_fn_with_state(gate.clone(), SessionGate::pass));
@@ -55,6 +55,13 @@ impl Service {
         }
         self.gated = self.gated.merge(gated);
         self
+    }
+
+    /// Tells operations of the lab the spans that this program keeps.
+    #[must_use]
+    pub fn spans(self, gate: &SessionGate) -> Self {
+        let traces = self.parts.hub.traces().clone();
+        self.routes(super::spans::routes(traces), gate)
     }
 
     /// Routes that decide for themselves who may use them.

@@ -127,13 +127,16 @@ impl<T: Serialize + DeserializeOwned + Default> Layers<T> {
         Ok(self)
     }
 
-    /// Lays one value of a flag over, when it was given.
+    /// Lays one value of a flag over, when it was given; a dot in the key goes one level down.
     ///
     /// # Errors
     /// [`SettingsError`] when it does not fit.
     pub fn flag(self, key: &str, value: Option<impl Into<Value>>) -> Result<Self, SettingsError> {
         match value {
-            Some(value) => self.set(&[key.to_owned()], value.into(), "the command line"),
+            Some(value) => {
+                let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+                self.set(&path, value.into(), "the command line")
+            }
             None => Ok(self),
         }
     }

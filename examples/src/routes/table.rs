@@ -30,6 +30,9 @@ macro_rules! public {
     };
 }
 
+/// Routes between the lab's own programs: they have a policy like any other, and the gateway does not know them.
+pub const INTERNAL: &[Route] = &[route!("GET", "/internal/spans", Read, On::Journey, Class::Read, Upstream::Admin)];
+
 /// Every public route. One that is not here is not served.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[

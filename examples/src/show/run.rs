@@ -136,6 +136,7 @@ async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> 
             gateway: lab.gateway.clone(),
             rate,
             seed: settings.seed,
+            spans: lab.stores.hub.traces().spans("persona-simulator"),
             duration: flags.duration(),
         })),
     };

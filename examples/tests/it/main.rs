@@ -12,4 +12,5 @@ mod operations_are_writes;
 mod real_identifiers_stay_out;
 mod rows_stay_within_reach;
 mod served_over_loopback;
+mod spans_are_for_operations;
 mod world;

@@ -60,7 +60,9 @@ impl fmt::Debug for SpanId {
     }
 }
 
-/// Trace, parent span and sampling decision; the text form is W3C `traceparent` version 00.
+/// Trace, span and sampling decision; the text form is W3C `traceparent` version 00.
+///
+/// The span's own parent is known to the hop that made it, and does not travel.
 ///
 /// ```
 /// use pim_core::context::TraceContext;
@@ -75,6 +77,7 @@ impl fmt::Debug for SpanId {
 pub struct TraceContext {
     trace: TraceId,
     span: SpanId,
+    parent: Option<SpanId>,
     sampled: bool,
 }
 
@@ -87,7 +90,7 @@ impl TraceContext {
     /// A new, sampled trace.
     #[must_use]
     pub fn root() -> Self {
-        Self { trace: TraceId(Uuid::now_v7().as_u128()), span: SpanId::mint(), sampled: true }
+        Self { trace: TraceId(Uuid::now_v7().as_u128()), span: SpanId::mint(), parent: None, sampled: true }
     }
 
     /// From its parts; `None` when an id is all zero.
@@ -96,13 +99,13 @@ impl TraceContext {
         if trace == 0 || span == 0 {
             return None;
         }
-        Some(Self { trace: TraceId(trace), span: SpanId(span), sampled })
+        Some(Self { trace: TraceId(trace), span: SpanId(span), parent: None, sampled })
     }
 
     /// The same trace, one span further down.
     #[must_use]
     pub fn child(self) -> Self {
-        Self { span: SpanId::mint(), ..self }
+        Self { span: SpanId::mint(), parent: Some(self.span), ..self }
     }
 
     /// The same trace and span with another sampling decision.
@@ -121,6 +124,12 @@ impl TraceContext {
     #[must_use]
     pub const fn span_id(self) -> SpanId {
         self.span
+    }
+
+    /// The span that this one is a child of; none for a root, and for one that came as text.
+    #[must_use]
+    pub const fn parent(self) -> Option<SpanId> {
+        self.parent
     }
 
     /// Whether somebody upstream decided to keep it.

@@ -6,10 +6,11 @@ mod drain;
 mod tests;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pim_core::clock::Clock;
+use pim_core::clock::{Clock, Timestamp};
+use pim_core::signal::SpanKind;
 use pim_data::backend::{Db, DbError, Transaction};
 
 use super::hold::{Disposition, HoldReason, KeyState};
@@ -112,6 +113,7 @@ impl<S: Sink> Engine<S> {
             let plan = Attempt::plan(items, &mut states)?;
             self.sink.prepare(&plan.apply).await?;
         }
+        let began = (self.clock.now(), Instant::now());
         let Some(mut entered) = self.enter(place, expected, items).await? else {
             return self.refused(place).await;
         };
@@ -133,7 +135,19 @@ impl<S: Sink> Engine<S> {
         last.extend(plan.dead.iter().map(|(record, code)| ledger::bury(place, record, code, now)));
         entered.tx.commit_with(last).await?;
         plan.tell(S::KIND, &self.signals, self.clock.now());
+        self.tell(place, &plan.apply, began);
         Ok(Step::Next(entered.next))
+    }
+
+    /// Tells of what has been committed. What was prepared outside has told of itself.
+    fn tell(&self, place: &Place, events: &[Event], (began_at, began): (Timestamp, Instant)) {
+        if S::PREPARES {
+            return;
+        }
+        for event in events.iter().filter(|event| event.trace.sampled()) {
+            let time = (began_at, began.elapsed());
+            self.settings.spans.keep(event.span(SpanKind::Consumer, place.consumer, time));
+        }
     }
 
     /// Puts the one event that cannot be applied, or the first of its key's held ones, aside.

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pim_core::signal::Spans;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -28,11 +29,14 @@ pub struct RelaySettings {
     pub lease_ms: u64,
     /// How long a moved cursor may stay unwritten, in milliseconds. After a crash these events are published again.
     pub cursor_delay_ms: u64,
+    /// Where the spans of what was published go.
+    #[serde(skip)]
+    pub spans: Spans,
 }
 
 impl Default for RelaySettings {
     fn default() -> Self {
-        Self { batch_max: 500, pause_max_ms: 1000, lease_ms: 2000, cursor_delay_ms: 50 }
+        Self { batch_max: 500, pause_max_ms: 1000, lease_ms: 2000, cursor_delay_ms: 50, spans: Spans::default() }
     }
 }
 

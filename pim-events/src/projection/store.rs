@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use pim_core::clock::Clock;
+use pim_core::clock::{Clock, Timestamp};
 use pim_data::backend::{Db, DbError, DbSettings, Row, Statement};
 use uuid::Uuid;
 
 use super::Projection;
 use crate::consumer::Head;
-use crate::consumer::ledger::{LEDGER_SCHEMA, states, states_of};
+use crate::consumer::ledger::{LEDGER_SCHEMA, epoch_at, states, states_of};
 use crate::signals::EventSignals;
 
 /// Most connections that read models are queried through.
@@ -94,6 +94,23 @@ impl ReadStore {
     pub async fn head(&self, consumer: &str, key: Uuid) -> Result<Head, StoreError> {
         let rows = self.db.query(states(consumer, [key])).await?;
         Ok(states_of(&rows)?.remove(&key).unwrap_or_default().head)
+    }
+
+    /// How far each of `consumers` has applied the events of a home key, and when it did last; those that have applied none are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn heads(&self, consumers: &[&str], key: Uuid) -> Result<Vec<(String, Head, Timestamp)>, StoreError> {
+        let asked = Statement::sqlite(
+            "SELECT h.consumer, h.owner_epoch, h.n, h.at FROM json_each(?) c
+             JOIN inbox_head h ON h.consumer = c.value AND h.home_key = ?",
+        );
+        let rows = self.db.query(asked.bind(serde_json::json!(consumers).to_string()).bind(key)).await?;
+        let head = |row: &Row| {
+            let head = Head { epoch: epoch_at(row, 1)?, n: row.count(2)? };
+            Ok((row.text(0)?.to_owned(), head, row.time(3)?))
+        };
+        Ok(rows.iter().map(head).collect::<Result<_, DbError>>()?)
     }
 
     /// The database itself.

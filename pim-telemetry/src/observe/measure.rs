@@ -8,11 +8,12 @@ use pim_core::clock::{Clock, Timestamp};
 use pim_core::context::{RequestId, TraceContext};
 use pim_core::identity::Actor;
 use pim_core::redact::Shown;
+use pim_core::request_id::TraceLink;
 use pim_core::role::ClosedEnum;
-use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, SignalError, SignalRegistry};
+use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, SignalError, SignalRegistry, Spans};
 
 use crate::log::{LogWriter, Origin, Verdict, line};
-use crate::trace::{Span, TraceStore};
+use crate::trace::{Span, SpanKind, TraceStore};
 
 /// The one line of a request.
 const ACCESS: &str = "http.request";
@@ -63,7 +64,7 @@ pub struct Observer<R: ClosedEnum>(Arc<Inner<R>>);
 struct Inner<R: ClosedEnum> {
     service: &'static str,
     signals: HttpSignals<R>,
-    traces: TraceStore,
+    spans: Spans,
     lines: Option<LogWriter>,
     clock: Clock,
     route_of: RouteOf<R>,
@@ -75,11 +76,12 @@ impl<R: ClosedEnum> Observer<R> {
     pub fn new(
         service: &'static str,
         signals: HttpSignals<R>,
-        traces: TraceStore,
+        traces: &TraceStore,
         lines: Option<LogWriter>,
         route_of: RouteOf<R>,
     ) -> Self {
-        Self(Arc::new(Inner { service, signals, traces, lines, clock: Clock::system(), route_of }))
+        let (spans, clock) = (traces.spans(service), Clock::system());
+        Self(Arc::new(Inner { service, signals, spans, lines, clock, route_of }))
     }
 
     pub(super) fn begin<B>(&self, request: &http::Request<B>) -> Measure<R> {
@@ -90,6 +92,7 @@ impl<R: ClosedEnum> Observer<R> {
             method: method_name(request.method()),
             request: extensions.get().copied().unwrap_or_else(RequestId::mint),
             trace: extensions.get().copied().unwrap_or_else(TraceContext::root),
+            link: extensions.get().map(|TraceLink(link)| *link),
             began_at: self.0.clock.now(),
             began: Instant::now(),
             status: None,
@@ -107,6 +110,7 @@ pub(super) struct Measure<R: ClosedEnum> {
     method: &'static str,
     request: RequestId,
     trace: TraceContext,
+    link: Option<TraceContext>,
     began_at: Timestamp,
     began: Instant,
     pub(super) status: Option<u16>,
@@ -134,16 +138,8 @@ impl<R: ClosedEnum> Drop for Measure<R> {
         } else {
             histogram.observe_duration(took);
         }
-        inner.traces.keep(Span {
-            trace: self.trace.trace_id(),
-            span: self.trace.span_id(),
-            request: self.request,
-            service: inner.service,
-            route: self.route.name(),
-            began_at: self.began_at,
-            took,
-            status: self.status,
-        });
+        let span = Span::new(SpanKind::Server, self.route.name(), self.trace, self.request, (self.began_at, took));
+        inner.spans.keep(span.linked(self.link).answered(self.status));
         if let Some(lines) = &inner.lines {
             // What failed is always told.
             let verdict = match outcome {

@@ -58,7 +58,7 @@ fn world() -> World {
     let (traces, lines) = (TraceStore::new(10), Lines::default());
     let writer = LogWriter::start("shop", lines.clone(), &LogSettings::default()).unwrap();
     let route_of = |_: &Method, path: &str| if path == "/stock" { Route::Stock } else { Route::Other };
-    let observer = Observer::new("shop", signals, traces.clone(), Some(writer.clone()), route_of);
+    let observer = Observer::new("shop", signals, &traces, Some(writer.clone()), route_of);
     World { registry, traces, lines, writer, layer: ObserveLayer::new(observer) }
 }
 
@@ -79,7 +79,7 @@ async fn an_answer_is_measured_when_its_body_ends() {
     assert!(world.traces.of(trace.trace_id()).is_empty(), "the body has not ended");
     response.into_body().collect().await.unwrap();
     let spans = world.traces.of(trace.trace_id());
-    assert_eq!((spans.len(), spans[0].status, spans[0].route), (1, Some(200), "GET /stock"));
+    assert_eq!((spans.len(), spans[0].status, spans[0].name), (1, Some(200), "GET /stock"));
     let text = world.registry.encode();
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 1"), "{text}");
     assert!(text.contains(&trace.trace_id().to_string()), "an exemplar names the kept trace");

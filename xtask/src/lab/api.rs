@@ -1,5 +1,6 @@
 //! The admin API, as the running lab serves it through its gateway.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +15,14 @@ use crate::exit::Failure;
 const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// The gateway that was named, instead of the one of `lab up`.
+static NAMED: OnceLock<String> = OnceLock::new();
+
+/// From now on the lab is the one behind this gateway.
+pub(super) fn reach(gateway: &str) {
+    let _once = NAMED.set(gateway.trim_end_matches('/').to_owned());
+}
+
 /// A client with a role's token.
 pub(super) struct Api {
     agent: Agent,
@@ -24,11 +33,11 @@ pub(super) struct Api {
 impl Api {
     /// Reaches the running lab in a role.
     pub(super) fn of(role: Role) -> Result<Self> {
-        let state = State::load()?;
+        let gateway = NAMED.get().cloned().map_or_else(|| State::load().map(|state| state.gateway), Ok)?;
         let config = Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
         let agent = Agent::from(config);
-        let token = token_for(&agent, &state.broker, role)?;
-        Ok(Self { agent, gateway: state.gateway, token })
+        let token = token_for(&agent, &gateway, role)?;
+        Ok(Self { agent, gateway, token })
     }
 
     /// The token.
@@ -62,9 +71,9 @@ impl Api {
     }
 }
 
-fn token_for(agent: &Agent, broker: &str, role: Role) -> Result<String> {
-    let request = agent.post(format!("{broker}/dev/token"));
-    let granted = answer(request.send_json(json!({"role": role.name()})).context("the broker does not answer")?)?;
+fn token_for(agent: &Agent, gateway: &str, role: Role) -> Result<String> {
+    let request = agent.post(format!("{gateway}/v1/dev/token"));
+    let granted = answer(request.send_json(json!({"role": role.name()})).context("the gateway does not answer")?)?;
     let token = granted["access_token"].as_str().context("the broker gave no access_token")?;
     Ok(token.to_owned())
 }

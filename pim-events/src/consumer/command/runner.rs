@@ -69,7 +69,7 @@ impl CommandRunner {
             if workers.iter().any(|worker| worker.place.consumer == consumer) {
                 return Err(RunnerError::Twice { name: consumer });
             }
-            let sink = CommandSink::new(handler, cluster.clone(), settings.service.clone(), settings.patience);
+            let sink = CommandSink::new(handler, cluster.clone(), settings);
             let engine = Arc::new(Engine {
                 sink,
                 db: store.db().clone(),

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use pim_core::deadline::Deadline;
 use pim_core::identity::Actor;
+use pim_core::signal::{Span, SpanKind, Spans};
 use pim_data::backend::{DbError, Transaction};
 use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::unit::{Tries, UnitError};
 use uuid::Uuid;
 
-use super::{CommandHandler, Effect, Target};
+use super::{CommandHandler, CommandSettings, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
 use crate::consumer::{ApplyError, FailureClass, Sink, guarded};
 use crate::event::Event;
@@ -36,12 +37,14 @@ pub(super) struct CommandSink {
     pub(super) cluster: Cluster,
     pub(super) service: Actor,
     pub(super) patience: Duration,
+    spans: Spans,
     memo: Mutex<HashMap<Uuid, Outcome>>,
 }
 
 impl CommandSink {
-    pub(super) fn new(handler: Arc<dyn CommandHandler>, cluster: Cluster, service: Actor, patience: Duration) -> Self {
-        Self { handler, cluster, service, patience, memo: Mutex::default() }
+    pub(super) fn new(handler: Arc<dyn CommandHandler>, cluster: Cluster, settings: &CommandSettings) -> Self {
+        let (service, spans) = (settings.service.clone(), settings.consumer.spans.clone());
+        Self { handler, cluster, service, patience: settings.patience, spans, memo: Mutex::default() }
     }
 
     fn memo(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Outcome>> {
@@ -73,6 +76,7 @@ impl CommandSink {
         let target = self.handler.target(event);
         let cx = event.context(&self.service, Deadline::after(self.patience));
         let mut tries = Tries::of(&self.cluster, &cx);
+        let began = (self.cluster.clock().now(), Instant::now());
         loop {
             let (shard, mut unit) = match target {
                 Target::Shard(key) => (self.cluster.router().route(&key).shard, self.cluster.begin(&cx, key)),
@@ -90,7 +94,12 @@ impl CommandSink {
                 Err(error) => return Err(error),
             };
             match committed {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    let time = (began.0, began.1.elapsed());
+                    let span = Span::new(SpanKind::Consumer, consumer, cx.trace(), cx.request_id(), time);
+                    self.spans.keep(span.of_event(event.id));
+                    return Ok(());
+                }
                 Err(error) if inbox::lost_race(&error) => return Ok(()),
                 Err(error) if tries.again(&error).await => {}
                 Err(error) => return Err(error.into()),

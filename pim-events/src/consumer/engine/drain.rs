@@ -1,5 +1,7 @@
 //! Un-parking: a held sequence is applied again, in order, in steps that each commit.
 
+use std::time::Instant;
+
 use pim_core::clock::Timestamp;
 use pim_data::backend::{DbError, Statement, Transaction};
 use uuid::Uuid;
@@ -62,14 +64,15 @@ impl<S: Sink> Engine<S> {
                 self.sink.prepare(&events).await?;
             }
         }
+        let began = (self.clock.now(), Instant::now());
         // The head's row is read, and so locked, before anything else.
         let first = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
-        let (mut last, mut applied) = (Vec::new(), 0);
+        let (mut last, mut applied) = (Vec::new(), Vec::new());
         let outcome = match self.found(place, key, &answers, size, &mut last) {
             Ok(Found::Done) => Ok(false),
             Ok(Found::Run { run, events }) => {
-                applied = events.len() as u64;
+                applied.clone_from(&events);
                 self.apply_run(&mut tx, place, key, (run, events), &mut last).await
             }
             Err(error) => Err(error),
@@ -77,7 +80,8 @@ impl<S: Sink> Engine<S> {
         match outcome {
             Ok(more) => {
                 tx.commit_with(last).await?;
-                self.signals.records(S::KIND, RecordFate::Applied, applied);
+                self.signals.records(S::KIND, RecordFate::Applied, applied.len() as u64);
+                self.tell(place, &applied, began);
                 Ok(more)
             }
             Err(error) => {

@@ -49,7 +49,7 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
 
 fn broken(offset: u64) -> Record {
     let new = NewRecord { topic: "t".into(), key: Uuid::nil(), headers: Headers::default(), payload: "{}".into() };
-    let at = pim_core::clock::Timestamp::from_micros(0);
+    let at = Timestamp::from_micros(0);
     Record { topic: new.topic, partition: 0, offset, key: new.key, headers: new.headers, payload: new.payload, at }
 }
 

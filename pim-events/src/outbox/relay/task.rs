@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pim_core::clock::{Clock, Timestamp};
+use pim_core::signal::SpanKind;
 use pim_data::backend::{DbError, Statement};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -170,11 +171,13 @@ impl Task {
         }
         let batch: Vec<NewRecord> = sending.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
         if !batch.is_empty() {
+            let began = Instant::now();
             let acks = self.bus.publish(batch).await?;
             let acknowledged = self.clock.now();
             for (row, ack) in sending.into_iter().zip(acks) {
                 if matches!(ack, Ack::Stored { .. }) {
                     self.signals.published(acknowledged.since(row.event.time));
+                    self.settings.spans.keep(row.event.span(SpanKind::Producer, "publish", (now, began.elapsed())));
                 } else {
                     pim_core::warn!(
                         "relay.holds",
