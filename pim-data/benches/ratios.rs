@@ -142,7 +142,7 @@ impl Bench {
     /// A connection of the peer to the same file, as durable as ours.
     async fn peer(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new()
-            .filename(self.cluster.database(ShardId(0)).expect("a shard").path())
+            .filename(self.cluster.database(ShardId(0)).expect("a shard").path().expect("a file"))
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)

@@ -5,7 +5,7 @@ mod checkpoint;
 mod query;
 mod verify;
 
-pub(crate) use chain::{LaneHead, Record};
+pub(crate) use chain::{LaneHead, Record, hex};
 pub use checkpoint::{CheckpointError, CheckpointKey};
 pub use query::{AuditEntry, AuditFilter};
 pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};

@@ -1,13 +1,20 @@
-//! The one room that speaks to a database driver: values, rows, statements, and databases in files.
+//! The one room that speaks to database drivers: values, rows, statements, and databases, the same for either engine.
 
 mod conn;
 mod db;
-mod group;
+mod error;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod secret;
 mod sql;
+mod sqlite;
 mod value;
 
-pub use conn::{Conn, ReadGuard, Transaction};
-pub use db::{Db, DbError, DbSettings};
-pub(crate) use group::{End, Member};
+pub(crate) use conn::Snapshot;
+pub use conn::{ReadGuard, Transaction};
+pub use db::{Db, DbSettings, Engine, ServerSettings};
+pub use error::{DbError, Driver};
+pub use secret::{EnvSecrets, FileSecrets, SecretError, Secrets};
 pub use sql::{SqlPair, Statement};
+pub(crate) use sqlite::{End, Member};
 pub use value::{ColumnError, Row, Value};

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use self::directory::Directory;
 pub(crate) use self::shard::Shard;
+use crate::backend::{Secrets, ServerSettings};
 use crate::schema::Schema;
 use crate::signals::DataSignals;
 use crate::unit::Unit;
@@ -43,6 +44,31 @@ pub struct ClusterSettings {
     pub clock: Clock,
     /// Whom the cluster tells of itself.
     pub signals: DataSignals,
+    /// PostgreSQL servers instead of files. The data directory then holds maps, keys and checkpoints alone.
+    pub servers: Option<Servers>,
+}
+
+/// Shards and control database on PostgreSQL, feature `postgres`.
+///
+/// Each endpoint of the map names a secret, `dsn_ref`: the connection string of a login role that is a member of `pim_app`
+/// and owns nothing. The secret `<dsn_ref>-owner`, if this program is given it, is that of the database's owner: with it the
+/// schema is brought up to date and maps can be published; without it the schema is only checked.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// Where connection strings come from.
+    pub secrets: Arc<dyn Secrets>,
+    /// Name of the control database's secret.
+    pub control: String,
+    /// How each endpoint is used.
+    pub settings: ServerSettings,
+}
+
+impl Servers {
+    /// With default settings and the control database's secret called `control`.
+    #[must_use]
+    pub fn new(secrets: Arc<dyn Secrets>) -> Self {
+        Self { secrets, control: "control".to_owned(), settings: ServerSettings::default() }
+    }
 }
 
 impl ClusterSettings {
@@ -58,6 +84,7 @@ impl ClusterSettings {
             busy_timeout: Duration::from_secs(5),
             clock: Clock::system(),
             signals: DataSignals::unbound(),
+            servers: None,
         }
     }
 
@@ -65,6 +92,13 @@ impl ClusterSettings {
     #[must_use]
     pub fn with_map(mut self, map: ShardMap) -> Self {
         self.map = Some(map);
+        self
+    }
+
+    /// Keeps the rows on servers.
+    #[must_use]
+    pub fn with_servers(mut self, servers: Servers) -> Self {
+        self.servers = Some(servers);
         self
     }
 

@@ -4,8 +4,32 @@ use pim_core::shard::{HANDOVERS_MAX, Handover, MapError, MapVersion, ShardId, Sh
 
 use serde_json::{Value as Json, json};
 
-use crate::backend::{DbError, Row, Statement, Value};
-use crate::cluster::{Cluster, DirectoryError, OpenError};
+use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
+use crate::cluster::{Cluster, DirectoryError, OpenError, Shard};
+
+/// Most buckets that one transaction of a server locks: its lock table is shared by everybody.
+const LOCKED_MAX: usize = 256;
+
+const HELD: SqlPair = SqlPair::of(
+    "SELECT bucket FROM key_head WHERE bucket IN (SELECT (value ->> 0)::bigint FROM jsonb_array_elements(?)) LIMIT 1",
+    "SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1",
+);
+const GIVE: SqlPair = SqlPair::sqlite(
+    "UPDATE pim_bucket_owned SET state = 'moved', map_version = ?, moved_to = \
+     (SELECT value ->> 1 FROM json_each(?) WHERE value ->> 0 = bucket) \
+     WHERE bucket IN (SELECT value ->> 0 FROM json_each(?))",
+);
+const RETIRE: SqlPair = SqlPair::sqlite(
+    "UPDATE pim_bucket_owned SET state = 'moved', map_version = ? WHERE state = 'owned' \
+     AND bucket NOT IN (SELECT value ->> 0 FROM json_each(?))",
+);
+const OWN: SqlPair = SqlPair::sqlite(
+    "INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) \
+     SELECT value ->> 0, value ->> 1, 'owned', ? FROM json_each(?) WHERE true \
+     ON CONFLICT (bucket) DO UPDATE SET epoch = excluded.epoch, state = 'owned', moved_to = NULL, \
+     map_version = excluded.map_version \
+     WHERE epoch <> excluded.epoch OR state <> 'owned'",
+);
 
 /// A map that was not published.
 #[derive(Debug, thiserror::Error)]
@@ -87,46 +111,46 @@ impl Cluster {
     /// Gives buckets away, unless one has rows. The transaction keeps a first row from slipping in.
     async fn give(&self, shard: ShardId, leaving: &[Handover], version: MapVersion) -> Result<(), PublishError> {
         let failed = |source| PublishError::Shard { shard, source };
-        let db = self.database(shard).ok_or(PublishError::UnknownShard(shard))?;
+        let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
         let list: Vec<_> = leaving.iter().map(|handover| json!([handover.bucket.get(), handover.to.0])).collect();
-        let list = Value::Text(Json::from(list).to_string());
-        let held = "SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1";
-        let (tx, rows) = db.begin_with(&[Statement::sqlite(held).bind(list.clone())]).await.map_err(failed)?;
-        if let Some(row) = rows[0].first() {
+        let list = Value::Json(Json::from(list).to_string());
+        let mut look = vec![Statement::of(HELD).bind(list.clone())];
+        if db.engine() == Engine::Postgres {
+            // The embedded engine has one writer. Here the lock comes first and the look in a statement of its own.
+            look.insert(0, Statement::of(SqlPair::postgres("SELECT pim_fence(?)")).bind(list.clone()));
+        }
+        let (tx, rows) = db.begin_with(&look).await.map_err(failed)?;
+        if let Some(row) = rows.last().and_then(|rows| rows.first()) {
             let number = row.int(0).map_err(|error| failed(error.into()))?;
             let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
             return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));
         }
-        let give = "UPDATE pim_bucket_owned SET state = 'moved', map_version = ?, moved_to = \
-                    (SELECT value ->> 1 FROM json_each(?) WHERE value ->> 0 = bucket) \
-                    WHERE bucket IN (SELECT value ->> 0 FROM json_each(?))";
-        let give = Statement::sqlite(give).bind(version.0).bind(list.clone()).bind(list);
+        let give = match db.engine() {
+            Engine::Postgres => Statement::of(SqlPair::postgres("SELECT pim_give(?, ?)")).bind(list).bind(version.0),
+            Engine::Sqlite => Statement::of(GIVE).bind(version.0).bind(list.clone()).bind(list),
+        };
         tx.commit_with(vec![give]).await.map(drop).map_err(failed)
     }
 
     /// Writes what a map says of one shard's buckets; waits for the writer in flight and refuses the old epochs after it.
     async fn take(&self, shard: ShardId, map: &ShardMap) -> Result<(), DbError> {
-        let Some(db) = self.database(shard) else { return Ok(()) };
+        let Some(db) = self.shard(shard).map(Shard::governed) else { return Ok(()) };
         let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
-        let list = Value::Text(Json::from(list).to_string());
-        let retire = "UPDATE pim_bucket_owned SET state = 'moved', map_version = ? WHERE state = 'owned' \
-                      AND bucket NOT IN (SELECT value ->> 0 FROM json_each(?))";
-        let own = "INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) \
-                   SELECT value ->> 0, value ->> 1, 'owned', ? FROM json_each(?) WHERE true \
-                   ON CONFLICT (bucket) DO UPDATE SET epoch = excluded.epoch, state = 'owned', moved_to = NULL, \
-                   map_version = excluded.map_version \
-                   WHERE epoch <> excluded.epoch OR state <> 'owned'";
         let version = map.version().0;
-        let retire = Statement::sqlite(retire).bind(version).bind(list.clone());
+        if db.engine() == Engine::Postgres {
+            return take_on_server(db, &list, version).await;
+        }
+        let list = Value::Json(Json::from(list).to_string());
+        let retire = Statement::of(RETIRE).bind(version).bind(list.clone());
         let tx = db.begin().await?;
-        tx.commit_with(vec![retire, Statement::sqlite(own).bind(version).bind(list)]).await.map(drop)
+        tx.commit_with(vec![retire, Statement::of(OWN).bind(version).bind(list)]).await.map(drop)
     }
 
     async fn newest_fenced(&self) -> Result<MapVersion, OpenError> {
         let mut newest = self.map().version();
         for described in self.map().shards() {
             let Some(db) = self.database(described.id) else { continue };
-            let asked = db.query(Statement::sqlite("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned")).await;
+            let asked = db.query(Statement::same("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned")).await;
             let version = |rows: Vec<Row>| rows.first().map_or(Ok(0), |row| row.count(0));
             let found = asked.and_then(|rows| version(rows).map_err(DbError::from));
             let failed = |source| OpenError::Database { shard: format!("shard {}", described.id), source };
@@ -134,6 +158,19 @@ impl Cluster {
         }
         Ok(newest)
     }
+}
+
+/// In steps that may be interrupted: each says what the map says, and saying it again changes nothing.
+async fn take_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbError> {
+    let all = Value::Json(Json::from(list).to_string());
+    let retire = Statement::of(SqlPair::postgres("SELECT pim_retire(?, ?)")).bind(all).bind(version);
+    db.begin().await?.commit_with(vec![retire]).await?;
+    for some in list.chunks(LOCKED_MAX) {
+        let some = Value::Json(Json::from(some).to_string());
+        let take = Statement::of(SqlPair::postgres("SELECT pim_take(?, ?)")).bind(some).bind(version);
+        db.begin().await?.commit_with(vec![take]).await?;
+    }
+    Ok(())
 }
 
 /// Goes on with a publication that was interrupted after some shard had been fenced.

@@ -7,7 +7,7 @@ use pim_core::context::RequestContext;
 use pim_core::shard::Bucket;
 use serde_json::Value as Json;
 
-use crate::backend::{DbError, Row, Statement, Value};
+use crate::backend::{DbError, Engine, Row, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
 use crate::unit::UnitError;
 
@@ -73,14 +73,27 @@ impl Cluster {
         let mut swept = 0;
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };
-            let sweep = "DELETE FROM idempotency WHERE scope IN \
-                         (SELECT scope FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)";
-            let statements =
-                [Statement::sqlite(sweep).bind(before).bind(SWEPT_MAX), Statement::sqlite("SELECT changes()")];
-            let (tx, answers) = db.begin_with(&statements).await?;
+            let (tx, answers) = db.begin_with(&sweep(db.engine(), before)).await?;
             tx.commit().await?;
-            swept += answers[1].first().map_or(Ok(0), |row| row.count(0))?;
+            swept += answers.last().and_then(|rows| rows.first()).map_or(Ok(0), |row| row.count(0))?;
         }
         Ok(swept)
+    }
+}
+
+/// Removes a bounded number of records; the last statement answers how many went.
+fn sweep(engine: Engine, before: Timestamp) -> Vec<Statement> {
+    const OLD: &str = "(SELECT scope FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)";
+    match engine {
+        Engine::Sqlite => {
+            let sweep = SqlPair::generated(format!("DELETE FROM idempotency WHERE scope IN {OLD}"));
+            vec![Statement::of(sweep).bind(before).bind(SWEPT_MAX), Statement::sqlite("SELECT changes()")]
+        }
+        Engine::Postgres => {
+            let text = format!(
+                "WITH gone AS (DELETE FROM idempotency WHERE scope IN {OLD} RETURNING 1) SELECT count(*) FROM gone"
+            );
+            vec![Statement::of(SqlPair::generated_postgres(text)).bind(before).bind(SWEPT_MAX)]
+        }
     }
 }

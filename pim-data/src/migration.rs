@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::backend::{Db, DbError, Row, Statement};
+use crate::backend::{Db, DbError, Engine, Row, Statement};
+use crate::schema::Routine;
 
 /// One step of a schema. Applied once, never changed afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,13 +13,34 @@ pub struct Migration {
     version: u32,
     name: &'static str,
     sqlite: String,
+    postgres: Option<String>,
 }
 
 impl Migration {
     /// A step written by hand. Versions: below 1000 pim-data, below 10000 pim-events, then the embedding program's.
     #[must_use]
     pub fn new(version: u32, name: &'static str, sqlite: impl Into<String>) -> Self {
-        Self { version, name, sqlite: sqlite.into() }
+        Self { version, name, sqlite: sqlite.into(), postgres: None }
+    }
+
+    /// The same step for PostgreSQL; without it the program runs on the embedded engine alone.
+    ///
+    /// Whole numbers are `bigint`, UUIDs `uuid`, bytes `bytea`, JSON `jsonb`. Tables are granted to the role `pim_app`, of
+    /// which every login role of the program is a member. A unit's part registers the function that writes it:
+    /// `SELECT pim_register_part('outbox', 'pim_outbox_append')`, see [`UnitPart::call`](crate::unit::UnitPart::call).
+    #[must_use]
+    pub fn with_postgres(mut self, text: impl Into<String>) -> Self {
+        self.postgres = Some(text.into());
+        self
+    }
+
+    fn text(&self, engine: Engine) -> Result<&str, MigrateError> {
+        match engine {
+            Engine::Sqlite => Ok(&self.sqlite),
+            Engine::Postgres => {
+                self.postgres.as_deref().ok_or(MigrateError::NoText { version: self.version, name: self.name })
+            }
+        }
     }
 
     /// Its number.
@@ -41,6 +63,35 @@ pub enum MigrateError {
         found: u32,
         /// Our newest step.
         known: u32,
+    },
+    /// The database lacks steps of this program, and this program may not apply them.
+    #[error(
+        "database {file} has schema version {found}, this program needs {known}: migrate with the owner's connection"
+    )]
+    Older {
+        /// Which database.
+        file: String,
+        /// Its newest step.
+        found: u32,
+        /// Our newest step.
+        known: u32,
+    },
+    /// A step was not written for this engine.
+    #[error("migration {version} ({name}) has no text for PostgreSQL")]
+    NoText {
+        /// Which step.
+        version: u32,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A generated function of a server's database cannot be made.
+    #[error("the functions `{name}` cannot be made")]
+    Routine {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: DbError,
     },
     /// A step, or the declaration that it was generated from, was changed after it had been applied.
     #[error("migration {version} ({name}) is not the one that was applied: add a new step instead of changing it")]
@@ -67,40 +118,92 @@ pub enum MigrateError {
 }
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS pim_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, applied_at INTEGER NOT NULL DEFAULT (unixepoch()))";
+/// The lock is this ledger's own; it ends with the transaction.
+const LEDGER_POSTGRES: &str = "SELECT pg_advisory_xact_lock(7460, 0);
+CREATE TABLE IF NOT EXISTS pim_migration (version bigint PRIMARY KEY, name text NOT NULL, digest bytea NOT NULL, applied_at bigint NOT NULL DEFAULT (extract(epoch FROM now())::bigint));
+CREATE TABLE IF NOT EXISTS pim_routine (name text PRIMARY KEY, digest bytea NOT NULL)";
 
 /// Brings a database up to date; doing it twice changes nothing. Returns how many steps were applied.
 ///
 /// # Errors
 /// [`MigrateError`] naming the step; the database is unchanged then.
 pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, MigrateError> {
-    let mut steps: Vec<_> = migrations.iter().collect();
-    steps.sort_by_key(|step| step.version);
     // One transaction for the ledger's check, so that two programs that open a new database at once do not race.
     let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
-    tx.script(LEDGER).await.map_err(MigrateError::Ledger)?;
-    let listed = tx.query(Statement::sqlite("SELECT version, digest FROM pim_migration ORDER BY version")).await;
-    let listed = listed.map_err(MigrateError::Ledger)?;
-    let entry = |row: &Row| Some((u32::try_from(row.int(0).ok()?).ok()?, row.digest(1).ok()?));
-    let applied: BTreeMap<u32, [u8; 32]> = listed.iter().filter_map(entry).collect();
-    let known = steps.last().map_or(0, |step| step.version);
-    if let Some(&found) = applied.keys().next_back().filter(|&&found| found > known) {
-        let file = db.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Err(MigrateError::Newer { file, found, known });
-    }
-    let mut count = 0;
-    for step in steps {
-        let digest: [u8; 32] = Sha256::digest(step.sqlite.as_bytes()).into();
-        match applied.get(&step.version) {
-            Some(before) if *before == digest => continue,
-            Some(_) => return Err(MigrateError::Edited { version: step.version, name: step.name }),
-            None => {}
-        }
+    let ledger = if db.engine() == Engine::Postgres { LEDGER_POSTGRES } else { LEDGER };
+    tx.script(ledger).await.map_err(MigrateError::Ledger)?;
+    let listed = tx.query(Statement::same("SELECT version, digest FROM pim_migration ORDER BY version")).await;
+    let applied = applied(&listed.map_err(MigrateError::Ledger)?);
+    let steps = pending(db, migrations, &applied)?;
+    let count = steps.len();
+    for (step, text, digest) in steps {
         let failed = |source| MigrateError::Step { version: step.version, name: step.name, source };
-        tx.script(&step.sqlite).await.map_err(failed)?;
-        let record = Statement::sqlite("INSERT INTO pim_migration (version, name, digest) VALUES (?, ?, ?)");
+        tx.script(text).await.map_err(failed)?;
+        let record = Statement::same("INSERT INTO pim_migration (version, name, digest) VALUES (?, ?, ?)");
         tx.query(record.bind(step.version).bind(step.name).bind(&digest)).await.map_err(failed)?;
-        count += 1;
     }
     tx.commit().await.map_err(MigrateError::Ledger)?;
     Ok(count)
+}
+
+/// Refuses a database that [`migrate`] would change; for programs that may not.
+pub(crate) async fn check(db: &Db, migrations: &[Migration]) -> Result<(), MigrateError> {
+    let listed = db.query(Statement::same("SELECT version, digest FROM pim_migration ORDER BY version")).await;
+    let applied = applied(&listed.map_err(MigrateError::Ledger)?);
+    let Some((step, ..)) = pending(db, migrations, &applied)?.pop() else { return Ok(()) };
+    let found = applied.keys().next_back().copied().unwrap_or(0);
+    Err(MigrateError::Older { file: db.name(), found, known: step.version })
+}
+
+/// Makes the functions of a server's database whose text is another than the one that was made last.
+pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), MigrateError> {
+    let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
+    tx.script("SELECT pg_advisory_xact_lock(7460, 0)").await.map_err(MigrateError::Ledger)?;
+    for routine in routines {
+        let failed = |source| MigrateError::Routine { name: routine.name.clone(), source };
+        let digest: [u8; 32] = Sha256::digest(routine.text.as_bytes()).into();
+        let known = Statement::same("SELECT 1 FROM pim_routine WHERE name = ? AND digest = ?");
+        let known = tx.query(known.bind(routine.name.as_str()).bind(&digest)).await.map_err(failed)?;
+        if known.is_empty() {
+            tx.script(&routine.text).await.map_err(failed)?;
+            let record = "INSERT INTO pim_routine (name, digest) VALUES (?, ?) \
+                          ON CONFLICT (name) DO UPDATE SET digest = excluded.digest";
+            let record = Statement::same(record).bind(routine.name.as_str()).bind(&digest);
+            tx.query(record).await.map_err(failed)?;
+        }
+    }
+    tx.commit().await.map_err(MigrateError::Ledger)
+}
+
+fn applied(listed: &[Row]) -> BTreeMap<u32, [u8; 32]> {
+    let entry = |row: &Row| Some((u32::try_from(row.int(0).ok()?).ok()?, row.digest(1).ok()?));
+    listed.iter().filter_map(entry).collect()
+}
+
+/// A step, with its text for one engine and that text's digest.
+type Step<'m> = (&'m Migration, &'m str, [u8; 32]);
+
+/// The steps that are not applied yet, in order.
+fn pending<'m>(
+    db: &Db,
+    migrations: &'m [Migration],
+    applied: &BTreeMap<u32, [u8; 32]>,
+) -> Result<Vec<Step<'m>>, MigrateError> {
+    let mut steps: Vec<_> = migrations.iter().collect();
+    steps.sort_by_key(|step| step.version);
+    let known = steps.last().map_or(0, |step| step.version);
+    if let Some(&found) = applied.keys().next_back().filter(|&&found| found > known) {
+        return Err(MigrateError::Newer { file: db.name(), found, known });
+    }
+    let mut pending = Vec::new();
+    for step in steps {
+        let text = step.text(db.engine())?;
+        let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        match applied.get(&step.version) {
+            Some(before) if *before == digest => {}
+            Some(_) => return Err(MigrateError::Edited { version: step.version, name: step.name }),
+            None => pending.push((step, text, digest)),
+        }
+    }
+    Ok(pending)
 }

@@ -9,10 +9,10 @@ use pim_core::shard::{HomeKey, ShardId};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::backend::{ColumnError, DbError, Row, SqlPair, Statement, Value};
+use crate::backend::{ColumnError, DbError, Engine, Row, SqlPair, Statement, Value};
 use crate::cluster::{CONTROL, Cluster, Shard};
 use crate::consistency::Consistency;
-use crate::entity::{DecodeError, Entity, from_row, select_list};
+use crate::entity::{Calls, DecodeError, Entity, from_row, select_list};
 use crate::scope;
 
 /// Most rows of one page.
@@ -53,7 +53,7 @@ pub enum ReadError {
 
 impl From<DbError> for ReadError {
     fn from(error: DbError) -> Self {
-        if matches!(error, DbError::Late) { Self::Deadline } else { Self::Database(error) }
+        if matches!(error, DbError::Late | DbError::Unanswered) { Self::Deadline } else { Self::Database(error) }
     }
 }
 
@@ -99,7 +99,7 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(self.router().route(&id).shard)?;
-        let rows = self.fetch::<E>(cx, permit, shard, consistency, &by_id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, consistency, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -114,7 +114,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &by_id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -132,11 +132,7 @@ impl Cluster {
     ) -> Result<Vec<E>, ReadError> {
         let home = home.into();
         let shard = self.home_shard(self.router().route(&home).shard)?;
-        let filter = Filter {
-            condition: "home_key = ? AND id > ?",
-            binds: vec![home.uuid().into(), after(page)],
-            limit: page.limit.clamp(1, PAGE_MAX),
-        };
+        let filter = Filter::Page { home: Some(home.uuid()), page };
         let rows = self.fetch::<E>(cx, permit, shard, consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
@@ -152,7 +148,7 @@ impl Cluster {
         page: Page,
     ) -> Result<Vec<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let filter = Filter { condition: "id > ?", binds: vec![after(page)], limit: page.limit.clamp(1, PAGE_MAX) };
+        let filter = Filter::Page { home: None, page };
         let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
@@ -168,8 +164,7 @@ impl Cluster {
         id: Id<E::Kind>,
         at: Timestamp,
     ) -> Result<Option<E>, ReadError> {
-        let condition = "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)";
-        let periods = self.periods::<E>(cx, permit, id, condition, &[at.into(), at.into()]).await?;
+        let periods = self.periods::<E>(cx, permit, id, Some(at)).await?;
         Ok(periods.into_iter().next_back().map(|period| period.row))
     }
 
@@ -183,7 +178,7 @@ impl Cluster {
         permit: &Permit<Read>,
         id: Id<E::Kind>,
     ) -> Result<Vec<Period<E>>, ReadError> {
-        self.periods::<E>(cx, permit, id, "true", &[]).await
+        self.periods::<E>(cx, permit, id, None).await
     }
 
     async fn periods<E: Entity>(
@@ -191,22 +186,14 @@ impl Cluster {
         cx: &RequestContext,
         permit: &Permit<Read>,
         id: Id<E::Kind>,
-        condition: &'static str,
-        binds: &[Value],
+        at: Option<Timestamp>,
     ) -> Result<Vec<Period<E>>, ReadError> {
         let table = E::TABLE;
         let is_control = self.schema().is_control(table);
         let shard = self.home_shard(if is_control { CONTROL } else { self.router().route(&id).shard })?;
         check_resource::<E>(permit)?;
-        let (reach, reach_binds) = scope::predicate(permit.scope());
-        let text = format!(
-            "SELECT valid_from, valid_to, {} FROM {}_history r WHERE id = ? AND {condition} AND {reach} \
-             ORDER BY valid_from LIMIT {PAGE_MAX}",
-            select_list(table),
-            table.name
-        );
-        let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind_all(binds.iter().cloned());
-        let select = select.bind_all(reach_binds);
+        let calls = self.schema().calls(table);
+        let select = select_periods::<E>(shard.db().engine(), calls, permit, id.uuid(), at);
         let rows = query(cx, shard, select, false).await?;
         let period = |row: &Row| {
             let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
@@ -223,7 +210,8 @@ impl Cluster {
         consistency: &Consistency,
         filter: &Filter,
     ) -> Result<Vec<Row>, ReadError> {
-        let outcome = fetch::<E>(cx, permit, shard, consistency, filter).await;
+        let calls = self.schema().calls(E::TABLE);
+        let outcome = fetch::<E>(cx, permit, (shard, calls), consistency, filter).await;
         self.0.signals.read(shard.id(), &outcome);
         outcome
     }
@@ -233,42 +221,99 @@ impl Cluster {
     }
 }
 
-struct Filter {
-    condition: &'static str,
-    binds: Vec<Value>,
-    limit: u32,
+/// Which rows.
+enum Filter {
+    /// The one with this id.
+    Id(Uuid),
+    /// Those of a home key, or of any, by id.
+    Page { home: Option<Uuid>, page: Page },
 }
 
-fn by_id(id: Uuid) -> Filter {
-    Filter { condition: "id = ?", binds: vec![id.into()], limit: 1 }
+impl Filter {
+    const fn is_one(&self) -> bool {
+        matches!(self, Self::Id(_))
+    }
+
+    /// Condition, binds and limit over the base table of the embedded engine.
+    fn predicate(&self) -> (&'static str, Vec<Value>, u32) {
+        match *self {
+            Self::Id(id) => ("id = ?", vec![id.into()], 1),
+            Self::Page { home: None, page } => ("id > ?", vec![page.begin().into()], page.bound()),
+            Self::Page { home: Some(home), page } => {
+                ("home_key = ? AND id > ?", vec![home.into(), page.begin().into()], page.bound())
+            }
+        }
+    }
 }
 
-fn after(page: Page) -> Value {
-    Value::from(page.after.unwrap_or(Uuid::nil()))
+impl Page {
+    fn begin(&self) -> Uuid {
+        self.after.unwrap_or(Uuid::nil())
+    }
+
+    fn bound(&self) -> u32 {
+        self.limit.clamp(1, PAGE_MAX)
+    }
+}
+
+/// One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
+fn select<E: Entity>(engine: Engine, calls: Option<&Calls>, permit: &Permit<Read>, filter: &Filter) -> Statement {
+    let table = E::TABLE;
+    if let (Engine::Postgres, Some(calls)) = (engine, calls) {
+        let scope = scope::argument(permit.scope());
+        return match *filter {
+            Filter::Id(id) => Statement::of(SqlPair::generated_postgres(calls.read.clone())).bind(scope).bind(id),
+            Filter::Page { home, page } => {
+                let list = Statement::of(SqlPair::generated_postgres(calls.list.clone())).bind(scope);
+                list.bind(home).bind(page.begin()).bind(page.bound())
+            }
+        };
+    }
+    let (reach, reach_binds) = scope::predicate(permit.scope());
+    let (condition, binds, limit) = filter.predicate();
+    // The limit stands in the text: as a parameter it makes SQLite prepare the statement anew for every run.
+    let text = format!(
+        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {condition} AND {reach} \
+         ORDER BY id LIMIT {limit}",
+        select_list(table),
+        table.name,
+    );
+    Statement::of(SqlPair::generated(text)).bind_all(binds).bind_all(reach_binds)
+}
+
+fn select_periods<E: Entity>(
+    engine: Engine,
+    calls: Option<&Calls>,
+    permit: &Permit<Read>,
+    id: Uuid,
+    at: Option<Timestamp>,
+) -> Statement {
+    if let (Engine::Postgres, Some(calls)) = (engine, calls) {
+        let history = Statement::of(SqlPair::generated_postgres(calls.history.clone()));
+        return history.bind(scope::argument(permit.scope())).bind(id).bind(at);
+    }
+    let (reach, reach_binds) = scope::predicate(permit.scope());
+    let condition = if at.is_some() { "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)" } else { "true" };
+    let text = format!(
+        "SELECT valid_from, valid_to, {} FROM {}_history r WHERE id = ? AND {condition} AND {reach} \
+         ORDER BY valid_from LIMIT {PAGE_MAX}",
+        select_list(E::TABLE),
+        E::TABLE.name
+    );
+    let select = Statement::of(SqlPair::generated(text)).bind(id);
+    select.bind_all(at.into_iter().flat_map(|at| [at.into(), at.into()])).bind_all(reach_binds)
 }
 
 async fn fetch<E: Entity>(
     cx: &RequestContext,
     permit: &Permit<Read>,
-    shard: &Shard,
+    (shard, calls): (&Shard, Option<&Calls>),
     consistency: &Consistency,
     filter: &Filter,
 ) -> Result<Vec<Row>, ReadError> {
     check_resource::<E>(permit)?;
-    let table = E::TABLE;
-    let (reach, reach_binds) = scope::predicate(permit.scope());
-    // One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
-    // The limit stands in the text: as a parameter it makes SQLite prepare the statement anew for every run.
-    let text = format!(
-        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {} AND {reach} \
-         ORDER BY id LIMIT {}",
-        select_list(table),
-        table.name,
-        filter.condition,
-        filter.limit,
-    );
-    let select = Statement::of(SqlPair::generated(text)).bind_all(filter.binds.iter().cloned()).bind_all(reach_binds);
-    let one = filter.limit == 1;
+    let select = select::<E>(shard.db().engine(), calls, permit, filter);
+    let one = filter.is_one();
     if let Some(rows) = from_replica(cx, shard, consistency, &select, one).await? {
         return Ok(rows);
     }
@@ -285,7 +330,7 @@ async fn from_replica(
 ) -> Result<Option<Vec<Row>>, ReadError> {
     let may_be_asked = match consistency {
         Consistency::Strong => false,
-        Consistency::Bounded(most) => shard.replica().delay() <= *most,
+        Consistency::Bounded(most) => shard.replica().is_within(*most),
         Consistency::ReadYourWrites(_) | Consistency::Eventual => true,
     };
     if !may_be_asked {

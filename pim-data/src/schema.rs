@@ -1,14 +1,16 @@
 //! What the databases of a cluster hold: infrastructure, entities, and the tables of other crates' parts.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::entity::{Entity, Table, create_entity, scope_view};
+use crate::entity::{Calls, Entity, Table, create_entity, routine, scope_view};
 use crate::migration::Migration;
 use crate::scope::SCOPE_TABLE;
 
 const INFRASTRUCTURE: &str = include_str!("../migrations/sqlite/0001_shard.sql");
+const INFRASTRUCTURE_POSTGRES: &str = include_str!("../migrations/postgres/0001_shard.sql");
+const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
 ///
@@ -19,7 +21,16 @@ pub struct Schema {
     control: Vec<Migration>,
     shard_tables: Vec<&'static Table>,
     control_tables: Vec<&'static Table>,
+    /// The functions of each entity on a server, by table.
+    calls: BTreeMap<&'static str, Calls>,
     extensions: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Functions of a server's database, made anew whenever their text is another.
+#[derive(Clone, Debug)]
+pub(crate) struct Routine {
+    pub(crate) name: String,
+    pub(crate) text: String,
 }
 
 /// A schema that contradicts itself.
@@ -37,12 +48,14 @@ pub enum SchemaError {
 impl Schema {
     /// Starts with the infrastructure tables.
     pub fn builder() -> SchemaBuilder {
-        let first = || vec![Migration::new(1, "shard infrastructure", INFRASTRUCTURE)];
+        let first =
+            || vec![Migration::new(1, "shard infrastructure", INFRASTRUCTURE).with_postgres(INFRASTRUCTURE_POSTGRES)];
         SchemaBuilder(Self {
             shard: first(),
             control: first(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),
+            calls: BTreeMap::new(),
             extensions: Vec::new(),
         })
     }
@@ -64,6 +77,22 @@ impl Schema {
     /// Every entity's table, those of the shards first.
     pub fn tables(&self) -> impl Iterator<Item = &'static Table> + '_ {
         self.shard_tables.iter().chain(&self.control_tables).copied()
+    }
+
+    /// What a server's database needs beside its migrations.
+    pub(crate) fn routines(&self, control: bool) -> Vec<Routine> {
+        let tables = if control { &self.control_tables } else { &self.shard_tables };
+        let enter = Routine { name: "enter".to_owned(), text: ENTER.to_owned() };
+        let of_table = |table: &&'static Table| {
+            let name = format!("{}_{}", table.name, self.calls.get(table.name)?.digest());
+            Some(Routine { name, text: routine::create_routines(table) })
+        };
+        [enter].into_iter().chain(tables.iter().filter_map(of_table)).collect()
+    }
+
+    /// The calls of an entity's functions; `None` when the schema does not have it.
+    pub(crate) fn calls(&self, table: &Table) -> Option<&Calls> {
+        self.calls.get(table.name)
     }
 
     pub(crate) fn is_control(&self, table: &Table) -> bool {
@@ -89,14 +118,16 @@ pub struct SchemaBuilder(Schema);
 impl SchemaBuilder {
     /// Adds an entity to the shards; `version` numbers its migration.
     pub fn entity<E: Entity>(mut self, version: u32) -> Self {
-        self.0.shard.push(Migration::new(version, E::TABLE.name, create_entity(E::TABLE)));
+        self.0.shard.push(entity_step(version, E::TABLE));
+        self.0.calls.insert(E::TABLE.name, Calls::of(E::TABLE));
         self.0.shard_tables.push(E::TABLE);
         self
     }
 
     /// Adds an entity to the control database; `version` numbers its migration.
     pub fn control_entity<E: Entity>(mut self, version: u32) -> Self {
-        self.0.control.push(Migration::new(version, E::TABLE.name, create_entity(E::TABLE)));
+        self.0.control.push(entity_step(version, E::TABLE));
+        self.0.calls.insert(E::TABLE.name, Calls::of(E::TABLE));
         self.0.control_tables.push(E::TABLE);
         self
     }
@@ -150,6 +181,10 @@ impl SchemaBuilder {
         }
         Ok(self.0)
     }
+}
+
+fn entity_step(version: u32, table: &Table) -> Migration {
+    Migration::new(version, table.name, create_entity(table)).with_postgres(routine::create_entity(table))
 }
 
 fn is_identifier(name: &str) -> bool {

@@ -3,6 +3,8 @@
 use pim_core::identity::FACILITIES_MAX;
 use pim_core::rbac::Scope;
 
+use serde_json::{Map, Value as Json};
+
 use crate::backend::Value;
 
 /// Made on each reading connection. Without its one row the views show nothing; without the table they do not exist.
@@ -32,4 +34,30 @@ pub(crate) fn predicate(scope: &Scope) -> (&'static str, Vec<Value>) {
             (text, list)
         }
     }
+}
+
+/// The same scope as the members that a server's `pim_scope` reads; its policies say what [`predicate`] says.
+pub(crate) fn members(scope: &Scope) -> Map<String, Json> {
+    let mut members = Map::new();
+    let mut set = |name: &str, value: String| {
+        members.insert(name.to_owned(), Json::from(value));
+    };
+    match scope {
+        Scope::All => set("scope", "all".to_owned()),
+        Scope::Own(own) => {
+            set("scope", "own".to_owned());
+            set("own", own.as_hyphenated().to_string());
+        }
+        Scope::Facilities(facilities) => {
+            let listed: Vec<_> = facilities.iter().map(|facility| facility.as_hyphenated().to_string()).collect();
+            set("scope", "facilities".to_owned());
+            set("facilities", format!("{{{}}}", listed.join(",")));
+        }
+    }
+    members
+}
+
+/// The argument of a server's reading functions.
+pub(crate) fn argument(scope: &Scope) -> Value {
+    Value::Json(Json::Object(members(scope)).to_string())
 }

@@ -4,12 +4,13 @@ mod bulk;
 mod commit;
 mod error;
 mod part;
+mod server;
 mod tries;
 
 pub use bulk::BULK_MAX;
 pub use commit::Committed;
 pub use error::UnitError;
-pub use part::{CommitFacts, PartError, UnitPart};
+pub use part::{CommitFacts, PartCall, PartError, UnitPart};
 pub use tries::Tries;
 
 use std::any::Any;
@@ -23,7 +24,7 @@ use serde_json::{Map, Value as Json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::backend::{SqlPair, Statement, Value};
+use crate::backend::{Engine, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
 use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
 use crate::idempotency::StoredAnswer;
@@ -106,17 +107,7 @@ impl Unit {
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
-        let (reach, reach_binds) = scope::predicate(permit.scope());
-        let select = format!(
-            "SELECT {}, k.n, {} FROM (SELECT 1) {} LEFT JOIN key_head k ON k.key = ? \
-             LEFT JOIN {}_row r ON r.id = ? AND r.home_key = ? AND {reach}",
-            idempotency::COLUMNS,
-            select_list(E::TABLE),
-            idempotency::JOIN,
-            E::TABLE.name,
-        );
-        let select = Statement::of(SqlPair::generated(select)).bind(idempotency::scope_bind(&self.cx));
-        let select = select.bind(self.home.uuid()).bind(id.uuid()).bind(self.home.uuid()).bind_all(reach_binds);
+        let select = self.select::<E>(permit, id.uuid(), shard.db().engine())?;
         let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
         let found = reader.first(select).await?;
         drop(reader);
@@ -133,6 +124,34 @@ impl Unit {
         self.loaded.retain(|(known, _)| *known != id.uuid());
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, 4)?));
         Ok(Some(entity))
+    }
+
+    /// The stored answer's columns, the key's number and the row's, whichever of them there are.
+    fn select<E: Entity>(
+        &self,
+        permit: &Permit<WriteAccess>,
+        id: Uuid,
+        engine: Engine,
+    ) -> Result<Statement, UnitError> {
+        let submission = idempotency::scope_bind(&self.cx);
+        if engine == Engine::Postgres {
+            let calls = self.cluster.schema().calls(E::TABLE);
+            let calls = calls.ok_or(UnitError::NotLoaded { entity: E::TABLE.name })?;
+            let select = Statement::of(SqlPair::generated_postgres(calls.load.clone()));
+            let select = select.bind(scope::argument(permit.scope())).bind(submission);
+            return Ok(select.bind(self.home.uuid()).bind(id));
+        }
+        let (reach, reach_binds) = scope::predicate(permit.scope());
+        let select = format!(
+            "SELECT {}, k.n, {} FROM (SELECT 1) {} LEFT JOIN key_head k ON k.key = ? \
+             LEFT JOIN {}_row r ON r.id = ? AND r.home_key = ? AND {reach}",
+            idempotency::COLUMNS,
+            select_list(E::TABLE),
+            idempotency::JOIN,
+            E::TABLE.name,
+        );
+        let select = Statement::of(SqlPair::generated(select)).bind(submission).bind(self.home.uuid());
+        Ok(select.bind(id).bind(self.home.uuid()).bind_all(reach_binds))
     }
 
     /// Collects a row to be written: inserted when its version is 0, else changed from the version that was loaded.

@@ -64,6 +64,20 @@ impl Record {
     }
 }
 
+/// What stands around the home key's number in a record's text.
+const NUMBER: &str = ",\"n\":0,\"request\":";
+
+impl Record {
+    /// The record as a server takes it, made with number 0: the text before and behind the number, which only the database
+    /// knows.
+    pub(crate) fn halves(&self) -> Json {
+        // The last one is the record's own: behind it stand texts only, in which a quotation mark is escaped.
+        let at = self.body.rfind(NUMBER).unwrap_or_default() + ",\"n\":".len();
+        let (head, tail) = self.body.split_at(at);
+        json!({"head": head, "tail": &tail[1..], "entity": self.entity, "id": self.entity_id.as_hyphenated().to_string()})
+    }
+}
+
 fn add_optional(members: &mut Map<String, Json>, name: &str, value: Option<String>) {
     if let Some(value) = value {
         members.insert(name.to_owned(), Json::from(value));
@@ -114,7 +128,7 @@ pub(super) fn link(previous: &[u8; 32], body: &str) -> [u8; 32] {
     Sha256::new().chain_update(previous).chain_update(body.as_bytes()).finalize().into()
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");

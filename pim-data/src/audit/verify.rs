@@ -103,7 +103,7 @@ async fn verify_shard(
                           WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?";
     let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
     loop {
-        let rows = db.query(Statement::sqlite(SELECT).bind(lane).bind(seq).bind(PAGE)).await?;
+        let rows = db.query(Statement::same(SELECT).bind(lane).bind(seq).bind(PAGE)).await?;
         for row in &rows {
             if row.int(0)? != lane {
                 (lane, seq, hash) = (row.int(0)?, 0, GENESIS);
@@ -161,7 +161,7 @@ pub(crate) async fn heads(cluster: &Cluster) -> Result<Vec<String>, DbError> {
     let mut heads = Vec::new();
     for source in cluster.sources() {
         let Some(db) = cluster.database(source) else { continue };
-        for row in db.query(Statement::sqlite(select)).await? {
+        for row in db.query(Statement::same(select)).await? {
             heads.push(format!("{}/{}:{}:{}", source.0, row.count(0)?, row.count(1)?, hex(&row.digest(2)?)));
         }
     }

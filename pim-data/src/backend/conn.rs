@@ -1,210 +1,47 @@
-//! Connections: many statements in one hop, and a transaction that is rolled back unless it commits.
+//! Transactions, reads and held snapshots, dispatched to the engine.
 
-use futures_util::{FutureExt as _, TryStreamExt};
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Column as _, Either, Executor as _, Row as _, TypeInfo as _, ValueRef as _};
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+#[cfg(feature = "postgres")]
+use super::postgres;
+use super::{DbError, Row, Statement, sqlite};
 
-use super::db::{DbError, Idle};
-use super::{Row, Statement, Value};
-
-/// Most statements of a mixed batch that are kept prepared together: a unit of work and its like.
-const KEPT_MAX: usize = 24;
-/// Most equal statements that go together.
-const ALIKE_MAX: usize = 64;
-
-/// One connection. Runs any number of statements in one hop to the engine.
-#[derive(Debug)]
-pub struct Conn {
-    raw: SqliteConnection,
-    /// Set while a transaction may be open; the next user then rolls back first.
-    pub(super) dirty: bool,
-}
-
-impl Conn {
-    pub(super) const fn new(raw: SqliteConnection) -> Self {
-        Self { raw, dirty: false }
-    }
-
-    /// Runs one statement and returns its rows.
-    ///
-    /// # Errors
-    /// [`DbError`] as the engine says.
-    pub async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
-        let mut answers = self.hop(std::slice::from_ref(&statement)).await?;
-        Ok(answers.pop().unwrap_or_default())
-    }
-
-    /// Runs one statement and returns its first row; the engine stops there.
-    ///
-    /// # Errors
-    /// [`DbError`] as the engine says.
-    pub async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
-        let mut arguments = SqliteArguments::default();
-        for value in statement.binds() {
-            add(&mut arguments, value)?;
-        }
-        let query = sqlx::query_with(AssertSqlSafe(statement.text()), arguments);
-        let found = self.raw.fetch_optional(query).await?;
-        found.as_ref().map(row_of).transpose()
-    }
-
-    /// Runs statements in order in one hop and returns the rows of each. Stops at the first that fails.
-    ///
-    /// # Errors
-    /// [`DbError`] as the engine says; what ran before has happened, unless a transaction is rolled back.
-    pub async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
-        let mut answers = Vec::with_capacity(statements.len());
-        let mut rest = statements;
-        while !rest.is_empty() {
-            let (length, is_kept) = portion(rest);
-            let (now, later) = rest.split_at(length);
-            self.portion(now, is_kept, &mut answers).await?;
-            rest = later;
-        }
-        Ok(answers)
-    }
-
-    async fn portion(
-        &mut self,
-        statements: &[Statement],
-        is_kept: bool,
-        answers: &mut Vec<Vec<Row>>,
-    ) -> Result<(), DbError> {
-        let mut text = String::with_capacity(statements.iter().map(|statement| statement.text().len() + 2).sum());
-        let mut arguments = SqliteArguments::default();
-        for statement in statements {
-            text.push_str(statement.text());
-            text.push_str(";\n");
-            for value in statement.binds() {
-                add(&mut arguments, value)?;
-            }
-        }
-        // Generated from our own constants and entity declarations; every value is a bound parameter.
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(is_kept);
-        let mut stream = self.raw.fetch_many(query);
-        let mut rows = Vec::new();
-        while let Some(step) = stream.try_next().await? {
-            match step {
-                Either::Left(_done) => answers.push(std::mem::take(&mut rows)),
-                Either::Right(row) => rows.push(row_of(&row)?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs a script without parameters, such as a migration.
-    ///
-    /// # Errors
-    /// [`DbError`] as the engine says.
-    pub async fn script(&mut self, text: &str) -> Result<(), DbError> {
-        self.raw.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
-        Ok(())
-    }
-
-    /// Hands a ROLLBACK to the connection's own thread without waiting for it.
-    ///
-    /// A future that was dropped inside a transaction must give the file's write lock back at once: other processes
-    /// wait for it, and this one may not write again for a long time.
-    fn abandon(&mut self) {
-        if self.dirty {
-            // One poll hands the command over. `dirty` stays set, so the next user makes sure of it.
-            let _answer_unwanted = self.raw.execute("ROLLBACK").now_or_never();
-        }
-    }
-
-    /// Leaves no transaction of an earlier user behind.
-    pub(super) async fn clean(&mut self) -> Result<(), DbError> {
-        if self.dirty {
-            // Fails when no transaction is open, which is as good.
-            let _none_open = self.script("ROLLBACK").await;
-            self.dirty = false;
-        }
-        Ok(())
-    }
-}
-
-/// How many statements go together, and whether their text is worth keeping prepared.
+/// A transaction. Dropping it rolls back.
 ///
-/// A connection keeps what it has prepared by its whole text. Long batches of any length would each be kept as one of a
-/// kind (measured: 300 MiB after seeding), so equal statements go in powers of two, and mixed ones are not kept.
-fn portion(statements: &[Statement]) -> (usize, bool) {
-    if statements.len() <= KEPT_MAX {
-        return (statements.len(), true);
-    }
-    let first = statements[0].text();
-    let alike = statements.iter().take(ALIKE_MAX).take_while(|statement| statement.text() == first).count();
-    if alike >= 8 { (1 << alike.ilog2(), true) } else { (KEPT_MAX.min(statements.len()), false) }
-}
-
-fn add(arguments: &mut SqliteArguments, value: &Value) -> Result<(), DbError> {
-    let added = match value {
-        Value::Null => arguments.add(None::<i64>),
-        Value::Int(number) => arguments.add(*number),
-        Value::Text(text) => arguments.add(text.clone()),
-        Value::Bytes(bytes) => arguments.add(bytes.clone()),
-    };
-    added.map_err(|source| DbError::from(sqlx::Error::Encode(source)))
-}
-
-fn row_of(row: &SqliteRow) -> Result<Row, DbError> {
-    let mut values = Vec::with_capacity(row.len());
-    for column in row.columns() {
-        let index = column.ordinal();
-        let raw = row.try_get_raw(index)?;
-        let value = if raw.is_null() {
-            Value::Null
-        } else {
-            // The value's own type, not the column's: an expression has none.
-            match raw.type_info().name() {
-                "INTEGER" | "BOOLEAN" => Value::Int(row.try_get_unchecked(index)?),
-                "BLOB" => Value::Bytes(row.try_get_unchecked(index)?),
-                _ => Value::Text(row.try_get_unchecked(index)?),
-            }
-        };
-        values.push(value);
-    }
-    Ok(Row::new(values))
-}
-
-/// The writer of a database, inside a transaction. Dropping it rolls back.
+/// On the embedded engine it is the only writer of its file. On PostgreSQL others write at the same time, under READ
+/// COMMITTED: what must not change meanwhile has to be locked. There a failed statement also fails the transaction.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped is rolled back"]
-pub struct Transaction {
-    conn: OwnedMutexGuard<Conn>,
+pub struct Transaction(pub(super) OpenTransaction);
+
+#[derive(Debug)]
+pub(super) enum OpenTransaction {
+    Sqlite(sqlite::Transaction),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::Transaction),
 }
 
 impl Transaction {
-    pub(super) async fn begin(
-        mut conn: OwnedMutexGuard<Conn>,
-        first: &[Statement],
-    ) -> Result<(Self, Vec<Vec<Row>>), DbError> {
-        conn.clean().await?;
-        // Before the first await inside the transaction: a dropped future must not leave it open unnoticed.
-        conn.dirty = true;
-        let mut statements = Vec::with_capacity(first.len() + 1);
-        statements.push(Statement::sqlite("BEGIN IMMEDIATE"));
-        statements.extend_from_slice(first);
-        let mut begun = Self { conn };
-        let mut answers = begun.conn.hop(&statements).await?;
-        answers.drain(..1.min(answers.len()));
-        Ok((begun, answers))
-    }
-
     /// Runs one statement.
     ///
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
-        self.conn.query(statement).await
+        match &mut self.0 {
+            OpenTransaction::Sqlite(tx) => tx.query(statement).await,
+            #[cfg(feature = "postgres")]
+            OpenTransaction::Postgres(tx) => tx.query(statement).await,
+        }
     }
 
-    /// Runs statements in order in one hop.
+    /// Runs statements in order: in one hop on the embedded engine, one a trip on a server.
     ///
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
-        self.conn.hop(statements).await
+        match &mut self.0 {
+            OpenTransaction::Sqlite(tx) => tx.hop(statements).await,
+            #[cfg(feature = "postgres")]
+            OpenTransaction::Postgres(tx) => tx.hop(statements).await,
+        }
     }
 
     /// Runs a script without parameters.
@@ -212,18 +49,23 @@ impl Transaction {
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn script(&mut self, text: &str) -> Result<(), DbError> {
-        self.conn.script(text).await
+        match &mut self.0 {
+            OpenTransaction::Sqlite(tx) => tx.script(text).await,
+            #[cfg(feature = "postgres")]
+            OpenTransaction::Postgres(tx) => tx.script(text).await,
+        }
     }
 
-    /// Runs the last statements and commits, in one hop.
+    /// Runs the last statements and commits.
     ///
     /// # Errors
-    /// [`DbError`] as the engine says; nothing was committed then, unless the error is about the commit itself.
-    pub async fn commit_with(mut self, mut last: Vec<Statement>) -> Result<Vec<Vec<Row>>, DbError> {
-        last.push(Statement::sqlite("COMMIT"));
-        let answers = self.conn.hop(&last).await?;
-        self.conn.dirty = false;
-        Ok(answers)
+    /// [`DbError`] as the engine says; nothing was committed then, unless [`DbError::is_ambiguous`].
+    pub async fn commit_with(self, last: Vec<Statement>) -> Result<Vec<Vec<Row>>, DbError> {
+        match self.0 {
+            OpenTransaction::Sqlite(tx) => tx.commit_with(last).await,
+            #[cfg(feature = "postgres")]
+            OpenTransaction::Postgres(tx) => tx.commit_with(last).await,
+        }
     }
 
     /// Commits.
@@ -234,27 +76,28 @@ impl Transaction {
         self.commit_with(Vec::new()).await.map(drop)
     }
 
-    /// Rolls back now rather than when the writer is next used.
+    /// Rolls back now rather than when the connection is next used.
     ///
     /// # Errors
     /// [`DbError`] as the engine says.
-    pub async fn rollback(mut self) -> Result<(), DbError> {
-        self.conn.clean().await
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        self.conn.abandon();
+    pub async fn rollback(self) -> Result<(), DbError> {
+        match self.0 {
+            OpenTransaction::Sqlite(tx) => tx.rollback().await,
+            #[cfg(feature = "postgres")]
+            OpenTransaction::Postgres(tx) => tx.rollback().await,
+        }
     }
 }
 
 /// A reading connection, lent for a while.
 #[derive(Debug)]
-pub struct ReadGuard {
-    pub(super) conn: Option<Conn>,
-    pub(super) home: Idle,
-    pub(super) _slot: OwnedSemaphorePermit,
+pub struct ReadGuard(pub(super) Reader);
+
+#[derive(Debug)]
+pub(super) enum Reader {
+    Sqlite(sqlite::ReadGuard),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::ReadGuard),
 }
 
 impl ReadGuard {
@@ -263,7 +106,11 @@ impl ReadGuard {
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
-        self.conn()?.query(statement).await
+        match &mut self.0 {
+            Reader::Sqlite(reader) => reader.query(statement).await,
+            #[cfg(feature = "postgres")]
+            Reader::Postgres(reader) => reader.query(statement).await,
+        }
     }
 
     /// Runs one statement and returns its first row; the engine stops there.
@@ -271,37 +118,43 @@ impl ReadGuard {
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
-        self.conn()?.first(statement).await
+        match &mut self.0 {
+            Reader::Sqlite(reader) => reader.first(statement).await,
+            #[cfg(feature = "postgres")]
+            Reader::Postgres(reader) => reader.first(statement).await,
+        }
     }
 
-    /// Runs statements in order in one hop, within one snapshot.
+    /// Runs statements in order within one snapshot.
     ///
     /// # Errors
     /// [`DbError`] as the engine says.
     pub async fn snapshot(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
-        let conn = self.conn()?;
-        conn.dirty = true;
-        let mut all = Vec::with_capacity(statements.len() + 2);
-        all.push(Statement::sqlite("BEGIN"));
-        all.extend_from_slice(statements);
-        all.push(Statement::sqlite("COMMIT"));
-        let mut answers = conn.hop(&all).await?;
-        conn.dirty = false;
-        answers.pop();
-        answers.drain(..1.min(answers.len()));
-        Ok(answers)
-    }
-
-    pub(crate) fn conn(&mut self) -> Result<&mut Conn, DbError> {
-        self.conn.as_mut().ok_or(DbError::Closed)
+        match &mut self.0 {
+            Reader::Sqlite(reader) => reader.snapshot(statements).await,
+            #[cfg(feature = "postgres")]
+            Reader::Postgres(reader) => reader.snapshot(statements).await,
+        }
     }
 }
 
-impl Drop for ReadGuard {
-    fn drop(&mut self) {
-        if let Some(mut conn) = self.conn.take() {
-            conn.abandon();
-            self.home.give_back(conn);
+/// A connection that keeps one snapshot until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Snapshot(pub(super) Holder);
+
+#[derive(Debug)]
+pub(super) enum Holder {
+    Sqlite(sqlite::Conn),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::ReadGuard),
+}
+
+impl Snapshot {
+    pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        match &mut self.0 {
+            Holder::Sqlite(conn) => conn.query(statement).await,
+            #[cfg(feature = "postgres")]
+            Holder::Postgres(reader) => reader.query(statement).await,
         }
     }
 }

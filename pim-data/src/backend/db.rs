@@ -1,20 +1,19 @@
-//! A database in a file: one writer, a bounded set of readers, durability asserted at open.
+//! A database, whichever engine it runs on.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use serde_json::Value as Json;
+use tokio::time::Instant;
 
-use super::conn::{Conn, ReadGuard, Transaction};
-use super::group::Line;
-use super::{ColumnError, Row, Statement};
+use super::conn::{Holder, OpenTransaction, Reader, Snapshot};
+#[cfg(feature = "postgres")]
+use super::postgres;
+use super::{DbError, End, Member, ReadGuard, Row, Secrets, Statement, Transaction, sqlite};
 
-/// How a database is opened.
+/// How a database in a file is opened.
 #[derive(Clone, Debug)]
 pub struct DbSettings {
     /// Most reading connections at once; opened when first needed.
@@ -31,158 +30,123 @@ impl Default for DbSettings {
     }
 }
 
-/// What can go wrong below. The driver's own error stays inside.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DbError {
-    /// The file cannot be opened.
-    #[error("cannot open database {}", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Driver,
-    },
-    /// A durability setting is not what it must be.
-    #[error("database {} runs with {setting} = {found}, which can lose commits or references", path.display())]
-    NotDurable {
-        /// Which file.
-        path: PathBuf,
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        found: String,
-    },
-    /// A constraint, trigger or guard refused a write; the text is ours or the engine's, without values.
-    #[error("the database refused a write: {rule}")]
-    Refused {
-        /// What refused.
-        rule: String,
-        /// Whether a unique constraint did.
-        unique: bool,
-    },
-    /// Somebody else holds the writer for too long.
-    #[error("the database is locked by another writer")]
-    Busy,
-    /// A column does not hold what was asked for.
-    #[error("a row does not have the expected form")]
-    Column(#[from] ColumnError),
-    /// The deadline passed while waiting for a connection of this process.
-    #[error("the deadline passed while waiting for a connection")]
-    Late,
-    /// The connection is gone.
-    #[error("the connection is closed")]
-    Closed,
-    /// Another member of a shared transaction made the engine take all of it back. Nothing was written.
-    #[error("a transaction shared with others was rolled back")]
-    Undone,
-    /// The commit of a shared transaction failed; whether it happened, a retry under the same idempotency key finds out.
-    #[error("the commit shared with others failed")]
-    Commit(#[source] Arc<DbError>),
-    /// The runtime ended in the middle of a transaction; whether it was committed is not known.
-    #[error("the task that ran the transaction is gone")]
-    Abandoned,
-    /// Anything else that the engine says.
-    #[error("the database engine failed")]
-    Engine(#[source] Driver),
+/// How an endpoint of a server is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Most connections at once; opened when first needed.
+    pub connections_max: usize,
+    /// How long opening a connection may take.
+    pub connect_timeout: Duration,
+    /// A connection that nobody used for this long is asked whether it is still there.
+    pub idle_check_after: Duration,
+    /// Longest transaction and longest wait for a lock; a fence never waits longer for a writer.
+    pub transaction_max: Duration,
+    /// Longest call of those that have no deadline of a request.
+    pub call_max: Duration,
 }
 
-impl DbError {
-    /// Whether the same call may well succeed a little later.
-    #[must_use]
-    pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy | Self::Closed | Self::Undone)
-    }
-}
-
-/// The driver's error, opaque.
-pub struct Driver(sqlx::Error);
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl std::error::Error for Driver {}
-
-impl From<sqlx::Error> for DbError {
-    fn from(error: sqlx::Error) -> Self {
-        let Some(refusal) = error.as_database_error() else { return Self::Engine(Driver(error)) };
-        let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
-        // The low byte is the primary result code: 5 busy, 6 locked, 19 constraint.
-        match code & 0xff {
-            5 | 6 => Self::Busy,
-            19 => Self::Refused { rule: refusal.message().to_owned(), unique: refusal.is_unique_violation() },
-            _ => Self::Engine(Driver(error)),
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(5),
+            idle_check_after: Duration::from_secs(10),
+            transaction_max: Duration::from_secs(5),
+            call_max: Duration::from_secs(30),
         }
     }
 }
 
-/// A database in a file. Clones share its connections.
-#[derive(Clone, Debug)]
-pub struct Db(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    path: PathBuf,
-    settings: DbSettings,
-    writer: Arc<AsyncMutex<Conn>>,
-    line: Line,
-    idle: Idle,
-    slots: Arc<Semaphore>,
+/// Which database engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// In the process, in a file.
+    Sqlite,
+    /// A server.
+    Postgres,
 }
 
-/// Reading connections that nobody uses at present; never more than there are slots.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Idle(Arc<Mutex<Vec<Conn>>>);
+/// A database. Clones share its connections.
+#[derive(Clone)]
+pub struct Db(Store);
 
-impl Idle {
-    pub(super) fn give_back(&self, conn: Conn) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-    }
+#[derive(Clone)]
+enum Store {
+    Sqlite(sqlite::Db),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::Db),
+}
 
-    fn take(&self) -> Option<Conn> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("engine", &self.engine()).field("name", &self.name()).finish()
     }
 }
 
 impl Db {
-    /// Opens or creates a database and asserts that its commits are durable.
+    /// Opens or creates a database in a file and asserts that its commits are durable.
     ///
     /// # Errors
     /// [`DbError::Open`], or [`DbError::NotDurable`] when a commit would not be on disk.
     pub async fn open(path: &Path, settings: DbSettings) -> Result<Self, DbError> {
-        let mut writer = connect(path, &settings, false).await?;
-        assert_durable(path, &mut writer).await?;
-        let slots = Arc::new(Semaphore::new(settings.readers_max.max(1)));
-        let writer = Arc::new(AsyncMutex::new(writer));
-        let (path, line, idle) = (path.to_path_buf(), Line::default(), Idle::default());
-        Ok(Self(Arc::new(Inner { path, settings, writer, line, idle, slots })))
+        sqlite::Db::open(path, settings).await.map(|db| Self(Store::Sqlite(db)))
     }
 
-    /// The file.
+    /// A database of a PostgreSQL server whose connection string is the secret `name`. Connects once, so that what is wrong
+    /// is said now.
+    ///
+    /// # Errors
+    /// [`DbError::Secret`], [`DbError::Open`], [`DbError::NotDurable`]; [`DbError::NoText`] when this program was built
+    /// without the feature `postgres`.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, reason = "the same form with and without the feature")
+    )]
+    pub async fn connect(name: &str, secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Result<Self, DbError> {
+        #[cfg(feature = "postgres")]
+        {
+            let db = postgres::Db::new(name, secrets, settings);
+            drop(db.read(Some(Instant::now() + settings.connect_timeout)).await?);
+            Ok(Self(Store::Postgres(db)))
+        }
+        #[cfg(not(feature = "postgres"))]
+        {
+            drop((name, secrets, settings));
+            Err(DbError::NoText { engine: "PostgreSQL: build with the feature `postgres`" })
+        }
+    }
+
+    /// Which engine it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    pub const fn engine(&self) -> Engine {
+        match &self.0 {
+            Store::Sqlite(_) => Engine::Sqlite,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(_) => Engine::Postgres,
+        }
     }
 
-    pub(super) fn writer(&self) -> &Arc<AsyncMutex<Conn>> {
-        &self.0.writer
+    /// Its file's name, or its endpoint's.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.0 {
+            Store::Sqlite(db) => db.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.name().to_owned(),
+        }
     }
 
-    pub(super) fn line(&self) -> &Line {
-        &self.0.line
+    /// Its file, if it is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Store::Sqlite(db) => Some(db.path()),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(_) => None,
+        }
     }
 
-    /// Waits for the writer and begins a transaction.
+    /// Begins a transaction; on the embedded engine this waits for the writer.
     ///
     /// # Errors
     /// [`DbError::Busy`] when a writer in another process does not end in time.
@@ -190,13 +154,50 @@ impl Db {
         Ok(self.begin_with(&[]).await?.0)
     }
 
-    /// Begins a transaction and runs its first statements, in one hop.
+    /// Begins a transaction and runs its first statements.
     ///
     /// # Errors
     /// [`DbError`] as the engine says; the transaction is over then.
     pub async fn begin_with(&self, first: &[Statement]) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
-        let writer = Arc::clone(&self.0.writer).lock_owned().await;
-        Transaction::begin(writer, first).await
+        match &self.0 {
+            Store::Sqlite(db) => sqlite_transaction(db.begin_with(first).await),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => postgres_transaction(db.begin_with(None, first).await),
+        }
+    }
+
+    /// Lets a member take part in the next transaction that is shared by all who wait. For the embedded engine alone: a
+    /// server groups the commits of its connections by itself.
+    ///
+    /// # Errors
+    /// [`DbError::NoText`] on a server; else as the engine says.
+    pub(crate) async fn share<M: Member>(&self, until: Instant, member: M) -> Result<(M, End), DbError> {
+        match &self.0 {
+            Store::Sqlite(db) => db.share(until, member).await,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(_) => Err(DbError::NoText { engine: "PostgreSQL" }),
+        }
+    }
+
+    /// Begins a transaction and calls a function with one JSON argument in the same trip. For servers alone.
+    ///
+    /// # Errors
+    /// [`DbError::NoText`] on the embedded engine, [`DbError::Late`], or as the engine says.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, unused_variables, reason = "the same form with and without the feature")
+    )]
+    pub(crate) async fn begin_calling(
+        &self,
+        until: Instant,
+        function: &'static str,
+        argument: &Json,
+    ) -> Result<(Transaction, Vec<Row>), DbError> {
+        match &self.0 {
+            Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => postgres_transaction(db.begin_calling(until, function, argument).await),
+        }
     }
 
     /// Borrows a reading connection; waits while all are in use.
@@ -204,8 +205,11 @@ impl Db {
     /// # Errors
     /// [`DbError::Open`] when a new connection is needed and cannot be had.
     pub async fn read(&self) -> Result<ReadGuard, DbError> {
-        let slot = Arc::clone(&self.0.slots).acquire_owned().await.map_err(|_| DbError::Closed)?;
-        self.lend(slot).await
+        match &self.0 {
+            Store::Sqlite(db) => db.read().await.map(|reader| ReadGuard(Reader::Sqlite(reader))),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.read(None).await.map(|reader| ReadGuard(Reader::Postgres(reader))),
+        }
     }
 
     /// As [`Db::read`], but waits for a free connection no longer than until `until`.
@@ -213,28 +217,26 @@ impl Db {
     /// # Errors
     /// [`DbError::Late`], or as [`Db::read`].
     pub(crate) async fn read_until(&self, until: Instant) -> Result<ReadGuard, DbError> {
-        let slot = match Arc::clone(&self.0.slots).try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_none_free) => {
-                let waiting = timeout_at(until, Arc::clone(&self.0.slots).acquire_owned());
-                waiting.await.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?
+        match &self.0 {
+            Store::Sqlite(db) => db.read_until(until).await.map(|reader| ReadGuard(Reader::Sqlite(reader))),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.read(Some(until)).await.map(|reader| ReadGuard(Reader::Postgres(reader))),
+        }
+    }
+
+    /// Takes a snapshot and keeps it, on a connection of its own.
+    pub(crate) async fn hold(&self) -> Result<Snapshot, DbError> {
+        match &self.0 {
+            Store::Sqlite(db) => {
+                let mut conn = db.connect_reader().await?;
+                // A deferred transaction takes its snapshot with its first read.
+                let first = [Statement::sqlite("BEGIN"), Statement::sqlite("SELECT 1 FROM pim_identity")];
+                conn.hop(&first).await?;
+                Ok(Snapshot(Holder::Sqlite(conn)))
             }
-        };
-        self.lend(slot).await
-    }
-
-    async fn lend(&self, slot: OwnedSemaphorePermit) -> Result<ReadGuard, DbError> {
-        let mut conn = match self.0.idle.take() {
-            Some(conn) => conn,
-            None => self.connect_reader().await?,
-        };
-        conn.clean().await?;
-        Ok(ReadGuard { conn: Some(conn), home: self.0.idle.clone(), _slot: slot })
-    }
-
-    /// A reading connection of one's own, outside the bounded set.
-    pub(crate) async fn connect_reader(&self) -> Result<Conn, DbError> {
-        connect(&self.0.path, &self.0.settings, true).await
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.hold().await.map(|reader| Snapshot(Holder::Postgres(reader))),
+        }
     }
 
     /// Runs one reading statement.
@@ -246,43 +248,13 @@ impl Db {
     }
 }
 
-async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<Conn, DbError> {
-    let mut options = SqliteConnectOptions::new()
-        .filename(path)
-        .busy_timeout(settings.busy_timeout)
-        .statement_cache_capacity(96)
-        .disable_statement_logging();
-    options = if read_only {
-        options.read_only(true)
-    } else {
-        options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-    };
-    let opened = options.connect().await;
-    let raw = opened.map_err(|source| DbError::Open { path: path.to_path_buf(), source: Driver(source) })?;
-    let mut conn = Conn::new(raw);
-    if let (Some(script), true) = (&settings.on_connect, read_only) {
-        conn.script(script).await?;
-    }
-    Ok(conn)
+type Begun<T, R> = Result<(T, R), DbError>;
+
+fn sqlite_transaction<R>(begun: Begun<sqlite::Transaction, R>) -> Begun<Transaction, R> {
+    begun.map(|(tx, rows)| (Transaction(OpenTransaction::Sqlite(tx)), rows))
 }
 
-async fn assert_durable(path: &Path, writer: &mut Conn) -> Result<(), DbError> {
-    let asked = [
-        Statement::sqlite("SELECT journal_mode FROM pragma_journal_mode"),
-        Statement::sqlite("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous"),
-        Statement::sqlite("SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys"),
-    ];
-    let answers = writer.hop(&asked).await?;
-    let wanted = [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")];
-    for ((setting, wanted), rows) in wanted.iter().zip(&answers) {
-        let found = rows.first().and_then(|row| row.text(0).ok()).unwrap_or_default();
-        if !found.eq_ignore_ascii_case(wanted) {
-            return Err(DbError::NotDurable { path: path.to_path_buf(), setting, found: found.to_owned() });
-        }
-    }
-    Ok(())
+#[cfg(feature = "postgres")]
+fn postgres_transaction<R>(begun: Begun<postgres::Transaction, R>) -> Begun<Transaction, R> {
+    begun.map(|(tx, rows)| (Transaction(OpenTransaction::Postgres(tx)), rows))
 }

@@ -1,32 +1,56 @@
 //! Statements with their parameters.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
-use super::Value;
+use super::{DbError, Value};
 
-/// The text of one statement for each engine. Parameters are bare `?`, in order, so that statements can be joined into one hop.
+/// The text of one statement for each engine. Parameters are bare `?`, in order, so that statements can be joined into one
+/// hop; for PostgreSQL they are numbered.
 ///
-/// Only the embedded engine is there so far; the text for PostgreSQL joins it together with that backend.
+/// Whole numbers are `bigint` there, UUIDs `uuid`, bytes `bytea`, JSON `jsonb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlPair {
-    sqlite: Cow<'static, str>,
+    postgres: Option<Cow<'static, str>>,
+    sqlite: Option<Cow<'static, str>>,
 }
 
 impl SqlPair {
-    /// A statement for the embedded engine.
+    /// A text for each engine.
+    #[must_use]
+    pub const fn of(postgres: &'static str, sqlite: &'static str) -> Self {
+        Self { postgres: Some(Cow::Borrowed(postgres)), sqlite: Some(Cow::Borrowed(sqlite)) }
+    }
+
+    /// One text that both engines understand.
+    #[must_use]
+    pub const fn same(text: &'static str) -> Self {
+        Self::of(text, text)
+    }
+
+    /// A statement for the embedded engine alone.
     #[must_use]
     pub const fn sqlite(text: &'static str) -> Self {
-        Self { sqlite: Cow::Borrowed(text) }
+        Self { postgres: None, sqlite: Some(Cow::Borrowed(text)) }
     }
 
-    /// A statement that was generated, for example from the columns of an entity. Never from a caller's input.
+    /// A statement for PostgreSQL alone.
+    #[must_use]
+    pub const fn postgres(text: &'static str) -> Self {
+        Self { postgres: Some(Cow::Borrowed(text)), sqlite: None }
+    }
+
+    /// A statement that was generated, for example from the columns of an entity, and that both engines understand. Never
+    /// from a caller's input.
     #[must_use]
     pub fn generated(text: String) -> Self {
-        Self { sqlite: Cow::Owned(text) }
+        Self { postgres: Some(Cow::Owned(text.clone())), sqlite: Some(Cow::Owned(text)) }
     }
 
-    pub(super) fn text(&self) -> &str {
-        &self.sqlite
+    /// As [`SqlPair::postgres`], generated.
+    #[must_use]
+    pub fn generated_postgres(text: String) -> Self {
+        Self { postgres: Some(Cow::Owned(text)), sqlite: None }
     }
 }
 
@@ -35,7 +59,7 @@ impl SqlPair {
 /// ```
 /// use pim_data::backend::{SqlPair, Statement};
 ///
-/// const TOUCH: SqlPair = SqlPair::sqlite("UPDATE stock SET seen = ? WHERE id = ?");
+/// const TOUCH: SqlPair = SqlPair::same("UPDATE stock SET seen = ? WHERE id = ?");
 /// let statement = Statement::of(TOUCH).bind(1_i64).bind("bolts");
 /// assert_eq!(statement.binds().len(), 2);
 /// ```
@@ -52,7 +76,12 @@ impl Statement {
         Self { sql, binds: Vec::new() }
     }
 
-    /// Shorthand for a fixed text.
+    /// Shorthand for a fixed text that both engines understand.
+    pub const fn same(text: &'static str) -> Self {
+        Self::of(SqlPair::same(text))
+    }
+
+    /// Shorthand for a fixed text of the embedded engine.
     pub const fn sqlite(text: &'static str) -> Self {
         Self::of(SqlPair::sqlite(text))
     }
@@ -75,7 +104,48 @@ impl Statement {
         &self.binds
     }
 
-    pub(super) fn text(&self) -> &str {
-        self.sql.text()
+    /// For the embedded engine; [`Statement::check_sqlite`] has said that there is one.
+    pub(super) fn sqlite_text(&self) -> &str {
+        self.sql.sqlite.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn check_sqlite(&self) -> Result<(), DbError> {
+        if self.sql.sqlite.is_some() { Ok(()) } else { Err(DbError::NoText { engine: "SQLite" }) }
+    }
+
+    /// For PostgreSQL, with numbered parameters.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only the server's backend asks"))]
+    pub(super) fn postgres_text(&self) -> Result<String, DbError> {
+        let text = self.sql.postgres.as_deref().ok_or(DbError::NoText { engine: "PostgreSQL" })?;
+        Ok(numbered(text))
+    }
+}
+
+/// `?` as `$1`, `$2` …, except in quoted text.
+fn numbered(text: &str) -> String {
+    let mut made = String::with_capacity(text.len() + 16);
+    let (mut number, mut quoted) = (0, false);
+    for part in text.chars() {
+        match part {
+            '?' if !quoted => {
+                number += 1;
+                let _infallible = write!(made, "${number}");
+            }
+            other => {
+                quoted ^= other == '\'';
+                made.push(other);
+            }
+        }
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbered;
+
+    #[test]
+    fn parameters_are_numbered_outside_quotes_only() {
+        assert_eq!(numbered("SELECT ?, '?''?', ? FROM t"), "SELECT $1, '?''?', $2 FROM t");
     }
 }

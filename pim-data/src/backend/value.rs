@@ -8,12 +8,18 @@ use uuid::Uuid;
 pub enum Value {
     /// Nothing.
     Null,
-    /// A whole number; booleans are 0 and 1, instants are microseconds since the Unix epoch.
+    /// A whole number; instants are microseconds since the Unix epoch.
     Int(i64),
-    /// Text, also JSON and decimals.
+    /// A boolean; the embedded engine keeps 0 and 1.
+    Bool(bool),
+    /// Text, also decimals.
     Text(String),
-    /// Bytes, also UUIDs.
+    /// JSON text; the embedded engine keeps it as text.
+    Json(String),
+    /// Bytes.
     Bytes(Vec<u8>),
+    /// A UUID; the embedded engine keeps its 16 bytes.
+    Uuid(Uuid),
 }
 
 macro_rules! from_value {
@@ -32,13 +38,13 @@ from_value! {
     u8 => |it| Self::Int(i64::from(it));
     u16 => |it| Self::Int(i64::from(it));
     u32 => |it| Self::Int(i64::from(it));
-    bool => |it| Self::Int(i64::from(it));
+    bool => |it| Self::Bool(it);
     &str => |it| Self::Text(it.to_owned());
     String => |it| Self::Text(it);
     Vec<u8> => |it| Self::Bytes(it);
     &[u8] => |it| Self::Bytes(it.to_vec());
     &[u8; 32] => |it| Self::Bytes(it.to_vec());
-    Uuid => |it| Self::Bytes(it.as_bytes().to_vec());
+    Uuid => |it| Self::Uuid(it);
     Timestamp => |it| Self::Int(it.as_micros());
 }
 
@@ -93,13 +99,14 @@ impl Row {
         self.0.is_empty()
     }
 
-    /// A whole number.
+    /// A whole number; a boolean is 0 or 1.
     ///
     /// # Errors
     /// [`ColumnError`] when it is something else.
     pub fn int(&self, index: usize) -> Result<i64, ColumnError> {
         match self.get(index) {
             Value::Int(number) => Ok(*number),
+            Value::Bool(flag) => Ok(i64::from(*flag)),
             _ => Err(ColumnError { index, wanted: "a whole number" }),
         }
     }
@@ -118,7 +125,7 @@ impl Row {
     /// [`ColumnError`] when it is something else.
     pub fn text(&self, index: usize) -> Result<&str, ColumnError> {
         match self.get(index) {
-            Value::Text(text) => Ok(text),
+            Value::Text(text) | Value::Json(text) => Ok(text),
             _ => Err(ColumnError { index, wanted: "text" }),
         }
     }
@@ -138,6 +145,7 @@ impl Row {
     pub fn bytes(&self, index: usize) -> Result<&[u8], ColumnError> {
         match self.get(index) {
             Value::Bytes(bytes) => Ok(bytes),
+            Value::Uuid(uuid) => Ok(uuid.as_bytes()),
             _ => Err(ColumnError { index, wanted: "bytes" }),
         }
     }

@@ -1,5 +1,7 @@
 //! Opening a cluster: directory, map, databases, identity and ownership.
 
+mod server;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use tokio::sync::watch;
 use super::directory::Directory;
 use super::shard::Shard;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner};
-use crate::backend::{Db, DbError, DbSettings, Statement};
+use crate::backend::{Db, DbError, DbSettings, Row, Statement};
 use crate::migration::{MigrateError, migrate};
 use crate::schema::Schema;
 
@@ -41,13 +43,31 @@ pub enum OpenError {
         #[source]
         source: MigrateError,
     },
-    /// A file that belongs to another shard or system.
-    #[error("the database file of {shard} says that it is {found}: files have been swapped")]
+    /// A database that belongs to another shard or system.
+    #[error("the database of {shard} says that it is {found}: files or connection strings have been swapped")]
     Identity {
         /// Which shard.
         shard: String,
         /// What it says.
         found: String,
+    },
+    /// An endpoint that is not what the map says.
+    #[error("endpoint {endpoint} of {shard} is {found}, the map says {told}")]
+    Role {
+        /// Which shard.
+        shard: String,
+        /// Which endpoint.
+        endpoint: String,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        told: &'static str,
+    },
+    /// A shard without a primary.
+    #[error("{shard} has no primary endpoint in the map")]
+    NoPrimary {
+        /// Which shard.
+        shard: String,
     },
     /// A publication of a map that was interrupted cannot be finished.
     #[error("an interrupted publication of a shard map cannot be finished")]
@@ -70,10 +90,18 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
     let map = directory.newest_map()?;
     let mut shards = Vec::with_capacity(map.shards().len());
     for described in map.shards() {
-        let path = settings.data_dir.join("shards").join(format!("{}.db", described.name));
-        shards.push(open_shard(described.id, &path, &map, &settings, &schema).await?);
+        shards.push(match &settings.servers {
+            Some(servers) => server::open_shard(described, servers, &map, &settings, &schema).await?,
+            None => {
+                let path = settings.data_dir.join("shards").join(format!("{}.db", described.name));
+                open_shard(described.id, &path, &map, &settings, &schema).await?
+            }
+        });
     }
-    let control = open_shard(CONTROL, &settings.data_dir.join("control.db"), &map, &settings, &schema).await?;
+    let control = match &settings.servers {
+        Some(servers) => server::open_control(servers, &map, &settings, &schema).await?,
+        None => open_shard(CONTROL, &settings.data_dir.join("control.db"), &map, &settings, &schema).await?,
+    };
     let (commits, _) = watch::channel(0);
     let router = ShardRouter::new(map);
     let cluster = Cluster(Arc::new(Inner {
@@ -98,7 +126,7 @@ async fn open_shard(
     schema: &Schema,
 ) -> Result<Shard, OpenError> {
     let is_control = id == CONTROL;
-    let name = || if is_control { "the control database".to_owned() } else { format!("shard {id}") };
+    let name = || name_of(id);
     let database = |source| OpenError::Database { shard: name(), source };
     let db_settings = DbSettings {
         readers_max: settings.readers_max,
@@ -112,19 +140,21 @@ async fn open_shard(
     if let Some(found) = found {
         return Err(OpenError::Identity { shard: name(), found });
     }
-    Ok(Shard::new(id, db, settings.replica_delay))
+    Ok(Shard::new(id, db, None, None, settings.replica_delay))
+}
+
+fn name_of(id: ShardId) -> String {
+    if id == CONTROL { "the control database".to_owned() } else { format!("shard {id}") }
 }
 
 /// Writes identity and ownership into a new database; says who it is when it is somebody else's.
 async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String>, DbError> {
-    let asked = [Statement::sqlite("SELECT keyspace, shard FROM pim_identity")];
+    let asked = [Statement::same(IDENTITY)];
     let (mut tx, answers) = db.begin_with(&asked).await?;
     if let Some(row) = answers.first().and_then(|rows| rows.first()) {
-        let (keyspace, shard) = (row.text(0)?, row.int(1)?);
-        let is_right = keyspace == map.keyspace() && shard == i64::from(id.0);
-        return Ok((!is_right).then(|| format!("shard {shard} of key space {keyspace}")));
+        return somebody_else(row, id, map);
     }
-    let identity = Statement::sqlite("INSERT INTO pim_identity VALUES (1, ?, ?)").bind(map.keyspace()).bind(id.0);
+    let identity = Statement::same("INSERT INTO pim_identity VALUES (1, ?, ?)").bind(map.keyspace()).bind(id.0);
     let mut statements = vec![identity];
     let owned: Vec<(Bucket, Epoch)> = if id == CONTROL {
         (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?, Epoch(1)))).collect()
@@ -142,4 +172,13 @@ async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String
     tx.hop(&statements).await?;
     tx.commit().await?;
     Ok(None)
+}
+
+const IDENTITY: &str = "SELECT keyspace, shard FROM pim_identity";
+
+/// Who a database says that it is, unless it is the one that was meant.
+fn somebody_else(row: &Row, id: ShardId, map: &ShardMap) -> Result<Option<String>, DbError> {
+    let (keyspace, shard) = (row.text(0)?, row.int(1)?);
+    let is_right = keyspace == map.keyspace() && shard == i64::from(id.0);
+    Ok((!is_right).then(|| format!("shard {shard} of key space {keyspace}")))
 }

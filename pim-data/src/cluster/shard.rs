@@ -7,7 +7,7 @@ use pim_core::shard::ShardId;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::backend::{Conn, Db, DbError, Row, Statement};
+use crate::backend::{Db, DbError, Row, Snapshot, Statement};
 
 /// The number under which the control database goes where a shard is meant.
 pub const CONTROL: ShardId = ShardId(u16::MAX);
@@ -20,6 +20,8 @@ pub(crate) struct Shard(Arc<Inner>);
 struct Inner {
     id: ShardId,
     db: Db,
+    /// The same database with its owner's rights, where this program has them.
+    owner: Option<Db>,
     replica: Replica,
 }
 
@@ -43,9 +45,11 @@ pub struct ShardHealth {
 }
 
 impl Shard {
-    pub(super) fn new(id: ShardId, db: Db, delay: Duration) -> Self {
-        let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
-        Self(Arc::new(Inner { id, db, replica }))
+    /// `copy` answers what need not be the newest; the shard itself does where there is none.
+    pub(super) fn new(id: ShardId, db: Db, owner: Option<Db>, copy: Option<Db>, delay: Duration) -> Self {
+        let is_server = copy.is_some();
+        let replica = Replica { db: copy.unwrap_or(db.clone()), is_server, delay, held: Arc::new(Mutex::new(None)) };
+        Self(Arc::new(Inner { id, db, owner, replica }))
     }
 
     /// Its number.
@@ -58,6 +62,11 @@ impl Shard {
         &self.0.db
     }
 
+    /// Its database for what only the owner may do. A server refuses by name when this program has no such rights.
+    pub(crate) fn governed(&self) -> &Db {
+        self.0.owner.as_ref().unwrap_or(&self.0.db)
+    }
+
     /// Its replica.
     pub(crate) fn replica(&self) -> &Replica {
         &self.0.replica
@@ -67,7 +76,7 @@ impl Shard {
         const PROBE: &str = "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
                              FROM pim_bucket_owned WHERE state = 'owned'";
         let begun = Instant::now();
-        let rows = self.0.db.query(Statement::sqlite(PROBE)).await;
+        let rows = self.0.db.query(Statement::same(PROBE)).await;
         let count = |index| rows.as_ref().ok().and_then(|rows| rows.first()?.count(index).ok()).unwrap_or(0);
         ShardHealth {
             shard: (self.0.id != CONTROL).then_some(self.0.id),
@@ -85,20 +94,22 @@ impl Shard {
 #[derive(Debug)]
 pub(crate) struct Replica {
     db: Db,
+    /// A server of its own, whose lag nobody knows.
+    is_server: bool,
     delay: Duration,
     held: Arc<Mutex<Option<Held>>>,
 }
 
 #[derive(Debug)]
 struct Held {
-    conn: Conn,
+    snapshot: Snapshot,
     since: Instant,
 }
 
 impl Replica {
-    /// How old its snapshot may be.
-    pub(crate) const fn delay(&self) -> Duration {
-        self.delay
+    /// Whether its answers are known to be at most this old; those of another server are not.
+    pub(crate) fn is_within(&self, most: Duration) -> bool {
+        !self.is_server && self.delay <= most
     }
 
     /// Runs a statement in the replica's snapshot.
@@ -117,18 +128,16 @@ impl Replica {
             Some(held) => held,
             None => self.hold().await?,
         };
-        let rows = held.conn.query(statement).await?;
+        let rows = held.snapshot.query(statement).await?;
         *slot = Some(held);
         Ok(rows)
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.
     async fn hold(&self) -> Result<Held, DbError> {
-        let mut conn = self.db.connect_reader().await?;
-        // A deferred transaction takes its snapshot with its first read.
-        let _rows = conn.hop(&[Statement::sqlite("BEGIN"), Statement::sqlite("SELECT 1 FROM pim_identity")]).await?;
+        let snapshot = self.db.hold().await?;
         self.let_go_later();
-        Ok(Held { conn, since: Instant::now() })
+        Ok(Held { snapshot, since: Instant::now() })
     }
 
     /// Ends the snapshot when its time is up, also when nobody reads: the log behind it could not be cleaned up else.

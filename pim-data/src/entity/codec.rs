@@ -73,7 +73,7 @@ pub(crate) fn values_of(table: &'static Table, json: &Map<String, Json>) -> Resu
 fn to_value(kind: ColumnKind, field: &Json) -> Option<Value> {
     Some(match (kind, field) {
         (_, Json::Null) => Value::Null,
-        (ColumnKind::Json, other) => Value::Text(other.to_string()),
+        (ColumnKind::Json, other) => Value::Json(other.to_string()),
         (ColumnKind::Text, Json::String(text)) => Value::Text(text.clone()),
         (ColumnKind::Int, Json::Number(number)) => Value::Int(number.as_i64()?),
         (ColumnKind::Bool, Json::Bool(flag)) => Value::from(*flag),

@@ -1,6 +1,6 @@
 //! Many units of new home keys in one transaction of one shard: for seeding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pim_core::shard::{Lane, MapVersion, ShardId};
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::commit::Entered;
 use super::{Unit, UnitError};
 use crate::audit::LaneHead;
-use crate::backend::Statement;
+use crate::backend::{Db, Engine, SqlPair, Statement};
 use crate::cluster::Cluster;
 
 /// Most units in one bulk commit.
@@ -26,6 +26,12 @@ impl Cluster {
             return Err(UnitError::TooLarge { most: BULK_MAX });
         }
         let database = self.shard(shard).ok_or(UnitError::UnknownShard(shard))?.db();
+        let count = units.len();
+        if database.engine() == Engine::Postgres {
+            bulk_on_server(database, shard, units).await?;
+            self.0.commits.send_modify(|commits| *commits += 1);
+            return Ok(count);
+        }
         let mut look_ups: Vec<Statement> = Lane::all().map(LaneHead::look_up).collect();
         look_ups
             .push(Statement::sqlite("SELECT bucket, epoch, map_version FROM pim_bucket_owned WHERE state = 'owned'"));
@@ -39,7 +45,6 @@ impl Cluster {
             lanes.push(LaneHead::of(rows.first())?);
         }
         let mut heads: BTreeMap<Uuid, u64> = BTreeMap::new();
-        let count = units.len();
         for mut unit in units {
             if unit.route.shard != shard {
                 return Err(UnitError::WrongHome { entity: "unit" });
@@ -64,4 +69,34 @@ impl Cluster {
         self.0.commits.send_modify(|commits| *commits += 1);
         Ok(count)
     }
+}
+
+/// Locks instead of the many that each unit would take: no fence and no other writer comes in between.
+const ALONE: [SqlPair; 2] = [
+    SqlPair::postgres("SELECT pg_advisory_xact_lock_shared(7461, 4096)"),
+    SqlPair::postgres("LOCK TABLE key_head IN SHARE ROW EXCLUSIVE MODE"),
+];
+
+async fn bulk_on_server(db: &Db, shard: ShardId, units: Vec<Unit>) -> Result<(), UnitError> {
+    let (mut tx, _) = db.begin_with(&ALONE.map(Statement::of)).await?;
+    let mut known = BTreeSet::new();
+    for mut unit in units {
+        if unit.route.shard != shard {
+            return Err(UnitError::WrongHome { entity: "unit" });
+        }
+        unit.check_events()?;
+        let is_first = known.insert(unit.home.uuid());
+        if is_first {
+            unit.head.get_or_insert(0);
+        }
+        match (unit.send_in_bulk(&mut tx).await, unit.writes.first()) {
+            // A key that was written before is not new.
+            (Err(UnitError::Conflict), Some(pending)) if is_first => {
+                return Err(UnitError::AlreadyExists { entity: pending.table.name });
+            }
+            (sent, _) => sent?,
+        }
+    }
+    tx.commit().await?;
+    Ok(())
 }

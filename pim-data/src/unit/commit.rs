@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
-use crate::backend::{DbError, End, Member, Row, SqlPair, Statement, Value};
+use crate::backend::{Db, DbError, End, Engine, Member, Row, SqlPair, Statement, Value};
 use crate::cluster::CONTROL;
 use crate::consistency::ConsistencyToken;
 use crate::retry::Backoff;
@@ -72,7 +72,7 @@ impl Member for Sent {
     }
 
     fn committed(&self) {
-        self.unit.cluster.0.commits.send_modify(|count| *count += 1);
+        self.unit.tell_committed();
     }
 }
 
@@ -97,21 +97,10 @@ impl Unit {
         let mut fenced = 0;
         loop {
             *to = self.route.shard;
-            let db = self.cluster.shard(*to).ok_or(UnitError::UnknownShard(*to))?.db().clone();
-            let (mut sent, end) = db.share(in_time(&self.cx)?, Sent::new(self)).await?;
-            let refusal = match (end, sent.verdict.take()) {
-                (End::Committed, Some(Ok(entered))) => {
-                    let token = ConsistencyToken::of(sent.unit.home.uuid(), entered.head);
-                    return Ok(Committed { token, n: entered.head, at: sent.unit.at, fenced });
-                }
-                (End::Failed(error), _) => return Err(sent.unit.explain(error)),
-                (End::Panicked(panic), _) => resume_unwind(panic),
-                (_, Some(Err(refusal))) => refusal,
-                (_, _) => return Err(DbError::Closed.into()),
-            };
-            self = sent.unit;
-            match refusal {
-                UnitError::Fence { shard, newest } if shard != CONTROL => {
+            let (unit, outcome) = self.attempt().await?;
+            self = unit;
+            match outcome {
+                Err(UnitError::Fence { shard, newest }) if shard != CONTROL => {
                     self.cluster.0.signals.fenced();
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
                     self.cluster.refresh_map()?;
@@ -125,9 +114,44 @@ impl Unit {
                         return Err(UnitError::Fence { shard, newest });
                     }
                 }
-                refusal => return Err(refusal),
+                head => {
+                    let head = head?;
+                    let token = ConsistencyToken::of(self.home.uuid(), head);
+                    return Ok(Committed { token, n: head, at: self.at, fenced });
+                }
             }
         }
+    }
+
+    /// Sends the unit by its present route: the home key's number after it, or what refused it.
+    async fn attempt(mut self) -> Result<(Self, Result<u64, UnitError>), UnitError> {
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
+        let db = shard.db().clone();
+        if db.engine() == Engine::Sqlite {
+            return self.share(&db).await;
+        }
+        let outcome = self.send_to_server(&db).await;
+        if outcome.is_ok() {
+            self.tell_committed();
+        }
+        Ok((self, outcome))
+    }
+
+    async fn share(self, db: &Db) -> Result<(Self, Result<u64, UnitError>), UnitError> {
+        let (mut sent, end) = db.share(in_time(&self.cx)?, Sent::new(self)).await?;
+        let outcome = match (end, sent.verdict.take()) {
+            (End::Committed, Some(Ok(entered))) => Ok(entered.head),
+            (End::Failed(error), _) => Err(sent.unit.explain(error)),
+            (End::Panicked(panic), _) => resume_unwind(panic),
+            (_, Some(Err(refusal))) => Err(refusal),
+            (_, _) => Err(DbError::Closed.into()),
+        };
+        Ok((sent.unit, outcome))
+    }
+
+    /// Wakes whoever waits for something new.
+    fn tell_committed(&self) {
+        self.cluster.0.commits.send_modify(|count| *count += 1);
     }
 
     pub(super) fn check_events(&self) -> Result<(), UnitError> {
@@ -232,20 +256,29 @@ impl Unit {
 
     /// Says in our words what the database refused.
     pub(super) fn explain(&self, error: DbError) -> UnitError {
-        let DbError::Refused { rule, unique } = &error else { return error.into() };
+        let shard = self.route.shard;
+        let (rule, unique) = match &error {
+            DbError::Fence { newest, .. } => return UnitError::Fence { shard, newest: MapVersion(*newest) },
+            DbError::Refused { rule, unique } => (rule, *unique),
+            _ => return error.into(),
+        };
         if rule.contains("pim_guard_stale") {
             let entity = self.writes.iter().find(|pending| pending.version > 1).map_or("row", |it| it.table.name);
             return UnitError::Stale { entity };
         }
         if rule.contains("pim:bucket-not-owned") {
-            return UnitError::Fence { shard: self.route.shard, newest: MapVersion(0) };
+            return UnitError::Fence { shard, newest: MapVersion(0) };
+        }
+        // Two submissions of one request at once, of which the other was faster: the next run finds its answer.
+        if rule.contains("pim:conflict") || rule.contains("idempotency_pkey") {
+            return UnitError::Conflict;
         }
         if rule.contains("FOREIGN KEY") {
             return UnitError::MissingReference;
         }
         let of_table = |pending: &&Pending| rule.contains(&format!("{}_row.", pending.table.name));
         match self.writes.iter().find(of_table) {
-            Some(pending) if *unique => UnitError::AlreadyExists { entity: pending.table.name },
+            Some(pending) if unique => UnitError::AlreadyExists { entity: pending.table.name },
             _ => error.into(),
         }
     }

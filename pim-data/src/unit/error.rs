@@ -78,6 +78,9 @@ pub enum UnitError {
     /// The deadline passed before anything was sent.
     #[error("the deadline passed while waiting for the shard")]
     Deadline,
+    /// The server did not say whether it committed, and there is no idempotency record that could tell.
+    #[error("whether the unit was committed is not known")]
+    Unknown(#[source] DbError),
     /// A part refused.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -131,6 +134,7 @@ impl IntoProblem for UnitError {
             Self::TooLarge { most } => Problem::of(problem::INVALID_BODY).with("rows_max", most),
             Self::Fence { .. } | Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
+            Self::Unknown(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Replay(_)
             | Self::NotLoaded { .. }

@@ -7,6 +7,8 @@ use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::shard::{HomeKey, Route};
 
+use serde_json::Value as Json;
+
 use crate::backend::Statement;
 
 /// What a part learns when its unit commits.
@@ -19,7 +21,8 @@ pub struct CommitFacts<'a> {
     pub home: HomeKey,
     /// On which shard, in which bucket, under which epoch.
     pub route: Route,
-    /// The first number of the home key that belongs to this part; it owns as many as it asked for.
+    /// The first number of the home key that belongs to this part; it owns as many as it asked for. Zero in
+    /// [`UnitPart::call`]: there the database counts, and tells the part's function.
     pub n_first: u64,
     /// The instant of the unit.
     pub at: Timestamp,
@@ -29,6 +32,15 @@ pub struct CommitFacts<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a part of the unit cannot be written: {0}")]
 pub struct PartError(pub &'static str);
+
+/// A part as one argument of the function that writes it on PostgreSQL.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartCall {
+    /// The name under which a migration registered the function.
+    pub part: &'static str,
+    /// Everything that it writes, except what the unit's context and the home key's number say.
+    pub data: Json,
+}
 
 /// Something that commits together with the rows of a unit, such as its outbox events.
 pub trait UnitPart: Any + Send + Sync + fmt::Debug {
@@ -40,4 +52,18 @@ pub trait UnitPart: Any + Send + Sync + fmt::Debug {
     /// # Errors
     /// [`PartError`] refuses the unit.
     fn statements(&mut self, facts: &CommitFacts<'_>) -> Result<Vec<Statement>, PartError>;
+
+    /// Its form on PostgreSQL, where the whole unit is one call; `None` when it has nothing to write.
+    ///
+    /// A migration creates a function `(context jsonb, data jsonb, n_first bigint) RETURNS void` and registers it with
+    /// `SELECT pim_register_part('name', 'function')`. It gets [`PartCall::data`] and the first of the home key's numbers
+    /// that belong to this part, which it hands to its rows in order. The context has the members `bucket`, `epoch`, `home`,
+    /// `at` (microseconds), `user`, `role`, `request`, `trace`, and where there is one `cause`. A function that raises
+    /// refuses the whole unit. It runs as the application's role, after the unit's rows and before its audit records.
+    ///
+    /// # Errors
+    /// [`PartError`] refuses the unit, as it does for a part that has no such form.
+    fn call(&mut self, _facts: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        Err(PartError("it has no form for PostgreSQL"))
+    }
 }

@@ -1,9 +1,10 @@
 //! Whoever changes, removes, reorders, appends, cuts or rewrites audit records by hand is found out.
 
 use pim_data::audit::{AuditFilter, AuditFindingKind, VerifyReport};
-use pim_data::backend::Statement;
+use pim_data::backend::{Engine, Statement};
 
-use crate::world::{Account, ShopResource, World, cx, read};
+use super::ENGINE;
+use super::world::{Account, ShopResource, World, bytes, cx, read};
 
 /// A world with one account and four records in its lane.
 async fn world() -> (World, Account) {
@@ -17,7 +18,11 @@ async fn world() -> (World, Account) {
 
 /// Hand-typed SQL by somebody who also switches the guards off.
 async fn tamper(world: &World, account: &Account, sql: &str) {
-    let sql = format!("DROP TRIGGER audit_no_update; DROP TRIGGER audit_no_delete; {sql};");
+    let guards = match ENGINE {
+        Engine::Sqlite => "DROP TRIGGER audit_no_update; DROP TRIGGER audit_no_delete",
+        Engine::Postgres => "DROP TRIGGER audit_append_only ON audit",
+    };
+    let sql = format!("{guards}; {sql};");
     world.raw(account.id, &sql).await.expect("runs");
 }
 
@@ -77,9 +82,12 @@ async fn reordered_records_are_found() {
 #[tokio::test]
 async fn an_appended_record_is_found() {
     let (world, account) = world().await;
-    let append = "INSERT INTO audit SELECT lane, 5, randomblob(32), hash, body, at, request_id, user_id, home_key, entity, \
-                  entity_id FROM audit WHERE seq = 4";
-    tamper(&world, &account, append).await;
+    let other = bytes(&"ab".repeat(32));
+    let append = format!(
+        "INSERT INTO audit SELECT lane, 5, {other}, hash, body, at, request_id, user_id, home_key, entity, entity_id \
+         FROM audit WHERE seq = 4"
+    );
+    tamper(&world, &account, &append).await;
     assert_eq!(kinds(&world).await, [AuditFindingKind::Broken]);
 }
 
@@ -97,7 +105,7 @@ async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
     world.cluster.checkpoint_audit().await.expect("signs");
     let shard = world.cluster.router().route(&account.id).shard;
     let db = world.cluster.database(shard).expect("a shard");
-    let last = &db.query(Statement::sqlite("SELECT previous, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
+    let last = &db.query(Statement::same("SELECT previous, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
     let forged = last.text(1).expect("text").replace("\"points\":3", "\"points\":8");
     let hash = {
         use sha2::{Digest as _, Sha256};
@@ -105,7 +113,8 @@ async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
             Sha256::new().chain_update(last.digest(0).expect("a hash")).chain_update(forged.as_bytes()).finalize();
         hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
-    tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = X'{hash}' WHERE seq = 4")).await;
+    tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = {} WHERE seq = 4", bytes(&hash)))
+        .await;
     assert_eq!(kinds(&world).await, [AuditFindingKind::Rewritten]);
 }
 

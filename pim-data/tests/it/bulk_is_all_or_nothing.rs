@@ -4,7 +4,7 @@ use pim_core::id::Id;
 use pim_core::shard::ShardId;
 use pim_data::unit::{Unit, UnitError};
 
-use crate::world::{Account, Customer, ShopResource, World, cx, tell, write};
+use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
 
 fn unit(world: &World, id: Id<Customer>) -> Unit {
     let mut unit = world.cluster.begin(&cx(), id);

@@ -7,7 +7,7 @@ use pim_data::cluster::{Access, Cluster};
 use pim_data::fence::PublishError;
 use pim_data::unit::UnitError;
 
-use crate::world::{Account, Folder, ShopResource, World, cx, policy, schema, settings, tell, write};
+use super::world::{Account, Folder, ShopResource, World, cx, policy, schema, settings, tell, write};
 
 /// Two processes on one data directory, as far as the databases can tell.
 async fn two() -> (World, Cluster) {
@@ -110,7 +110,7 @@ async fn one_full_bucket_keeps_all_of_a_step_where_it_was() {
     let moved: Vec<_> = others.chain([account.id.bucket()]).collect();
     let next = world.cluster.map().reassign(moved.iter().copied(), ShardId(0)).expect("a successor");
     assert!(matches!(world.cluster.publish_map(&next).await, Err(PublishError::NotEmpty(_))));
-    let left = Statement::sqlite("SELECT COUNT(*) FROM pim_bucket_owned WHERE state <> 'owned'");
+    let left = Statement::same("SELECT COUNT(*) FROM pim_bucket_owned WHERE state <> 'owned'");
     let rows = world.cluster.database(ShardId(1)).expect("a shard").query(left).await.expect("reads");
     assert_eq!(rows[0].count(0).expect("a count"), 0, "what was given before the refusal has been taken back");
     // Whatever was given before the refusal has been taken back: every shard still takes its own.
@@ -128,9 +128,11 @@ async fn an_interrupted_publication_is_finished_by_the_next_opening() {
     let next = cluster.map().fenced().expect("a successor");
     // What a publisher has done when it dies between fence and publication: the map is kept, one shard is fenced.
     std::fs::write(folder.path().join("maps").join("2.toml"), next.to_toml()).expect("writes");
-    let mut tx = cluster.database(ShardId(0)).expect("a shard").begin().await.expect("begins");
+    let world = World { cluster, policy, folder };
+    let mut tx = world.powerful(ShardId(0)).await.begin().await.expect("begins");
     tx.script("UPDATE pim_bucket_owned SET epoch = 2, map_version = 2").await.expect("runs");
     tx.commit().await.expect("commits");
+    let World { cluster, policy, folder } = world;
     drop(cluster);
     let cluster = Cluster::open(settings(&folder, 2), schema()).await.expect("opens");
     assert_eq!(cluster.map().version().0, 2);

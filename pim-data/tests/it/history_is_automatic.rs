@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::{Account, CustomerNote, ShopResource, World, cx, read, tell, write};
+use super::world::{Account, CustomerNote, ShopResource, World, cx, read, tell, write};
 
 #[tokio::test]
 async fn each_version_is_one_period_and_as_of_finds_it() {

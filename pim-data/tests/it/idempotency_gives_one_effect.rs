@@ -8,7 +8,7 @@ use pim_data::idempotency::StoredAnswer;
 use pim_data::unit::{Committed, UnitError};
 use serde_json::json;
 
-use crate::world::{Account, Customer, ShopResource, World, keyed, schema, settings, tell, write};
+use super::world::{Account, Customer, ShopResource, World, keyed, schema, settings, tell, write};
 
 /// Registers under a key: the id is derived from it, as for a patient.
 async fn register(world: &World, cx: &RequestContext) -> Result<Committed, UnitError> {

@@ -1,5 +1,10 @@
 //! What pim-data promises, one module a promise.
 
+use pim_data::backend::Engine;
+
+/// Which engine the promises of this level are tried on.
+const ENGINE: Engine = Engine::Sqlite;
+
 mod world;
 
 mod audit_detects_tampering;
@@ -14,3 +19,9 @@ mod rollback_on_drop;
 mod signals_are_as_declared;
 mod stale_writers_lose;
 mod visibility_agrees_with_oracle;
+
+#[cfg(feature = "postgres")]
+mod server;
+
+#[cfg(feature = "postgres")]
+mod postgres;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pim_data::cluster::{Access, Cluster};
 use pim_data::unit::Tries;
 
-use crate::world::{Folder, World, cx, policy, schema, settings};
+use super::world::{Folder, World, cx, policy, schema, settings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_write_fails_while_maps_are_published_by_another_process() {

@@ -6,7 +6,7 @@ use pim_core::id::Id;
 use pim_data::consistency::{Consistency, ConsistencyToken};
 use pim_data::repository::Page;
 
-use crate::world::{Account, CustomerNote, ShopResource, World, cx, read, tell, write};
+use super::world::{Account, CustomerNote, ShopResource, World, cx, read, tell, write};
 
 async fn lagging() -> World {
     World::with(2, |mut settings| {

@@ -1,9 +1,10 @@
 //! A unit that does not commit writes nothing, and one that commits writes everything.
 
 use pim_core::id::Id;
+use pim_data::backend::{Db, DbSettings, Statement};
 use pim_data::unit::UnitError;
 
-use crate::world::{Account, CustomerNote, ShopResource, World, cx, tell, write};
+use super::world::{Account, CustomerNote, ShopResource, World, bytes, cx, tell, write};
 
 const TABLES: [&str; 5] = [
     "SELECT COUNT(*) FROM account_row",
@@ -77,15 +78,18 @@ async fn a_write_without_an_event_is_refused() {
 async fn a_transaction_dropped_half_way_gives_the_lock_back_to_other_processes() {
     let world = World::new(1).await;
     let account = world.register().await;
-    let shard = world.cluster.router().route(&account.id).shard;
-    let db = world.cluster.database(shard).expect("a shard");
+    let db = world.all_powerful(account.id).await;
     let mut tx = db.begin().await.expect("begins");
     tx.script("UPDATE account_row SET points = 99").await.expect("runs");
     drop(tx);
     // A second opening of the same file stands for another process; its patience is shorter than a test's.
-    let other = pim_data::backend::Db::open(db.path(), pim_data::backend::DbSettings::default()).await.expect("opens");
+    let other = match db.path() {
+        Some(file) => Db::open(file, DbSettings::default()).await.expect("opens"),
+        None => world.all_powerful(account.id).await,
+    };
     let mut tx = other.begin().await.expect("the lock is free");
-    let rows = tx.query(pim_data::backend::Statement::sqlite("SELECT points FROM account_row")).await.expect("runs");
+    tx.script("UPDATE account_row SET points = points").await.expect("the row is free");
+    let rows = tx.query(Statement::same("SELECT points FROM account_row")).await.expect("runs");
     assert_eq!(rows[0].int(0), Ok(0));
 }
 
@@ -118,7 +122,7 @@ async fn a_row_of_another_home_or_bucket_is_refused() {
     let mut unit = world.cluster.begin(&cx(), one.id);
     assert!(matches!(unit.save(&write(ShopResource::Account), &two), Err(UnitError::WrongHome { .. })));
     let stray = CustomerNote {
-        id: Id::child_of(Id::<crate::world::Customer>::random().bucket(), unit.at()),
+        id: Id::child_of(Id::<super::world::Customer>::random().bucket(), unit.at()),
         version: 0,
         customer: one.id,
         account: one.id,
@@ -133,9 +137,12 @@ async fn a_row_of_another_home_or_bucket_is_refused() {
 async fn hand_typed_rows_of_foreign_buckets_are_refused_by_the_database() {
     let world = World::new(2).await;
     let account = world.register().await;
-    let copy = "INSERT INTO account_row SELECT X'000000000000', home_key, bucket, facility_id, version, created_at, updated_at, \
-                name, state, points, since, vip, tags FROM account_row";
-    assert!(world.raw(account.id, copy).await.is_err(), "an id that is no uuid");
+    let copy = format!(
+        "INSERT INTO account_row SELECT {}, home_key, bucket, facility_id, version, created_at, updated_at, \
+                name, state, points, since, vip, tags FROM account_row",
+        bytes("000000000000")
+    );
+    assert!(world.raw(account.id, &copy).await.is_err(), "an id that is no uuid");
     let moved = "UPDATE account_row SET bucket = (bucket + 1) % 4096";
     assert!(world.raw(account.id, moved).await.is_err(), "a bucket that is not the id's");
     let lost = "UPDATE pim_bucket_owned SET state = 'moved'; UPDATE account_row SET points = 1";

@@ -3,7 +3,7 @@
 use pim_core::id::Id;
 use pim_data::unit::{Tries, UnitError};
 
-use crate::world::{Account, DepotRow, ShopResource, World, cx, tell, write};
+use super::world::{Account, DepotRow, ShopResource, World, cx, tell, write};
 
 #[tokio::test]
 async fn two_units_that_read_the_same_row_cannot_both_win() {
@@ -97,18 +97,18 @@ async fn a_unique_column_of_the_control_database_is_held() {
         }
     }
     let page = pim_data::repository::Page { after: None, limit: 10 };
-    let permit = crate::world::read(ShopResource::Depot);
+    let permit = super::world::read(ShopResource::Depot);
     let depots = world.cluster.list_control::<DepotRow>(&cx(), &permit, page).await.expect("lists");
     assert_eq!(depots.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_that_write_one_key_lose_no_write() {
-    let folder = crate::world::Folder::new();
-    let settings = || crate::world::settings(&folder, 1).with_access(pim_data::cluster::Access::Shared);
-    let open = || pim_data::cluster::Cluster::open(settings(), crate::world::schema());
+    let folder = super::world::Folder::new();
+    let settings = || super::world::settings(&folder, 1).with_access(pim_data::cluster::Access::Shared);
+    let open = || pim_data::cluster::Cluster::open(settings(), super::world::schema());
     let (one, other) = (open().await.expect("opens"), open().await.expect("opens"));
-    let world = World { cluster: one, policy: crate::world::policy(), folder: crate::world::Folder::new() };
+    let world = World { cluster: one, policy: super::world::policy(), folder };
     let account = world.register().await;
     let write_on = async |cluster: &pim_data::cluster::Cluster| {
         for _ in 0..25 {

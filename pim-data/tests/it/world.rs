@@ -11,14 +11,16 @@ use pim_core::identity::Actor;
 use pim_core::rbac::{Permit, Policy, Reach, Read, SystemScope, Write};
 use pim_core::role::ResourceCode;
 use pim_core::shard::{HomeKey, ShardMap};
-use pim_data::backend::Statement;
+use pim_data::backend::{Db, Engine, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_data::migration::Migration;
 use pim_data::schema::Schema;
-use pim_data::unit::{CommitFacts, Committed, PartError, Unit, UnitError, UnitPart};
+use pim_data::unit::{CommitFacts, Committed, PartCall, PartError, Unit, UnitError, UnitPart};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::ENGINE;
 
 pim_core::id_kinds! {
     /// A customer, the home key.
@@ -176,6 +178,9 @@ impl UnitPart for Facts {
         };
         Ok(self.0.iter().enumerate().map(insert).collect())
     }
+    fn call(&mut self, _facts: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        Ok((!self.0.is_empty()).then(|| PartCall { part: "fact", data: serde_json::json!(self.0) }))
+    }
 }
 
 pub(crate) fn tell(unit: &mut Unit, text: &str) {
@@ -184,8 +189,15 @@ pub(crate) fn tell(unit: &mut Unit, text: &str) {
 
 pub(crate) fn schema() -> Schema {
     let fact = "CREATE TABLE fact (key BLOB NOT NULL, n INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (key, n))";
+    let fact_postgres =
+        "CREATE TABLE fact (key uuid NOT NULL, n bigint NOT NULL, text text NOT NULL, PRIMARY KEY (key, n));
+        GRANT SELECT, INSERT ON fact TO pim_app;
+        CREATE FUNCTION fact_append(context jsonb, data jsonb, n_first bigint) RETURNS void LANGUAGE sql AS $$
+          INSERT INTO public.fact (key, n, text) SELECT (context->>'home')::uuid, n_first + number - 1, text
+            FROM jsonb_array_elements_text(data) WITH ORDINALITY AS given(text, number) $$;
+        SELECT pim_register_part('fact', 'fact_append')";
     Schema::builder()
-        .everywhere(&[Migration::new(1000, "facts", fact)])
+        .everywhere(&[Migration::new(1000, "facts", fact).with_postgres(fact_postgres)])
         .entity::<Account>(10_000)
         .entity::<CustomerNote>(10_001)
         .control_entity::<DepotRow>(10_000)
@@ -209,6 +221,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        #[cfg(feature = "postgres")]
+        if ENGINE == Engine::Postgres {
+            crate::server::forget(&self.0);
+        }
         let _gone = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -220,7 +236,12 @@ pub(crate) struct World {
 }
 
 pub(crate) fn settings(folder: &Folder, shards: u16) -> ClusterSettings {
-    ClusterSettings::at(folder.path()).with_map(ShardMap::even(shards).expect("a few shards"))
+    let settings = ClusterSettings::at(folder.path()).with_map(ShardMap::even(shards).expect("a few shards"));
+    #[cfg(feature = "postgres")]
+    if ENGINE == Engine::Postgres {
+        return settings.with_servers(crate::server::provide(folder.path(), shards));
+    }
+    settings
 }
 
 pub(crate) fn policy() -> Policy {
@@ -282,18 +303,40 @@ impl World {
 
     /// A number that a statement selects on the shard of a key.
     pub(crate) async fn count(&self, home: impl Into<HomeKey>, sql: &'static str) -> u64 {
-        let shard = self.cluster.router().route(&home.into()).shard;
-        let db = self.cluster.database(shard).expect("a shard");
-        db.query(Statement::sqlite(sql)).await.expect("runs")[0].count(0).expect("a number")
+        let db = self.all_powerful(home).await;
+        db.query(Statement::same(sql)).await.expect("runs")[0].count(0).expect("a number")
     }
 
     /// Hand-typed SQL on the shard of a key.
     pub(crate) async fn raw(&self, home: impl Into<HomeKey>, sql: &str) -> Result<(), pim_data::backend::DbError> {
-        let shard = self.cluster.router().route(&home.into()).shard;
-        let mut tx = self.cluster.database(shard).expect("a shard").begin().await?;
+        let mut tx = self.all_powerful(home).await.begin().await?;
         tx.script(sql).await?;
         tx.commit().await
     }
+
+    /// The database of a key's shard, for somebody who may do everything there.
+    pub(crate) async fn all_powerful(&self, home: impl Into<HomeKey>) -> Db {
+        self.powerful(self.cluster.router().route(&home.into()).shard).await
+    }
+
+    /// As [`World::all_powerful`], by the shard's number.
+    pub(crate) async fn powerful(&self, shard: pim_core::shard::ShardId) -> Db {
+        #[cfg(feature = "postgres")]
+        if ENGINE == Engine::Postgres {
+            return crate::server::superuser(self.folder.path(), shard.0).await;
+        }
+        self.cluster.database(shard).expect("a shard").clone()
+    }
+}
+
+/// Bytes in the engine's own notation.
+pub(crate) fn bytes(hex: &str) -> String {
+    if ENGINE == Engine::Postgres { format!("'\\x{hex}'::bytea") } else { format!("X'{hex}'") }
+}
+
+/// A UUID in the engine's own notation.
+pub(crate) fn uuid(id: Uuid) -> String {
+    if ENGINE == Engine::Postgres { format!("'{id}'") } else { format!("X'{}'", id.simple()) }
 }
 
 pub(crate) fn cx() -> RequestContext {

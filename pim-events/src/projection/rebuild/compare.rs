@@ -62,6 +62,9 @@ pub(super) async fn summarise(
     Ok(all)
 }
 
+const ZERO: [u8; 8] = 0_i64.to_be_bytes();
+const ONE: [u8; 8] = 1_i64.to_be_bytes();
+
 fn digest(row: &Row) -> [u8; 32] {
     let mut hash = Sha256::new();
     for index in 0..row.len() {
@@ -69,8 +72,11 @@ fn digest(row: &Row) -> [u8; 32] {
         let (kind, bytes): (u8, &[u8]) = match row.get(index) {
             Value::Null => (0, &[]),
             Value::Int(number) => (1, &number.to_be_bytes()),
-            Value::Text(text) => (2, text.as_bytes()),
+            // A boolean and a UUID read the same on an engine that has no such types.
+            Value::Bool(flag) => (1, if *flag { &ONE } else { &ZERO }),
+            Value::Text(text) | Value::Json(text) => (2, text.as_bytes()),
             Value::Bytes(bytes) => (3, bytes),
+            Value::Uuid(uuid) => (3, uuid.as_bytes()),
         };
         hash.update([kind]);
         hash.update((bytes.len() as u64).to_be_bytes());

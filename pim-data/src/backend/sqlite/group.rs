@@ -17,7 +17,8 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Conn, Db, DbError, Row, Statement, Transaction};
+use super::{Conn, Db, Transaction};
+use crate::backend::{DbError, Row, Statement};
 
 /// Most members of one transaction.
 pub(crate) const MEMBERS_MAX: usize = 64;

@@ -23,19 +23,21 @@ impl World {
         let folder = std::env::temp_dir().join(format!("pim-group-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
         let db = Db::open(&folder.join("a.db"), DbSettings::default()).await.unwrap();
-        let mut tx = db.begin().await.unwrap();
+        let mut tx = db.begin_with(&[]).await.unwrap().0;
         tx.script("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)").await.unwrap();
         tx.commit().await.unwrap();
         Self { db, folder }
     }
 
     async fn count(&self) -> u64 {
-        self.db.query(Statement::sqlite("SELECT COUNT(*) FROM t")).await.unwrap()[0].count(0).unwrap()
+        self.db.read().await.unwrap().query(Statement::sqlite("SELECT COUNT(*) FROM t")).await.unwrap()[0]
+            .count(0)
+            .unwrap()
     }
 
     /// Sends members in this order, to be served only when the returned transaction ends.
     async fn queue(&self, writes: impl IntoIterator<Item = Write>) -> (Transaction, Vec<JoinHandle<Outcome>>) {
-        let held = self.db.begin().await.unwrap();
+        let held = self.db.begin_with(&[]).await.unwrap().0;
         let mut sent = Vec::new();
         for write in writes {
             sent.push(self.send(write, Instant::now() + PATIENCE));
@@ -170,7 +172,7 @@ async fn a_full_disk_takes_everything_back_and_nobody_is_told_otherwise() {
 async fn a_commit_that_fails_fails_everybody() {
     let world = World::new().await;
     // A deferred reference is looked at by the commit and by nothing before it.
-    let mut tx = world.db.begin().await.unwrap();
+    let mut tx = world.db.begin_with(&[]).await.unwrap().0;
     tx.script(
         "CREATE TABLE child (k REFERENCES t (k) DEFERRABLE INITIALLY DEFERRED); \
          CREATE TRIGGER orphan AFTER INSERT ON t WHEN new.k = 3 BEGIN INSERT INTO child VALUES (99); END",
@@ -234,7 +236,7 @@ async fn a_panic_is_its_callers_own() {
 #[tokio::test]
 async fn a_member_whose_turn_does_not_come_leaves_at_its_deadline() {
     let world = World::new().await;
-    let held = world.db.begin().await.unwrap();
+    let held = world.db.begin_with(&[]).await.unwrap().0;
     let late = world.send(write(1), Instant::now() + Duration::from_millis(20));
     let late = tokio::time::timeout(PATIENCE, late).await.expect("it does not wait for the writer").unwrap();
     assert!(matches!(late, Err(DbError::Late)), "{late:?}");
@@ -250,7 +252,7 @@ async fn a_transaction_of_its_own_is_not_kept_waiting_by_a_stream_of_members() {
     let own = tokio::spawn({
         let db = world.db.clone();
         async move {
-            let mut tx = db.begin().await.unwrap();
+            let mut tx = db.begin_with(&[]).await.unwrap().0;
             tx.query(Statement::sqlite("SELECT COUNT(*) FROM t")).await.unwrap()[0].count(0).unwrap()
         }
     });

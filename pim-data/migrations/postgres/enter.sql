@@ -1,0 +1,160 @@
+-- Who may be seen and written from here to the end of the transaction: 'all', 'facilities', 'own', or nothing.
+CREATE OR REPLACE FUNCTION public.pim_scope(scope jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM set_config('app.scope', coalesce(scope->>'scope', ''), true),
+          set_config('app.own', coalesce(scope->>'own', ''), true),
+          set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
+END $$;
+
+-- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
+-- statement that begins afterwards has a snapshot that can show the new epoch: one statement that did both would let a
+-- stale writer through. Then nobody else is on the home key until this transaction ends.
+CREATE OR REPLACE FUNCTION public.pim_enter(context jsonb, OUT n bigint, OUT replay jsonb) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  bucket_no bigint := (context->>'bucket')::bigint;
+  home uuid := (context->>'home')::uuid;
+  owned record;
+  known record;
+BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
+  END IF;
+  IF context ? 'bulk' THEN
+    PERFORM pg_advisory_xact_lock_shared(7461, 4096);
+  ELSE
+    PERFORM pg_advisory_xact_lock_shared(7461, bucket_no::int);
+  END IF;
+  SELECT o.epoch, o.state, o.map_version, o.moved_to INTO owned FROM public.pim_bucket_owned o WHERE o.bucket = bucket_no;
+  IF NOT FOUND OR owned.state = 'moved' OR (owned.state = 'owned' AND owned.epoch <> (context->>'epoch')::bigint) THEN
+    RAISE EXCEPTION 'pim:stale-route' USING ERRCODE = 'PM001',
+      DETAIL = coalesce(owned.map_version, 0) || ' ' || coalesce(owned.moved_to::text, '-');
+  ELSIF owned.state <> 'owned' THEN
+    RAISE EXCEPTION 'pim:bucket-draining' USING ERRCODE = 'PM002',
+      DETAIL = owned.map_version || ' ' || coalesce(owned.moved_to::text, '-');
+  END IF;
+  IF NOT context ? 'bulk' THEN
+    PERFORM pg_advisory_xact_lock(uuid_hash_extended(home, 7461));
+  END IF;
+  PERFORM set_config('app.user', context->>'user', true), set_config('app.role', context->>'role', true),
+          set_config('app.request', context->>'request', true), set_config('app.trace', context->>'trace', true);
+  IF context ? 'idempotency' THEN
+    SELECT encode(i.body, 'hex') AS body, i.status, i.answer INTO known FROM public.idempotency i
+      WHERE i.scope = decode(context->>'idempotency', 'hex');
+    IF FOUND THEN
+      replay := jsonb_build_object('body', known.body, 'status', known.status, 'answer', known.answer);
+      RETURN;
+    END IF;
+  END IF;
+  SELECT k.n INTO n FROM public.key_head k WHERE k.key = home;
+  n := coalesce(n, 0);
+  IF n <> (context->>'head')::bigint THEN
+    RAISE EXCEPTION 'pim:conflict' USING ERRCODE = 'PM004';
+  END IF;
+END $$;
+
+-- How every write ends: the parts of other crates, the home key's number, the idempotency record, and the audit lane
+-- last, because its lock is the one that most others wait for.
+CREATE OR REPLACE FUNCTION public.pim_leave(context jsonb, tail jsonb) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  bucket_no bigint := (context->>'bucket')::bigint;
+  home uuid := (context->>'home')::uuid;
+  before bigint;
+  reached bigint;
+  answer jsonb := tail->'answer';
+  record jsonb;
+  lane_no bigint := bucket_no & 63;
+  last_seq bigint;
+  last_hash bytea;
+  content text;
+BEGIN
+  SELECT k.n INTO before FROM public.key_head k WHERE k.key = home;
+  before := coalesce(before, 0);
+  reached := public.pim_write_parts(context, tail->'parts', before);
+  IF reached > before THEN
+    INSERT INTO public.key_head AS k (key, bucket, n) VALUES (home, bucket_no, reached)
+      ON CONFLICT (key) DO UPDATE SET n = excluded.n;
+  END IF;
+  IF answer IS NOT NULL THEN
+    INSERT INTO public.idempotency (scope, bucket, body, status, answer, request_id, created_at)
+    VALUES (decode(context->>'idempotency', 'hex'), bucket_no, decode(answer->>'body', 'hex'), (answer->>'status')::bigint,
+            answer->>'answer', (context->>'request')::uuid, (context->>'at')::bigint);
+  END IF;
+  IF NOT context ? 'bulk' THEN
+    PERFORM pg_advisory_xact_lock(7462, lane_no::int);
+  END IF;
+  SELECT a.seq, a.hash INTO last_seq, last_hash FROM public.audit a WHERE a.lane = lane_no ORDER BY a.seq DESC LIMIT 1;
+  IF NOT FOUND THEN
+    last_seq := 0;
+    last_hash := decode(repeat('00', 32), 'hex');
+  END IF;
+  FOR record IN SELECT value FROM jsonb_array_elements(tail->'audit') LOOP
+    -- The number of the home key stands between the two halves: only the database knows it.
+    content := (record->>'head') || reached || (record->>'tail');
+    last_seq := last_seq + 1;
+    INSERT INTO public.audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id)
+    VALUES (lane_no, last_seq, last_hash, sha256(last_hash || convert_to(content, 'UTF8')), content,
+            (context->>'at')::bigint, (context->>'request')::uuid, context->>'user', home, record->>'entity',
+            (record->>'id')::uuid)
+    RETURNING hash INTO last_hash;
+  END LOOP;
+  RETURN reached;
+END $$;
+
+-- What became of a unit whose COMMIT was not answered: waits until nobody is on the home key any more.
+CREATE OR REPLACE FUNCTION public.pim_outcome(context jsonb) RETURNS TABLE (request_id uuid, n bigint) LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(uuid_hash_extended((context->>'home')::uuid, 7461));
+  RETURN QUERY SELECT i.request_id, k.n FROM public.idempotency i, public.key_head k
+    WHERE i.scope = decode(context->>'idempotency', 'hex') AND k.key = (context->>'home')::uuid;
+END $$;
+
+-- Locks buckets against every writer: the exclusive lock waits for those in flight and keeps others out until this
+-- transaction ends. Each element begins with the bucket's number.
+CREATE OR REPLACE FUNCTION public.pim_fence(buckets jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  bucket_no bigint;
+BEGIN
+  PERFORM set_config('lock_timeout', '10s', true);
+  PERFORM pg_advisory_xact_lock(7461, 4096);
+  FOR bucket_no IN SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets) ORDER BY 1 LOOP
+    PERFORM pg_advisory_xact_lock(7461, bucket_no::int);
+  END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_fence(jsonb) FROM PUBLIC;
+
+-- Gives fenced buckets away; each element is [bucket, new owner].
+CREATE OR REPLACE FUNCTION public.pim_give(buckets jsonb, version bigint) RETURNS void LANGUAGE sql VOLATILE AS $$
+  UPDATE public.pim_bucket_owned o SET state = 'moved', map_version = version, moved_to = (given.value->>1)::bigint
+    FROM jsonb_array_elements(buckets) AS given(value) WHERE o.bucket = (given.value->>0)::bigint;
+$$;
+REVOKE EXECUTE ON FUNCTION public.pim_give(jsonb, bigint) FROM PUBLIC;
+
+-- Writes what a map says of some buckets, each [bucket, epoch]; those that it says already are not fenced.
+CREATE OR REPLACE FUNCTION public.pim_take(buckets jsonb, version bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  changed jsonb;
+BEGIN
+  SELECT jsonb_agg(taken.value) INTO changed FROM jsonb_array_elements(buckets) AS taken(value)
+    WHERE NOT EXISTS (SELECT FROM public.pim_bucket_owned o WHERE o.bucket = (taken.value->>0)::bigint
+      AND o.epoch = (taken.value->>1)::bigint AND o.state = 'owned');
+  IF changed IS NULL THEN RETURN; END IF;
+  PERFORM public.pim_fence(changed);
+  INSERT INTO public.pim_bucket_owned AS o (bucket, epoch, state, map_version)
+    SELECT (taken.value->>0)::bigint, (taken.value->>1)::bigint, 'owned', version FROM jsonb_array_elements(changed) AS taken(value)
+    ON CONFLICT (bucket) DO UPDATE SET epoch = excluded.epoch, state = 'owned', moved_to = NULL, map_version = excluded.map_version;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_take(jsonb, bigint) FROM PUBLIC;
+
+-- Gives up whatever is owned and not listed.
+CREATE OR REPLACE FUNCTION public.pim_retire(buckets jsonb, version bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  gone jsonb;
+BEGIN
+  SELECT jsonb_agg(jsonb_build_array(o.bucket)) INTO gone FROM public.pim_bucket_owned o
+    WHERE o.state = 'owned' AND o.bucket NOT IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets));
+  IF gone IS NULL THEN RETURN; END IF;
+  PERFORM public.pim_fence(gone);
+  UPDATE public.pim_bucket_owned o SET state = 'moved', map_version = version
+    FROM jsonb_array_elements(gone) AS lost(value) WHERE o.bucket = (lost.value->>0)::bigint;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_retire(jsonb, bigint) FROM PUBLIC;

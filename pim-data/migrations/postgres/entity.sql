@@ -1,0 +1,82 @@
+-- One entity: base table, history, the triggers that keep both honest, and who may see what. Filled in from its declaration.
+CREATE TABLE {table}_row (
+  id uuid PRIMARY KEY,
+  home_key uuid NOT NULL,
+  bucket bigint NOT NULL,
+  facility_id uuid,
+  version bigint NOT NULL CHECK (version > 0),
+  created_at bigint NOT NULL,
+  updated_at bigint NOT NULL{columns},
+  CONSTRAINT {table}_bucket CHECK (bucket = public.pim_bucket_of(id))
+);
+CREATE INDEX {table}_home ON {table}_row (home_key, id);
+CREATE INDEX {table}_bucket_index ON {table}_row (bucket);
+CREATE TRIGGER {table}_owned BEFORE INSERT OR UPDATE ON {table}_row FOR EACH ROW EXECUTE FUNCTION public.pim_owned();
+
+CREATE TABLE {table}_history (
+  history_seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id uuid NOT NULL,
+  home_key uuid NOT NULL,
+  bucket bigint NOT NULL,
+  facility_id uuid,
+  version bigint NOT NULL,
+  created_at bigint NOT NULL,
+  updated_at bigint NOT NULL{history_columns},
+  valid_from bigint NOT NULL,
+  valid_to bigint
+);
+CREATE INDEX {table}_history_id ON {table}_history (id, valid_from);
+
+-- History is written by the database itself, so that hand-typed SQL leaves a trace too. A period begins at least one
+-- microsecond after the one before it, whatever the clock says.
+CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  wall bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+  last_from bigint;
+  begins bigint;
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    begins := NEW.updated_at;
+  ELSIF TG_OP = 'UPDATE' AND NEW.updated_at > OLD.updated_at THEN
+    begins := NEW.updated_at;
+  ELSE
+    begins := wall;
+  END IF;
+  SELECT h.valid_from INTO last_from FROM {table}_history h WHERE h.id = coalesce(NEW.id, OLD.id)
+    ORDER BY h.valid_from DESC LIMIT 1;
+  IF FOUND THEN
+    begins := greatest(begins, last_from + 1);
+    UPDATE {table}_history h SET valid_to = begins WHERE h.id = coalesce(NEW.id, OLD.id) AND h.valid_to IS NULL;
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    INSERT INTO {table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
+    VALUES (NEW.id, NEW.home_key, NEW.bucket, NEW.facility_id, NEW.version, NEW.created_at, NEW.updated_at{new_names}, begins);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER {table}_remember AFTER INSERT OR UPDATE OR DELETE ON {table}_row
+  FOR EACH ROW EXECUTE FUNCTION {table}_remember();
+
+-- Row-level security binds the owner too. The settings stand in sub-selects, so that they are read once a statement.
+ALTER TABLE {table}_row ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table}_row FORCE ROW LEVEL SECURITY;
+CREATE POLICY {table}_scope ON {table}_row USING (
+  (SELECT current_setting('app.scope', true)) = 'all'
+  OR ((SELECT current_setting('app.scope', true)) = 'own'
+    AND home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid))
+  OR ((SELECT current_setting('app.scope', true)) = 'facilities'
+    AND facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])));
+ALTER TABLE {table}_history ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table}_history FORCE ROW LEVEL SECURITY;
+CREATE POLICY {table}_history_scope ON {table}_history FOR SELECT USING (
+  (SELECT current_setting('app.scope', true)) = 'all'
+  OR ((SELECT current_setting('app.scope', true)) = 'own'
+    AND home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid))
+  OR ((SELECT current_setting('app.scope', true)) = 'facilities'
+    AND facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])));
+-- For the trigger above, which runs as the owner.
+CREATE POLICY {table}_history_keeper ON {table}_history TO CURRENT_USER USING (true) WITH CHECK (true);
+CREATE VIEW {table} WITH (security_invoker = true) AS SELECT * FROM {table}_row;
+CREATE VIEW {table}_past WITH (security_invoker = true) AS SELECT * FROM {table}_history;
+GRANT SELECT, INSERT, UPDATE ON {table}_row TO pim_app;
+GRANT SELECT ON {table}_history, {table}, {table}_past TO pim_app;

@@ -1,0 +1,87 @@
+-- Writes one row. Alone in its unit it also enters and leaves: everything in one call, in a transaction of its own.
+CREATE OR REPLACE FUNCTION public.pim_w_{table}_{digest}(context jsonb, record jsonb, tail jsonb, OUT n bigint, OUT replay jsonb)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  home uuid := (context->>'home')::uuid;
+  now_at bigint := (context->>'at')::bigint;
+  given record;
+BEGIN
+  IF NOT context ? 'entered' THEN
+    SELECT entered.n, entered.replay INTO n, replay FROM public.pim_enter(context) entered;
+    IF replay IS NOT NULL THEN RETURN; END IF;
+  END IF;
+  PERFORM public.pim_scope(record);
+  SELECT * INTO given FROM jsonb_to_record(record->'row') AS typed(pim_nothing text{typed});
+  IF (record->>'version')::bigint = 1 THEN
+    INSERT INTO public.{table}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names})
+    VALUES ((record->>'id')::uuid, home, (context->>'bucket')::bigint, (record->>'facility')::uuid, 1, now_at, now_at{given_names});
+  ELSE
+    UPDATE public.{table}_row r
+      SET version = r.version + 1, updated_at = now_at, facility_id = (record->>'facility')::uuid{sets}
+      WHERE r.id = (record->>'id')::uuid AND r.home_key = home AND r.version = (record->>'version')::bigint - 1
+        AND (record->>'scope' = 'all' OR r.home_key = (record->>'own')::uuid
+          OR r.facility_id = ANY ((record->>'facilities')::uuid[]));
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'pim_guard_stale' USING ERRCODE = 'PM003', TABLE = '{table}_row';
+    END IF;
+  END IF;
+  IF tail IS NOT NULL THEN
+    n := public.pim_leave(context, tail);
+  END IF;
+END $$;
+
+-- Reads one row in order to change it, and looks up in the same snapshot whether the request was answered before.
+CREATE OR REPLACE FUNCTION public.pim_l_{table}_{digest}(scope jsonb, submission bytea, home uuid, wanted uuid)
+RETURNS TABLE (body bytea, status bigint, answer text, n bigint, id uuid, home_key uuid, facility_id uuid, version bigint,
+  created_at bigint, updated_at bigint{typed})
+LANGUAGE plpgsql STABLE ROWS 1 AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM public.pim_scope(scope);
+  RETURN QUERY SELECT i.body, i.status, i.answer, k.n, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
+    FROM (SELECT 1) one LEFT JOIN public.idempotency i ON i.scope = submission
+    LEFT JOIN public.key_head k ON k.key = home
+    LEFT JOIN public.{table}_row r ON r.id = wanted AND r.home_key = home;
+END $$;
+
+-- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
+CREATE OR REPLACE FUNCTION public.pim_r_{table}_{digest}(scope jsonb, wanted uuid)
+RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
+LANGUAGE plpgsql STABLE ROWS 1 AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM public.pim_scope(scope);
+  RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
+      r.created_at, r.updated_at{row_names}
+    FROM public.{table}_row r WHERE r.id = wanted;
+END $$;
+
+CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(scope jsonb, home uuid, behind uuid, most bigint)
+RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM public.pim_scope(scope);
+  IF home IS NULL THEN
+    RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
+        r.created_at, r.updated_at{row_names}
+      FROM public.{table}_row r WHERE r.id > behind ORDER BY r.id LIMIT most;
+  ELSE
+    RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
+        r.created_at, r.updated_at{row_names}
+      FROM public.{table}_row r WHERE r.home_key = home AND r.id > behind ORDER BY r.id LIMIT most;
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION public.pim_h_{table}_{digest}(scope jsonb, wanted uuid, instant bigint)
+RETURNS TABLE (valid_from bigint, valid_to bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint,
+  updated_at bigint{typed})
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM public.pim_scope(scope);
+  RETURN QUERY SELECT r.valid_from, r.valid_to, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
+    FROM public.{table}_history r
+    WHERE r.id = wanted AND (instant IS NULL OR (r.valid_from <= instant AND (r.valid_to IS NULL OR r.valid_to > instant)))
+    ORDER BY r.valid_from LIMIT 500;
+END $$;

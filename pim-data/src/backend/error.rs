@@ -1,0 +1,158 @@
+//! What can go wrong below, said the same way for either engine.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::ColumnError;
+use super::secret::SecretError;
+
+/// What can go wrong below. The driver's own error stays inside.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// The database cannot be opened or reached.
+    #[error("cannot open database {place}")]
+    Open {
+        /// The file, or the endpoint's name.
+        place: String,
+        /// Why.
+        #[source]
+        source: Driver,
+    },
+    /// The endpoint's connection string cannot be had.
+    #[error("cannot connect to {place}")]
+    Secret {
+        /// The endpoint's name.
+        place: String,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// A durability setting is not what it must be.
+    #[error("database {place} runs with {setting} = {found}, which can lose commits or references")]
+    NotDurable {
+        /// The file, or the endpoint's name.
+        place: String,
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+    },
+    /// The server takes no writes: it is a standby, or was made one.
+    #[error("database {place} takes no writes: it is a standby, or the primary has changed")]
+    ReadOnly {
+        /// The endpoint's name.
+        place: String,
+    },
+    /// A constraint, trigger or guard refused a write; the text is ours or the engine's, without values.
+    #[error("the database refused a write: {rule}")]
+    Refused {
+        /// What refused.
+        rule: String,
+        /// Whether a unique constraint did.
+        unique: bool,
+    },
+    /// The fence refused a route; only a server says so by itself.
+    #[error("the fence refused a route, the newest map is version {newest}")]
+    Fence {
+        /// The newest map version that the database knows of the bucket.
+        newest: u64,
+        /// Who owns the bucket now, if the database knows.
+        owner: Option<u16>,
+    },
+    /// The statement has no text for this engine.
+    #[error("the statement has no text for {engine}")]
+    NoText {
+        /// Which engine.
+        engine: &'static str,
+    },
+    /// Somebody else holds what this write needs for too long, or the two stood in each other's way.
+    #[error("the database is locked by another writer")]
+    Busy,
+    /// A column does not hold what was asked for.
+    #[error("a row does not have the expected form")]
+    Column(#[from] ColumnError),
+    /// The deadline passed while waiting for a connection of this process.
+    #[error("the deadline passed while waiting for a connection")]
+    Late,
+    /// The deadline passed while the server was at it: whether a write took place is not known.
+    #[error("the server did not answer before the deadline")]
+    Unanswered,
+    /// The connection broke: whether the write under way took place is not known.
+    #[error("the connection to the server broke")]
+    Lost,
+    /// The connection is gone.
+    #[error("the connection is closed")]
+    Closed,
+    /// Another member of a shared transaction made the engine take all of it back. Nothing was written.
+    #[error("a transaction shared with others was rolled back")]
+    Undone,
+    /// The commit of a shared transaction failed; whether it happened, a retry under the same idempotency key finds out.
+    #[error("the commit shared with others failed")]
+    Commit(#[source] Arc<DbError>),
+    /// The runtime ended in the middle of a transaction; whether it was committed is not known.
+    #[error("the task that ran the transaction is gone")]
+    Abandoned,
+    /// Anything else that the engine says.
+    #[error("the database engine failed")]
+    Engine(#[source] Driver),
+}
+
+impl DbError {
+    /// Whether the same call may well succeed a little later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy
+                | Self::Closed
+                | Self::Undone
+                | Self::Lost
+                | Self::Open { .. }
+                | Self::ReadOnly { .. }
+                | Self::Fence { .. }
+        )
+    }
+
+    /// Whether a write may have taken place although it failed.
+    #[must_use]
+    pub const fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Unanswered | Self::Lost | Self::Commit(_) | Self::Abandoned)
+    }
+}
+
+/// The driver's error, opaque.
+pub struct Driver(sqlx::Error);
+
+impl Driver {
+    pub(super) const fn of(error: sqlx::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Driver {}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(refusal) = error.as_database_error() else { return Self::Engine(Driver(error)) };
+        let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
+        // The low byte is the primary result code: 5 busy, 6 locked, 19 constraint.
+        match code & 0xff {
+            5 | 6 => Self::Busy,
+            19 => Self::Refused { rule: refusal.message().to_owned(), unique: refusal.is_unique_violation() },
+            _ => Self::Engine(Driver(error)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One connection. Statements go one a trip: the driver does not pipeline.
+
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _};
+
+use super::codec::{arguments, row_of};
+use super::refusal::explain;
+use crate::backend::{DbError, Row, Statement};
+
+/// What the next user of a connection must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing is open.
+    Clean,
+    /// A transaction is open, no call is under way.
+    Open,
+    /// A call is under way; seen from outside: it was cut short.
+    Busy { in_transaction: bool },
+    /// It broke.
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    raw: PgConnection,
+    place: String,
+    state: State,
+    used_at: Instant,
+}
+
+impl Conn {
+    pub(super) fn new(raw: PgConnection, place: &str) -> Self {
+        Self { raw, place: place.to_owned(), state: State::Clean, used_at: Instant::now() }
+    }
+
+    pub(super) fn idle_for(&self) -> Duration {
+        self.used_at.elapsed()
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.state == State::Clean
+    }
+
+    pub(super) fn is_between_calls(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// From here until [`Conn::end_call`] the connection is in the middle of something.
+    pub(super) fn begin_call(&mut self) {
+        let in_transaction = matches!(self.state, State::Open);
+        if self.state != State::Broken {
+            self.state = State::Busy { in_transaction };
+        }
+    }
+
+    pub(super) fn end_call(&mut self, error: Option<&DbError>) {
+        self.used_at = Instant::now();
+        self.state = match (self.state, error) {
+            (State::Busy { .. }, Some(DbError::Lost | DbError::Engine(_) | DbError::Column(_)))
+            | (State::Broken, _) => State::Broken,
+            (State::Busy { in_transaction: true }, _) => State::Open,
+            (State::Busy { in_transaction: false }, _) => State::Clean,
+            (other, _) => other,
+        };
+    }
+
+    /// Says that what runs in the present call opens, or has ended, a transaction.
+    pub(super) fn in_transaction(&mut self, in_transaction: bool) {
+        if matches!(self.state, State::Busy { .. }) {
+            self.state = State::Busy { in_transaction };
+        }
+    }
+
+    pub(super) async fn ping(&mut self) -> Result<(), DbError> {
+        self.raw.ping().await.map_err(|error| explain(error, &self.place))
+    }
+
+    pub(super) async fn roll_back(&mut self) -> Result<(), DbError> {
+        self.script("ROLLBACK").await?;
+        self.state = State::Clean;
+        self.used_at = Instant::now();
+        Ok(())
+    }
+
+    pub(super) async fn query(&mut self, statement: &Statement) -> Result<Vec<Row>, DbError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.postgres_text()?), arguments(statement)?);
+        let rows = self.raw.fetch_all(query).await.map_err(|error| explain(error, &self.place))?;
+        rows.iter().map(|row| row_of(row, &self.place)).collect()
+    }
+
+    /// Stops at the first row; the server's closing words are read before the next statement.
+    pub(super) async fn first(&mut self, statement: &Statement) -> Result<Option<Row>, DbError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.postgres_text()?), arguments(statement)?);
+        let row = self.raw.fetch_optional(query).await.map_err(|error| explain(error, &self.place))?;
+        row.map(|row| row_of(&row, &self.place)).transpose()
+    }
+
+    pub(super) async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
+        let mut answers = Vec::with_capacity(statements.len());
+        for statement in statements {
+            answers.push(self.query(statement).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Runs a script without parameters and returns the rows of its last statement that has some.
+    pub(super) async fn script(&mut self, text: &str) -> Result<Vec<Row>, DbError> {
+        let mut rows = Vec::new();
+        {
+            let mut stream = self.raw.fetch_many(sqlx::raw_sql(AssertSqlSafe(text.to_owned())));
+            while let Some(step) = stream.try_next().await.map_err(|error| explain(error, &self.place))? {
+                if let Either::Right(row) = step {
+                    rows.push(row);
+                }
+            }
+        }
+        rows.iter().map(|row| row_of(row, &self.place)).collect()
+    }
+
+    /// A commit that is acknowledged must survive the server's power cut.
+    pub(super) async fn assert_durable(&mut self) -> Result<(), DbError> {
+        const ASK: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
+                           current_setting('synchronous_commit')";
+        let rows = self.query(&Statement::same(ASK)).await?;
+        let row = rows.first().ok_or(DbError::Closed)?;
+        for (index, setting) in ["fsync", "full_page_writes", "synchronous_commit"].into_iter().enumerate() {
+            let found = row.text(index)?;
+            if found == "off" {
+                return Err(DbError::NotDurable { place: self.place.clone(), setting, found: found.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! One endpoint as a database: transactions, reads, and calls of one statement.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use tokio::time::Instant;
+
+use super::conn::Conn;
+use super::pool::{Lent, Pool};
+use crate::backend::secret::Secrets;
+use crate::backend::{DbError, Row, ServerSettings, Statement};
+
+const BEGIN: &str = "BEGIN";
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+/// The snapshot is taken by the first statement. Whoever holds it is bounded by its own delay.
+const HOLD: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; \
+                    SET LOCAL idle_in_transaction_session_timeout = 0; SELECT 1 FROM public.pim_identity";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Db(Pool);
+
+impl Db {
+    pub(crate) fn new(name: &str, secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Self {
+        Self(Pool::new(name, secrets, settings))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    pub(crate) async fn begin_with(
+        &self,
+        until: Option<Instant>,
+        first: &[Statement],
+    ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
+        let mut begun = Transaction { lent: self.0.lend(until).await?, failed: false };
+        begun.lent.call(async |conn| open(conn, BEGIN).await).await?;
+        let answers = begun.hop(first).await?;
+        Ok((begun, answers))
+    }
+
+    /// Begins a transaction and calls a function with one JSON argument, in one trip. The simple protocol takes no binds,
+    /// so the argument goes as hexadecimal digits: nothing in it can end the text.
+    pub(crate) async fn begin_calling(
+        &self,
+        until: Instant,
+        function: &'static str,
+        argument: &Json,
+    ) -> Result<(Transaction, Vec<Row>), DbError> {
+        use std::fmt::Write as _;
+        let mut script = format!("{BEGIN}; SELECT * FROM public.{function}(convert_from('\\x");
+        for byte in argument.to_string().bytes() {
+            let _infallible = write!(script, "{byte:02x}");
+        }
+        script.push_str("'::bytea, 'UTF8')::jsonb)");
+        let mut begun = Transaction { lent: self.0.lend(Some(until)).await?, failed: false };
+        let rows = begun.lent.call(async |conn| open(conn, &script).await).await?;
+        Ok((begun, rows))
+    }
+
+    pub(crate) async fn read(&self, until: Option<Instant>) -> Result<ReadGuard, DbError> {
+        Ok(ReadGuard { lent: self.0.lend(until).await? })
+    }
+
+    /// Keeps one snapshot until it is dropped.
+    pub(crate) async fn hold(&self) -> Result<ReadGuard, DbError> {
+        let mut held = ReadGuard { lent: self.0.lend(None).await? };
+        held.lent.call(async |conn| open(conn, HOLD).await).await?;
+        Ok(held)
+    }
+}
+
+async fn open(conn: &mut Conn, script: &str) -> Result<Vec<Row>, DbError> {
+    conn.in_transaction(true);
+    conn.script(script).await
+}
+
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    lent: Lent,
+    /// The server answers COMMIT of a failed transaction with success, having rolled it back.
+    failed: bool,
+}
+
+impl Transaction {
+    pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        let outcome = self.lent.call(async |conn| conn.query(&statement).await).await;
+        self.failed |= outcome.is_err();
+        outcome
+    }
+
+    pub(crate) async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
+        let outcome = self.lent.call(async |conn| conn.hop(statements).await).await;
+        self.failed |= outcome.is_err();
+        outcome
+    }
+
+    pub(crate) async fn script(&mut self, text: &str) -> Result<(), DbError> {
+        let outcome = self.lent.call(async |conn| conn.script(text).await).await;
+        self.failed |= outcome.is_err();
+        outcome.map(drop)
+    }
+
+    pub(crate) async fn commit_with(mut self, last: Vec<Statement>) -> Result<Vec<Vec<Row>>, DbError> {
+        let answers = self.hop(&last).await?;
+        if self.failed {
+            let rule = "a transaction in which a statement failed cannot commit".to_owned();
+            return Err(DbError::Refused { rule, unique: false });
+        }
+        self.end("COMMIT").await?;
+        Ok(answers)
+    }
+
+    pub(crate) async fn rollback(mut self) -> Result<(), DbError> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(&mut self, how: &str) -> Result<(), DbError> {
+        let end = async |conn: &mut Conn| {
+            conn.script(how).await?;
+            conn.in_transaction(false);
+            Ok(())
+        };
+        self.lent.call(end).await
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ReadGuard {
+    lent: Lent,
+}
+
+impl ReadGuard {
+    pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        self.lent.call(async |conn| conn.query(&statement).await).await
+    }
+
+    pub(crate) async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
+        self.lent.call(async |conn| conn.first(&statement).await).await
+    }
+
+    pub(crate) async fn snapshot(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
+        let run = async |conn: &mut Conn| {
+            open(conn, BEGIN_SNAPSHOT).await?;
+            let answers = conn.hop(statements).await?;
+            conn.script("COMMIT").await?;
+            conn.in_transaction(false);
+            Ok(answers)
+        };
+        self.lent.call(run).await
+    }
+}

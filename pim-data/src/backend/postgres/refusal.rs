@@ -1,0 +1,45 @@
+//! What the server's five-character codes mean here.
+
+use sqlx::postgres::PgDatabaseError;
+
+use crate::backend::{DbError, Driver};
+
+/// Says in our words why a statement failed on the endpoint called `place`.
+pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
+    let Some(refusal) = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>()) else {
+        return match error {
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => DbError::Lost,
+            other => DbError::Engine(Driver::of(other)),
+        };
+    };
+    match refusal.code() {
+        "PM001" | "PM002" => fence(refusal),
+        // A constraint's own name and table, never the message: that one may hold values.
+        code if code.starts_with("PM") => refused(refusal, refusal.message(), false),
+        "23505" => refused(refusal, refusal.constraint().unwrap_or("unique"), true),
+        "23503" => refused(refusal, "FOREIGN KEY", false),
+        code if code.starts_with("23") => refused(refusal, refusal.constraint().unwrap_or("constraint"), false),
+        "42501" => refused(refusal, "permission or row-level security", false),
+        "22P05" | "22021" => refused(refusal, "text that PostgreSQL cannot keep, such as a NUL character", false),
+        "25006" => DbError::ReadOnly { place: place.to_owned() },
+        // Serialisation, deadlock, lock time-out, too many connections, starting up.
+        "40001" | "40P01" | "55P03" | "53300" | "57P03" => DbError::Busy,
+        // The server goes down; what was under way may have been done.
+        "57P01" | "57P02" | "08006" | "08003" => DbError::Lost,
+        // Statement time-out.
+        "57014" => DbError::Unanswered,
+        _ => DbError::Engine(Driver::of(error)),
+    }
+}
+
+fn refused(refusal: &PgDatabaseError, rule: &str, unique: bool) -> DbError {
+    let rule = refusal.table().map_or_else(|| rule.to_owned(), |table| format!("{table}.{rule}"));
+    DbError::Refused { rule, unique }
+}
+
+/// The detail is `newest owner`, and the owner is `-` when the database does not know it.
+fn fence(refusal: &PgDatabaseError) -> DbError {
+    let mut words = refusal.detail().unwrap_or_default().split(' ');
+    let newest = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    DbError::Fence { newest, owner: words.next().and_then(|word| word.parse().ok()) }
+}

@@ -1,0 +1,108 @@
+//! What an entity's declaration stands for on PostgreSQL: tables, triggers, policies, and the functions that write and read.
+//!
+//! A function's name carries the digest of its text. A program finds exactly the functions that it was built with, and a
+//! server that is being upgraded has those of both releases.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Column, ColumnKind, Table};
+
+const TABLES: &str = include_str!("../../migrations/postgres/entity.sql");
+const ROUTINES: &str = include_str!("../../migrations/postgres/entity_routines.sql");
+
+/// The calls of one entity's functions, as statements.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls {
+    /// `context, record, tail` to the key's number and a stored answer.
+    pub(crate) write: String,
+    /// `scope, idempotency scope, home key, id` to the stored answer, the key's number and the row.
+    pub(crate) load: String,
+    /// `scope, id` to the key's number and the row.
+    pub(crate) read: String,
+    /// `scope, home key, after, limit` to the key's number and rows; any home key when it is null.
+    pub(crate) list: String,
+    /// `scope, id, instant` to periods; all of them when the instant is null.
+    pub(crate) history: String,
+    digest: String,
+}
+
+impl Calls {
+    pub(crate) fn of(table: &Table) -> Self {
+        let digest = digest(table);
+        let call =
+            |what: &str, marks: &str| format!("SELECT * FROM public.pim_{what}_{}_{digest}({marks})", table.name);
+        Self {
+            write: call("w", "?, ?, ?"),
+            load: call("l", "?, ?, ?, ?"),
+            read: call("r", "?, ?"),
+            list: call("s", "?, ?, ?, ?"),
+            history: call("h", "?, ?, ?"),
+            digest,
+        }
+    }
+
+    /// What tells these functions from those of another release.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// Everything that one entity needs in a shard, except its functions.
+pub(crate) fn create_entity(table: &Table) -> String {
+    let mut sql = fill(TABLES, table, "");
+    for (column, other) in table.references {
+        sql.push_str(&format!(
+            "ALTER TABLE {}_row ADD FOREIGN KEY ({column}) REFERENCES {other}_row (id);\n",
+            table.name
+        ));
+    }
+    for (number, columns) in table.indexes.iter().enumerate() {
+        let (name, columns) = (table.name, columns.join(", "));
+        sql.push_str(&format!("CREATE INDEX {name}_index_{number} ON {name}_row ({columns});\n"));
+    }
+    sql
+}
+
+/// The functions of one entity.
+pub(crate) fn create_routines(table: &Table) -> String {
+    fill(ROUTINES, table, &digest(table))
+}
+
+fn digest(table: &Table) -> String {
+    let hash = Sha256::digest(fill(ROUTINES, table, "").as_bytes());
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The templates name what depends on the columns in braces.
+fn fill(template: &str, table: &Table, digest: &str) -> String {
+    let each = |make: &dyn Fn(&Column) -> String| table.columns.iter().map(make).collect::<String>();
+    let constraint = |column: &Column| {
+        let null = if column.nullable { "" } else { " NOT NULL" };
+        let unique = if column.unique { " UNIQUE" } else { "" };
+        format!(",\n  {} {}{null}{unique}", column.name, storage(column.kind))
+    };
+    let kept = |column: &Column| {
+        format!(",\n  {} {}{}", column.name, storage(column.kind), if column.nullable { "" } else { " NOT NULL" })
+    };
+    template
+        .replace("{table}", table.name)
+        .replace("{digest}", digest)
+        .replace("{columns}", &each(&constraint))
+        .replace("{history_columns}", &each(&kept))
+        .replace("{names}", &each(&|column| format!(", {}", column.name)))
+        .replace("{new_names}", &each(&|column| format!(", NEW.{}", column.name)))
+        .replace("{row_names}", &each(&|column| format!(", r.{}", column.name)))
+        .replace("{given_names}", &each(&|column| format!(", given.{}", column.name)))
+        .replace("{sets}", &each(&|column| format!(", {0} = given.{0}", column.name)))
+        .replace("{typed}", &each(&|column| format!(", {} {}", column.name, storage(column.kind))))
+}
+
+const fn storage(kind: ColumnKind) -> &'static str {
+    match kind {
+        ColumnKind::Text => "text",
+        ColumnKind::Int | ColumnKind::Time => "bigint",
+        ColumnKind::Bool => "boolean",
+        ColumnKind::Uuid => "uuid",
+        ColumnKind::Json => "jsonb",
+    }
+}

@@ -1,0 +1,28 @@
+//! The same promises on PostgreSQL: the modules of the level above once more, with another engine under their world.
+
+#![expect(clippy::duplicate_mod, reason = "the same promises, tried on another engine")]
+
+use pim_data::backend::Engine;
+
+const ENGINE: Engine = Engine::Postgres;
+
+/// Stamps a promise for this engine.
+macro_rules! promises {
+    ($($promise:ident in $file:literal,)*) => {
+        $(#[path = $file] mod $promise;)*
+    };
+}
+
+promises! {
+    world in "world.rs",
+    audit_detects_tampering in "audit_detects_tampering.rs",
+    bulk_is_all_or_nothing in "bulk_is_all_or_nothing.rs",
+    fence_refuses_stale_router in "fence_refuses_stale_router.rs",
+    history_is_automatic in "history_is_automatic.rs",
+    idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
+    map_swaps_under_traffic in "map_swaps_under_traffic.rs",
+    reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
+    rollback_on_drop in "rollback_on_drop.rs",
+    stale_writers_lose in "stale_writers_lose.rs",
+    visibility_agrees_with_oracle in "visibility_agrees_with_oracle.rs",
+}

@@ -1,0 +1,127 @@
+//! Databases on the server of `LAB_TEST_POSTGRES_DSN`, each test its own, with an owner and an application role.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
+use pim_data::cluster::Servers;
+
+const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
+const PASSWORD: &str = "only-for-tests";
+const OWNER: &str = "pim_test_owner";
+const APPLICATION: &str = "pim_test_app";
+
+/// What a fresh server needs once; several test programs may come at the same time.
+const ROLES: &str = "SELECT pg_advisory_lock(7469, 0);
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
+    CREATE ROLE pim_app NOLOGIN;
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_owner') THEN
+    CREATE ROLE pim_test_owner LOGIN CREATEROLE PASSWORD 'only-for-tests';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_app') THEN
+    CREATE ROLE pim_test_app LOGIN PASSWORD 'only-for-tests' IN ROLE pim_app;
+  END IF;
+END $$;
+SELECT pg_advisory_unlock(7469, 0)";
+
+/// The connection strings of one test's databases: `shard-0`, `shard-0-owner`, `shard-0-super`, `control` …
+#[derive(Clone)]
+pub(crate) struct TestSecrets {
+    prefix: String,
+}
+
+impl fmt::Debug for TestSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TestSecrets")
+    }
+}
+
+impl Secrets for TestSecrets {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        let (name, user) = match name.rsplit_once('-') {
+            Some((name, "owner")) => (name, Some(OWNER)),
+            Some((name, "super")) => (name, None),
+            _ => (name, Some(APPLICATION)),
+        };
+        let database = if name == "server" { "postgres".to_owned() } else { format!("{}_{name}", self.prefix) };
+        Ok(dsn(user, &database))
+    }
+}
+
+/// `postgres://user:password@host:port/database`, the parts that matter replaced.
+fn dsn(user: Option<&str>, database: &str) -> String {
+    let given = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} names the server of these tests"));
+    let (_, rest) = given.split_once("://").expect("a connection string of the form postgres://…");
+    let (login, address) = rest.split_once('@').expect("a connection string with a user");
+    let address = address.split(['/', '?']).next().unwrap_or_default();
+    let login = user.map_or_else(|| login.to_owned(), |user| format!("{user}:{PASSWORD}"));
+    format!("postgres://{login}@{address}/{database}")
+}
+
+pub(crate) fn secrets(folder: &Path) -> TestSecrets {
+    let unique = folder.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
+    TestSecrets { prefix: unique }
+}
+
+/// Makes the databases of a folder, unless it has them.
+pub(crate) fn provide(folder: &Path, shards: u16) -> Servers {
+    let secrets = secrets(folder);
+    let names = (0..shards).map(|number| format!("shard-{number}")).chain(["control".to_owned()]);
+    let marker = folder.join("servers");
+    if !marker.exists() {
+        let names: Vec<_> = names.map(|name| format!("{}_{name}", secrets.prefix)).collect();
+        on_server(move |db| async move {
+            let mut reader = db.begin().await.expect("begins");
+            reader.script(ROLES).await.expect("makes roles");
+            reader.commit().await.expect("commits");
+            for name in names {
+                outside(&db, &format!("CREATE DATABASE \"{name}\" OWNER {OWNER}")).await;
+            }
+        });
+        std::fs::write(marker, "").expect("writes");
+    }
+    let mut servers = Servers::new(Arc::new(secrets));
+    servers.settings = ServerSettings { connections_max: 6, ..ServerSettings::default() };
+    servers
+}
+
+/// Drops the databases of a folder.
+pub(crate) fn forget(folder: &Path) {
+    let prefix = secrets(folder).prefix;
+    on_server(move |db| async move {
+        let like =
+            pim_data::backend::Statement::same("SELECT datname::text FROM pg_database WHERE starts_with(datname, ?)");
+        for row in db.query(like.bind(prefix)).await.expect("lists") {
+            outside(&db, &format!("DROP DATABASE \"{}\" WITH (FORCE)", row.text(0).expect("a name"))).await;
+        }
+    });
+}
+
+/// Somebody whom nothing binds.
+pub(crate) async fn superuser(folder: &Path, shard: u16) -> Db {
+    let settings = ServerSettings { transaction_max: Duration::from_secs(30), ..ServerSettings::default() };
+    Db::connect(&format!("shard-{shard}-super"), Arc::new(secrets(folder)), settings).await.expect("connects")
+}
+
+/// A statement that may not stand in a transaction.
+async fn outside(db: &Db, text: &str) {
+    let statement = pim_data::backend::SqlPair::generated(text.to_owned());
+    db.query(pim_data::backend::Statement::of(statement)).await.expect("runs");
+}
+
+/// Tests call this from inside and outside of a runtime, and when they drop things: it has a thread of its own.
+fn on_server<F: Future<Output = ()>>(work: impl FnOnce(Db) -> F + Send + 'static) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let secrets = Arc::new(TestSecrets { prefix: String::new() });
+            let settings = ServerSettings { transaction_max: Duration::from_secs(60), ..ServerSettings::default() };
+            work(Db::connect("server-super", secrets, settings).await.expect("the server answers")).await;
+        });
+    };
+    std::thread::spawn(run).join().expect("the server did as told");
+}
