@@ -38,9 +38,40 @@ pub(crate) struct TestArgs {
     filter: Option<String>,
 }
 
-/// Suites that need a server, and the variable that says where it is.
-const SUITES: &[(Server, &str, &str)] =
-    &[(Server::Postgres, "foreign key hashes against a live PostgreSQL", "LAB_TEST_POSTGRES_DSN")];
+/// A suite that needs a server.
+struct Suite {
+    server: Server,
+    what: &'static str,
+    /// Says where the server is.
+    variable: &'static str,
+    /// How it is run when it is no part of the workspace's tests, because a newcomer's build has no such backend.
+    apart: Option<Apart>,
+}
+
+#[derive(Clone, Copy)]
+struct Apart {
+    build: &'static [&'static str],
+    /// What the names of its tests begin with; without it the embedded engine's would run once more.
+    tests: &'static str,
+}
+
+const SUITES: &[Suite] = &[
+    Suite {
+        server: Server::Postgres,
+        what: "foreign key hashes against a live PostgreSQL",
+        variable: "LAB_TEST_POSTGRES_DSN",
+        apart: None,
+    },
+    Suite {
+        server: Server::Postgres,
+        what: "the promises of pim-data on PostgreSQL",
+        variable: "LAB_TEST_POSTGRES_DSN",
+        apart: Some(Apart {
+            build: &["-p", "pim-data", "--features", "postgres", "--lib", "--test", "it"],
+            tests: "postgres::",
+        }),
+    },
+];
 
 /// Runs the suites.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
@@ -48,8 +79,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         return mutants::run(area);
     }
     let missing = report_suites();
-    if let Some(server) = args.require.iter().find(|server| missing.contains(server)) {
-        return Err(Failure::Precondition.because(format!("{server:?} is required, but its suites cannot run here")));
+    if let Some(suite) = missing.iter().find(|suite| args.require.contains(&suite.server)) {
+        let refusal = format!("{:?} is required, but its suites cannot run here", suite.server);
+        return Err(Failure::Precondition.because(refusal));
     }
     // The end-to-end suites start the built programs, so these come first.
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
@@ -61,16 +93,33 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(filter) = &args.filter {
         test.arg("--").arg(filter);
     }
-    must(&mut test)
+    // Nothing is left untried because something else failed.
+    let outcomes = [must(&mut test), run_apart(args.filter.as_deref())];
+    outcomes.into_iter().collect()
 }
 
-fn report_suites() -> Vec<Server> {
-    let mut missing = Vec::new();
-    for (server, suite, variable) in SUITES {
-        if std::env::var_os(variable).is_none() {
-            eprintln!("not run: {suite}: {variable} is not set");
-            missing.push(*server);
-        }
+/// The suites that have a build of their own, as far as their servers are there.
+fn run_apart(filter: Option<&str>) -> Result<()> {
+    let suites = SUITES.iter().filter(|suite| suite.is_there()).filter_map(|suite| suite.apart);
+    let outcomes = suites.map(|suite| {
+        let mut test = cargo(&["test", "--locked", "--no-fail-fast"]);
+        must(test.args(suite.build).arg("--").arg(filter.unwrap_or(suite.tests)))
+    });
+    // Collected first: a failure does not keep the others from running.
+    outcomes.collect::<Vec<_>>().into_iter().collect()
+}
+
+impl Suite {
+    fn is_there(&self) -> bool {
+        std::env::var_os(self.variable).is_some()
+    }
+}
+
+/// Says which suites cannot run here, and returns them.
+fn report_suites() -> Vec<&'static Suite> {
+    let missing: Vec<_> = SUITES.iter().filter(|suite| !suite.is_there()).collect();
+    for suite in &missing {
+        eprintln!("not run: {}: {} is not set", suite.what, suite.variable);
     }
     missing
 }
