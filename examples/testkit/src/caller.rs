@@ -46,6 +46,12 @@ impl Caller {
         Ok(Self { client, gateway: gateway.to_owned(), token, facility, provider })
     }
 
+    /// The access token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     fn headers(&self) -> Result<HeaderMap> {
         Ok(HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {}", self.token))?)]))
     }

@@ -5,3 +5,4 @@ pub mod folder;
 pub mod nine;
 pub mod program;
 pub mod random;
+pub mod session;

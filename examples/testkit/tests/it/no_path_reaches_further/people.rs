@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use pim_core::context::IdempotencyScope;
@@ -16,6 +14,7 @@ use pim_lab::ids::PatientId;
 use pim_lab::signals::Hub;
 use pim_testkit::caller::fresh_key;
 use pim_testkit::folder::Folder;
+use pim_testkit::session::session_of;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -268,21 +267,8 @@ impl People {
     /// What the gateway would forward for a caller, so that services can be asked without it.
     pub(super) async fn session(&self, someone: &Someone) -> Result<HeaderMap> {
         let broker = self.lab.url_of("session-broker").context("no broker")?;
-        let basic = format!("Basic {}", STANDARD.encode(format!("gateway:{}", self.secret)));
-        let form = format!(
-            "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token={}\
-             &subject_token_type=urn:ietf:params:oauth:token-type:access_token",
-            someone.token
-        );
-        let request = http::Request::post(format!("{broker}/oauth/token"))
-            .header(AUTHORIZATION, basic)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(http_body_util::Full::new(form.into()))?;
-        let answer = self.client.send(request, PATIENCE).await?;
-        let bytes = http_body_util::BodyExt::collect(answer.into_body()).await?.to_bytes();
-        let granted: Value = serde_json::from_slice(&bytes)?;
-        let token = granted["access_token"].as_str().context("no session")?;
-        Ok(HeaderMap::from_iter([("txn-token".parse()?, HeaderValue::from_str(token)?)]))
+        let token = session_of(broker, &self.secret, &someone.token).await?;
+        Ok(HeaderMap::from_iter([("txn-token".parse()?, token)]))
     }
 
     async fn send(
