@@ -1,13 +1,21 @@
 //! Source patches that remove one guard each; a named test must go red for every one.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::exit::Failure;
 use crate::shell::{cargo, must, root, target_dir};
+
+/// Longest build or run of one test. Without its guard a test may well wait for ever, and has noticed then.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// One mutant: which line to change, and which test must notice.
 #[derive(Debug, Deserialize)]
@@ -22,73 +30,49 @@ struct Mutant {
     test: String,
 }
 
+impl Mutant {
+    fn is_asked_for(&self, by: &str) -> bool {
+        by == "all" || self.area == by || self.name.contains(by)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Catalogue {
     mutant: Vec<Mutant>,
 }
 
-/// Applies the mutants of an area one after the other and prints the table.
-pub(crate) fn run(area: &str) -> Result<()> {
+/// Applies the mutants of an area, or those whose name contains the text, one after the other and prints the table.
+pub(crate) fn run(asked: &str) -> Result<()> {
     let file = root().join("examples/testkit/mutants.toml");
     let text = std::fs::read_to_string(&file).context("cannot read examples/testkit/mutants.toml")?;
     let catalogue: Catalogue = toml::from_str(&text).context("examples/testkit/mutants.toml")?;
-    let chosen: Vec<_> = catalogue.mutant.iter().filter(|mutant| area == "all" || mutant.area == area).collect();
-    if chosen.is_empty() {
-        return Err(Failure::Usage.because(format!("no mutant belongs to the area `{area}`")));
+    // Package by package, so that each is built healthy once and not anew for every mutant.
+    let mut packages: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
+    for mutant in catalogue.mutant.iter().filter(|mutant| mutant.is_asked_for(asked)) {
+        packages.entry(&mutant.package).or_default().push(mutant);
+    }
+    if packages.is_empty() {
+        return Err(Failure::Usage.because(format!("no mutant belongs to the area `{asked}` or has it in its name")));
     }
     let scratch = target_dir().join("mutants");
     let worktree = Worktree::add(&scratch)?;
-    let mut survivors = 0;
-    println!("{:<44} {:<58} verdict", "mutant", "test");
-    for mutant in chosen {
-        let verdict = verdict_on(mutant, &worktree)?;
-        survivors += usize::from(verdict != "caught");
-        println!("{:<44} {:<58} {verdict}", mutant.name, mutant.test);
+    let (mut survivors, mut tried) = (0, 0);
+    println!("{:<54} {:<84} verdict", "mutant", "test");
+    for (package, mutants) in packages {
+        let healthy = worktree.healthy(package, &mutants)?;
+        for mutant in mutants {
+            let verdict = worktree.verdict_on(mutant, healthy[mutant.test.as_str()])?;
+            tried += 1;
+            survivors += usize::from(verdict != "caught");
+            println!("{:<54} {:<84} {verdict}", mutant.name, mutant.test);
+        }
     }
+    println!("{tried} mutants, {} caught", tried - survivors);
     if survivors == 0 {
         return Ok(());
     }
     Err(Failure::Threshold.because(format!("{survivors} mutants were not caught")))
-}
-
-fn verdict_on(mutant: &Mutant, worktree: &Worktree) -> Result<&'static str> {
-    let file = worktree.path.join(&mutant.file);
-    let healthy = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", mutant.file.display()))?;
-    if healthy.matches(&mutant.find).count() != 1 {
-        return Ok("STALE: the patch does not fit the source any more");
-    }
-    if !passes(mutant, worktree)? {
-        return Ok("RED WITHOUT THE MUTANT");
-    }
-    std::fs::write(&file, healthy.replace(&mutant.find, &mutant.replace))?;
-    let compiles = test_of(mutant, worktree).arg("--no-run").status()?.success();
-    let survived = compiles && passes(mutant, worktree)?;
-    std::fs::write(&file, healthy)?;
-    Ok(match (compiles, survived) {
-        (false, _) => "STALE: the mutant does not compile",
-        (true, true) => "SURVIVED",
-        (true, false) => "caught",
-    })
-}
-
-/// Whether the named test ran and passed; a test that does not exist has not passed.
-fn passes(mutant: &Mutant, worktree: &Worktree) -> Result<bool> {
-    let mut command = test_of(mutant, worktree);
-    let output = command.args(["--", "--exact", &mutant.test]).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(output.status.success() && text.contains(&format!("test {} ... ok", mutant.test)))
-}
-
-fn test_of(mutant: &Mutant, worktree: &Worktree) -> Command {
-    let mut command = cargo(&["test", "--locked", "-p", &mutant.package, "--tests", "--lib"]);
-    command.args(["--no-fail-fast"]);
-    command.current_dir(&worktree.path);
-    // A directory of its own, so that a mutant's build never replaces a healthy program.
-    command.env("CARGO_TARGET_DIR", worktree.path.with_extension("target"));
-    command.stderr(std::process::Stdio::null());
-    command.env("RUST_TEST_THREADS", "2");
-    command
 }
 
 /// A scratch checkout of HEAD that goes away with the value.
@@ -103,6 +87,94 @@ impl Worktree {
         must(git(&["worktree", "add", "--detach", "--force"], &path).arg("HEAD"))?;
         Ok(Self { path })
     }
+
+    /// Which of the tests pass without any mutant.
+    fn healthy<'m>(&self, package: &str, mutants: &[&'m Mutant]) -> Result<BTreeMap<&'m str, bool>> {
+        let is_built = self.builds(package)?;
+        let mut healthy = BTreeMap::new();
+        for mutant in mutants {
+            if !healthy.contains_key(mutant.test.as_str()) {
+                healthy.insert(mutant.test.as_str(), is_built && self.passes(mutant)?);
+            }
+        }
+        Ok(healthy)
+    }
+
+    fn verdict_on(&self, mutant: &Mutant, is_healthy: bool) -> Result<&'static str> {
+        let file = self.path.join(&mutant.file);
+        let read = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", mutant.file.display()));
+        let healthy = read?;
+        if healthy.matches(&mutant.find).count() != 1 {
+            return Ok("STALE: the patch does not fit the source any more");
+        }
+        if !is_healthy {
+            return Ok("RED WITHOUT THE MUTANT");
+        }
+        std::fs::write(&file, healthy.replace(&mutant.find, &mutant.replace))?;
+        let compiles = self.builds(&mutant.package)?;
+        let survived = compiles && self.passes(mutant)?;
+        std::fs::write(&file, healthy)?;
+        Ok(match (compiles, survived) {
+            (false, _) => "STALE: the mutant does not compile",
+            (true, true) => "SURVIVED",
+            (true, false) => "caught",
+        })
+    }
+
+    /// Builds the tests of a package; the end-to-end suites start the programs as they are then.
+    fn builds(&self, package: &str) -> Result<bool> {
+        if package == "pim-testkit" {
+            let programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
+            if run_bounded(programs)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let mut tests = self.test_of(package);
+        tests.arg("--no-run");
+        Ok(run_bounded(tests)?.is_some())
+    }
+
+    /// Whether the named test ran and passed; a test that does not exist has not passed.
+    fn passes(&self, mutant: &Mutant) -> Result<bool> {
+        let mut command = self.test_of(&mutant.package);
+        command.args(["--", "--exact", &mutant.test]);
+        let text = run_bounded(command)?;
+        Ok(text.is_some_and(|text| text.contains(&format!("test {} ... ok", mutant.test))))
+    }
+
+    fn test_of(&self, package: &str) -> Command {
+        self.cargo(&["test", "--locked", "--no-fail-fast", "-p", package, "--tests", "--lib"])
+    }
+
+    fn cargo(&self, args: &[&str]) -> Command {
+        let mut command = cargo(args);
+        command.current_dir(&self.path);
+        // A directory of its own, so that a mutant's build never replaces a healthy program.
+        command.env("CARGO_TARGET_DIR", self.path.with_extension("target"));
+        command.env("RUST_TEST_THREADS", "2");
+        command
+    }
+}
+
+/// What a command printed when it ended well; nothing when it failed or took too long.
+fn run_bounded(mut command: Command) -> Result<Option<String>> {
+    // A group of its own, so that a test that hangs goes with the programs it has started.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let mut stdout = child.stdout.take().context("no standard output")?;
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = stdout.read_to_end(&mut bytes).is_ok();
+        // Nobody listens any more when it took too long.
+        let _late = sender.send(if read { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() });
+    });
+    let Ok(text) = ended.recv_timeout(PATIENCE) else {
+        let _gone = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
+        child.wait()?;
+        return Ok(None);
+    };
+    Ok(child.wait()?.success().then_some(text))
 }
 
 impl Drop for Worktree {

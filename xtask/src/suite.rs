@@ -31,8 +31,9 @@ pub(crate) struct TestArgs {
     /// How many times the crash suite kills the process.
     #[arg(long, value_name = "KILLS")]
     crash: Option<u32>,
-    /// Applies each source patch of `examples/testkit/mutants` in a scratch worktree and prints which test caught it.
-    #[arg(long, value_name = "AREA", num_args = 0..=1, default_missing_value = "all")]
+    /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
+    /// and prints which test caught each.
+    #[arg(long, value_name = "AREA|NAME", num_args = 0..=1, default_missing_value = "all")]
     mutants: Option<String>,
     /// Runs only the tests whose name contains this.
     filter: Option<String>,
