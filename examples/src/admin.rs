@@ -6,27 +6,27 @@ mod operation;
 mod reference;
 
 use axum::Router;
-use pim_data::cluster::Cluster;
 
 use crate::rig::{Declaration, document};
 use crate::routes::Upstream;
+use crate::workers::Stores;
 
 /// The admin service.
 pub const SERVICE: Declaration = Declaration {
     name: Upstream::Admin.name(),
     port: 8085,
     routes,
-    over_stores: crate::operations::routes,
     openapi: || document(Upstream::Admin, reference::OPERATIONS),
 };
 
-/// The routes that need the shards alone; those over the read store and the bus are added by their rooms.
-pub fn routes(cluster: Cluster) -> Router {
-    Router::new()
-        .merge(reference::routes())
+/// The routes, with those of operations over read store and bus.
+pub fn routes(stores: Stores) -> Router {
+    let over_shards = Router::new()
         .merge(audit::routes())
         .merge(operation::routes())
         .merge(lineage::routes())
         .merge(crate::operations::record_routes())
-        .with_state(cluster)
+        .with_state(stores.cluster.clone());
+    let reference = reference::routes().with_state(stores.clone());
+    over_shards.merge(reference).merge(crate::operations::routes(stores))
 }

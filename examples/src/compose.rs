@@ -85,6 +85,7 @@ impl Lab {
             serving: JoinSet::new(),
             working: JoinSet::new(),
         };
+        lab.working.spawn(lab.stores.reference_followed(lab.workers.clone()).await?);
         let broker = lab.start_broker(&settings, &clock).await?;
         let upstreams = lab.start_services(&broker, &clock).await?;
         lab.start_workers();
@@ -133,8 +134,7 @@ impl Lab {
         for (upstream, service) in declared {
             let bound = free_port().await?;
             upstreams.insert(upstream, bound.url());
-            let more = (service.over_stores)(self.stores.clone());
-            let router = service.router(&self.stores.cluster, &gate, &self.services, &self.stores.hub, more);
+            let router = service.router(&self.stores, &gate, &self.services);
             self.serve(service.name, bound, router);
         }
         Ok(upstreams)

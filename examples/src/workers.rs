@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::extract::FromRef;
 use pim_core::clock::Clock;
 use pim_core::identity::Actor;
 use pim_core::role::RoleCode;
@@ -13,8 +14,9 @@ use pim_core::shard::ShardMap;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
 use pim_events::signals::{Watch, WatchSettings};
 use pim_events::{
-    BusSettings, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, EmbeddedBus, ProjectionRunner,
-    Publisher, ReadStore, Registry, Relay, RelaySettings, Retention, RetentionSettings, Source, Subscriber,
+    BusSettings, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DOMAIN_TOPIC, EmbeddedBus,
+    ProjectionRunner, Publisher, ReadStore, Registry, Relay, RelaySettings, Retention, RetentionSettings, Source,
+    Subscriber, Tail,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,6 +25,7 @@ use crate::billing::DraftClaim;
 use crate::chaos::{self, StruckPublisher, StruckSubscriber};
 use crate::journey::Programs;
 use crate::policy::LabRole;
+use crate::reference::ReferenceBook;
 use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
@@ -36,12 +39,26 @@ pub struct Stores {
     pub bus: EmbeddedBus,
     /// The read models.
     pub reads: ReadStore,
+    /// Facilities and providers as they are known here.
+    pub reference: ReferenceBook,
     /// Every event type.
     pub registry: Registry,
     /// What this process tells of itself.
     pub hub: Hub,
     /// Programs that keep spans of their own beside this one; none when every part is in one process.
     pub programs: Programs,
+}
+
+impl FromRef<Stores> for Cluster {
+    fn from_ref(stores: &Stores) -> Self {
+        stores.cluster.clone()
+    }
+}
+
+impl FromRef<Stores> for ReferenceBook {
+    fn from_ref(stores: &Stores) -> Self {
+        stores.reference.clone()
+    }
 }
 
 impl Stores {
@@ -70,7 +87,19 @@ impl Stores {
         for projection in projections::all() {
             reads.install(projection.as_ref()).await?;
         }
-        Ok(Self { cluster, bus, reads, registry, hub: hub.clone(), programs: Programs::none() })
+        let reference = ReferenceBook::over(cluster.clone());
+        Ok(Self { cluster, bus, reads, reference, registry, hub: hub.clone(), programs: Programs::none() })
+    }
+
+    /// Lets the reference book follow the events of this log until told to stop. To be opened before anybody looks into it.
+    ///
+    /// # Errors
+    /// When the bus does not answer.
+    pub async fn reference_followed(&self, stop: Drain) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+        let bus: Arc<dyn Subscriber> = Arc::new(self.bus.clone());
+        let tail = Tail::open(bus, DOMAIN_TOPIC).await.context("cannot follow the bus")?;
+        let book = self.reference.clone();
+        Ok(async move { book.follow(tail, stop.begun()).await })
     }
 
     /// Moves events from every outbox to the bus until told to stop.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::backend::{ColumnError, DbError, Engine, Row, SqlPair, Statement, Value};
+use crate::cache::Loaded;
 use crate::cluster::{CONTROL, Cluster, Shard};
 use crate::consistency::Consistency;
 use crate::entity::{Calls, DecodeError, Entity, from_row, select_list};
@@ -116,6 +117,25 @@ impl Cluster {
         let shard = self.home_shard(CONTROL)?;
         let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
+    }
+
+    /// Reads one row of the control database with what tells its age, to be held in a
+    /// [`ReferenceCache`](crate::cache::ReferenceCache).
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load_control<E: Entity>(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        id: Id<E::Kind>,
+    ) -> Result<Option<Loaded<E>>, ReadError> {
+        let shard = self.home_shard(CONTROL)?;
+        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let value = from_row::<E>(row, 1)?;
+        let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
+        Ok(Some(Loaded { version: value.version(), value, n }))
     }
 
     /// The rows of a home key, by id.

@@ -1,4 +1,6 @@
-//! Facilities, providers, accounts and flags: listing and making them.
+//! Facilities, providers, accounts and flags: listing, making and changing them.
+
+mod change;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -8,6 +10,7 @@ use pim_core::problem::{self, Problem};
 use pim_core::rbac::{Read, Write};
 use pim_core::role::ClosedEnum as _;
 use pim_data::cluster::Cluster;
+use pim_data::consistency::ConsistencyToken;
 use pim_data::entity::Entity;
 use pim_data::unit::UnitError;
 use pim_events::AppendExt as _;
@@ -15,17 +18,22 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use self::change::{FacilityChange, ProviderChange, change};
 use crate::ids::{FacilityId, PatientId};
 use crate::policy::LabRole;
-use crate::reference::{Account, Facility, Flag, Provider, ReferenceChanged};
+use crate::reference::{Account, Facility, Flag, Provider, ReferenceBook, ReferenceChanged};
 use crate::rig::{Answer, Caller, Command, Failure, May, Operation, PageQuery, PathId, page_of, write_control};
+use crate::workers::Stores;
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::list::<Facility>("/v1/admin/facilities", "Lists facilities"),
     Operation::create::<NewFacility, Facility>("/v1/admin/facilities", "Makes a facility"),
     Operation::get::<Facility>("/v1/admin/facilities/{id}", "Shows a facility"),
+    Operation::change::<FacilityChange, Facility>("PATCH", "/v1/admin/facilities/{id}", "Changes a facility"),
     Operation::list::<Provider>("/v1/admin/providers", "Lists providers"),
     Operation::create::<NewProvider, Provider>("/v1/admin/providers", "Makes a provider"),
+    Operation::get::<Provider>("/v1/admin/providers/{id}", "Shows a provider"),
+    Operation::change::<ProviderChange, Provider>("PATCH", "/v1/admin/providers/{id}", "Changes a provider"),
     Operation::list::<Account>("/v1/admin/accounts", "Lists accounts"),
     Operation::create::<NewAccount, Account>("/v1/admin/accounts", "Makes an account"),
     Operation::list::<Flag>("/v1/admin/flags", "Lists flags"),
@@ -34,11 +42,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
 
 const FACILITIES_MAX: usize = 16;
 
-pub(super) fn routes() -> Router<Cluster> {
+pub(super) fn routes() -> Router<Stores> {
     Router::new()
         .route("/v1/admin/facilities", get(list::<Facility>).post(create::<NewFacility>))
-        .route("/v1/admin/facilities/{id}", get(show::<Facility>))
+        .route("/v1/admin/facilities/{id}", get(show::<Facility>).patch(change::<FacilityChange>))
         .route("/v1/admin/providers", get(list::<Provider>).post(create::<NewProvider>))
+        .route("/v1/admin/providers/{id}", get(show::<Provider>).patch(change::<ProviderChange>))
         .route("/v1/admin/accounts", get(list::<Account>).post(create::<NewAccount>))
         .route("/v1/admin/flags", get(list::<Flag>).post(create::<NewFlag>))
 }
@@ -63,6 +72,24 @@ trait NewRecord: Clone + DeserializeOwned + Send + Sync + 'static {
 
     /// The record at a version.
     fn record(&self, id: Id<<Self::Record as Entity>::Kind>, version: u64) -> Result<Self::Record, Failure>;
+
+    /// Refuses a body that refers to what is not there.
+    fn check(
+        &self,
+        _book: &ReferenceBook,
+        _seen: &ConsistencyToken,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// A code of two capital letters.
+fn state_code_of(label: &Label) -> Result<String, Failure> {
+    let text = label.0.clone();
+    if text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Ok(text);
+    }
+    Err(Problem::of(problem::INVALID_BODY).detail("state_code must be two capital letters").into())
 }
 
 /// Body of a new facility.
@@ -77,10 +104,7 @@ impl NewRecord for NewFacility {
     type Record = Facility;
 
     fn record(&self, id: FacilityId, version: u64) -> Result<Facility, Failure> {
-        let state_code = self.state_code.0.clone();
-        if state_code.len() != 2 || !state_code.bytes().all(|b| b.is_ascii_uppercase()) {
-            return Err(Problem::of(problem::INVALID_BODY).detail("state_code must be two capital letters").into());
-        }
+        let state_code = state_code_of(&self.state_code)?;
         Ok(Facility { id, version, name: self.name.0.clone(), state_code, active: true })
     }
 }
@@ -101,6 +125,10 @@ impl NewRecord for NewProvider {
     fn record(&self, id: crate::ids::ProviderId, version: u64) -> Result<Provider, Failure> {
         let (name, specialty) = (self.name.0.clone(), self.specialty.0.clone());
         Ok(Provider { id, version, facility_id_of: self.facility_id, name, specialty, active: true })
+    }
+
+    async fn check(&self, book: &ReferenceBook, seen: &ConsistencyToken) -> Result<(), Failure> {
+        book.check::<Facility>("/facility_id", self.facility_id, seen).await
     }
 }
 
@@ -139,6 +167,13 @@ impl NewRecord for NewAccount {
             patient: self.patient,
             active: true,
         })
+    }
+
+    async fn check(&self, book: &ReferenceBook, seen: &ConsistencyToken) -> Result<(), Failure> {
+        for (place, facility) in self.facilities.iter().take(FACILITIES_MAX).enumerate() {
+            book.check::<Facility>(format!("/facilities/{place}"), *facility, seen).await?;
+        }
+        Ok(())
     }
 }
 
@@ -182,13 +217,19 @@ async fn show<E: Entity>(
 
 async fn create<B: NewRecord>(
     State(cluster): State<Cluster>,
+    State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     command: Command<B>,
 ) -> Result<Answer, Failure> {
     let scope = command.cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
     let id = Id::derive(scope.scope(), 0);
-    let (permit, body) = (&permit, &command.body);
+    let (permit, body, book, seen) = (&permit, &command.body, &book, &command.seen);
     let made = write_control(&cluster, &command.cx, id, move |mut unit| async move {
+        if let Err(refused) = body.check(book, seen).await {
+            // Unless an equal submission was answered when it was there.
+            unit.load::<B::Record>(permit, id).await?;
+            return Err(refused);
+        }
         let version = unit.save(permit, &body.record(id, 0)?)?;
         let table = B::Record::TABLE.name.to_owned();
         unit.append(&ReferenceChanged { table, id: id.uuid(), version })?;

@@ -18,16 +18,20 @@ use crate::rig::{
     Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
 };
 use crate::routes::Upstream;
+use crate::workers::Stores;
 
-/// The routes that need the shards alone; revenue and billing cycles are added by their rooms.
-pub fn routes(cluster: Cluster) -> Router {
+/// The routes, with the revenue and the billing cycles of their rooms.
+pub fn routes(stores: Stores) -> Router {
+    let cycles = crate::jobs::routes(stores.cluster.clone());
     Router::new()
         .route("/v1/patients/{patient_id}/claims", get(list))
         .route("/v1/claims/{claim_id}", get(show))
         .route("/v1/patients/{patient_id}/claims/{claim_id}/lines", post(add_line))
         .route("/v1/patients/{patient_id}/claims/{claim_id}/transitions", post(transition))
         .route("/v1/patients/{patient_id}/claims/{claim_id}/payments", post(pay))
-        .with_state(cluster)
+        .with_state(stores.cluster)
+        .merge(crate::projections::billing_routes(stores.reads))
+        .merge(cycles)
 }
 
 /// The billing service.
@@ -35,7 +39,6 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Billing.name(),
     port: 8084,
     routes,
-    over_stores: |stores| crate::projections::billing_routes(stores.reads).merge(crate::jobs::routes(stores.cluster)),
     openapi: || document(Upstream::Billing, OPERATIONS),
 };
 

@@ -58,7 +58,7 @@ impl PersonaDirectory {
         std::fs::rename(&fresh, &path)
     }
 
-    /// The first persona of a role; made up while nobody has been seeded, at a facility that is made up too.
+    /// The first persona of a role; made up while nobody has been seeded, at a facility that is made up too and takes nobody.
     #[must_use]
     pub fn of_role(&self, role: &str) -> Persona {
         let found = self.all().and_then(|all| all.iter().find(|persona| persona.role == role).cloned());

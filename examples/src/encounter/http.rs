@@ -25,20 +25,24 @@ use super::record::{Encounter, EncounterState, VisitKind};
 use crate::ids::{EncounterId, FacilityId, PatientId, ProviderId};
 use crate::patient::{Patient, PatientState};
 use crate::policy::LabResource;
+use crate::reference::{Facility, Provider, ReferenceBook};
 use crate::rig::{
     Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
 };
 use crate::routes::Upstream;
+use crate::workers::Stores;
 
-/// The routes that need the shards alone; the timeline is added by the read models' room.
-pub fn routes(cluster: Cluster) -> Router {
+/// The routes, with the timeline of the read models' room.
+pub fn routes(stores: Stores) -> Router {
+    let read_models = crate::projections::encounter_routes(stores.reads.clone());
     Router::new()
         .route("/v1/patients/{patient_id}/encounters", post(schedule).get(list))
         .route("/v1/patients/{patient_id}/encounters/{encounter_id}/transitions", post(transition::transition))
         .route("/v1/encounters/{encounter_id}", get(show))
         .merge(parts::routes())
         .merge(appointment::routes())
-        .with_state(cluster)
+        .with_state(stores)
+        .merge(read_models)
 }
 
 /// The encounter service.
@@ -46,7 +50,6 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Encounter.name(),
     port: 8083,
     routes,
-    over_stores: |stores| crate::projections::encounter_routes(stores.reads),
     openapi: || document(Upstream::Encounter, OPERATIONS),
 };
 
@@ -100,14 +103,17 @@ struct Scheduling {
 
 async fn schedule(
     State(cluster): State<Cluster>,
+    State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     PathId(patient_id): PathId<PatientId>,
     command: Command<Scheduling>,
 ) -> Result<Answer, Failure> {
     let body = command.body;
-    let (permit, command) = (&permit, &command);
+    let (permit, command, book) = (&permit, &command, &book);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
         patient_under_care(&mut unit, permit, patient_id).await?;
+        book.check::<Facility>("/facility_id", body.facility_id, &command.seen).await?;
+        book.check::<Provider>("/provider_id", body.provider_id, &command.seen).await?;
         let mut encounter = Encounter {
             id: child_id(&unit, patient_id),
             version: 0,

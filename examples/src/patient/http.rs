@@ -16,16 +16,20 @@ use super::event::{PatientCorrected, PatientMoved};
 use super::record::{Patient, PatientState};
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId};
+use crate::reference::{Facility, ReferenceBook};
 use crate::rig::{Answer, Caller, Command, Declaration, Failure, May, Operation, PathId, document, write};
 use crate::routes::Upstream;
+use crate::workers::Stores;
 
-/// The routes that need the shards alone; searches and summaries are added by the read models' room.
-pub fn routes(cluster: Cluster) -> Router {
+/// The routes, with the searches and summaries of the read models' room.
+pub fn routes(stores: Stores) -> Router {
+    let read_models = crate::projections::patient_routes(stores.reads.clone());
     Router::new()
         .route("/v1/patients", post(register))
         .route("/v1/patients/{patient_id}", get(show).patch(correct))
         .route("/v1/patients/{patient_id}/transitions", post(transition))
-        .with_state(cluster)
+        .with_state(stores)
+        .merge(read_models)
 }
 
 /// The patient service.
@@ -33,7 +37,6 @@ pub const SERVICE: Declaration = Declaration {
     name: Upstream::Patient.name(),
     port: 8082,
     routes,
-    over_stores: |stores| crate::projections::patient_routes(stores.reads),
     openapi: || document(Upstream::Patient, OPERATIONS),
 };
 
@@ -91,6 +94,7 @@ struct Transition {
 
 async fn register(
     State(cluster): State<Cluster>,
+    State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     command: Command<Registration>,
 ) -> Result<Answer, Failure> {
@@ -112,9 +116,14 @@ async fn register(
         telephone: body.telephone.clone(),
         mail: body.mail.clone(),
     };
-    let (permit, patient) = (&permit, &patient);
+    let (permit, patient, book, seen) = (&permit, &patient, &book, &command.seen);
     let registered = write(&cluster, &command.cx, id, move |mut unit| async move {
         let mut patient = patient.clone();
+        if let Err(refused) = book.check::<Facility>("/facility_id", patient.facility_id, seen).await {
+            // Unless an equal submission was answered when the facility was there.
+            unit.load::<Patient>(permit, id).await?;
+            return Err(refused);
+        }
         let version = unit.save(permit, &patient)?;
         unit.append(&patient.registered(version))?;
         patient.version = version;
@@ -142,17 +151,21 @@ async fn show(
 
 async fn correct(
     State(cluster): State<Cluster>,
+    State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     PathId(id): PathId<PatientId>,
     command: Command<Correction>,
 ) -> Result<Answer, Failure> {
-    let (permit, command) = (&permit, &command);
+    let (permit, command, book) = (&permit, &command, &book);
     write(&cluster, &command.cx, id, move |mut unit| async move {
         let found = unit.load::<Patient>(permit, id).await?;
         let mut patient = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
         command.check_version(patient.version)?;
         if patient.state == PatientState::Retired {
             return Err(Problem::of(problem::ILLEGAL_TRANSITION).with("from", patient.state.name()).into());
+        }
+        if let Some(facility) = command.body.facility_id {
+            book.check::<Facility>("/facility_id", facility, &command.seen).await?;
         }
         command.body.clone().apply_to(&mut patient);
         let version = unit.save(permit, &patient)?;

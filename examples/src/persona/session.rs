@@ -11,7 +11,7 @@ use pim_core::context::TraceContext;
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use pim_core::signal::{Span, SpanKind, Spans};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::operation::Operation;
@@ -22,6 +22,8 @@ use crate::client::Client;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN_GOOD_FOR: Duration = Duration::from_secs(10 * 60);
+/// Most providers that are looked up.
+const PLACES_MAX: usize = 200;
 const PERSONAS_PER_ROLE: u64 = 8;
 const DIAGNOSES: &[&str] = &["E11.9", "I10", "J45.909", "Z00.00", "S93.401A", "O09.90"];
 const GIVEN: &[&str] = &["Alma", "Boris", "Clea", "Dov", "Esra", "Finn"];
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     /// Tells the keys of two runs apart.
     pub(super) run: uuid::Uuid,
     tokens: Mutex<BTreeMap<String, SignedIn>>,
+    /// Facility and provider of whom patients may book with; looked up once, by the first who books.
+    places: OnceCell<Vec<(String, String)>>,
 }
 
 impl Shared {
@@ -60,6 +64,7 @@ impl Shared {
             begun: Instant::now(),
             run: uuid::Uuid::new_v4(),
             tokens: Mutex::new(BTreeMap::new()),
+            places: OnceCell::new(),
         }
     }
 
@@ -79,6 +84,24 @@ impl Shared {
         tokens.insert(subject, signed.clone());
         Some(signed)
     }
+
+    /// Whom a patient may book with; empty when nobody is there, or nobody says so.
+    async fn places(&self, signed: &SignedIn) -> &[(String, String)] {
+        let look = || async {
+            let url = format!("{}/v1/admin/providers?limit={PLACES_MAX}", self.gateway);
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, signed.authorization.clone())]);
+            let (status, _, bytes) =
+                self.client.exchange(Method::GET, &url, headers, None, PATIENCE).await.map_err(drop)?;
+            let told: Value = serde_json::from_slice(&bytes).map_err(drop)?;
+            let listed = told["items"].as_array().filter(|_| status.is_success()).ok_or(())?;
+            let text = |provider: &Value, member: &str| provider[member].as_str().map(str::to_owned);
+            let place = |provider: &Value| Some((text(provider, "facility_id_of")?, text(provider, "id")?));
+            let in_use = listed.iter().filter(|provider| provider["active"] == true);
+            Ok::<_, ()>(in_use.filter_map(place).collect())
+        };
+        // What failed is tried again by the next who books.
+        self.places.get_or_try_init(look).await.map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Plays one session to its end.
@@ -91,6 +114,9 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
     for step in &session.steps {
         let intended = shared.begun + Duration::from_micros(session.at_us + step.at_us);
         tokio::time::sleep_until(intended).await;
+        if step.operation == Operation::AppointmentBook {
+            way.place = pick(shared.places(&signed).await, session.choice.rotate_left(29));
+        }
         let Some((method, path, body)) = way.request(step.operation) else {
             shared.recorder.cut_short();
             return;
@@ -116,7 +142,14 @@ struct Way<'s> {
     signed: &'s SignedIn,
     patient: Option<String>,
     encounter: Option<String>,
+    /// Facility and provider to book with.
+    place: Option<&'s (String, String)>,
     keys: u32,
+}
+
+fn pick<T>(list: &[T], bits: u64) -> Option<&T> {
+    let at = below(bits, list.len().max(1) as u64);
+    list.get(usize::try_from(at).unwrap_or(0))
 }
 
 type Planned = (Method, String, Option<Value>);
@@ -124,7 +157,7 @@ type Planned = (Method, String, Option<Value>);
 impl<'s> Way<'s> {
     fn new(shared: &'s Shared, session: &'s PlannedSession, signed: &'s SignedIn) -> Self {
         let patient = signed.told["patient_id"].as_str().map(str::to_owned);
-        Self { shared, session, signed, patient, encounter: None, keys: 0 }
+        Self { shared, session, signed, patient, encounter: None, place: None, keys: 0 }
     }
 
     fn pick<'a>(&self, list: &[&'a str], salt: u32) -> &'a str {
@@ -161,7 +194,7 @@ impl<'s> Way<'s> {
             Operation::TimelineRead => get(format!("{}/timeline?limit=20", patient()?)),
             Operation::ClaimList => get(format!("{}/claims?limit=10", patient()?)),
             Operation::AppointmentBook => {
-                let (facility, provider) = self.made_up_place();
+                let (facility, provider) = self.place?;
                 post(
                     format!("{}/appointments", patient()?),
                     json!({"facility_id": facility, "provider_id": provider, "scheduled_at": "2026-04-01T10:00:00Z"}),
@@ -172,12 +205,6 @@ impl<'s> Way<'s> {
             Operation::ShardsRead => get("/v1/admin/shards".to_owned()),
             Operation::OutboxRead => get("/v1/admin/outbox".to_owned()),
         }
-    }
-
-    /// Where a patient books: their persona names no facility, so one of the seed's form.
-    fn made_up_place(&self) -> (String, String) {
-        let id = |kind: &[u8]| crate::ids::FacilityId::derive(kind, 0).to_string();
-        (id(b"booking facility"), id(b"booking provider"))
     }
 
     fn registration(&self) -> Value {

@@ -5,11 +5,13 @@ use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pim_core::context::{IdempotencyScope, RequestContext};
 use pim_core::problem::{self, Problem};
+use pim_data::consistency::ConsistencyToken;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::session::seen_by;
 use super::{Caller, Failure};
 use crate::identifier::{MARK, REAL_IDENTIFIER};
 
@@ -31,6 +33,8 @@ pub struct Command<T> {
     pub body: T,
     /// The version that the caller has seen, from `If-Match`.
     pub if_match: Option<u64>,
+    /// What the caller has seen already, from `x-pim-token`.
+    pub seen: ConsistencyToken,
 }
 
 impl<T> Command<T> {
@@ -56,6 +60,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
         let (head, body) = request.into_parts();
         let key = idempotency_key(&head.headers)?;
         let if_match = version_of(&head.headers)?;
+        let seen = seen_by(&head.headers)?.unwrap_or_default();
         let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
         let bytes = collected.map_err(|error| {
             let is_too_large = error.downcast_ref::<LengthLimitError>().is_some();
@@ -77,7 +82,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
         let body = serde_json::from_value(value).map_err(|error| explained(&error))?;
         let principal = caller.cx.actor().subject().as_str();
         let scope = IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), &key, canonical.as_bytes());
-        Ok(Self { cx: caller.cx.with_idempotency(scope), body, if_match })
+        Ok(Self { cx: caller.cx.with_idempotency(scope), body, if_match, seen })
     }
 }
 

@@ -10,7 +10,7 @@ use axum::Router;
 use clap::Parser;
 use http::Uri;
 use pim_core::clock::Clock;
-use pim_data::cluster::{Access, Cluster};
+use pim_data::cluster::Access;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use super::settings::{Layers, SettingsError};
 use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
 use crate::chaos;
 use crate::journey::Programs;
-use crate::signals::{self, Hub};
+use crate::signals;
 use crate::workers::Stores;
 
 /// A bad flag or configuration.
@@ -33,20 +33,23 @@ pub struct Declaration {
     pub name: &'static str,
     /// The port that it listens on by default.
     pub port: u16,
-    /// Its routes over the shards.
-    pub routes: fn(Cluster) -> Router,
-    /// Its routes over read models, bus and everything else.
-    pub over_stores: fn(Stores) -> Router,
+    /// Its routes.
+    pub routes: fn(Stores) -> Router,
     /// Its OpenAPI document.
     pub openapi: fn() -> Value,
 }
 
 impl Declaration {
-    /// The whole service; `more` are routes of other rooms, such as those over read models.
-    pub fn router(&self, cluster: &Cluster, gate: &SessionGate, drain: &Drain, hub: &Hub, more: Router) -> Router {
-        let (name, openapi) = (self.name, (self.openapi)());
-        let parts = Parts { name, cluster: Some(cluster.clone()), drain: drain.clone(), openapi, hub: hub.clone() };
-        Service::new(parts).routes((self.routes)(cluster.clone()).merge(more), gate).spans(gate).into_router()
+    /// The whole service.
+    pub fn router(&self, stores: &Stores, gate: &SessionGate, drain: &Drain) -> Router {
+        self.framing((self.routes)(stores.clone()), stores, gate, drain)
+    }
+
+    /// What a service has around its routes: sessions, problems, health, spans.
+    pub fn framing(&self, routes: Router, stores: &Stores, gate: &SessionGate, drain: &Drain) -> Router {
+        let (name, openapi, hub) = (self.name, (self.openapi)(), stores.hub.clone());
+        let parts = Parts { name, cluster: Some(stores.cluster.clone()), drain: drain.clone(), openapi, hub };
+        Service::new(parts).routes(routes, gate).spans(gate).into_router()
     }
 }
 
@@ -192,8 +195,9 @@ impl Declaration {
             then.begin();
         });
         tokio::spawn(chaos::watch(stores.cluster.clone(), hub.clone(), unready.begun()));
+        tokio::spawn(stores.reference_followed(closing.clone()).await?);
+        let router = self.router(&stores, &gate, &unready);
         println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
-        let router = self.router(&stores.cluster, &gate, &unready, &hub, (self.over_stores)(stores.clone()));
         bound.serve(router, closing).await;
         Ok(())
     }

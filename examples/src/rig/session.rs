@@ -114,13 +114,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
         let mut caller = Self::of(&parts.extensions)?;
-        if let Some(value) = parts.headers.get(CONSISTENCY_HEADER) {
-            let token = value.to_str().ok().and_then(|text| text.parse::<ConsistencyToken>().ok());
-            let token = token.ok_or_else(|| Problem::of(problem::BAD_REQUEST).detail("x-pim-token is no token"))?;
+        if let Some(token) = seen_by(&parts.headers)? {
             caller.consistency = Consistency::ReadYourWrites(token);
         }
         Ok(caller)
     }
+}
+
+/// The token that the caller brings, if any.
+pub(super) fn seen_by(headers: &HeaderMap) -> Result<Option<ConsistencyToken>, Failure> {
+    let Some(value) = headers.get(CONSISTENCY_HEADER) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| text.parse::<ConsistencyToken>().ok());
+    let bad = || Problem::of(problem::BAD_REQUEST).detail("x-pim-token is no token");
+    Ok(Some(token.ok_or_else(bad)?))
 }
 
 /// The permit that the policy granted for this route.

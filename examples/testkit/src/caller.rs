@@ -56,40 +56,54 @@ impl Caller {
         Ok(HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {}", self.token))?)]))
     }
 
-    /// POST under an idempotency key.
+    /// A write under an idempotency key.
     ///
     /// # Errors
     /// When no whole answer comes: whether the write happened is then unknown.
-    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Result<(StatusCode, Value)> {
+    pub async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value)> {
         let mut headers = self.headers()?;
         headers.insert("idempotency-key", HeaderValue::from_str(key)?);
         let url = format!("{}{path}", self.gateway);
-        let (status, _, bytes) = self.client.exchange(Method::POST, &url, headers, Some(body), PATIENCE).await?;
+        let (status, _, bytes) = self.client.exchange(method, &url, headers, body, PATIENCE).await?;
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
-    /// PUT under an idempotency key.
+    /// POST under an idempotency key.
+    ///
+    /// # Errors
+    /// When no whole answer comes.
+    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        self.write(Method::POST, path, key, Some(body)).await
+    }
+
+    /// PUT under a fresh idempotency key.
     ///
     /// # Errors
     /// When no whole answer comes.
     pub async fn put(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
-        let mut headers = self.headers()?;
-        headers.insert("idempotency-key", HeaderValue::from_str(&fresh_key())?);
-        let url = format!("{}{path}", self.gateway);
-        let (status, _, bytes) = self.client.exchange(Method::PUT, &url, headers, Some(body), PATIENCE).await?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        self.write(Method::PUT, path, &fresh_key(), Some(body)).await
     }
 
-    /// DELETE under an idempotency key.
+    /// PATCH under a fresh idempotency key.
+    ///
+    /// # Errors
+    /// When no whole answer comes.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        self.write(Method::PATCH, path, &fresh_key(), Some(body)).await
+    }
+
+    /// DELETE under a fresh idempotency key.
     ///
     /// # Errors
     /// When no whole answer comes.
     pub async fn delete(&self, path: &str) -> Result<(StatusCode, Value)> {
-        let mut headers = self.headers()?;
-        headers.insert("idempotency-key", HeaderValue::from_str(&fresh_key())?);
-        let url = format!("{}{path}", self.gateway);
-        let (status, _, bytes) = self.client.exchange(Method::DELETE, &url, headers, None, PATIENCE).await?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        self.write(Method::DELETE, path, &fresh_key(), None).await
     }
 
     /// GET.

@@ -8,11 +8,18 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use http::HeaderValue;
+use pim_core::clock::Clock;
+use pim_data::cluster::Access;
 use pim_lab::broker::gateway_secret;
+use pim_lab::seed::{SeedSettings, seed};
+use pim_lab::signals::Hub;
+use pim_lab::workers::Stores;
 
 use crate::program::Program;
 use crate::session::session_of;
 
+/// As many as the programs make by default.
+const SHARDS: u16 = 4;
 /// Sessions a second of the personas that call meanwhile.
 const RATE: &str = "1";
 
@@ -65,6 +72,7 @@ impl Nine {
     /// # Errors
     /// When one of them does not become ready.
     pub async fn start_logging(data_dir: &Path, logs: Option<&Path>) -> Result<Self> {
+        furnish(data_dir).await?;
         let told = data_dir.display().to_string();
         let start = Start { common: ["--data-dir", told.as_str(), "--listen", "127.0.0.1:0"], logs };
         let broker = start.common("session-broker", &[]).await?;
@@ -129,6 +137,14 @@ impl Nine {
         }
         Ok(codes)
     }
+}
+
+/// Makes facilities, providers, and the personas who work there; does nothing to a directory that has been filled.
+async fn furnish(data_dir: &Path) -> Result<()> {
+    let hub = Hub::new(None)?;
+    let stores = Stores::open(data_dir, Some(SHARDS), Access::Shared, Clock::system(), &hub).await?;
+    seed(&stores, &SeedSettings { patients: 0, seed: 1 }, |_| {}).await?;
+    Ok(())
 }
 
 const SERVICES: [&str; 3] = ["patient-service", "encounter-service", "billing-service"];

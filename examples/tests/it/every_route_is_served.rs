@@ -32,8 +32,7 @@ async fn none_is_missing_and_none_is_open() {
     for route in ROUTES {
         let Some(service) = service_of(route.upstream) else { continue };
         let gate = SessionGate::trusting(keys(), Clock::system());
-        let more = (service.over_stores)(stores.clone());
-        let router = service.router(&stores.cluster, &gate, &Drain::new(), &hub, more);
+        let router = service.router(&stores, &gate, &Drain::new());
         let path = route.template.replace(['{', '}'], "");
         let request = Request::builder().method(route.method).uri(path).body(Body::empty()).unwrap();
         let status = router.oneshot(request).await.unwrap().status();

@@ -14,14 +14,17 @@ use pim_core::context::{IdempotencyScope, RequestContext, RequestId};
 use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
+use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_core::role::{ClosedEnum as _, RoleCode};
 use pim_core::token::{KeySource, KeySourceError, Signer};
 use pim_data::cluster::{Access, Cluster};
+use pim_events::AppendExt as _;
 use pim_lab::ids::{FacilityId, PatientId, ProviderId};
-use pim_lab::policy::LabRole;
+use pim_lab::policy::{LabAction, LabResource, LabRole};
+use pim_lab::reference::{Facility, Provider, ReferenceChanged};
 use pim_lab::rig::{Drain, SessionGate, TRUST_DOMAIN, TXN_ISSUER};
 use pim_lab::signals::Hub;
-use pim_lab::workers::Stores;
+use pim_lab::workers::{Stores, service_actor};
 use pim_lab::{admin, billing, encounter, patient};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -40,9 +43,11 @@ pub(crate) struct World {
     dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) cluster: Cluster,
+    pub(crate) stores: Stores,
     pub(crate) router: Router,
     signer: Signer,
     pub(crate) facility: FacilityId,
+    pub(crate) provider: ProviderId,
 }
 
 impl Drop for World {
@@ -84,18 +89,37 @@ async fn open(dir: &Path, clock: &Clock) -> Stores {
     Stores::open(dir, Some(2), Access::Shared, clock.clone(), &hub).await.unwrap()
 }
 
+/// Where and by whom patients are seen.
+async fn furnish(cluster: &Cluster, facility: FacilityId, provider: ProviderId) {
+    const REASON: SystemScope = SystemScope::new("furnish a test");
+    let actor = service_actor("test").unwrap();
+    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
+    let (name, state_code) = ("North Clinic".to_owned(), "OR".to_owned());
+    let place = Facility { id: facility, version: 0, name: name.clone(), state_code, active: true };
+    let specialty = "family".to_owned();
+    let person = Provider { id: provider, version: 0, facility_id_of: facility, name, specialty, active: true };
+    let mut unit = cluster.begin_control(&cx, facility);
+    let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Facility);
+    let version = unit.save(&permit, &place).unwrap();
+    unit.append(&ReferenceChanged { table: "facility".to_owned(), id: facility.uuid(), version }).unwrap();
+    unit.commit().await.unwrap();
+    let mut unit = cluster.begin_control(&cx, provider);
+    let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Provider);
+    let version = unit.save(&permit, &person).unwrap();
+    unit.append(&ReferenceChanged { table: "provider".to_owned(), id: provider.uuid(), version }).unwrap();
+    unit.commit().await.unwrap();
+}
+
 fn router(stores: &Stores, signer: &Signer, clock: &Clock) -> Router {
-    let cluster = &stores.cluster;
     let keys = || Keys(json!({"keys": [signer.jwk()]}).to_string());
     let gate = SessionGate::trusting(keys(), clock.clone());
     let drain = Drain::new();
     // Each has its own health and document; the routes are what these tests drive.
     let mut gated = Router::new();
     for service in [patient::SERVICE, encounter::SERVICE, billing::SERVICE, admin::SERVICE] {
-        gated = gated.merge((service.routes)(cluster.clone())).merge((service.over_stores)(stores.clone()));
+        gated = gated.merge((service.routes)(stores.clone()));
     }
-    let only_frame = pim_lab::rig::Declaration { routes: |_| Router::new(), ..patient::SERVICE };
-    only_frame.router(cluster, &gate, &drain, &stores.hub, gated)
+    patient::SERVICE.framing(gated, stores, &gate, &drain)
 }
 
 impl World {
@@ -104,7 +128,9 @@ impl World {
         let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
         let (stores, signer) = (open(&dir, &clock).await, signer());
         let router = router(&stores, &signer, &clock);
-        Self { dir, clock, cluster: stores.cluster, router, signer, facility: Id::derive(b"facility", 1) }
+        let (facility, provider) = (Id::derive(b"facility", 1), Id::derive(b"provider", 1));
+        furnish(&stores.cluster, facility, provider).await;
+        Self { dir, clock, cluster: stores.cluster.clone(), stores, router, signer, facility, provider }
     }
 
     /// Ends everything and opens the same data directory again.
@@ -112,10 +138,10 @@ impl World {
         let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));
         let other = open(&away, &self.clock).await;
         self.router = Router::new();
-        drop(std::mem::replace(&mut self.cluster, other.cluster));
+        drop((std::mem::replace(&mut self.cluster, other.cluster.clone()), std::mem::replace(&mut self.stores, other)));
         let stores = open(&self.dir, &self.clock).await;
         self.router = router(&stores, &self.signer, &self.clock);
-        self.cluster = stores.cluster;
+        (self.cluster, self.stores) = (stores.cluster.clone(), stores);
         let _leftover = std::fs::remove_dir_all(away);
         self
     }
@@ -197,9 +223,8 @@ impl World {
     }
 
     pub(crate) fn scheduling(&self) -> Value {
-        let provider: ProviderId = Id::derive(b"provider", 1);
         json!({
-            "facility_id": self.facility, "provider_id": provider, "kind": "office_visit",
+            "facility_id": self.facility, "provider_id": self.provider, "kind": "office_visit",
             "scheduled_at": "2027-01-15T09:00:00Z",
         })
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 
 use crate::bus::{BusError, Subscriber};
@@ -12,6 +13,8 @@ use crate::pace::{Pace, Stop, rest, until};
 
 /// Most records that one look reads.
 const BATCH_MAX: usize = 500;
+
+type Show = Arc<dyn Fn(Event) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Shows every event of a topic that arrives from now on to a closure; remembers nothing across restarts.
 ///
@@ -44,10 +47,14 @@ impl Tail {
         Ok(Self { bus, topic: topic.to_owned(), from })
     }
 
-    /// Runs until `shutdown`. Records that are no events are passed over.
-    pub async fn run(self, shutdown: impl Future<Output = ()>, show: impl Fn(&Event) + Send + Sync + 'static) {
+    /// Runs until `shutdown`; each partition waits for what `show` does before it goes on. Records that are no events are
+    /// passed over.
+    pub async fn run<F>(self, shutdown: impl Future<Output = ()>, show: impl Fn(Event) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (stopper, stop) = Stop::pair();
-        let show: Arc<dyn Fn(&Event) + Send + Sync> = Arc::new(show);
+        let show: Show = Arc::new(move |event| Box::pin(show(event)));
         let mut tasks = JoinSet::new();
         for (partition, from) in (0..).zip(self.from) {
             let (bus, topic) = (Arc::clone(&self.bus), self.topic.clone());
@@ -57,13 +64,7 @@ impl Tail {
     }
 }
 
-async fn follow(
-    bus: Arc<dyn Subscriber>,
-    topic: String,
-    (partition, mut at): (u16, u64),
-    show: Arc<dyn Fn(&Event) + Send + Sync>,
-    mut stop: Stop,
-) {
+async fn follow(bus: Arc<dyn Subscriber>, topic: String, (partition, mut at): (u16, u64), show: Show, mut stop: Stop) {
     let mut wake = bus.arrivals(&topic, partition);
     let mut pace = Pace::new(Duration::from_secs(1));
     while !stop.is_set() {
@@ -77,7 +78,7 @@ async fn follow(
         at = last.offset + 1;
         pace.reset();
         for event in records.iter().filter_map(|record| record.event().ok()) {
-            show(&event);
+            show(event).await;
         }
     }
 }

@@ -142,9 +142,10 @@ async fn a_tail_shows_what_arrives() {
     let tail = pim_events::Tail::open(rig.subscriber(), pim_events::DOMAIN_TOPIC).await.unwrap();
     let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
     let shown = Arc::clone(&seen);
-    let show = move |event: &pim_events::Event| {
+    let show = move |event: pim_events::Event| {
         assert!(event.published_at.is_some());
         shown.lock().unwrap().push(event.n);
+        std::future::ready(())
     };
     let running = tokio::spawn(tail.run(std::future::pending(), show));
     rig.write(home, Uuid::new_v4(), &[2, 3]).await;

@@ -15,9 +15,11 @@ use super::{child_id, patient_under_care};
 use crate::encounter::appointment::{Appointment, AppointmentState};
 use crate::encounter::event::{AppointmentMade, AppointmentMoved};
 use crate::ids::{AppointmentId, FacilityId, PatientId, ProviderId};
+use crate::reference::{Facility, Provider, ReferenceBook};
 use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, PathId, page_of, write};
+use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Cluster> {
+pub(super) fn routes() -> Router<Stores> {
     Router::new()
         .route("/v1/patients/{patient_id}/appointments", post(make).get(list))
         .route("/v1/patients/{patient_id}/appointments/{appointment_id}/transitions", post(transition))
@@ -45,14 +47,17 @@ pub(super) struct Transition {
 
 async fn make(
     State(cluster): State<Cluster>,
+    State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     PathId(patient_id): PathId<PatientId>,
     command: Command<Booking>,
 ) -> Result<Answer, Failure> {
     let body = command.body;
-    let (permit, command) = (&permit, &command);
+    let (permit, command, book) = (&permit, &command, &book);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
         patient_under_care(&mut unit, permit, patient_id).await?;
+        book.check::<Facility>("/facility_id", body.facility_id, &command.seen).await?;
+        book.check::<Provider>("/provider_id", body.provider_id, &command.seen).await?;
         let mut appointment = Appointment {
             id: child_id(&unit, patient_id),
             version: 0,

@@ -15,8 +15,9 @@ use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Pr
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
 use crate::rig::{Answer, Command, Failure, May, PathId, write};
+use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Cluster> {
+pub(super) fn routes() -> Router<Stores> {
     Router::new()
         .route("/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses", post(extend::<Diagnosis>))
         .route("/v1/patients/{patient_id}/encounters/{encounter_id}/procedures", post(extend::<Procedure>))

@@ -6,4 +6,5 @@ mod faults_end_by_themselves;
 mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
+mod reference_reaches_services;
 mod runs_say_what_they_are_worth;
