@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Precondition = 3,
     /// A threshold, a deviation or a broken invariant.
     Threshold = 4,
+    /// A fault, or a backup, that could not be undone.
+    Restore = 5,
     /// A traffic run that says nothing.
     RunInvalid = 6,
     /// The lab refused the operation.
@@ -45,6 +47,7 @@ impl Failure {
         match code {
             2 => Self::Usage,
             3 => Self::Precondition,
+            5 => Self::Restore,
             6 => Self::RunInvalid,
             7 => Self::Refused,
             _ => Self::Threshold,
@@ -58,4 +61,17 @@ pub(crate) fn code_of(outcome: anyhow::Result<()>) -> ExitCode {
     eprintln!("error: {error:#}");
     let failure = error.downcast_ref::<Failed>().map_or(Failure::Threshold, |failed| failed.failure);
     ExitCode::from(failure as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Failure;
+
+    #[test]
+    fn a_program_s_code_is_taken_over() {
+        for code in 2..=7 {
+            assert_eq!(Failure::of_code(code) as i32, code);
+        }
+        assert_eq!(Failure::of_code(101), Failure::Threshold, "a panic is a broken invariant");
+    }
 }

@@ -1,9 +1,13 @@
 //! `cargo xtask lab`: starts the lab in the background and questions it through its admin API.
 
+mod alive;
 mod api;
 mod ask;
+mod document;
 mod journal;
 mod process;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -20,6 +24,9 @@ pub(crate) struct LabArgs {
     /// Questions the lab behind this gateway instead of the one that `lab up` started.
     #[arg(long, global = true, value_name = "URL")]
     gateway: Option<String>,
+    /// Where state and log of the background lab are kept [default: target/lab]; several labs may run side by side.
+    #[arg(long, global = true, value_name = "DIR")]
+    folder: Option<PathBuf>,
 }
 
 /// A role of the lab.
@@ -59,11 +66,16 @@ enum Verb {
         /// How many of the last lines.
         #[arg(long, default_value_t = 50)]
         lines: usize,
+        /// Goes on with the lines that come, until the lab has ended.
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Prints an access token for a persona of a role.
     Token {
         /// The role.
         role: Role,
+        /// Which persona, such as `clinician-3`; the role's first when absent.
+        persona: Option<String>,
     },
     /// Prints the dataset and traffic manifest with digests; starts nothing.
     Plan(process::PlanArgs),
@@ -120,14 +132,17 @@ enum Verb {
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
     let json = args.json;
     if let Some(gateway) = &args.gateway {
-        api::reach(gateway);
+        api::reach(gateway)?;
+    }
+    if let Some(folder) = &args.folder {
+        journal::keep_in(std::path::absolute(folder)?);
     }
     match &args.verb {
         Verb::Up(up) => process::up(up, json),
         Verb::Down => process::down(json),
         Verb::Status => ask::status(json),
-        Verb::Logs { lines } => journal::print_logs(*lines),
-        Verb::Token { role } => ask::token(*role, json),
+        Verb::Logs { lines, follow } => journal::logs(*lines, *follow, json),
+        Verb::Token { role, persona } => ask::token(*role, persona.as_deref(), json),
         Verb::Plan(plan) => process::plan(plan, json),
         Verb::Seed(seed) => process::seed(seed, json),
         Verb::Load(load) => process::load(load, json),

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::exit::Failure;
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
@@ -19,6 +22,12 @@ pub(crate) fn target_dir() -> PathBuf {
         Some(dir) => root().join(dir),
         None => root().join("target"),
     }
+}
+
+/// Waits a moment before looking again.
+#[expect(clippy::disallowed_methods, reason = "there is no runtime here that it could block")]
+pub(crate) fn pause() {
+    std::thread::sleep(LOOK_EVERY);
 }
 
 /// A cargo command in the root of the checkout.

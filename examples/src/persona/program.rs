@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 
 use super::drive::{Drive, DriveSettings};
 use super::plan::Plan;
+use crate::client::Client;
 use crate::rig::{Drain, EXIT_PRECONDITION, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
-use crate::show::Lasting;
+use crate::show::{Lasting, Traffic};
 use crate::signals::Hub;
 
+const PATIENCE: Duration = Duration::from_secs(5);
 const NAME: &str = "persona-simulator";
 /// The traffic run says nothing.
 const EXIT_INVALID: u8 = 6;
@@ -36,7 +38,7 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Sessions a second.
-        #[arg(long, default_value_t = 2.0)]
+        #[arg(long, default_value_t = 2.0, value_parser = rate)]
         rate: f64,
         /// One JSON object.
         #[arg(long)]
@@ -45,13 +47,13 @@ enum Verb {
     /// Drives load at a gateway; serves its own health meanwhile.
     Load {
         /// Base URL of the gateway.
-        #[arg(long)]
+        #[arg(long, value_parser = base_url)]
         gateway: String,
         /// Base URL of the broker, whose keys say who may ask for the spans of the calls; without it nobody may.
-        #[arg(long)]
+        #[arg(long, value_parser = base_url)]
         broker: Option<String>,
         /// Sessions a second.
-        #[arg(long, default_value_t = 2.0)]
+        #[arg(long, default_value_t = 2.0, value_parser = rate)]
         rate: f64,
         /// How long, such as `30s` or `5m`; until told to stop when absent.
         #[arg(long = "for", value_name = "DURATION")]
@@ -66,6 +68,20 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+fn rate(text: &str) -> Result<f64, &'static str> {
+    match text.parse()? {
+        Traffic::Rate(rate) => Ok(rate),
+        Traffic::Off => Err("must be sessions a second"),
+    }
+}
+
+fn base_url(text: &str) -> Result<String, &'static str> {
+    const RULE: &str = "must be a base URL such as http://127.0.0.1:8080";
+    let uri: http::Uri = text.parse().map_err(|_| RULE)?;
+    let is_usable = uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.query().is_none();
+    if is_usable { Ok(text.trim_end_matches('/').to_owned()) } else { Err(RULE) }
 }
 
 /// Runs the program.
@@ -100,6 +116,8 @@ async fn load(
 ) -> anyhow::Result<ExitCode> {
     let drain = Drain::new();
     drain.on_signal();
+    // Nobody could sign in later either: say so now, instead of reporting a run without requests.
+    check_gateway(&settings.gateway).await?;
     let bound = bind(ServeSettings::at(listen)).await?;
     let openapi = json!({"openapi": "3.1.0", "paths": {}});
     let hub = Hub::new(None)?;
@@ -132,4 +150,11 @@ async fn load(
     document["verdict"] = if report.valid { "ok" } else { "invalid" }.into();
     println!("{}", if json { document.to_string() } else { format!("{document:#}") });
     Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::from(EXIT_INVALID) })
+}
+
+async fn check_gateway(gateway: &str) -> anyhow::Result<()> {
+    let (url, asked) = (format!("{gateway}/v1/dev/token"), json!({"role": "sre"}));
+    let granted = Client::new().post_json(&url, &asked, PATIENCE).await;
+    granted.with_context(|| format!("the gateway at {gateway} does not answer as one: is a lab running there?"))?;
+    Ok(())
 }

@@ -20,7 +20,7 @@ use crate::compose::{Lab, LabSettings, Settled};
 use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
 use crate::runs::{RunSummary, summarize};
-use crate::seed::{SeedSettings, seed};
+use crate::seed::{SeedSettings, Seeded, seed};
 use crate::signals;
 
 /// An invariant of the run did not hold.
@@ -94,11 +94,13 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     })
     .await?;
     let seeding = Instant::now();
-    seed_with_progress(flags, &settings, &lab).await?;
+    let seeded = seed_with_progress(flags, &settings, &lab).await?;
     let seeded_ms = millis(seeding.elapsed());
     let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
     if flags.json {
         let mut line = ready.as_json();
+        line["shards"] = Value::from(settings.shards);
+        line["seeded_patients"] = Value::from(seeded.patients);
         line["seeded_ms"] = Value::from(seeded_ms);
         println!("{line}");
     } else {
@@ -113,8 +115,9 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab) -> anyhow::Result<()> {
-    let target = if flags.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab) -> anyhow::Result<Seeded> {
+    // Draws on a terminal only; standard output stays for the lines that programs read.
+    let target = ProgressDrawTarget::stderr();
     let bar = ProgressBar::with_draw_target(Some(u64::from(settings.patients)), target);
     let style = ProgressStyle::with_template("seeding  {bar:40} {pos}/{len} patients  {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -125,7 +128,7 @@ async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab) -> an
     if is_plain && seeded.patients > 0 {
         eprintln!("seeded {} patients on {} shards", seeded.patients, settings.shards);
     }
-    Ok(())
+    Ok(seeded)
 }
 
 /// Lets personas call until the time is over or the process is told to stop.

@@ -19,8 +19,23 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 static NAMED: OnceLock<String> = OnceLock::new();
 
 /// From now on the lab is the one behind this gateway.
-pub(super) fn reach(gateway: &str) {
+pub(super) fn reach(gateway: &str) -> Result<()> {
+    if !gateway.starts_with("http://") {
+        return Err(Failure::Usage.because(format!("--gateway {gateway}: must be like http://127.0.0.1:8080")));
+    }
     let _once = NAMED.set(gateway.trim_end_matches('/').to_owned());
+    Ok(())
+}
+
+/// The gateway that was named.
+pub(super) fn named() -> Option<&'static str> {
+    NAMED.get().map(String::as_str)
+}
+
+/// A text as one segment of a path or one value of a query.
+pub(super) fn segment(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    text.bytes().map(|byte| if is_plain(byte) { char::from(byte).into() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// A client with a role's token.
@@ -33,11 +48,20 @@ pub(super) struct Api {
 impl Api {
     /// Reaches the running lab in a role.
     pub(super) fn of(role: Role) -> Result<Self> {
-        let gateway = NAMED.get().cloned().map_or_else(|| State::load().map(|state| state.gateway), Ok)?;
+        let (api, _) = Self::signed_in(&json!({"role": role.name()}))?;
+        Ok(api)
+    }
+
+    /// Reaches the running lab as whom the development identity provider is asked for, and tells what it said of them.
+    pub(super) fn signed_in(asked: &Value) -> Result<(Self, Value)> {
+        let gateway = named().map(str::to_owned).map_or_else(|| State::load().map(|state| state.gateway), Ok)?;
         let config = Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-        let agent = Agent::from(config);
-        let token = token_for(&agent, &gateway, role)?;
-        Ok(Self { agent, gateway, token })
+        let mut api = Self { agent: Agent::from(config), gateway, token: String::new() };
+        let request = api.agent.post(api.url("/v1/dev/token"));
+        let granted = api.answer(request.send_json(asked))?;
+        let token = granted["access_token"].as_str().context("the broker gave no access_token")?;
+        api.token = token.to_owned();
+        Ok((api, granted))
     }
 
     /// The token.
@@ -47,52 +71,66 @@ impl Api {
 
     /// GET, as JSON.
     pub(super) fn get(&self, path: &str) -> Result<Value> {
-        let request = self.agent.get(self.url(path)).header("authorization", format!("Bearer {}", self.token));
-        answer(request.call().context("the gateway does not answer")?)
+        self.answer(self.agent.get(self.url(path)).header("authorization", self.bearer()).call())
     }
 
     /// GET, as text of the wanted media type.
     pub(super) fn get_text(&self, path: &str, media_type: &str) -> Result<String> {
-        let request = self.agent.get(self.url(path)).header("authorization", format!("Bearer {}", self.token));
-        let mut response = request.header("accept", media_type).call().context("the gateway does not answer")?;
-        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()?;
-        if response.status().is_success() { Ok(text) } else { Err(refused(response.status().as_u16(), &text)) }
+        let request = self.agent.get(self.url(path)).header("authorization", self.bearer());
+        self.text(request.header("accept", media_type).call())
     }
 
     /// POST with an idempotency key of its own.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let request = self.agent.post(self.url(path)).header("authorization", format!("Bearer {}", self.token));
-        let request = request.header("idempotency-key", fresh_key());
-        answer(request.send_json(body).context("the gateway does not answer")?)
+        let request = self.agent.post(self.url(path)).header("authorization", self.bearer());
+        self.answer(request.header("idempotency-key", fresh_key()).send_json(body))
     }
 
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.gateway)
     }
-}
 
-fn token_for(agent: &Agent, gateway: &str, role: Role) -> Result<String> {
-    let request = agent.post(format!("{gateway}/v1/dev/token"));
-    let granted = answer(request.send_json(json!({"role": role.name()})).context("the gateway does not answer")?)?;
-    let token = granted["access_token"].as_str().context("the broker gave no access_token")?;
-    Ok(token.to_owned())
-}
-
-fn answer(mut response: Response<ureq::Body>) -> Result<Value> {
-    let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()?;
-    if !response.status().is_success() {
-        return Err(refused(response.status().as_u16(), &text));
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
     }
-    serde_json::from_str(&text).context("the answer is no JSON")
+
+    fn answer(&self, outcome: Outcome) -> Result<Value> {
+        serde_json::from_str(&self.text(outcome)?).context("the answer is no JSON: is this the gateway of a lab?")
+    }
+
+    fn text(&self, outcome: Outcome) -> Result<String> {
+        let mut response = outcome.map_err(|error| self.silent(&error))?;
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let text = body.map_err(|error| self.silent(&error))?;
+        if response.status().is_success() { Ok(text) } else { Err(refused(response.status().as_u16(), &text)) }
+    }
+
+    /// No whole answer came.
+    fn silent(&self, error: &ureq::Error) -> anyhow::Error {
+        let gateway = &self.gateway;
+        match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                Failure::Usage.because(format!("{gateway} is no address of a gateway: {error}"))
+            }
+            _ => {
+                let fix = "is a lab running there? `cargo xtask lab up` starts one";
+                Failure::Precondition.because(format!("the gateway at {gateway} does not answer: {error}; {fix}"))
+            }
+        }
+    }
 }
+
+type Outcome = Result<Response<ureq::Body>, ureq::Error>;
 
 fn refused(status: u16, text: &str) -> anyhow::Error {
     let problem: Value = serde_json::from_str(text).unwrap_or_default();
     let title = problem["title"].as_str().unwrap_or("no problem document");
     let detail = problem["detail"].as_str().unwrap_or_default();
     let failure = match status {
-        401 | 403 => Failure::Refused,
-        400 | 404 | 422 => Failure::Usage,
+        400 | 404 | 405 | 413 | 422 => Failure::Usage,
+        401 | 403 | 409 | 412 | 429 => Failure::Refused,
+        // A part of the lab is not there, or not now.
+        502..=504 => Failure::Precondition,
         _ => Failure::Threshold,
     };
     let kind = problem["type"].as_str().unwrap_or_default();

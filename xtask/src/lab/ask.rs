@@ -1,14 +1,14 @@
 //! Questions to a running lab, and how their answers are shown.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Role;
-use super::api::Api;
+use super::api::{self, Api, segment};
+use super::document::{print, say};
 use super::journal::State;
 use crate::exit::Failure;
 
@@ -80,41 +80,70 @@ pub(super) fn show(name: &str, path: &str, role: Role, json: bool) -> Result<()>
 
 /// Whether the lab runs, and how it is.
 pub(super) fn status(json: bool) -> Result<()> {
-    let state = State::load()?;
-    let summary = Api::of(Role::Sre)?.get("/v1/admin/runs/summary")?;
-    let document = json!({"gateway": state.gateway, "broker": state.broker, "pid": state.pid, "run": summary});
+    let known = if api::named().is_some() { Ok(None) } else { State::load().map(Some) };
+    let asked = known.and_then(|state| Ok((state, Api::of(Role::Sre)?.get("/v1/admin/runs/summary")?)));
+    let (state, run) = match asked {
+        Ok(found) => found,
+        Err(error) => {
+            if json {
+                print("status", &json!({"running": false}), true);
+            }
+            return Err(error);
+        }
+    };
+    let mut document = json!({"running": true, "run": run, "gateway": api::named()});
+    if let Some(state) = state {
+        document["gateway"] = state.gateway.into();
+        document["broker"] = state.broker.into();
+        document["pid"] = state.pid.into();
+    }
     print("status", &document, json);
     Ok(())
 }
 
-/// A token for a role.
-pub(super) fn token(role: Role, json: bool) -> Result<()> {
-    let api = Api::of(role)?;
+/// A token for a role, or for one persona of it.
+pub(super) fn token(role: Role, persona: Option<&str>, json: bool) -> Result<()> {
+    let asked = match persona {
+        Some(subject) => json!({"subject": subject}),
+        None => json!({"role": role.name()}),
+    };
+    let (api, told) = Api::signed_in(&asked).map_err(|error| match persona {
+        Some(subject) => error.context(format!("the lab knows no persona `{subject}`: they are like clinician-0")),
+        None => error,
+    })?;
+    if told["role"] != role.name() {
+        let sentence = format!("persona {} is a {}, not a {}", told["subject"], told["role"], role.name());
+        return Err(Failure::Usage.because(sentence));
+    }
     if json {
-        print("token", &json!({"role": role.name(), "access_token": api.token()}), true);
+        let mut document = json!({"access_token": api.token()});
+        for member in ["role", "subject", "expires_in", "facility_id", "provider_id", "patient_id"] {
+            document[member] = told[member].clone();
+        }
+        print("token", &document, true);
     } else {
-        println!("{}", api.token());
+        say(api.token());
     }
     Ok(())
 }
 
 /// Every hop of a request.
 pub(super) fn journey(request_id: &str, format: &str, json: bool) -> Result<()> {
-    let path = format!("/v1/admin/journeys/{request_id}");
+    let path = format!("/v1/admin/journeys/{}", segment(request_id));
     if json {
         return show("journey", &path, Role::Sre, true);
     }
     let media_type = if format == "mermaid" { "text/vnd.mermaid" } else { "text/plain" };
-    println!("{}", Api::of(Role::Sre)?.get_text(&path, media_type)?);
+    say(&Api::of(Role::Sre)?.get_text(&path, media_type)?);
     Ok(())
 }
 
 /// How an entity came to be what it is.
 pub(super) fn lineage(entity: &str, id: &str, as_of: Option<&str>, verify: bool, json: bool) -> Result<()> {
-    let mut path = format!("/v1/admin/lineage/{entity}/{id}?verify={verify}");
+    let mut path = format!("/v1/admin/lineage/{}/{}?verify={verify}", segment(entity), segment(id));
     if let Some(time) = as_of {
         path.push_str("&as_of=");
-        path.push_str(&time.replace('+', "%2B"));
+        path.push_str(&segment(time));
     }
     let document = Api::of(Role::Sre)?.get(&path)?;
     print("lineage", &document, json);
@@ -130,7 +159,8 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::List => show("shards", "/v1/admin/shards", Role::Sre, json),
         ShardVerb::Map => show("shard-map", "/v1/admin/shards/map", Role::Sre, json),
         ShardVerb::Publish { map, dry_run } => {
-            let text = std::fs::read_to_string(map).with_context(|| format!("cannot read {}", map.display()))?;
+            let text = std::fs::read_to_string(map)
+                .map_err(|error| Failure::Usage.because(format!("cannot read {}: {error}", map.display())))?;
             let path = format!("/v1/admin/shards/map?dry_run={dry_run}");
             print("shard-publish", &Api::of(Role::Sre)?.post(&path, &json!({"map": text}))?, json);
             Ok(())
@@ -143,7 +173,7 @@ pub(super) fn dlq(verb: &DlqVerb, json: bool) -> Result<()> {
     match verb {
         DlqVerb::List => show("dead-letters", "/v1/admin/dead-letters", Role::Sre, json),
         DlqVerb::Unpark { consumer, key } => {
-            let path = format!("/v1/admin/dead-letters/{consumer}/{key}/unpark");
+            let path = format!("/v1/admin/dead-letters/{}/{}/unpark", segment(consumer), segment(key));
             print("unpark", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
             Ok(())
         }
@@ -155,7 +185,7 @@ pub(super) fn projection(verb: &ProjectionVerb, json: bool) -> Result<()> {
     match verb {
         ProjectionVerb::List => show("projections", "/v1/admin/projections", Role::Sre, json),
         ProjectionVerb::Rebuild { name } => {
-            let path = format!("/v1/admin/projections/{name}/rebuild");
+            let path = format!("/v1/admin/projections/{}/rebuild", segment(name));
             print("rebuild", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
             Ok(())
         }
@@ -171,7 +201,7 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
                 (None, Some(user)) => ("user_id", user),
                 (None, None) => return Err(Failure::Usage.because("name a --request or a --user")),
             };
-            show("audit", &format!("/v1/admin/audit?{name}={value}"), Role::Sre, json)
+            show("audit", &format!("/v1/admin/audit?{name}={}", segment(value)), Role::Sre, json)
         }
         AuditVerb::Verify => {
             let report = Api::of(Role::Sre)?.post("/v1/admin/audit/verify", &json!({}))?;
@@ -182,14 +212,4 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
             Err(Failure::Threshold.because("the audit trail does not verify"))
         }
     }
-}
-
-fn print(name: &str, document: &Value, json: bool) {
-    let text = if json {
-        json!({"schema": format!("pim.lab.{name}/v1"), name: document}).to_string()
-    } else {
-        format!("{document:#}")
-    };
-    // A reader such as `head` may have gone away; that is its right.
-    let _gone = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,19 +1,36 @@
 //! What the running lab left on disk: its state, its event lines, its log.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::alive::birth_of;
+use super::document;
 use crate::exit::Failure;
-use crate::shell::target_dir;
+use crate::shell::{pause, target_dir};
 
-/// Where the lab that this checkout started can be reached.
+/// Most of the log's end that is looked at.
+const TAIL_BYTES_MAX: u64 = 16 << 20;
+
+/// The folder that was named, instead of the checkout's own.
+static NAMED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on the background lab is the one of this folder.
+pub(super) fn keep_in(folder: PathBuf) {
+    let _once = NAMED.set(folder);
+}
+
+/// Where the lab that was started in the background can be reached.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct State {
     pub(super) pid: u32,
+    /// When that process began: an id alone may be another's by now.
+    birth: String,
     pub(super) gateway: String,
     pub(super) broker: String,
     pub(super) ready: Value,
@@ -21,7 +38,7 @@ pub(super) struct State {
 
 /// The folder of the background lab.
 pub(super) fn folder() -> PathBuf {
-    target_dir().join("lab")
+    NAMED.get().cloned().unwrap_or_else(|| target_dir().join("lab"))
 }
 
 /// Standard output of `services --json`.
@@ -47,7 +64,8 @@ impl State {
         };
         let pid =
             ready["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("the ready line has no `pid`")?;
-        Ok(Self { pid, gateway: text("gateway")?, broker: text("broker")?, ready })
+        let birth = birth_of(pid).context("services has ended already")?;
+        Ok(Self { pid, birth, gateway: text("gateway")?, broker: text("broker")?, ready })
     }
 
     /// Remembers it for later calls.
@@ -61,9 +79,14 @@ impl State {
         let text = fs::read_to_string(state_file()).unwrap_or_default();
         let state: Option<Self> = serde_json::from_str(&text).ok();
         match state {
-            Some(state) if super::process::is_alive(state.pid) => Ok(state),
+            Some(state) if state.is_alive() => Ok(state),
             _ => Err(Failure::Precondition.because("no lab is running: start one with `cargo xtask lab up`")),
         }
+    }
+
+    /// Whether the very process that was started is still running.
+    pub(super) fn is_alive(&self) -> bool {
+        birth_of(self.pid).as_ref() == Some(&self.birth)
     }
 
     /// Forgets the lab.
@@ -74,20 +97,69 @@ impl State {
 
 /// The last event line of the given kind.
 pub(super) fn last_event(kind: &str) -> Option<Value> {
-    let text = fs::read_to_string(events_file()).ok()?;
-    let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.into_iter().find(|line| line["event"] == kind)
+    event_in(&fs::read_to_string(events_file()).ok()?, kind)
 }
 
-/// The last lines of the log.
-pub(super) fn log_tail(lines: usize) -> Result<String> {
-    let text = fs::read_to_string(log_file()).with_context(|| "no lab has been started from this checkout")?;
-    let all: Vec<_> = text.lines().collect();
-    Ok(all[all.len().saturating_sub(lines)..].join("\n"))
+/// The last line of a text that is an event of the given kind.
+pub(super) fn event_in(text: &str, kind: &str) -> Option<Value> {
+    let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.find(|line| line["event"] == kind)
 }
 
-/// Prints the last lines of the log.
-pub(super) fn print_logs(lines: usize) -> Result<()> {
-    println!("{}", log_tail(lines)?);
+/// What the log holds from a byte on, as whole lines, and where they end.
+fn log_from(start: u64) -> Result<(Vec<String>, u64)> {
+    let absent = || Failure::Precondition.because("no lab has been started here: `cargo xtask lab up` starts one");
+    let mut file = File::open(log_file()).map_err(|_| absent())?;
+    let length = file.metadata()?.len();
+    // A new lab begins its log anew.
+    let start = if start > length { 0 } else { start };
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let lines = String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect();
+    Ok((lines, start + whole as u64))
+}
+
+/// The last lines of the log, and where they end.
+fn log_end(count: usize) -> Result<(Vec<String>, u64)> {
+    let length = fs::metadata(log_file()).map_or(0, |it| it.len());
+    let (mut lines, end) = log_from(length.saturating_sub(TAIL_BYTES_MAX))?;
+    lines.drain(..lines.len().saturating_sub(count));
+    Ok((lines, end))
+}
+
+/// The last lines of the log, for an error's text.
+pub(super) fn log_tail(count: usize) -> String {
+    log_end(count).map(|(lines, _)| lines.join("\n")).unwrap_or_default()
+}
+
+/// Prints the last lines of the log; when following also those that come, until the lab has ended.
+///
+/// As JSON one document holds the lines; when following each line is a document.
+pub(super) fn logs(count: usize, follow: bool, json: bool) -> Result<()> {
+    let (lines, mut end) = log_end(count)?;
+    if !follow && json {
+        document::print("logs", &lines.iter().map(|line| entry(line)).collect(), true);
+        return Ok(());
+    }
+    let show = |line: &String| document::say(&if json { document::wrapped("log", &entry(line)) } else { line.clone() });
+    let mut is_read = lines.iter().all(show);
+    while follow && is_read {
+        // Looked at before the log is, so that the last lines of one that ends are shown.
+        let is_running = State::load().is_ok();
+        let (lines, next) = log_from(end)?;
+        is_read = lines.iter().all(show);
+        end = next;
+        if !is_running {
+            break;
+        }
+        pause();
+    }
     Ok(())
+}
+
+/// A line as the log's own JSON, or as text when it is none.
+fn entry(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))
 }

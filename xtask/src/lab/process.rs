@@ -2,9 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,11 +11,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::journal::{self, State};
+use super::{api, document};
 use crate::exit::Failure;
-use crate::shell::{cargo, must, target_dir};
+use crate::shell::{cargo, must, pause, root, target_dir};
 
-const POLL: Duration = Duration::from_millis(50);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// How much of the log goes into an error.
+const LOG_LINES: usize = 20;
 
 /// Arguments of `lab up`.
 #[derive(Args, Debug)]
@@ -42,9 +43,12 @@ pub(crate) struct UpArgs {
     /// Where the gateway listens.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// How long to wait until it is ready, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    wait: u64,
+    /// The data directory [default: target/pim-data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How long to wait until it is ready, such as `60s` or `5m`.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = patience)]
+    wait: Duration,
 }
 
 /// Arguments of `lab plan`.
@@ -56,6 +60,9 @@ pub(crate) struct PlanArgs {
     /// Seed of dataset and traffic.
     #[arg(long)]
     seed: Option<u64>,
+    /// Sessions a second.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
 }
 
 /// Arguments of `lab seed`.
@@ -79,8 +86,8 @@ pub(crate) struct SeedArgs {
 #[derive(Args, Debug)]
 pub(crate) struct LoadArgs {
     /// Sessions a second.
-    #[arg(long, default_value_t = 5.0)]
-    rate: f64,
+    #[arg(long, default_value = "5")]
+    rate: String,
     /// How long, for example `30s`.
     #[arg(long = "for", value_name = "DURATION", default_value = "30s")]
     duration: String,
@@ -89,11 +96,18 @@ pub(crate) struct LoadArgs {
     seed: Option<u64>,
 }
 
-/// Whether a process with this id exists and has not ended.
-pub(super) fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
-    !state.is_empty() && !state.starts_with('Z')
+/// A duration such as `500ms`, `60s` or `5m`; a bare number is seconds.
+fn patience(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit_ms: u64 = match &text[digits..] {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    let number: Option<u64> = text[..digits].parse().ok().filter(|_| unit_ms > 0);
+    let ms = number.and_then(|number| number.checked_mul(unit_ms));
+    ms.map(Duration::from_millis).ok_or_else(|| "must be a duration such as 500ms, 60s or 5m".to_owned())
 }
 
 /// Starts the lab and waits until it is ready.
@@ -105,8 +119,9 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     let program = built("services")?;
     fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
     let mut command = Command::new(program);
-    command.arg("--json");
-    option(&mut command, "--config", args.profile.as_ref().map(|path| path.display()));
+    command.arg("--json").current_dir(root());
+    place(&mut command, "--config", args.profile.as_deref())?;
+    place(&mut command, "--data-dir", args.data_dir.as_deref())?;
     option(&mut command, "--seed", args.seed);
     option(&mut command, "--shards", args.shards);
     option(&mut command, "--patients", args.patients);
@@ -116,14 +131,13 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     command.process_group(0).stdin(Stdio::null());
     command.stdout(File::create(journal::events_file())?).stderr(File::create(journal::log_file())?);
     let mut child = command.spawn().context("cannot start services")?;
-    let state = State::of_ready(wait_until_ready(&mut child, Duration::from_secs(args.wait))?)?;
+    let state = State::of_ready(wait_until_ready(&mut child, args.wait)?)?;
     state.keep()?;
     if json {
-        let document = json!({"schema": "pim.lab.up/v1", "mode": args.mode, "lab": state.ready});
-        println!("{document}");
+        document::print("up", &json!({"mode": args.mode, "lab": state.ready}), true);
     } else {
-        println!("the lab is ready at {} after {} ms", state.gateway, state.ready["ready_ms"]);
-        println!("next: cargo xtask lab status · cargo xtask lab token clinician · cargo xtask lab down");
+        document::say(&format!("the lab is ready at {} after {} ms", state.gateway, state.ready["ready_ms"]));
+        document::say("next: cargo xtask lab status · cargo xtask lab token clinician · cargo xtask lab down");
     }
     Ok(())
 }
@@ -136,18 +150,16 @@ fn wait_until_ready(child: &mut Child, patience: Duration) -> Result<Value> {
         }
         if let Some(status) = child.try_wait()? {
             let failure = Failure::of_code(status.code().unwrap_or_default());
-            return Err(failure.because(format!("services ended ({status}):\n{}", journal::log_tail(10)?)));
+            return Err(failure.because(format!("services ended ({status}):\n{}", journal::log_tail(LOG_LINES))));
         }
         pause();
     }
     // Nobody could reach it later: do not leave it behind.
-    let _gone = child.kill();
-    Err(Failure::Precondition.because(format!("services was not ready within {} s", patience.as_secs())))
-}
-
-#[expect(clippy::disallowed_methods, reason = "there is no runtime here that it could block")]
-fn pause() {
-    thread::sleep(POLL);
+    let _gone = child.kill().and_then(|()| child.wait());
+    let (tail, log) = (journal::log_tail(LOG_LINES), journal::log_file());
+    let fix = "more time: `--wait 5m`; fewer `--patients`";
+    let sentence = format!("services was not ready within {patience:?} and has been stopped ({fix}); its log,");
+    Err(Failure::Precondition.because(format!("{sentence} {}, ends with:\n{tail}", log.display())))
 }
 
 /// Drains and stops the lab.
@@ -155,7 +167,7 @@ pub(super) fn down(json: bool) -> Result<()> {
     let state = State::load()?;
     must(Command::new("kill").args(["-TERM", &state.pid.to_string()]))?;
     let give_up = Instant::now() + DRAIN_MAX;
-    while is_alive(state.pid) {
+    while state.is_alive() {
         if Instant::now() > give_up {
             let sentence = format!("process {} has not drained within {} s", state.pid, DRAIN_MAX.as_secs());
             return Err(Failure::Threshold.because(sentence));
@@ -166,11 +178,7 @@ pub(super) fn down(json: bool) -> Result<()> {
     let Some(summary) = journal::last_event("summary") else {
         return Err(Failure::Threshold.because("the lab stopped without a summary: see `cargo xtask lab logs`"));
     };
-    if json {
-        println!("{}", json!({"schema": "pim.lab.down/v1", "summary": summary}));
-    } else {
-        println!("{summary:#}");
-    }
+    document::print("down", &summary, json);
     match summary["verdict"].as_str() {
         Some("ok") => Ok(()),
         Some("invalid") => Err(Failure::RunInvalid.because("the traffic run is invalid")),
@@ -181,59 +189,88 @@ pub(super) fn down(json: bool) -> Result<()> {
 /// Prints the manifest.
 pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<()> {
     let mut command = Command::new(built("persona-simulator")?);
-    command.arg("plan");
-    option(&mut command, "--profile", args.profile.as_ref().map(|path| path.display()));
+    command.args(["plan", "--json"]);
+    place(&mut command, "--profile", args.profile.as_deref())?;
     option(&mut command, "--seed", args.seed);
-    flag(&mut command, "--json", json);
-    end_like(&mut command)
+    option(&mut command, "--rate", args.rate.as_ref());
+    let (told, outcome) = run_to_end(&mut command)?;
+    if let Ok(manifest) = serde_json::from_str(&told) {
+        document::print("plan", &manifest, json);
+    }
+    outcome
 }
 
 /// Seeds a data directory.
 pub(super) fn seed(args: &SeedArgs, json: bool) -> Result<()> {
     let mut command = Command::new(built("services")?);
-    command.args(["--traffic", "off", "--for", "0s", "--listen", "127.0.0.1:0"]);
-    option(&mut command, "--data-dir", args.data_dir.as_ref().map(|path| path.display()));
+    command.args(["--traffic", "off", "--for", "0s", "--listen", "127.0.0.1:0", "--json"]);
+    place(&mut command, "--data-dir", args.data_dir.as_deref())?;
     option(&mut command, "--shards", args.shards);
     option(&mut command, "--patients", args.patients);
     option(&mut command, "--seed", args.seed);
-    flag(&mut command, "--json", json);
-    end_like(&mut command)
+    let (told, outcome) = run_to_end(&mut command)?;
+    if let (Some(ready), Some(summary)) = (journal::event_in(&told, "ready"), journal::event_in(&told, "summary")) {
+        let mut seeded = json!({});
+        for member in ["data_dir", "shards", "seeded_patients", "seeded_ms"] {
+            seeded[member] = ready[member].clone();
+        }
+        for member in ["facts", "lost", "duplicated", "audit_records", "audit_verified", "verdict"] {
+            seeded[member] = summary[member].clone();
+        }
+        document::print("seed", &seeded, json);
+    }
+    outcome
 }
 
 /// Drives load at the running lab.
 pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
-    let state = State::load()?;
+    let state = if api::named().is_some() { None } else { Some(State::load()?) };
     let mut command = Command::new(built("persona-simulator")?);
-    command.args(["load", "--gateway", &state.gateway, "--broker", &state.broker]);
-    command.args(["--rate", &args.rate.to_string(), "--for", &args.duration]);
+    command.args(["load", "--json"]);
+    option(&mut command, "--rate", Some(&args.rate));
+    option(&mut command, "--for", Some(&args.duration));
+    option(&mut command, "--gateway", state.as_ref().map(|it| it.gateway.as_str()).or(api::named()));
+    option(&mut command, "--broker", state.as_ref().map(|it| &it.broker));
     option(&mut command, "--seed", args.seed);
-    flag(&mut command, "--json", json);
-    end_like(&mut command)
+    let (told, outcome) = run_to_end(&mut command)?;
+    if let Some(summary) = journal::event_in(&told, "summary") {
+        document::print("load", &summary, json);
+    }
+    outcome
 }
 
 /// Builds an example and says where it is.
 fn built(example: &str) -> Result<PathBuf> {
-    must(&mut cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]))?;
+    must(&mut cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]))
+        .map_err(|error| Failure::Precondition.because(format!("{example} cannot be built: {error:#}")))?;
     Ok(target_dir().join("debug/examples").join(example))
 }
 
 fn option(command: &mut Command, name: &str, value: Option<impl ToString>) {
     if let Some(value) = value {
-        command.arg(name).arg(value.to_string());
+        // In one word: a value may begin with a dash.
+        command.arg(format!("{name}={}", value.to_string()));
     }
 }
 
-fn flag(command: &mut Command, name: &str, given: bool) {
-    if given {
-        command.arg(name);
+/// A path of the caller's, who may stand elsewhere than the program will.
+fn place(command: &mut Command, name: &str, path: Option<&Path>) -> Result<()> {
+    if let Some(path) = path {
+        command.arg(name).arg(std::path::absolute(path)?);
     }
+    Ok(())
 }
 
-/// Runs a program of the lab to its end and takes over the meaning of its exit code.
-fn end_like(command: &mut Command) -> Result<()> {
-    let status = command.current_dir(crate::shell::root()).status().context("cannot start the program")?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Failure::of_code(status.code().unwrap_or_default()).because(format!("the program ended with {status}")))
+/// Runs a program of the lab to its end: what it printed, and what its exit code means.
+fn run_to_end(command: &mut Command) -> Result<(String, Result<()>)> {
+    let output = command.current_dir(root()).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.context("cannot start the program")?;
+    let told = String::from_utf8(output.stdout).context("the program printed what is not UTF-8")?;
+    let outcome = if output.status.success() {
+        Ok(())
+    } else {
+        let failure = Failure::of_code(output.status.code().unwrap_or_default());
+        Err(failure.because(format!("the program ended with {}", output.status)))
+    };
+    Ok((told, outcome))
 }

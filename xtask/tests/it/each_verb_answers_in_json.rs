@@ -1,0 +1,133 @@
+//! Every verb against a running lab: exit code 0, and one document with the verb's schema.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::xtask::{Ended, Folder, xtask};
+
+/// A lab in the background that is stopped whatever happens to the test.
+struct Background {
+    folder: String,
+    is_up: bool,
+}
+
+impl Background {
+    fn up(folder: &Folder) -> (Self, Value) {
+        let lab = Self { folder: folder.join("lab"), is_up: true };
+        let up = lab.ask(&[
+            "up",
+            "--data-dir",
+            &folder.join("data"),
+            "--listen",
+            "127.0.0.1:0",
+            "--patients",
+            "60",
+            "--shards",
+            "2",
+            "--traffic",
+            "off",
+        ]);
+        (lab, up.document("up"))
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        xtask(&[&["lab", "--folder", &self.folder, "--json"], arguments].concat())
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Ended {
+        let ended = self.run(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+        ended
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if self.is_up {
+            self.run(&["down"]);
+        }
+    }
+}
+
+#[test]
+fn of_a_running_lab() {
+    let folder = Folder::new("verbs");
+    let (mut lab, up) = Background::up(&folder);
+    assert_eq!((&up["mode"], &up["lab"]["seeded_patients"]), (&"embedded".into(), &60.into()));
+    assert!(lab.run(&["up"]).err.contains("is running already"));
+
+    let token = lab.ask(&["token", "clinician", "clinician-3"]).document("token");
+    assert_eq!((&token["role"], &token["subject"]), (&"clinician".into(), &"clinician-3".into()));
+    let unknown = lab.run(&["token", "clinician", "nobody-3"]);
+    assert_eq!((unknown.code, unknown.err.contains("nobody-3")), (Some(2), true), "{unknown:?}");
+
+    let map = lab.ask(&["shard", "map"]).document("shard-map");
+    let file = folder.join("map.toml");
+    std::fs::write(&file, map["toml"].as_str().expect("the map's text")).unwrap();
+    let nonsense = folder.join("nonsense.toml");
+    std::fs::write(&nonsense, "version = 0").unwrap();
+    let patient = token["facility_id"].as_str().expect("a facility").to_owned();
+    let rows: &[(&[&str], &str)] = &[
+        (&["status"], "status"),
+        (&["logs", "--lines", "3"], "logs"),
+        (&["shard", "list"], "shards"),
+        (&["shard", "publish", &file, "--dry-run"], "shard-publish"),
+        (&["shard", "publish", &file], "shard-publish"),
+        (&["outbox"], "outbox"),
+        (&["projection", "rebuild", "patient_search"], "rebuild"),
+        (&["dlq", "list"], "dead-letters"),
+        (&["projection", "list"], "projections"),
+        (&["audit", "verify"], "audit-verify"),
+        (&["audit", "show", "--user", "00000000-0000-8000-8000-000000000000"], "audit"),
+        (&["load", "--for", "1s", "--rate", "3"], "load"),
+    ];
+    for (arguments, name) in rows {
+        let document = lab.ask(arguments).document(name);
+        assert!(!document.is_null(), "{arguments:?}");
+    }
+    let patient_id = lab.ask(&["token", "patient"]).document("token")["patient_id"].as_str().unwrap().to_owned();
+    let lineage = ["lineage", "patient", &patient_id, "--as-of", "2100-01-01T00:00:00Z", "--verify"];
+    let lineage = lab.ask(&lineage).document("lineage");
+    let request = lineage["changes"][0]["request_id"].as_str().expect("the request that made it").to_owned();
+    let journey = lab.ask(&["journey", &request]).document("journey");
+    assert!(journey["hops"].as_array().is_some_and(|hops| !hops.is_empty()), "{journey}");
+    // What nobody has is named, and is no defect of the lab.
+    assert_eq!(lab.run(&["lineage", "facility", &patient]).code, Some(2));
+    assert_eq!(lab.run(&["shard", "publish", &nonsense]).code, Some(2));
+
+    follow_to_the_end(&lab);
+    let down = xtask(&["lab", "--folder", &lab.folder, "--json", "down"]);
+    lab.is_up = false;
+    assert_eq!(down.code, Some(0), "{down:?}");
+    assert_eq!(down.document("down")["verdict"], "ok");
+}
+
+/// Each followed line is a document; following ends with the lab, or with whoever reads.
+fn follow_to_the_end(lab: &Background) {
+    let mut follow = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    follow.args(["lab", "--folder", &lab.folder, "--json", "logs", "--follow", "--lines", "1"]);
+    let mut follow = follow.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut line = String::new();
+    let out = follow.stdout.take().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("a line");
+    let line: Value = serde_json::from_str(&line).expect("a document");
+    assert_eq!(line["schema"], "pim.lab.log/v1");
+    // The reader is gone now; one more request makes one more line, at which following must end.
+    lab.ask(&["outbox"]);
+    assert!(follow.wait().expect("it ends").success());
+}
+
+#[test]
+fn without_a_lab() {
+    let folder = Folder::new("alone");
+    let lab = Background { folder: folder.join("lab"), is_up: false };
+    let plan = lab.ask(&["plan", "--seed", "7"]).document("plan");
+    assert_eq!((plan["digest"].as_str().map(str::len), &plan["seed"]), (Some(64), &7.into()));
+    let seed = ["seed", "--data-dir", &folder.join("data"), "--patients", "40", "--shards", "2"];
+    let first = lab.ask(&seed).document("seed");
+    assert_eq!((&first["seeded_patients"], &first["audit_verified"]), (&40.into(), &true.into()), "{first}");
+    assert_eq!(lab.ask(&seed).document("seed")["seeded_patients"], 0, "it has been filled");
+    let status = lab.run(&["status"]);
+    assert_eq!((status.code, &status.document("status")["running"]), (Some(3), &false.into()));
+}

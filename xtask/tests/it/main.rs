@@ -1,0 +1,6 @@
+//! What scripts may rely on: exit codes, and one JSON document a verb.
+
+mod each_verb_answers_in_json;
+mod exit_codes_say_what_went_wrong;
+mod stand_in;
+mod xtask;
