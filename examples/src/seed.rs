@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use pim_core::context::{RequestContext, RequestId, TraceContext};
 use pim_core::deadline::Deadline;
 use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_core::shard::ShardKey as _;
 use pim_data::backend::Statement;
-use pim_data::unit::Unit;
+use pim_data::entity::Entity;
+use pim_data::unit::{Unit, UnitError};
 use pim_events::AppendExt as _;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use self::people::People;
 use crate::broker::PersonaDirectory;
@@ -63,16 +66,17 @@ pub async fn seed(
     // Nobody asks for the journey of ten thousand patients at once, and their spans would push out all others.
     let cx = cx.with_trace(TraceContext::root().with_sampled(false));
     fill_shards(stores, &people, &cx, progress).await?;
-    fill_control(stores, &people, &cx).await?;
     let personas = people.personas();
     PersonaDirectory::write(stores.cluster.data_dir(), &personas).context("cannot write personas.json")?;
+    fill_control(stores, &people, &cx).await?;
     Ok(Seeded { patients: settings.patients, personas: personas.len() })
 }
 
-/// The control database is filled last, so a facility there says that everything is.
+/// The facilities are written last, so all of them say that everything is there.
 async fn is_filled(stores: &Stores) -> anyhow::Result<bool> {
     let control = stores.cluster.database(pim_data::cluster::CONTROL).context("no control database")?;
-    Ok(!control.query(Statement::sqlite("SELECT 1 FROM facility_row LIMIT 1")).await?.is_empty())
+    let counted = control.query(Statement::same("SELECT COUNT(*) FROM facility_row")).await?;
+    Ok(counted.first().context("nothing counted")?.count(0)? >= people::FACILITIES)
 }
 
 async fn fill_shards(
@@ -95,7 +99,7 @@ async fn fill_shards(
                 let units = units.collect::<anyhow::Result<Vec<Unit>>>()?;
                 // A patient that is there already was committed before an interruption: leave it.
                 match stores.cluster.commit_bulk(id, units).await {
-                    Ok(_) | Err(pim_data::unit::UnitError::AlreadyExists { .. }) => {}
+                    Ok(_) | Err(UnitError::AlreadyExists { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
                 done.fetch_add(u32::try_from(chunk.len()).unwrap_or(0), Ordering::Relaxed);
@@ -132,26 +136,47 @@ fn patient_unit(stores: &Stores, people: &People, cx: &RequestContext, n: u32) -
 }
 
 async fn fill_control(stores: &Stores, people: &People, cx: &RequestContext) -> anyhow::Result<()> {
+    let mut units = Vec::new();
     for provider in people.providers() {
-        let mut unit = stores.cluster.begin_control(cx, provider.id);
-        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Provider);
-        let version = unit.save(&permit, &provider)?;
-        unit.append(&ReferenceChanged { table: "provider".to_owned(), id: provider.id.key_uuid(), version })?;
-        unit.commit().await?;
+        let unit = stores.cluster.begin_control(cx, provider.id);
+        let id = provider.id.key_uuid();
+        units.push(reference_unit(unit, &provider, LabResource::Provider, ("provider", id))?);
     }
     for account in people.accounts() {
-        let mut unit = stores.cluster.begin_control(cx, account.id);
-        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Account);
-        let version = unit.save(&permit, &account)?;
-        unit.append(&ReferenceChanged { table: "account".to_owned(), id: account.id.key_uuid(), version })?;
-        unit.commit().await?;
+        let unit = stores.cluster.begin_control(cx, account.id);
+        let id = account.id.key_uuid();
+        units.push(reference_unit(unit, &account, LabResource::Account, ("account", id))?);
     }
+    commit_together(units).await?;
+    let mut units = Vec::new();
     for facility in people.facilities() {
-        let mut unit = stores.cluster.begin_control(cx, facility.id);
-        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Facility);
-        let version = unit.save(&permit, &facility)?;
-        unit.append(&ReferenceChanged { table: "facility".to_owned(), id: facility.id.key_uuid(), version })?;
-        unit.commit().await?;
+        let unit = stores.cluster.begin_control(cx, facility.id);
+        let id = facility.id.key_uuid();
+        units.push(reference_unit(unit, &facility, LabResource::Facility, ("facility", id))?);
+    }
+    commit_together(units).await
+}
+
+fn reference_unit<E: Entity>(
+    mut unit: Unit,
+    entity: &E,
+    resource: LabResource,
+    (table, id): (&str, Uuid),
+) -> anyhow::Result<Unit> {
+    let permit = Permit::<Write>::system(REASON, LabAction::Write, resource);
+    let version = unit.save(&permit, entity)?;
+    unit.append(&ReferenceChanged { table: table.to_owned(), id, version })?;
+    Ok(unit)
+}
+
+/// Units that wait at the same time share their commits.
+async fn commit_together(units: Vec<Unit>) -> anyhow::Result<()> {
+    for outcome in join_all(units.into_iter().map(Unit::commit)).await {
+        match outcome {
+            // Committed before an interruption.
+            Ok(_) | Err(UnitError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

@@ -28,8 +28,8 @@ pub(crate) struct TestArgs {
     /// Servers whose suites must run; without one of them the run fails instead of saying so.
     #[arg(long, value_delimiter = ',')]
     require: Vec<Server>,
-    /// How many times the crash suite kills the process.
-    #[arg(long, value_name = "KILLS")]
+    /// Runs the crash suites alone: this many kills, and as many power cuts.
+    #[arg(long, value_name = "TIMES")]
     crash: Option<u32>,
     /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
     /// and prints which test caught each.
@@ -87,7 +87,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     // The end-to-end suites start the built programs, so these come first.
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
     if let Some(kills) = args.crash {
-        let mut test = cargo(&["test", "--locked", "-p", "pim-testkit", "--test", "it", "--", "--nocapture", "crash"]);
+        let mut test = cargo(&["test", "--locked", "-p", "pim-testkit", "--test", "it", "--", "--nocapture"]);
+        test.args(["crash_loses_nothing", "power_cuts_lose_nothing"]);
         return must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()));
     }
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);

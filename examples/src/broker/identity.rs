@@ -1,5 +1,7 @@
 //! The development identity provider's people: personas of the seeded data set.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,15 +49,18 @@ impl PersonaDirectory {
         Self { path: data_dir.join(FILE), held: Mutex::new(None) }
     }
 
-    /// Writes the list, for the program that seeds.
+    /// Writes the list, for the program that seeds. A power cut afterwards leaves it whole.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(data_dir: &Path, personas: &[Persona]) -> std::io::Result<()> {
         let path = data_dir.join(FILE);
         let fresh = path.with_extension("new");
-        std::fs::write(&fresh, serde_json::to_vec_pretty(personas)?)?;
-        std::fs::rename(&fresh, &path)
+        let mut file = File::create(&fresh)?;
+        file.write_all(&serde_json::to_vec_pretty(personas)?)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &path)?;
+        File::open(data_dir)?.sync_all()
     }
 
     /// The first persona of a role; made up while nobody has been seeded, at a facility that is made up too and takes nobody.

@@ -1,6 +1,6 @@
 //! Keys and secrets in the data directory: made once, readable by their owner alone.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -73,9 +73,8 @@ fn read_or_make(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, KeyFileError
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", error)),
     }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| failed("make the folder of", error))?;
-    }
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(|error| failed("make the folder of", error))?;
     let bytes = make()?;
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
@@ -88,6 +87,10 @@ fn read_or_make(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, KeyFileError
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed("make", error)),
+    }
+    // Names as well as contents: after a power cut, sessions would be signed by a key that nobody has any more.
+    for folder in [Some(folder), folder.parent()].into_iter().flatten() {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed("sync the folder of", error))?;
     }
     fs::read(path).map_err(|error| failed("read", error))
 }

@@ -10,7 +10,8 @@ use crate::patient::{Patient, PatientState, Sex};
 use crate::persona::{Permutation, Stream, below, draw};
 use crate::reference::{Account, Facility, Provider};
 
-const FACILITIES: u64 = 8;
+/// How many facilities there are.
+pub(super) const FACILITIES: u64 = 8;
 const PROVIDERS_PER_FACILITY: u64 = 2;
 const NUMBERS: u64 = 90_000_000;
 /// Personas of each role that may sign in by name.

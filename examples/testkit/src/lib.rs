@@ -1,6 +1,8 @@
-//! Programs as processes, a caller that remembers what was acknowledged, and folders that go away: for end-to-end tests.
+//! Programs as processes, a caller that remembers what was acknowledged, folders that go away, and a disk that can lose its
+//! power: for end-to-end tests.
 
 pub mod caller;
+pub mod disk;
 pub mod folder;
 pub mod nine;
 pub mod program;

@@ -10,6 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::disk::Disk;
+
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,8 +44,7 @@ impl Program {
     /// # Errors
     /// When it has not been built, or ends or stays silent instead of being ready.
     pub async fn start(example: &str, arguments: &[&str]) -> Result<Self> {
-        let log = std::env::var_os("LAB_TEST_LOG").is_some();
-        Self::start_logging(example, arguments, if log { Stdio::inherit() } else { Stdio::null() }).await
+        Self::launch(Command::new(built(example)?), arguments, log()).await.with_context(|| example.to_owned())
     }
 
     /// The same, with its log lines going somewhere.
@@ -51,13 +52,26 @@ impl Program {
     /// # Errors
     /// When it has not been built, or ends or stays silent instead of being ready.
     pub async fn start_logging(example: &str, arguments: &[&str], log: Stdio) -> Result<Self> {
+        Self::launch(Command::new(built(example)?), arguments, log).await.with_context(|| example.to_owned())
+    }
+
+    /// The same, on a disk that forgets.
+    ///
+    /// # Errors
+    /// When it has not been built, or ends or stays silent instead of being ready.
+    pub async fn start_on(disk: &Disk, example: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(built(example)?);
+        command.envs(disk.environment());
+        Self::launch(command, arguments, log()).await.with_context(|| example.to_owned())
+    }
+
+    async fn launch(mut command: Command, arguments: &[&str], log: Stdio) -> Result<Self> {
         command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut child = command.spawn().with_context(|| format!("cannot start {example}"))?;
+        let mut child = command.spawn().context("cannot start the program")?;
         let stdout = child.stdout.take().context("no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = timeout(READY_WITHIN, event(&mut lines, "ready")).await;
-        let ready = ready.with_context(|| format!("{example} was not ready in time"))??;
+        let ready = ready.context("the program was not ready in time")??;
         Ok(Self { child, lines, ready })
     }
 
@@ -89,6 +103,10 @@ impl Program {
         let status = timeout(ENDS_WITHIN, self.child.wait()).await.context("it does not end")??;
         Ok((status.code(), summary))
     }
+}
+
+fn log() -> Stdio {
+    if std::env::var_os("LAB_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() }
 }
 
 async fn event(lines: &mut Lines<BufReader<ChildStdout>>, kind: &str) -> Result<Value> {

@@ -95,6 +95,15 @@ impl CheckpointKey {
     }
 }
 
+/// Makes the name of a file outlast a power cut; its contents are synced apart.
+fn sync_name(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    for folder in [Some(folder), folder.parent()].into_iter().flatten().filter(|folder| folder.is_dir()) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
 fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -112,7 +121,7 @@ fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
     std::fs::remove_file(&part)?;
     match linked {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        _ => sync_name(path),
     }
 }
 
@@ -199,6 +208,9 @@ pub(super) fn append(
     file.seek(SeekFrom::End(0)).map_err(failed)?;
     file.write_all(line.as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)?;
+    if number == 0 {
+        sync_name(path).map_err(failed)?;
+    }
     Ok(number + 1)
 }
 

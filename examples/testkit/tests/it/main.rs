@@ -6,5 +6,7 @@ mod faults_end_by_themselves;
 mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
+mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;
+mod workload;

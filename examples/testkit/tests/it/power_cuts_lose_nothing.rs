@@ -1,0 +1,117 @@
+//! Power cuts at seeded random instants under mixed writes: the same holds when all that was not synced is gone.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pim_testkit::disk::{Cut, Disk, Unsynced};
+use pim_testkit::program::Program;
+use pim_testkit::random::Random;
+
+use crate::workload::{Workload, settled};
+
+/// As slow as a good solid-state disk or a poor one: an answer that does not wait for the disk is seen in time.
+const SYNC_US: u32 = 4_000;
+
+async fn start(disk: &Disk) -> Program {
+    let data_dir = disk.root().display().to_string();
+    let arguments =
+        ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--patients", "50", "--traffic", "off", "--json"];
+    Program::start_on(disk, "services", &arguments).await.expect("services starts on what was synced")
+}
+
+/// Every second cut takes all that was not synced; the others leave a random part of it, sector by sector.
+fn unsynced(cut: u64, random: &mut Random) -> Unsynced<'_> {
+    if cut.is_multiple_of(2) { Unsynced::Lost } else { Unsynced::Some(random) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_every_cut_the_acknowledged_is_there_once() {
+    let cuts: u64 = std::env::var("LAB_TEST_CRASH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut disk = Disk::new(SYNC_US).unwrap();
+    let workload = Workload::default();
+    let mut random = Random::of(20_260_302);
+    let (mut caught, mut retried, mut lost) = (0, 0, 0);
+    let mut services = start(&disk).await;
+    let before = settled(services.told("gateway")).await;
+    for cut in 0..cuts {
+        let mut writers = workload.begin(services.told("gateway"));
+        tokio::time::sleep(Duration::from_millis(150 + random.below(400))).await;
+        let flying = workload.in_flight();
+        services.kill().await.unwrap();
+        let Cut { files, bytes } = disk.lose_power(unsynced(cut, &mut random)).unwrap();
+        while writers.join_next().await.is_some() {}
+        services = start(&disk).await;
+        let (unknown, answered) = workload.retry(services.told("gateway")).await;
+        (caught, retried, lost) = (caught + flying, retried + unknown + answered, lost + bytes);
+        let total = workload.records().await;
+        println!(
+            "cut {cut}: {bytes} bytes of {files} files not synced, {flying} writes in flight, {unknown} without an \
+             answer, {total} records so far"
+        );
+    }
+    assert!(caught > 0 && lost > 0, "no cut caught a write in flight: the test shows nothing");
+    let gateway = services.told("gateway").to_owned();
+    let summary = settled(&gateway).await;
+    workload.check(&gateway).await;
+    workload.check_facts(&before, &summary).await;
+    workload.check_lineage(&gateway).await;
+    let (code, last) = services.stop().await.unwrap();
+    assert_eq!(code, Some(0), "{last:?}");
+    println!(
+        "{cuts} power cuts, {lost} bytes not synced, {caught} writes in flight, {retried} sent again, {} records \
+         checked, {} facts, audit verified",
+        workload.records().await,
+        summary["facts"]
+    );
+}
+
+/// Runs a shell on the disk.
+fn run(disk: &Disk, script: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", script]).current_dir(disk.root()).envs(disk.environment()).stderr(Stdio::null());
+    assert!(shell.status().unwrap().success(), "{script}");
+}
+
+fn length(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|is| is.len())
+}
+
+#[test]
+fn the_disk_forgets_what_was_not_synced_and_nothing_else() {
+    let mut disk = Disk::new(0).unwrap();
+    let root = disk.root();
+    run(&disk, "mkdir folder && dd if=/dev/zero of=folder/kept bs=1000 count=1 conv=fsync && sync folder && sync .");
+    run(&disk, "dd if=/dev/zero of=empty bs=1000 count=1 && sync .");
+    run(&disk, "dd if=/dev/zero of=nameless bs=1000 count=1 conv=fsync");
+    run(&disk, "dd if=/dev/zero of=folder/kept bs=1000 seek=1 count=1 conv=notrunc && mv folder/kept folder/moved");
+    assert_eq!(length(&root.join("folder/moved")), Some(2000), "the program sees what it wrote");
+    let cut = disk.lose_power(Unsynced::Lost).unwrap();
+    assert_eq!(length(&root.join("folder/kept")), Some(1000), "what was synced is there under the synced name");
+    assert_eq!(length(&root.join("folder/moved")), None);
+    assert_eq!(length(&root.join("empty")), Some(0), "a name without contents");
+    assert_eq!(length(&root.join("nameless")), None, "contents without a name");
+    assert_eq!(cut, Cut { files: 3, bytes: 2000 });
+
+    run(&disk, "rm folder/kept && dd if=/dev/zero of=other bs=1000 count=1 conv=fsync && sync .");
+    disk.lose_power(Unsynced::Lost).unwrap();
+    assert_eq!(length(&root.join("folder/kept")), Some(1000), "a removal that was not synced has not happened");
+    assert_eq!(length(&root.join("other")), Some(1000));
+    run(&disk, "dd if=/dev/zero of=folder/kept bs=10 count=1 conv=fsync");
+    disk.lose_power(Unsynced::Lost).unwrap();
+    assert_eq!(length(&root.join("folder/kept")), Some(10), "a synced cut has happened");
+}
+
+#[test]
+fn a_disk_may_keep_some_sectors_of_what_was_not_synced() {
+    let mut disk = Disk::new(0).unwrap();
+    let path = disk.root().join("file");
+    run(&disk, "dd if=/dev/zero of=file bs=512 count=200 conv=fsync && sync .");
+    run(&disk, "tr '\\0' x < /dev/zero | dd of=file bs=512 count=200 iflag=fullblock conv=notrunc");
+    disk.lose_power(Unsynced::Some(&mut Random::of(1))).unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let whole = |sector: &&[u8], byte: u8| sector.iter().all(|found| *found == byte);
+    let new = bytes.chunks(512).filter(|sector| whole(sector, b'x')).count();
+    let old = bytes.chunks(512).filter(|sector| whole(sector, 0)).count();
+    assert!(new > 50 && old > 50 && new + old == 200, "{new} new sectors, {old} old ones");
+}

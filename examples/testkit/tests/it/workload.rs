@@ -1,0 +1,215 @@
+//! Mixed writes against a system that goes down, and what it must have kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::StatusCode;
+use pim_testkit::caller::{Caller, fresh_key};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+const WRITERS: u64 = 8;
+
+/// One write as it was sent.
+#[derive(Clone, Debug)]
+struct Submission {
+    path: String,
+    key: String,
+    body: Value,
+    /// Where the record that it leads to is read.
+    under: &'static str,
+}
+
+/// What the system said of a write.
+#[derive(Clone, Debug, PartialEq)]
+struct Said {
+    status: StatusCode,
+    record: Value,
+}
+
+/// What the system said it had done, and what it was asked without having answered.
+#[derive(Debug, Default)]
+struct Told {
+    /// Version and state of each record, by its path.
+    acknowledged: BTreeMap<String, (u64, String)>,
+    /// The last answer of each writer before the system went down.
+    answered: Vec<(Submission, Said)>,
+    /// Writes whose answer never came.
+    unknown: Vec<Submission>,
+    /// Facts that the acknowledged writes have led to.
+    facts: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    number: AtomicU64,
+    in_flight: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// Writers, and all that they were told in every life of the system.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Workload(Arc<Inner>);
+
+impl Workload {
+    /// Eight clinicians who register patients and take each through an encounter, until nobody answers.
+    pub(crate) fn begin(&self, gateway: &str) -> JoinSet<()> {
+        self.0.in_flight.store(0, Ordering::SeqCst);
+        let mut writers = JoinSet::new();
+        for _ in 0..WRITERS {
+            let (workload, gateway) = (self.clone(), gateway.to_owned());
+            writers.spawn(async move {
+                let Ok(caller) = Caller::sign_in(&gateway, "clinician").await else { return };
+                let mut writer = Writer { workload: &workload, caller: &caller, last: None };
+                while writer.encounter().await.is_some() {}
+                let last = writer.last;
+                workload.0.told.lock().await.answered.extend(last);
+            });
+        }
+        writers
+    }
+
+    /// How many writes have been sent and not been answered yet.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.0.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// How many records have been acknowledged in all.
+    pub(crate) async fn records(&self) -> usize {
+        self.0.told.lock().await.acknowledged.len()
+    }
+
+    /// Sends again, with the same key and body, what had no answer and the last that had one; returns how many there were.
+    ///
+    /// What had no answer happens now unless it has, and is answered the same ever after. What had one has it still.
+    pub(crate) async fn retry(&self, gateway: &str) -> (usize, usize) {
+        let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
+        let mut told = self.0.told.lock().await;
+        let (unknown, answered) = (std::mem::take(&mut told.unknown), std::mem::take(&mut told.answered));
+        for submission in &unknown {
+            let first = send(&caller, submission).await;
+            assert!(first.status.is_success(), "{submission:?} after the restart: {first:?}");
+            told.acknowledge(submission, &first);
+            let again = send(&caller, submission).await;
+            assert_eq!(again, first, "{submission:?} is answered differently the second time");
+        }
+        for (submission, said) in &answered {
+            let again = send(&caller, submission).await;
+            assert_eq!(again, *said, "{submission:?} is answered differently after the restart");
+        }
+        (unknown.len(), answered.len())
+    }
+
+    /// Every acknowledged record is there, in its version or a later one.
+    pub(crate) async fn check(&self, gateway: &str) {
+        let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
+        for (path, (version, state)) in &self.0.told.lock().await.acknowledged {
+            let (status, record) = caller.get(path).await.unwrap();
+            assert_eq!(status, StatusCode::OK, "{path} was acknowledged and is gone");
+            // Every write is known by now: those without an answer were sent again.
+            assert_eq!(record["version"].as_u64(), Some(*version), "{path} was acknowledged in version {version}");
+            assert_eq!(record["state"], state.as_str(), "{path}");
+        }
+    }
+
+    /// Every write has happened once: no more facts than the acknowledged writes have led to, and no fewer.
+    pub(crate) async fn check_facts(&self, before: &Value, after: &Value) {
+        let (before, after) = (before["facts"].as_u64().unwrap(), after["facts"].as_u64().unwrap());
+        assert_eq!(after - before, self.0.told.lock().await.facts, "a write had no effect, or more than one");
+    }
+
+    /// Lineage of a few of the records: history, audit and row agree.
+    pub(crate) async fn check_lineage(&self, gateway: &str) {
+        let sre = Caller::sign_in(gateway, "sre").await.unwrap();
+        for path in self.0.told.lock().await.acknowledged.keys().rev().take(10) {
+            let (kind, id) = path.trim_start_matches("/v1/").split_once('/').unwrap();
+            let entity = kind.trim_end_matches('s');
+            let (status, told) = sre.get(&format!("/v1/admin/lineage/{entity}/{id}?verify=true")).await.unwrap();
+            assert_eq!(status, StatusCode::OK, "{path}");
+            assert_eq!(told["verify"]["agrees"], true, "{path}: {told:#}");
+        }
+    }
+}
+
+impl Told {
+    fn acknowledge(&mut self, submission: &Submission, said: &Said) {
+        let record = &said.record;
+        let (Some(id), Some(version), Some(state)) =
+            (record["id"].as_str(), record["version"].as_u64(), record["state"].as_str())
+        else {
+            panic!("{submission:?} leads to no record: {said:?}")
+        };
+        // A completed encounter drafts its claim, which is a fact of its own.
+        self.facts += if state == "completed" { 2 } else { 1 };
+        self.acknowledged.insert(format!("{}/{id}", submission.under), (version, state.to_owned()));
+    }
+}
+
+async fn send(caller: &Caller, submission: &Submission) -> Said {
+    let (status, record) = caller.post(&submission.path, &submission.key, &submission.body).await.unwrap();
+    Said { status, record }
+}
+
+struct Writer<'a> {
+    workload: &'a Workload,
+    caller: &'a Caller,
+    last: Option<(Submission, Said)>,
+}
+
+impl Writer<'_> {
+    /// A patient and their encounter; `None` when nobody answers any more.
+    async fn encounter(&mut self) -> Option<()> {
+        let number = self.workload.0.number.fetch_add(1, Ordering::Relaxed) + 1;
+        let registration = self.caller.registration(number);
+        let patient = self.write("/v1/patients".to_owned(), registration, "/v1/patients").await?;
+        let scheduling = json!({"facility_id": self.caller.facility, "provider_id": self.caller.provider,
+            "kind": "telehealth", "scheduled_at": "2026-01-01T00:00:00Z"});
+        let path = format!("/v1/patients/{}/encounters", patient["id"].as_str()?);
+        let encounter = self.write(path.clone(), scheduling, "/v1/encounters").await?;
+        let path = format!("{path}/{}", encounter["id"].as_str()?);
+        for (part, body) in [
+            ("transitions", json!({"to": "in_progress"})),
+            ("diagnoses", json!({"code": "J45.909"})),
+            ("transitions", json!({"to": "completed"})),
+        ] {
+            self.write(format!("{path}/{part}"), body, "/v1/encounters").await?;
+        }
+        Some(())
+    }
+
+    async fn write(&mut self, path: String, body: Value, under: &'static str) -> Option<Value> {
+        let submission = Submission { path, key: fresh_key(), body, under };
+        let in_flight = &self.workload.0.in_flight;
+        in_flight.fetch_add(1, Ordering::SeqCst);
+        let answer = self.caller.post(&submission.path, &submission.key, &submission.body).await;
+        let mut told = self.workload.0.told.lock().await;
+        // A gateway that is losing its services may refuse; like no answer at all, that tells nothing.
+        let Some((status, record)) = answer.ok().filter(|(status, _)| status.is_success()) else {
+            told.unknown.push(submission);
+            return None;
+        };
+        in_flight.fetch_sub(1, Ordering::SeqCst);
+        let said = Said { status, record };
+        told.acknowledge(&submission, &said);
+        let record = said.record.clone();
+        self.last = Some((submission, said));
+        Some(record)
+    }
+}
+
+/// Waits until nothing is on its way, then asks what the stores say.
+pub(crate) async fn settled(gateway: &str) -> Value {
+    let sre = Caller::sign_in(gateway, "sre").await.unwrap();
+    for _ in 0..600 {
+        let (status, summary) = sre.get("/v1/admin/runs/summary").await.unwrap();
+        let is_quiet = summary["outbox_backlog"] == 0 && summary["consumer_lag"] == 0;
+        if status == StatusCode::OK && is_quiet && summary["holds"] == true {
+            return summary;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (status, summary) = sre.get("/v1/admin/runs/summary").await.unwrap();
+    panic!("the flow did not come to rest: {status} {summary:#}");
+}
