@@ -9,3 +9,8 @@ pub(crate) use chain::{LaneHead, Record, hex};
 pub use checkpoint::{CheckpointError, CheckpointKey};
 pub use query::{AuditEntry, AuditFilter};
 pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};
+
+/// Every statement of the trail.
+pub(crate) fn pairs() -> Vec<crate::backend::SqlPair> {
+    [chain::END, chain::APPEND, verify::RECORDS, verify::HEADS].into_iter().chain(query::pairs()).collect()
+}

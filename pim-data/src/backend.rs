@@ -2,6 +2,7 @@
 
 mod conn;
 mod db;
+mod describe;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -13,6 +14,7 @@ mod value;
 pub(crate) use conn::Snapshot;
 pub use conn::{ReadGuard, Transaction};
 pub use db::{Db, DbSettings, Engine, ServerSettings};
+pub use describe::{Described, Form};
 pub use error::{DbError, Driver};
 pub use secret::{EnvSecrets, FileSecrets, SecretError, Secrets};
 pub use sql::{SqlPair, Statement};

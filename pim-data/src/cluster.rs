@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use self::directory::Directory;
 pub(crate) use self::shard::Shard;
-use crate::backend::{Secrets, ServerSettings};
+use crate::backend::{Secrets, ServerSettings, SqlPair};
 use crate::schema::Schema;
 use crate::signals::DataSignals;
 use crate::unit::Unit;
@@ -228,4 +228,9 @@ impl Cluster {
 
 pub(crate) const fn control_route(bucket: Bucket) -> Route {
     Route { bucket, shard: CONTROL, epoch: Epoch(1), map_version: MapVersion(0) }
+}
+
+/// Every statement of this room.
+pub(crate) fn pairs() -> Vec<SqlPair> {
+    open::pairs().into_iter().chain([shard::PROBE]).collect()
 }

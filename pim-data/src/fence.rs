@@ -31,6 +31,17 @@ const OWN: SqlPair = SqlPair::sqlite(
      WHERE epoch <> excluded.epoch OR state <> 'owned'",
 );
 
+const NEWEST: SqlPair = SqlPair::same("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned");
+const LOCK: SqlPair = SqlPair::postgres("SELECT pim_fence(?)");
+const GIVE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_give(?, ?)");
+const RETIRE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_retire(?, ?)");
+const TAKE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_take(?, ?)");
+
+/// Every statement of this room.
+pub(crate) fn pairs() -> [SqlPair; 9] {
+    [HELD, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, TAKE_SERVER]
+}
+
 /// A map that was not published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -117,7 +128,7 @@ impl Cluster {
         let mut look = vec![Statement::of(HELD).bind(list.clone())];
         if db.engine() == Engine::Postgres {
             // The embedded engine has one writer. Here the lock comes first and the look in a statement of its own.
-            look.insert(0, Statement::of(SqlPair::postgres("SELECT pim_fence(?)")).bind(list.clone()));
+            look.insert(0, Statement::of(LOCK).bind(list.clone()));
         }
         let (tx, rows) = db.begin_with(&look).await.map_err(failed)?;
         if let Some(row) = rows.last().and_then(|rows| rows.first()) {
@@ -126,7 +137,7 @@ impl Cluster {
             return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));
         }
         let give = match db.engine() {
-            Engine::Postgres => Statement::of(SqlPair::postgres("SELECT pim_give(?, ?)")).bind(list).bind(version.0),
+            Engine::Postgres => Statement::of(GIVE_SERVER).bind(list).bind(version.0),
             Engine::Sqlite => Statement::of(GIVE).bind(version.0).bind(list.clone()).bind(list),
         };
         tx.commit_with(vec![give]).await.map(drop).map_err(failed)
@@ -150,7 +161,7 @@ impl Cluster {
         let mut newest = self.map().version();
         for described in self.map().shards() {
             let Some(db) = self.database(described.id) else { continue };
-            let asked = db.query(Statement::same("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned")).await;
+            let asked = db.query(Statement::of(NEWEST)).await;
             let version = |rows: Vec<Row>| rows.first().map_or(Ok(0), |row| row.count(0));
             let found = asked.and_then(|rows| version(rows).map_err(DbError::from));
             let failed = |source| OpenError::Database { shard: format!("shard {}", described.id), source };
@@ -163,11 +174,11 @@ impl Cluster {
 /// In steps that may be interrupted: each says what the map says, and saying it again changes nothing.
 async fn take_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbError> {
     let all = Value::Json(Json::from(list).to_string());
-    let retire = Statement::of(SqlPair::postgres("SELECT pim_retire(?, ?)")).bind(all).bind(version);
+    let retire = Statement::of(RETIRE_SERVER).bind(all).bind(version);
     db.begin().await?.commit_with(vec![retire]).await?;
     for some in list.chunks(LOCKED_MAX) {
         let some = Value::Json(Json::from(some).to_string());
-        let take = Statement::of(SqlPair::postgres("SELECT pim_take(?, ?)")).bind(some).bind(version);
+        let take = Statement::of(TAKE_SERVER).bind(some).bind(version);
         db.begin().await?.commit_with(vec![take]).await?;
     }
     Ok(())

@@ -29,6 +29,10 @@ pub struct StoredAnswer {
 pub(crate) const COLUMNS: &str = "i.body, i.status, i.answer";
 pub(crate) const JOIN: &str = "LEFT JOIN idempotency i ON i.scope = ?";
 
+const RECORD: SqlPair = SqlPair::sqlite(
+    "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+);
+
 /// Finds nothing for a request without a key.
 pub(crate) fn scope_bind(cx: &RequestContext) -> Value {
     cx.idempotency().map(|scope| scope.scope().to_vec()).into()
@@ -56,9 +60,7 @@ pub(crate) fn record(
     at: Timestamp,
 ) -> Option<Statement> {
     let (scope, answer) = (cx.idempotency()?, answer?);
-    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
-                  VALUES (?, ?, ?, ?, ?, ?, ?)";
-    let insert = Statement::sqlite(insert).bind(scope.scope()).bind(bucket.get()).bind(scope.body());
+    let insert = Statement::of(RECORD).bind(scope.scope()).bind(bucket.get()).bind(scope.body());
     let insert = insert.bind(answer.status).bind(answer.body.to_string());
     Some(insert.bind(cx.request_id().uuid()).bind(at))
 }
@@ -81,12 +83,18 @@ impl Cluster {
     }
 }
 
+/// Every statement of this room.
+pub(crate) fn pairs() -> Vec<SqlPair> {
+    let sweeps = [Engine::Postgres, Engine::Sqlite].map(|engine| sweep(engine, Timestamp::from_micros(0)));
+    [RECORD].into_iter().chain(sweeps.into_iter().flatten().map(Statement::into_pair)).collect()
+}
+
 /// Removes a bounded number of records; the last statement answers how many went.
 fn sweep(engine: Engine, before: Timestamp) -> Vec<Statement> {
     const OLD: &str = "(SELECT scope FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)";
     match engine {
         Engine::Sqlite => {
-            let sweep = SqlPair::generated(format!("DELETE FROM idempotency WHERE scope IN {OLD}"));
+            let sweep = SqlPair::generated_sqlite(format!("DELETE FROM idempotency WHERE scope IN {OLD}"));
             vec![Statement::of(sweep).bind(before).bind(SWEPT_MAX), Statement::sqlite("SELECT changes()")]
         }
         Engine::Postgres => {

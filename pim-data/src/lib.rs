@@ -8,6 +8,7 @@ pub mod consistency;
 pub mod entity;
 pub mod fence;
 pub mod idempotency;
+mod inventory;
 pub mod migration;
 pub mod repository;
 pub mod retry;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::backend::{Db, DbError, Engine, Row, Statement};
+use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement};
 use crate::schema::Routine;
 
 /// One step of a schema. Applied once, never changed afterwards.
@@ -118,6 +118,18 @@ pub enum MigrateError {
 }
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS pim_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, applied_at INTEGER NOT NULL DEFAULT (unixepoch()))";
+const APPLIED: SqlPair = SqlPair::same("SELECT version, digest FROM pim_migration ORDER BY version");
+const RECORD: SqlPair = SqlPair::same("INSERT INTO pim_migration (version, name, digest) VALUES (?, ?, ?)");
+const KNOWN: SqlPair = SqlPair::postgres("SELECT 1 FROM pim_routine WHERE name = ? AND digest = ?");
+const MADE: SqlPair = SqlPair::postgres(
+    "INSERT INTO pim_routine (name, digest) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET digest = excluded.digest",
+);
+
+/// Every statement of this room.
+pub(crate) fn pairs() -> [SqlPair; 4] {
+    [APPLIED, RECORD, KNOWN, MADE]
+}
+
 /// The lock is this ledger's own; it ends with the transaction.
 const LEDGER_POSTGRES: &str = "SELECT pg_advisory_xact_lock(7460, 0);
 CREATE TABLE IF NOT EXISTS pim_migration (version bigint PRIMARY KEY, name text NOT NULL, digest bytea NOT NULL, applied_at bigint NOT NULL DEFAULT (extract(epoch FROM now())::bigint));
@@ -132,14 +144,14 @@ pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, Migrate
     let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
     let ledger = if db.engine() == Engine::Postgres { LEDGER_POSTGRES } else { LEDGER };
     tx.script(ledger).await.map_err(MigrateError::Ledger)?;
-    let listed = tx.query(Statement::same("SELECT version, digest FROM pim_migration ORDER BY version")).await;
+    let listed = tx.query(Statement::of(APPLIED)).await;
     let applied = applied(&listed.map_err(MigrateError::Ledger)?);
     let steps = pending(db, migrations, &applied)?;
     let count = steps.len();
     for (step, text, digest) in steps {
         let failed = |source| MigrateError::Step { version: step.version, name: step.name, source };
         tx.script(text).await.map_err(failed)?;
-        let record = Statement::same("INSERT INTO pim_migration (version, name, digest) VALUES (?, ?, ?)");
+        let record = Statement::of(RECORD);
         tx.query(record.bind(step.version).bind(step.name).bind(&digest)).await.map_err(failed)?;
     }
     tx.commit().await.map_err(MigrateError::Ledger)?;
@@ -148,7 +160,7 @@ pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, Migrate
 
 /// Refuses a database that [`migrate`] would change; for programs that may not.
 pub(crate) async fn check(db: &Db, migrations: &[Migration]) -> Result<(), MigrateError> {
-    let listed = db.query(Statement::same("SELECT version, digest FROM pim_migration ORDER BY version")).await;
+    let listed = db.query(Statement::of(APPLIED)).await;
     let applied = applied(&listed.map_err(MigrateError::Ledger)?);
     let Some((step, ..)) = pending(db, migrations, &applied)?.pop() else { return Ok(()) };
     let found = applied.keys().next_back().copied().unwrap_or(0);
@@ -162,13 +174,11 @@ pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), M
     for routine in routines {
         let failed = |source| MigrateError::Routine { name: routine.name.clone(), source };
         let digest: [u8; 32] = Sha256::digest(routine.text.as_bytes()).into();
-        let known = Statement::same("SELECT 1 FROM pim_routine WHERE name = ? AND digest = ?");
+        let known = Statement::of(KNOWN);
         let known = tx.query(known.bind(routine.name.as_str()).bind(&digest)).await.map_err(failed)?;
         if known.is_empty() {
             tx.script(&routine.text).await.map_err(failed)?;
-            let record = "INSERT INTO pim_routine (name, digest) VALUES (?, ?) \
-                          ON CONFLICT (name) DO UPDATE SET digest = excluded.digest";
-            let record = Statement::same(record).bind(routine.name.as_str()).bind(&digest);
+            let record = Statement::of(MADE).bind(routine.name.as_str()).bind(&digest);
             tx.query(record).await.map_err(failed)?;
         }
     }

@@ -4,7 +4,7 @@ use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::problem::{self, IntoProblem, Problem};
-use pim_core::rbac::{Permit, Read};
+use pim_core::rbac::{Permit, Read, Scope};
 use pim_core::shard::{HomeKey, ShardId};
 use serde::Serialize;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use crate::backend::{ColumnError, DbError, Engine, Row, SqlPair, Statement, Valu
 use crate::cache::Loaded;
 use crate::cluster::{CONTROL, Cluster, Shard};
 use crate::consistency::Consistency;
-use crate::entity::{Calls, DecodeError, Entity, from_row, select_list};
+use crate::entity::{Calls, DecodeError, Entity, Table, from_row, select_list};
 use crate::scope;
 
 /// Most rows of one page.
@@ -213,7 +213,7 @@ impl Cluster {
         let shard = self.home_shard(if is_control { CONTROL } else { self.router().route(&id).shard })?;
         check_resource::<E>(permit)?;
         let calls = self.schema().calls(table);
-        let select = select_periods::<E>(shard.db().engine(), calls, permit, id.uuid(), at);
+        let select = select_periods(table, shard.db().engine(), calls, permit.scope(), id.uuid(), at);
         let rows = query(cx, shard, select, false).await?;
         let period = |row: &Row| {
             let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
@@ -277,10 +277,9 @@ impl Page {
 }
 
 /// One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
-fn select<E: Entity>(engine: Engine, calls: Option<&Calls>, permit: &Permit<Read>, filter: &Filter) -> Statement {
-    let table = E::TABLE;
+fn select(table: &Table, engine: Engine, calls: Option<&Calls>, scope: &Scope, filter: &Filter) -> Statement {
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {
-        let scope = scope::argument(permit.scope());
+        let scope = scope::argument(scope);
         return match *filter {
             Filter::Id(id) => Statement::of(SqlPair::generated_postgres(calls.read.clone())).bind(scope).bind(id),
             Filter::Page { home, page } => {
@@ -289,11 +288,11 @@ fn select<E: Entity>(engine: Engine, calls: Option<&Calls>, permit: &Permit<Read
             }
         };
     }
-    let (reach, reach_binds) = scope::predicate(permit.scope());
+    let (reach, reach_binds) = scope::predicate(scope);
     let (condition, binds, limit) = filter.predicate();
     // The limit stands in the text: as a parameter it makes SQLite prepare the statement anew for every run.
     let text = format!(
-        "SELECT (SELECT n FROM key_head WHERE key = r.home_key), {} FROM {}_row r WHERE {condition} AND {reach} \
+        "SELECT (SELECT n FROM key_head WHERE key = r.home_key) AS n, {} FROM {}_row r WHERE {condition} AND {reach} \
          ORDER BY id LIMIT {limit}",
         select_list(table),
         table.name,
@@ -301,27 +300,46 @@ fn select<E: Entity>(engine: Engine, calls: Option<&Calls>, permit: &Permit<Read
     Statement::of(SqlPair::generated(text)).bind_all(binds).bind_all(reach_binds)
 }
 
-fn select_periods<E: Entity>(
+fn select_periods(
+    table: &Table,
     engine: Engine,
     calls: Option<&Calls>,
-    permit: &Permit<Read>,
+    scope: &Scope,
     id: Uuid,
     at: Option<Timestamp>,
 ) -> Statement {
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {
         let history = Statement::of(SqlPair::generated_postgres(calls.history.clone()));
-        return history.bind(scope::argument(permit.scope())).bind(id).bind(at);
+        return history.bind(scope::argument(scope)).bind(id).bind(at);
     }
-    let (reach, reach_binds) = scope::predicate(permit.scope());
+    let (reach, reach_binds) = scope::predicate(scope);
     let condition = if at.is_some() { "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)" } else { "true" };
     let text = format!(
         "SELECT valid_from, valid_to, {} FROM {}_history r WHERE id = ? AND {condition} AND {reach} \
          ORDER BY valid_from LIMIT {PAGE_MAX}",
-        select_list(E::TABLE),
-        E::TABLE.name
+        select_list(table),
+        table.name
     );
     let select = Statement::of(SqlPair::generated(text)).bind(id);
     select.bind_all(at.into_iter().flat_map(|at| [at.into(), at.into()])).bind_all(reach_binds)
+}
+
+/// Every reading statement of an entity, for both engines.
+pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
+    let page = Page { after: None, limit: PAGE_MAX };
+    let home = Some(Uuid::nil());
+    let filters = [Filter::Id(Uuid::nil()), Filter::Page { home: None, page }, Filter::Page { home, page }];
+    let both = |make: &dyn Fn(Engine) -> Statement| {
+        SqlPair::joined(make(Engine::Postgres).into_pair(), make(Engine::Sqlite).into_pair())
+    };
+    let of_scope = |scope: Scope| {
+        let reads = filters.iter().map(|filter| both(&|engine| select(table, engine, calls, &scope, filter)));
+        let instants = [None, Some(Timestamp::from_micros(0))];
+        let past =
+            instants.iter().map(|at| both(&|engine| select_periods(table, engine, calls, &scope, Uuid::nil(), *at)));
+        reads.chain(past).collect::<Vec<_>>()
+    };
+    scope::shapes().into_iter().flat_map(of_scope).collect()
 }
 
 async fn fetch<E: Entity>(
@@ -332,7 +350,7 @@ async fn fetch<E: Entity>(
     filter: &Filter,
 ) -> Result<Vec<Row>, ReadError> {
     check_resource::<E>(permit)?;
-    let select = select::<E>(shard.db().engine(), calls, permit, filter);
+    let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
     if let Some(rows) = from_replica(cx, shard, consistency, &select, one).await? {
         return Ok(rows);

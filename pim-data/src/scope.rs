@@ -61,3 +61,9 @@ pub(crate) fn members(scope: &Scope) -> Map<String, Json> {
 pub(crate) fn argument(scope: &Scope) -> Value {
     Value::Json(Json::Object(members(scope)).to_string())
 }
+
+/// One scope of each shape that statements have.
+pub(crate) fn shapes() -> [Scope; 5] {
+    let facilities = |count: usize| Scope::Facilities(vec![uuid::Uuid::nil(); count].into());
+    [Scope::All, Scope::Own(uuid::Uuid::nil()), facilities(1), facilities(4), facilities(FACILITIES_MAX)]
+}

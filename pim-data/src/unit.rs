@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::backend::{Engine, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
-use crate::entity::{Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
+use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
 use crate::idempotency::StoredAnswer;
 use crate::schema::Schema;
 use crate::{idempotency, scope};
@@ -107,7 +107,10 @@ impl Unit {
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
-        let select = self.select::<E>(permit, id.uuid(), shard.db().engine())?;
+        let calls = self.cluster.schema().calls(E::TABLE).ok_or(UnitError::NotLoaded { entity: E::TABLE.name })?;
+        let submission = idempotency::scope_bind(&self.cx);
+        let wanted = (self.home.uuid(), id.uuid());
+        let select = select(E::TABLE, calls, shard.db().engine(), permit.scope(), submission, wanted);
         let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
         let found = reader.first(select).await?;
         drop(reader);
@@ -124,34 +127,6 @@ impl Unit {
         self.loaded.retain(|(known, _)| *known != id.uuid());
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, 4)?));
         Ok(Some(entity))
-    }
-
-    /// The stored answer's columns, the key's number and the row's, whichever of them there are.
-    fn select<E: Entity>(
-        &self,
-        permit: &Permit<WriteAccess>,
-        id: Uuid,
-        engine: Engine,
-    ) -> Result<Statement, UnitError> {
-        let submission = idempotency::scope_bind(&self.cx);
-        if engine == Engine::Postgres {
-            let calls = self.cluster.schema().calls(E::TABLE);
-            let calls = calls.ok_or(UnitError::NotLoaded { entity: E::TABLE.name })?;
-            let select = Statement::of(SqlPair::generated_postgres(calls.load.clone()));
-            let select = select.bind(scope::argument(permit.scope())).bind(submission);
-            return Ok(select.bind(self.home.uuid()).bind(id));
-        }
-        let (reach, reach_binds) = scope::predicate(permit.scope());
-        let select = format!(
-            "SELECT {}, k.n, {} FROM (SELECT 1) {} LEFT JOIN key_head k ON k.key = ? \
-             LEFT JOIN {}_row r ON r.id = ? AND r.home_key = ? AND {reach}",
-            idempotency::COLUMNS,
-            select_list(E::TABLE),
-            idempotency::JOIN,
-            E::TABLE.name,
-        );
-        let select = Statement::of(SqlPair::generated(select)).bind(submission).bind(self.home.uuid());
-        Ok(select.bind(id).bind(self.home.uuid()).bind_all(reach_binds))
     }
 
     /// Collects a row to be written: inserted when its version is 0, else changed from the version that was loaded.
@@ -219,6 +194,45 @@ impl Unit {
     pub fn answer(&mut self, status: u16, body: &Json) {
         self.answer = Some(StoredAnswer { status, body: body.clone() });
     }
+}
+
+/// The stored answer's columns, the key's number and the row's, whichever of them there are.
+fn select(
+    table: &Table,
+    calls: &Calls,
+    engine: Engine,
+    scope: &Scope,
+    submission: Value,
+    (home, id): (Uuid, Uuid),
+) -> Statement {
+    if engine == Engine::Postgres {
+        let select = Statement::of(SqlPair::generated_postgres(calls.load.clone()));
+        return select.bind(scope::argument(scope)).bind(submission).bind(home).bind(id);
+    }
+    let (reach, reach_binds) = scope::predicate(scope);
+    let select = format!(
+        "SELECT {}, k.n, {} FROM (SELECT 1) {} LEFT JOIN key_head k ON k.key = ? \
+         LEFT JOIN {}_row r ON r.id = ? AND r.home_key = ? AND {reach}",
+        idempotency::COLUMNS,
+        select_list(table),
+        idempotency::JOIN,
+        table.name,
+    );
+    let select = Statement::of(SqlPair::generated_sqlite(select)).bind(submission).bind(home);
+    select.bind(id).bind(home).bind_all(reach_binds)
+}
+
+/// Every statement of a unit on these tables.
+pub(crate) fn pairs(schema: &Schema, tables: &[&'static Table]) -> Vec<SqlPair> {
+    let nobody = (Uuid::nil(), Uuid::nil());
+    let loads = tables.iter().filter_map(|table| Some((table, schema.calls(table)?))).flat_map(|(table, calls)| {
+        scope::shapes().map(|scope| {
+            let load = |engine| select(table, calls, engine, &scope, Value::Null, nobody).into_pair();
+            SqlPair::joined(load(Engine::Postgres), load(Engine::Sqlite))
+        })
+    });
+    let calls = tables.iter().filter_map(|table| schema.calls(table));
+    loads.chain(commit::pairs(tables)).chain(server::pairs(calls)).chain(bulk::pairs()).collect()
 }
 
 /// The deadline, unless it has passed.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::backend::{ColumnError, Row, Statement, Value};
+use crate::backend::{ColumnError, Row, SqlPair, Statement, Value};
 use crate::unit::{Pending, Unit};
 
 /// The hash before the first record of a lane.
@@ -84,6 +84,12 @@ fn add_optional(members: &mut Map<String, Json>, name: &str, value: Option<Strin
     }
 }
 
+pub(super) const END: SqlPair = SqlPair::sqlite("SELECT seq, hash FROM audit WHERE lane = ? ORDER BY seq DESC LIMIT 1");
+pub(super) const APPEND: SqlPair = SqlPair::sqlite(
+    "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+);
+
 /// The end of a lane's chain.
 #[derive(Clone, Debug)]
 pub(crate) struct LaneHead {
@@ -94,7 +100,7 @@ pub(crate) struct LaneHead {
 impl LaneHead {
     /// Finds the end of a lane.
     pub(crate) fn look_up(lane: Lane) -> Statement {
-        Statement::sqlite("SELECT seq, hash FROM audit WHERE lane = ? ORDER BY seq DESC LIMIT 1").bind(lane.get())
+        Statement::of(END).bind(lane.get())
     }
 
     /// From the row that [`LaneHead::look_up`] finds.
@@ -115,9 +121,7 @@ impl LaneHead {
         let previous = self.hash;
         self.hash = link(&previous, &record.body);
         self.seq += 1;
-        let insert = "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id) \
-                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        let insert = Statement::sqlite(insert).bind(record.lane.get()).bind(self.seq).bind(&previous).bind(&self.hash);
+        let insert = Statement::of(APPEND).bind(record.lane.get()).bind(self.seq).bind(&previous).bind(&self.hash);
         let insert = insert.bind(record.body.as_str()).bind(record.at).bind(record.request_id);
         insert.bind(record.user.as_str()).bind(record.home).bind(record.entity).bind(record.entity_id)
     }

@@ -62,13 +62,11 @@ impl Cluster {
             AuditFilter::User(user) => ("user_id", Value::from(user.as_str())),
             AuditFilter::Entity(entity) => ("entity_id", Value::from(*entity)),
         };
-        let text = format!(
-            "SELECT lane, seq, at, body FROM audit WHERE {column} = ? ORDER BY at, lane, seq LIMIT {ENTRIES_MAX}"
-        );
+        let by = records_by(column);
         let mut entries = Vec::new();
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };
-            let select = Statement::of(SqlPair::generated(text.clone())).bind(value.clone());
+            let select = Statement::of(by.clone()).bind(value.clone());
             for row in db.query(select).await? {
                 entries.push(AuditEntry {
                     shard: (source != CONTROL).then_some(source.0),
@@ -82,4 +80,15 @@ impl Cluster {
         entries.sort_by_key(|entry| (entry.at, entry.shard, entry.lane, entry.seq));
         Ok(entries)
     }
+}
+
+fn records_by(column: &'static str) -> SqlPair {
+    SqlPair::generated(format!(
+        "SELECT lane, seq, at, body FROM audit WHERE {column} = ? ORDER BY at, lane, seq LIMIT {ENTRIES_MAX}"
+    ))
+}
+
+/// Every statement of this room.
+pub(super) fn pairs() -> [SqlPair; 3] {
+    ["request_id", "user_id", "entity_id"].map(records_by)
 }

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::chain::{GENESIS, hex, link};
 use super::checkpoint::{CheckpointError, Heads};
-use crate::backend::{Db, DbError, Row, Statement};
+use crate::backend::{Db, DbError, Row, SqlPair, Statement};
 use crate::cluster::{CONTROL, Cluster};
 
 const PAGE: i64 = 2_000;
@@ -93,17 +93,23 @@ impl Cluster {
     }
 }
 
+pub(super) const RECORDS: SqlPair = SqlPair::same(
+    "SELECT lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity_id FROM audit \
+     WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?",
+);
+pub(super) const HEADS: SqlPair = SqlPair::same(
+    "SELECT lane, seq, hash FROM audit a WHERE seq = (SELECT MAX(seq) FROM audit b WHERE b.lane = a.lane) ORDER BY lane",
+);
+
 async fn verify_shard(
     db: &Db,
     shard: Option<u16>,
     signed: &mut Heads,
     report: &mut VerifyReport,
 ) -> Result<(), DbError> {
-    const SELECT: &str = "SELECT lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity_id FROM audit \
-                          WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?";
     let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
     loop {
-        let rows = db.query(Statement::same(SELECT).bind(lane).bind(seq).bind(PAGE)).await?;
+        let rows = db.query(Statement::of(RECORDS).bind(lane).bind(seq).bind(PAGE)).await?;
         for row in &rows {
             if row.int(0)? != lane {
                 (lane, seq, hash) = (row.int(0)?, 0, GENESIS);
@@ -157,11 +163,10 @@ fn index_agrees(row: &Row, body: &str) -> Result<bool, DbError> {
 
 /// The heads of all lanes as text, for a checkpoint: `shard/lane:seq:hash`, sorted.
 pub(crate) async fn heads(cluster: &Cluster) -> Result<Vec<String>, DbError> {
-    let select = "SELECT lane, seq, hash FROM audit a WHERE seq = (SELECT MAX(seq) FROM audit b WHERE b.lane = a.lane) ORDER BY lane";
     let mut heads = Vec::new();
     for source in cluster.sources() {
         let Some(db) = cluster.database(source) else { continue };
-        for row in db.query(Statement::same(select)).await? {
+        for row in db.query(Statement::of(HEADS)).await? {
             heads.push(format!("{}/{}:{}:{}", source.0, row.count(0)?, row.count(1)?, hex(&row.digest(2)?)));
         }
     }

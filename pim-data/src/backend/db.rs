@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::conn::{Holder, OpenTransaction, Reader, Snapshot};
 #[cfg(feature = "postgres")]
 use super::postgres;
-use super::{DbError, End, Member, ReadGuard, Row, Secrets, Statement, Transaction, sqlite};
+use super::{DbError, Described, End, Member, ReadGuard, Row, Secrets, SqlPair, Statement, Transaction, sqlite};
 
 /// How a database in a file is opened.
 #[derive(Clone, Debug)]
@@ -245,6 +245,18 @@ impl Db {
     /// [`DbError`] as the engine says.
     pub async fn query(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
         self.read().await?.query(statement).await
+    }
+
+    /// Prepares a statement without running it: whether this database understands it, and what it would answer with.
+    ///
+    /// # Errors
+    /// [`DbError::NoText`] when it is not meant for this engine; else as the engine says, for example of a missing table.
+    pub async fn describe(&self, sql: &SqlPair) -> Result<Vec<Described>, DbError> {
+        match &self.0 {
+            Store::Sqlite(db) => db.connect_reader().await?.describe(sql).await,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.read(None).await?.describe(sql).await,
+        }
     }
 }
 

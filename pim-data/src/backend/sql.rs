@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::{DbError, Value};
+use super::{DbError, Engine, Value};
 
 /// The text of one statement for each engine. Parameters are bare `?`, in order, so that statements can be joined into one
 /// hop; for PostgreSQL they are numbered.
@@ -52,6 +52,27 @@ impl SqlPair {
     pub fn generated_postgres(text: String) -> Self {
         Self { postgres: Some(Cow::Owned(text)), sqlite: None }
     }
+
+    /// As [`SqlPair::sqlite`], generated.
+    #[must_use]
+    pub fn generated_sqlite(text: String) -> Self {
+        Self { postgres: None, sqlite: Some(Cow::Owned(text)) }
+    }
+
+    /// Two statements that answer the same, each on its engine.
+    #[must_use]
+    pub(crate) fn joined(postgres: Self, sqlite: Self) -> Self {
+        Self { postgres: postgres.postgres, sqlite: sqlite.sqlite }
+    }
+
+    /// The text as it is sent to an engine, where there is one.
+    #[must_use]
+    pub fn text(&self, engine: Engine) -> Option<String> {
+        match engine {
+            Engine::Postgres => self.postgres.as_deref().map(numbered),
+            Engine::Sqlite => self.sqlite.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 /// One statement with its parameters.
@@ -98,6 +119,11 @@ impl Statement {
         self
     }
 
+    /// Its text without the parameters.
+    pub(crate) fn into_pair(self) -> SqlPair {
+        self.sql
+    }
+
     /// Its parameters.
     #[must_use]
     pub fn binds(&self) -> &[Value] {
@@ -116,8 +142,7 @@ impl Statement {
     /// For PostgreSQL, with numbered parameters.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only the server's backend asks"))]
     pub(super) fn postgres_text(&self) -> Result<String, DbError> {
-        let text = self.sql.postgres.as_deref().ok_or(DbError::NoText { engine: "PostgreSQL" })?;
-        Ok(numbered(text))
+        self.sql.text(Engine::Postgres).ok_or(DbError::NoText { engine: "PostgreSQL" })
     }
 }
 

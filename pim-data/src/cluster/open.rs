@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::directory::Directory;
 use super::shard::Shard;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner};
-use crate::backend::{Db, DbError, DbSettings, Row, Statement};
+use crate::backend::{Db, DbError, DbSettings, Row, SqlPair, Statement};
 use crate::migration::{MigrateError, migrate};
 use crate::schema::Schema;
 
@@ -149,12 +149,12 @@ fn name_of(id: ShardId) -> String {
 
 /// Writes identity and ownership into a new database; says who it is when it is somebody else's.
 async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String>, DbError> {
-    let asked = [Statement::same(IDENTITY)];
+    let asked = [Statement::of(IDENTITY)];
     let (mut tx, answers) = db.begin_with(&asked).await?;
     if let Some(row) = answers.first().and_then(|rows| rows.first()) {
         return somebody_else(row, id, map);
     }
-    let identity = Statement::same("INSERT INTO pim_identity VALUES (1, ?, ?)").bind(map.keyspace()).bind(id.0);
+    let identity = Statement::of(INTRODUCE).bind(map.keyspace()).bind(id.0);
     let mut statements = vec![identity];
     let owned: Vec<(Bucket, Epoch)> = if id == CONTROL {
         (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?, Epoch(1)))).collect()
@@ -163,9 +163,7 @@ async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String
     };
     let version = if id == CONTROL { 0 } else { map.version().0 };
     for run in owned.chunks(256) {
-        let mut text = String::from("INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) VALUES ");
-        text.push_str(&vec!["(?, ?, 'owned', ?)"; run.len()].join(", "));
-        let insert = Statement::of(crate::backend::SqlPair::generated(text));
+        let insert = Statement::of(own(run.len()));
         let values = run.iter().flat_map(|(bucket, epoch)| [bucket.get().into(), epoch.0.into(), version.into()]);
         statements.push(insert.bind_all(values));
     }
@@ -174,7 +172,19 @@ async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<Option<String
     Ok(None)
 }
 
-const IDENTITY: &str = "SELECT keyspace, shard FROM pim_identity";
+const IDENTITY: SqlPair = SqlPair::same("SELECT keyspace, shard FROM pim_identity");
+const INTRODUCE: SqlPair = SqlPair::same("INSERT INTO pim_identity VALUES (1, ?, ?)");
+
+fn own(buckets: usize) -> SqlPair {
+    let mut text = String::from("INSERT INTO pim_bucket_owned (bucket, epoch, state, map_version) VALUES ");
+    text.push_str(&vec!["(?, ?, 'owned', ?)"; buckets].join(", "));
+    SqlPair::generated(text)
+}
+
+/// Every statement of this room.
+pub(super) fn pairs() -> [SqlPair; 4] {
+    [IDENTITY, INTRODUCE, own(1), server::ROLE]
+}
 
 /// Who a database says that it is, unless it is the one that was meant.
 fn somebody_else(row: &Row, id: ShardId, map: &ShardMap) -> Result<Option<String>, DbError> {

@@ -7,10 +7,15 @@ use pim_core::shard::ShardId;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::backend::{Db, DbError, Row, Snapshot, Statement};
+use crate::backend::{Db, DbError, Row, Snapshot, SqlPair, Statement};
 
 /// The number under which the control database goes where a shard is meant.
 pub const CONTROL: ShardId = ShardId(u16::MAX);
+
+pub(super) const PROBE: SqlPair = SqlPair::same(
+    "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
+     FROM pim_bucket_owned WHERE state = 'owned'",
+);
 
 /// A shard of the cluster; the control database is one too.
 #[derive(Clone, Debug)]
@@ -73,10 +78,8 @@ impl Shard {
     }
 
     pub(super) async fn health(&self) -> ShardHealth {
-        const PROBE: &str = "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
-                             FROM pim_bucket_owned WHERE state = 'owned'";
         let begun = Instant::now();
-        let rows = self.0.db.query(Statement::same(PROBE)).await;
+        let rows = self.0.db.query(Statement::of(PROBE)).await;
         let count = |index| rows.as_ref().ok().and_then(|rows| rows.first()?.count(index).ok()).unwrap_or(0);
         ShardHealth {
             shard: (self.0.id != CONTROL).then_some(self.0.id),

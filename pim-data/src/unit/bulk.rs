@@ -14,6 +14,13 @@ use crate::cluster::Cluster;
 /// Most units in one bulk commit.
 pub const BULK_MAX: usize = 100_000;
 
+const OWNED: SqlPair = SqlPair::sqlite("SELECT bucket, epoch, map_version FROM pim_bucket_owned WHERE state = 'owned'");
+
+/// Every statement of a bulk commit that a single unit does not have.
+pub(super) fn pairs() -> impl Iterator<Item = SqlPair> {
+    ALONE.into_iter().chain([OWNED])
+}
+
 impl Cluster {
     /// Commits units of one shard together: all of them or none, with history, audit and events as ever.
     ///
@@ -33,8 +40,7 @@ impl Cluster {
             return Ok(count);
         }
         let mut look_ups: Vec<Statement> = Lane::all().map(LaneHead::look_up).collect();
-        look_ups
-            .push(Statement::sqlite("SELECT bucket, epoch, map_version FROM pim_bucket_owned WHERE state = 'owned'"));
+        look_ups.push(Statement::of(OWNED));
         let (mut tx, mut answers) = database.begin_with(&look_ups).await?;
         let mut owned = BTreeMap::new();
         for row in answers.pop().unwrap_or_default() {

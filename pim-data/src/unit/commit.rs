@@ -12,6 +12,7 @@ use crate::audit::{LaneHead, Record};
 use crate::backend::{Db, DbError, End, Engine, Member, Row, SqlPair, Statement, Value};
 use crate::cluster::CONTROL;
 use crate::consistency::ConsistencyToken;
+use crate::entity::Table;
 use crate::retry::Backoff;
 use crate::{idempotency, scope};
 
@@ -32,6 +33,11 @@ pub struct Committed {
 /// How patiently a refused unit waits for the map that refused it: a publication fences first and publishes last.
 const FENCED: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(100), attempts_max: 16 };
+
+const ADVANCE: SqlPair = SqlPair::sqlite(
+    "INSERT INTO key_head (key, bucket, n) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET n = excluded.n",
+);
+const GUARD: SqlPair = SqlPair::sqlite("INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1");
 
 /// What a transaction found when it entered: the state that its writes continue.
 #[derive(Debug)]
@@ -161,15 +167,8 @@ impl Unit {
 
     /// Fence, idempotency record, the key's number and the lane's end, in one row.
     fn look(&self) -> Statement {
-        let text = format!(
-            "SELECT o.epoch, o.state, o.map_version, {}, k.n, a.seq, a.hash FROM (SELECT 1) \
-             LEFT JOIN pim_bucket_owned o ON o.bucket = ? {} LEFT JOIN key_head k ON k.key = ? \
-             LEFT JOIN audit a ON a.lane = ? AND a.seq = (SELECT MAX(seq) FROM audit WHERE lane = ?)",
-            idempotency::COLUMNS,
-            idempotency::JOIN,
-        );
         let lane = self.route.bucket.lane().get();
-        let look = Statement::of(SqlPair::generated(text)).bind(self.route.bucket.get());
+        let look = Statement::of(look_up()).bind(self.route.bucket.get());
         look.bind(idempotency::scope_bind(&self.cx)).bind(self.home.uuid()).bind(lane).bind(lane)
     }
 
@@ -210,9 +209,7 @@ impl Unit {
             statements.extend(part.statements(&facts)?);
         }
         if entered.head > n_before {
-            let upsert =
-                "INSERT INTO key_head (key, bucket, n) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET n = excluded.n";
-            let upsert = Statement::sqlite(upsert).bind(self.home.uuid()).bind(self.route.bucket.get());
+            let upsert = Statement::of(ADVANCE).bind(self.home.uuid()).bind(self.route.bucket.get());
             statements.push(upsert.bind(entered.head));
         }
         statements.extend(idempotency::record(&self.cx, self.route.bucket, self.answer.as_ref(), self.at));
@@ -225,33 +222,18 @@ impl Unit {
 
     fn push_row(&self, pending: &Pending, statements: &mut Vec<Statement>) {
         let table = pending.table;
-        let columns = || table.columns.iter().map(crate::entity::Column::name);
         if pending.version == 1 {
-            let names: String = columns().map(|name| format!(", {name}")).collect();
-            let marks = ", ?".repeat(table.columns.len());
-            let text = format!(
-                "INSERT INTO {}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names}) \
-                 VALUES (?, ?, ?, ?, 1, ?, ?{marks})",
-                table.name
-            );
-            let insert = Statement::of(SqlPair::generated(text)).bind(pending.id).bind(self.home.uuid());
+            let insert = Statement::of(insert_row(table)).bind(pending.id).bind(self.home.uuid());
             let insert = insert.bind(self.route.bucket.get()).bind(pending.facility).bind(self.at).bind(self.at);
             statements.push(insert.bind_all(pending.values.iter().cloned()));
             return;
         }
         let (reach, reach_binds) = scope::predicate(&pending.scope);
-        let sets: String = columns().map(|name| format!(", {name} = ?")).collect();
-        let text = format!(
-            "UPDATE {}_row SET version = ?, updated_at = ?, facility_id = ?{sets} \
-             WHERE id = ? AND home_key = ? AND version = ? AND {reach}",
-            table.name,
-        );
-        let update = Statement::of(SqlPair::generated(text)).bind(pending.version).bind(self.at).bind(pending.facility);
+        let update = Statement::of(update_row(table, reach)).bind(pending.version).bind(self.at).bind(pending.facility);
         let update = update.bind_all(pending.values.iter().cloned()).bind(pending.id).bind(self.home.uuid());
         statements.push(update.bind(pending.version - 1).bind_all(reach_binds));
         // An update that touches no row raises nothing by itself; without this its event would be committed alone.
-        let guard = "INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1";
-        statements.push(Statement::sqlite(guard).bind(Value::from(table.name)));
+        statements.push(Statement::of(GUARD).bind(Value::from(table.name)));
     }
 
     /// Says in our words what the database refused.
@@ -282,4 +264,43 @@ impl Unit {
             _ => error.into(),
         }
     }
+}
+
+/// What an embedded unit finds when it enters; a server's is `pim_enter`.
+fn look_up() -> SqlPair {
+    SqlPair::generated_sqlite(format!(
+        "SELECT o.epoch, o.state, o.map_version, {}, k.n, a.seq, a.hash FROM (SELECT 1) \
+         LEFT JOIN pim_bucket_owned o ON o.bucket = ? {} LEFT JOIN key_head k ON k.key = ? \
+         LEFT JOIN audit a ON a.lane = ? AND a.seq = (SELECT MAX(seq) FROM audit WHERE lane = ?)",
+        idempotency::COLUMNS,
+        idempotency::JOIN,
+    ))
+}
+
+fn insert_row(table: &Table) -> SqlPair {
+    let names: String = table.columns.iter().map(|column| format!(", {}", column.name())).collect();
+    let marks = ", ?".repeat(table.columns.len());
+    SqlPair::generated_sqlite(format!(
+        "INSERT INTO {}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names}) \
+         VALUES (?, ?, ?, ?, 1, ?, ?{marks})",
+        table.name
+    ))
+}
+
+fn update_row(table: &Table, reach: &str) -> SqlPair {
+    let sets: String = table.columns.iter().map(|column| format!(", {} = ?", column.name())).collect();
+    SqlPair::generated_sqlite(format!(
+        "UPDATE {}_row SET version = ?, updated_at = ?, facility_id = ?{sets} \
+         WHERE id = ? AND home_key = ? AND version = ? AND {reach}",
+        table.name,
+    ))
+}
+
+/// Every statement of an embedded unit; a server's are calls, see `server`.
+pub(super) fn pairs(tables: &[&'static Table]) -> Vec<SqlPair> {
+    let of_table = |table: &&'static Table| {
+        let updates = scope::shapes().into_iter().map(|scope| update_row(table, scope::predicate(&scope).0));
+        [insert_row(table)].into_iter().chain(updates).collect::<Vec<_>>()
+    };
+    [look_up(), ADVANCE, GUARD].into_iter().chain(tables.iter().flat_map(of_table)).collect()
 }

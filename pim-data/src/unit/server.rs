@@ -7,8 +7,19 @@ use tokio::time::Instant;
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::Record;
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::entity::Calls;
 use crate::idempotency::StoredAnswer;
 use crate::scope;
+
+const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(?)");
+const LEAVE: SqlPair = SqlPair::postgres("SELECT pim_leave(?, ?) AS n, NULL::jsonb AS replay");
+const OUTCOME: SqlPair = SqlPair::postgres("SELECT request_id, n FROM pim_outcome(?)");
+
+/// Every statement of a unit that is sent to a server.
+pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
+    let writes = calls.map(|calls| SqlPair::generated_postgres(calls.write.clone()));
+    [ENTER, LEAVE, OUTCOME].into_iter().chain(writes).collect()
+}
 
 /// What the database functions get of a unit.
 pub(super) struct Message {
@@ -104,8 +115,7 @@ impl Unit {
         entered.insert("entered".to_owned(), Json::Bool(true));
         let Some((last, others)) = self.writes.split_last() else {
             // Parts alone, such as an event without a row.
-            const LEAVE: &str = "SELECT pim_leave(?, ?) AS n, NULL::jsonb AS replay";
-            let leave = Statement::of(SqlPair::postgres(LEAVE)).bind(Value::Json(Json::Object(entered).to_string()));
+            let leave = Statement::of(LEAVE).bind(Value::Json(Json::Object(entered).to_string()));
             let leave = leave.bind(Value::Json(message.tail.to_string()));
             return tx.query(leave).await.map_err(|error| self.explain(error));
         };
@@ -128,7 +138,7 @@ impl Unit {
             }
             _ => {
                 let context = Value::Json(Json::Object(message.context.clone()).to_string());
-                let enter = Statement::of(SqlPair::postgres("SELECT n, replay FROM pim_enter(?)")).bind(context);
+                let enter = Statement::of(ENTER).bind(context);
                 self.reached(&tx.query(enter).await.map_err(|error| self.explain(error))?)?;
                 self.run_in(tx, &message).await?
             }
@@ -179,7 +189,7 @@ impl Unit {
             return Err(UnitError::Unknown(error));
         }
         let context = Value::Json(Json::Object(message.context.clone()).to_string());
-        let ask = Statement::of(SqlPair::postgres("SELECT request_id, n FROM pim_outcome(?)")).bind(context);
+        let ask = Statement::of(OUTCOME).bind(context);
         let asked = async { db.read_until(until).await?.query(ask).await };
         let Ok(rows) = asked.await else { return Err(UnitError::Unknown(error)) };
         match rows.first() {

@@ -9,7 +9,7 @@ const ENGINE: Engine = Engine::Postgres;
 /// Stamps a promise for this engine.
 macro_rules! promises {
     ($($promise:ident in $file:literal,)*) => {
-        $(#[path = $file] mod $promise;)*
+        $(#[path = $file] pub(crate) mod $promise;)*
     };
 }
 
@@ -25,4 +25,9 @@ promises! {
     rollback_on_drop in "rollback_on_drop.rs",
     stale_writers_lose in "stale_writers_lose.rs",
     visibility_agrees_with_oracle in "visibility_agrees_with_oracle.rs",
+}
+
+// What only a server promises.
+promises! {
+    statements_agree in "statements_agree.rs",
 }

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _};
+use sqlx::{
+    AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, SqlSafeStr as _, Statement as _, TypeInfo as _,
+};
 
 use super::codec::{arguments, row_of};
 use super::refusal::explain;
-use crate::backend::{DbError, Row, Statement};
+use crate::backend::{DbError, Described, Engine, Row, SqlPair, Statement};
 
 /// What the next user of a connection must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,13 @@ impl Conn {
         let query = sqlx::query_with(AssertSqlSafe(statement.postgres_text()?), arguments(statement)?);
         let rows = self.raw.fetch_all(query).await.map_err(|error| explain(error, &self.place))?;
         rows.iter().map(|row| row_of(row, &self.place)).collect()
+    }
+
+    pub(super) async fn describe(&mut self, sql: &SqlPair) -> Result<Vec<Described>, DbError> {
+        let text = sql.text(Engine::Postgres).ok_or(DbError::NoText { engine: "PostgreSQL" })?;
+        let prepared = self.raw.prepare(AssertSqlSafe(text).into_sql_str()).await;
+        let prepared = prepared.map_err(|error| explain(error, &self.place))?;
+        Ok(prepared.columns().iter().map(|it| Described::of(it.name(), it.type_info().name())).collect())
     }
 
     /// Stops at the first row; the server's closing words are read before the next statement.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::conn::Conn;
 use super::pool::{Lent, Pool};
 use crate::backend::secret::Secrets;
-use crate::backend::{DbError, Row, ServerSettings, Statement};
+use crate::backend::{DbError, Described, Row, ServerSettings, SqlPair, Statement};
 
 const BEGIN: &str = "BEGIN";
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
@@ -137,6 +137,10 @@ impl ReadGuard {
 
     pub(crate) async fn first(&mut self, statement: Statement) -> Result<Option<Row>, DbError> {
         self.lent.call(async |conn| conn.first(&statement).await).await
+    }
+
+    pub(crate) async fn describe(&mut self, sql: &SqlPair) -> Result<Vec<Described>, DbError> {
+        self.lent.call(async |conn| conn.describe(sql).await).await
     }
 
     pub(crate) async fn snapshot(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {

@@ -2,11 +2,14 @@
 
 use futures_util::{FutureExt as _, TryStreamExt};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Column as _, Either, Executor as _, Row as _, TypeInfo as _, ValueRef as _};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Column as _, Either, Executor as _, Row as _, SqlSafeStr as _, Statement as _,
+    TypeInfo as _, ValueRef as _,
+};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::db::Idle;
-use crate::backend::{DbError, Row, Statement, Value};
+use crate::backend::{DbError, Described, Engine, Row, SqlPair, Statement, Value};
 
 /// Most statements of a mixed batch that are kept prepared together: a unit of work and its like.
 const KEPT_MAX: usize = 24;
@@ -33,6 +36,16 @@ impl Conn {
     pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
         let mut answers = self.hop(std::slice::from_ref(&statement)).await?;
         Ok(answers.pop().unwrap_or_default())
+    }
+
+    /// Prepares a statement without running it.
+    ///
+    /// # Errors
+    /// [`DbError`] as the engine says.
+    pub(crate) async fn describe(&mut self, sql: &SqlPair) -> Result<Vec<Described>, DbError> {
+        let text = sql.text(Engine::Sqlite).ok_or(DbError::NoText { engine: "SQLite" })?;
+        let prepared = self.raw.prepare(AssertSqlSafe(text).into_sql_str()).await?;
+        Ok(prepared.columns().iter().map(|it| Described::of(it.name(), it.type_info().name())).collect())
     }
 
     /// Runs one statement and returns its first row; the engine stops there.

@@ -11,6 +11,8 @@ use crate::cluster::{CONTROL, ClusterSettings, Servers, Shard};
 use crate::migration::{check, make_routines, migrate};
 use crate::schema::Schema;
 
+pub(super) const ROLE: SqlPair = SqlPair::postgres("SELECT pg_is_in_recovery()");
+
 /// Longest statement of a migration.
 const MIGRATION_MAX: Duration = Duration::from_secs(10 * 60);
 
@@ -116,7 +118,7 @@ impl Opening<'_> {
     }
 
     async fn check_role(&self, db: &Db, endpoint: &str, told: EndpointRole) -> Result<(), OpenError> {
-        let asked = db.query(Statement::of(SqlPair::postgres("SELECT pg_is_in_recovery()"))).await;
+        let asked = db.query(Statement::of(ROLE)).await;
         let is_standby = asked.and_then(|rows| Ok(rows.first().map_or(Ok(0), |row| row.int(0))? != 0));
         let found = if is_standby.map_err(|source| self.failed(source))? { "a standby" } else { "a primary" };
         let told = if told == EndpointRole::Replica { "a standby" } else { "a primary" };
@@ -128,7 +130,7 @@ impl Opening<'_> {
 
     async fn check_identity(&self, db: &Db) -> Result<(), OpenError> {
         let found = async {
-            let rows = db.query(Statement::same(IDENTITY)).await?;
+            let rows = db.query(Statement::of(IDENTITY)).await?;
             rows.first().map_or(Ok(Some("nobody yet".to_owned())), |row| somebody_else(row, self.id, self.map))
         };
         match found.await.map_err(|source| self.failed(source))? {
