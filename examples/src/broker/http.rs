@@ -279,7 +279,11 @@ async fn dev_token(
     body: Result<Json<DevTokenRequest>, JsonRejection>,
 ) -> Result<Json<Value>, Failure> {
     let bad = || Problem::of(problem::INVALID_BODY).detail("send {\"role\": \"clinician\"} or a subject");
-    let Json(asked) = body.map_err(|_| bad())?;
+    let Json(asked) = body.map_err(|rejection| match rejection {
+        JsonRejection::MissingJsonContentType(_) => Problem::of(problem::UNSUPPORTED_MEDIA_TYPE),
+        JsonRejection::JsonSyntaxError(_) => Problem::of(problem::MALFORMED_JSON),
+        _ => bad(),
+    })?;
     let persona = persona_of(&broker, asked).ok_or_else(bad)?;
     let sid = Uuid::new_v4();
     let access = broker.0.issuer.access_token(&persona, sid)?;

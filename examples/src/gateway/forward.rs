@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Uri};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use pim_core::context::{RequestId, TraceContext};
 use pim_core::edge::sanitize;
-use pim_core::problem::{self, Problem};
+use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 
 use super::admit::Admitted;
@@ -20,6 +21,8 @@ use super::http::Gateway;
 use crate::client::ClientError;
 use crate::rig::{BODY_BYTES_MAX, DEADLINE_HEADER, TXN_TOKEN_HEADER};
 
+/// The caller announced a body and did not send it.
+const BODY_LATE: ProblemType = ProblemType::new("body-late", 408, "The body did not arrive in time");
 const TRIES_MAX: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// What of an upstream's answer goes back to the caller.
@@ -35,8 +38,10 @@ pub(super) async fn forward(
     let upstream = gateway.upstream(admitted.route.upstream).ok_or_else(unavailable)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri: Uri = format!("{upstream}{path}").parse().map_err(|_| Problem::of(problem::BAD_PATH))?;
-    let body = collected(body).await?;
     let budget = admitted.route.class.timeout();
+    // A slot is held meanwhile: whoever sends slowly must not hold it for ever.
+    let body = tokio::time::timeout(budget, collected(body)).await;
+    let body = body.map_err(|_elapsed| Problem::of(BODY_LATE))??;
     let mut headers = sanitize(&head.headers);
     headers.remove(CONTENT_LENGTH);
     speak_for(&mut headers, admitted, &head.extensions, budget);
@@ -64,6 +69,10 @@ fn unavailable() -> Problem {
 }
 
 async fn collected(body: Body) -> Result<Bytes, Problem> {
+    // What is announced is refused before it comes.
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(Problem::of(problem::BODY_TOO_LARGE).with("bytes_max", BODY_BYTES_MAX));
+    }
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {

@@ -7,4 +7,5 @@ pub mod folder;
 pub mod nine;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod session;

@@ -1,6 +1,7 @@
 //! What the lab promises as a whole, checked from outside.
 
 mod a_cycle_submits_each_claim_once;
+mod bad_input_is_named;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
 mod narrative_works_as_written;
