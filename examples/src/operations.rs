@@ -135,11 +135,14 @@ async fn show_journey(
     May(permit): May<Read>,
     caller: Caller,
     headers: HeaderMap,
-    Path(request): Path<String>,
+    Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    let bad = || Problem::of(problem::INVALID_ID).detail("the request id is the x-pim-request-id of an answer");
-    let request = Uuid::try_parse(&request).map_err(|_| bad())?;
+    let rule = "the x-pim-request-id of an answer, or the trace id that an example of a metric names";
+    let mut request = Uuid::try_parse(&id).map_err(|_| Problem::of(problem::INVALID_ID).detail(rule))?;
     let session = headers.get(TXN_TOKEN_HEADER).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
+    if let Ok(trace) = id.parse() {
+        request = journeys.request_of(&caller.cx, &session, trace).await.unwrap_or(request);
+    }
     let permit = permit.for_resource(LabResource::Audit);
     let told = journeys.of(&caller.cx, &permit, &session, request).await?;
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -8,6 +8,7 @@ use pim_core::signal::{
 };
 use pim_data::signals::DataSignals;
 use pim_events::signals::EventSignals;
+use pim_telemetry::exposition::{self, Format};
 use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
 use pim_telemetry::process::ProcessSignals;
 use pim_telemetry::trace::TraceStore;
@@ -118,11 +119,11 @@ impl Hub {
         Ok(Self(Arc::new(Inner { registry, edge, service, data, events, process, traces, chaos, lines })))
     }
 
-    /// What `/metrics` shows.
+    /// What `/metrics` shows, in one form.
     #[must_use]
-    pub fn exposition(&self) -> String {
+    pub fn exposition(&self, format: Format) -> String {
         self.0.process.read();
-        self.0.registry.encode()
+        exposition::render(&self.0.registry, format, &self.0.traces)
     }
 
     /// Handles for the shards.

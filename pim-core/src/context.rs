@@ -6,7 +6,7 @@ mod trace;
 
 pub use layer::{RequestContextLayer, WithContext};
 pub use session::{SessionContext, SessionError};
-pub use trace::{ParseTraceError, SpanId, TraceContext, TraceId};
+pub use trace::{ParseTraceError, ParseTraceIdError, SpanId, TraceContext, TraceId};
 
 use std::fmt;
 use std::str::FromStr;

@@ -4,13 +4,19 @@ use std::collections::BTreeSet;
 
 use pim_core::signal::{Catalog, Descriptor, Kind};
 
-/// Every name, label and label value of an OpenMetrics text that no catalog declares. Empty when all is as it should be.
+use crate::exposition::{labels, split_example};
+
+/// The one label of an example.
+const EXAMPLE_LABEL: &str = "trace_id";
+
+/// Every name, label and label value of an exposition, in either format, that no catalog declares; of an example, everything
+/// but the id of a trace. Empty when all is as it should be.
 #[must_use]
 pub fn undeclared(exposition: &str, catalogs: &[&Catalog]) -> BTreeSet<String> {
     let declared: Vec<&Descriptor> = catalogs.iter().flat_map(|catalog| catalog.descriptors.iter().copied()).collect();
     let mut found = BTreeSet::new();
     for line in exposition.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-        let sample = line.split(" # ").next().unwrap_or(line);
+        let (sample, example) = split_example(line);
         let name = sample.split(['{', ' ']).next().unwrap_or_default();
         let Some(signal) = declared.iter().find(|signal| names(signal, name)) else {
             found.insert(name.to_owned());
@@ -25,8 +31,17 @@ pub fn undeclared(exposition: &str, catalogs: &[&Catalog]) -> BTreeSet<String> {
                 found.insert(format!("{}{{{label}=\"{value}\"}}", signal.name));
             }
         }
+        for (label, value) in example.into_iter().flat_map(labels) {
+            if label != EXAMPLE_LABEL || !is_trace(value) {
+                found.insert(format!("{} # {{{label}=\"{value}\"}}", signal.name));
+            }
+        }
     }
     found
+}
+
+fn is_trace(value: &str) -> bool {
+    value.len() == 32 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn names(signal: &Descriptor, name: &str) -> bool {
@@ -38,13 +53,4 @@ fn names(signal: &Descriptor, name: &str) -> bool {
     suffixes
         .iter()
         .any(|suffix| name.strip_suffix(suffix) == Some(signal.name) || (suffix.is_empty() && name == signal.name))
-}
-
-fn labels(sample: &str) -> impl Iterator<Item = (&str, &str)> {
-    let inside = sample.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
-    // Values here hold braces of route templates but never a quote, so a quote and comma end a pair.
-    inside.split("\",").filter_map(|pair| {
-        let (label, value) = pair.split_once("=\"")?;
-        Some((label, value.trim_end_matches('"')))
-    })
 }

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod convention;
+pub mod exposition;
 mod install;
 mod log;
 pub mod observe;

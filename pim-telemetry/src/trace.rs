@@ -1,6 +1,6 @@
 //! Spans in memory: enough to show a journey without a trace server.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pim_core::clock::Timestamp;
@@ -79,6 +79,13 @@ impl TraceStore {
     #[must_use]
     pub fn all(&self) -> Vec<Span> {
         self.matching(|_| true)
+    }
+
+    /// Every trace of which something is kept.
+    #[must_use]
+    pub fn trace_ids(&self) -> HashSet<TraceId> {
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.iter().map(|span| span.trace.trace_id()).collect()
     }
 
     fn matching(&self, wanted: impl Fn(&Span) -> bool) -> Vec<Span> {

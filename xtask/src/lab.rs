@@ -85,7 +85,7 @@ enum Verb {
     Load(process::LoadArgs),
     /// Tells every hop of a request, with its time.
     Journey {
-        /// The `x-pim-request-id` of an answer.
+        /// The `x-pim-request-id` of an answer, or the trace id of a metric's example.
         request_id: String,
         /// How to draw it.
         #[arg(long, value_parser = ["text", "mermaid"], default_value = "text")]

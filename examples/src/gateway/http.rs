@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
 use pim_core::edge::EdgeGuardLayer;
@@ -167,8 +168,8 @@ impl Gateway {
     }
 }
 
-async fn metrics(State(gateway): State<Gateway>) -> Response {
-    exposition(&gateway.0.hub)
+async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> Response {
+    exposition(&gateway.0.hub, &headers)
 }
 
 async fn document(State(gateway): State<Gateway>) -> Json<serde_json::Value> {

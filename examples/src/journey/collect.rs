@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use pim_core::clock::Timestamp;
-use pim_core::context::{RequestContext, RequestId};
+use pim_core::context::{RequestContext, RequestId, TraceId};
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
@@ -14,7 +14,7 @@ use pim_events::StoreError;
 use pim_telemetry::trace::SpanLine;
 use uuid::Uuid;
 
-use super::programs::Programs;
+use super::programs::{Programs, Sought};
 use super::{Hop, HopState, Journey, Stage};
 use crate::client::Client;
 use crate::projections::{self, Hop as Applied, QueryError, hops_of};
@@ -97,7 +97,7 @@ impl Journeys {
     ) -> Result<Journey, JourneyError> {
         let audit = self.stores.cluster.audit(cx, permit, &AuditFilter::Request(request)).await?;
         let applied = hops_of(&self.stores.reads, request).await?;
-        let (spans, silent) = self.spans(cx, session, RequestId::from_uuid(request)).await;
+        let (spans, silent) = self.spans(cx, session, Sought::Request(RequestId::from_uuid(request))).await;
         if audit.is_empty() && applied.is_empty() && spans.is_empty() {
             return Err(JourneyError::Unknown);
         }
@@ -112,16 +112,26 @@ impl Journeys {
         Ok(Journey { request_id: request, trace_id, complete, unknown: silent, hops: in_order(hops) })
     }
 
+    /// The request whose trace this is, for as long as some program remembers it: what the example of a metric names.
+    pub async fn request_of(&self, cx: &RequestContext, session: &HeaderValue, trace: TraceId) -> Option<Uuid> {
+        let (spans, _) = self.spans(cx, session, Sought::Trace(trace)).await;
+        spans.iter().min_by_key(|span| span.began_at).map(|span| span.request_id.uuid())
+    }
+
     /// What this process remembers, and the others.
     async fn spans(
         &self,
         cx: &RequestContext,
         session: &HeaderValue,
-        request: RequestId,
+        sought: Sought,
     ) -> (Vec<SpanLine>, Vec<&'static str>) {
-        let programs: &Programs = &self.stores.programs;
-        let (mut spans, silent) = programs.spans_of(&self.client, cx, session, request).await;
-        spans.extend(self.stores.hub.traces().of_request(request).iter().map(SpanLine::from));
+        let (programs, traces): (&Programs, _) = (&self.stores.programs, self.stores.hub.traces());
+        let (mut spans, silent) = programs.spans_of(&self.client, cx, session, sought).await;
+        let own = match sought {
+            Sought::Request(request) => traces.of_request(request),
+            Sought::Trace(trace) => traces.of(trace),
+        };
+        spans.extend(own.iter().map(SpanLine::from));
         (spans, silent)
     }
 

@@ -1,11 +1,12 @@
 //! The other programs of the lab, and what they remember of a request: asked at once, for a short while, and named when silent.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use pim_core::context::{RequestContext, RequestId};
+use pim_core::context::{RequestContext, RequestId, TraceId};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use pim_telemetry::trace::SpanLine;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,22 @@ use crate::rig::{SPANS_PATH, SPANS_PER_ANSWER_MAX, TXN_TOKEN_HEADER};
 
 /// How long a program may take to answer.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+/// Whose spans.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sought {
+    Request(RequestId),
+    Trace(TraceId),
+}
+
+impl fmt::Display for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(request) => write!(f, "request_id={request}"),
+            Self::Trace(trace) => write!(f, "trace_id={trace}"),
+        }
+    }
+}
 
 /// Base URLs of the programs that keep spans of their own; one that is empty is not asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +101,7 @@ impl Programs {
         all.into_iter().filter(|(_, url)| !url.is_empty()).map(|(name, url)| (name, url.as_str()))
     }
 
-    /// The spans of a request that they remember, and the names of those that do not say.
+    /// The spans that they remember, and the names of those that do not say.
     ///
     /// `session` is the session context of who asks: each program decides by its own policy whether to tell.
     pub(super) async fn spans_of(
@@ -92,12 +109,12 @@ impl Programs {
         client: &Client,
         cx: &RequestContext,
         session: &HeaderValue,
-        request: RequestId,
+        sought: Sought,
     ) -> (Vec<SpanLine>, Vec<&'static str>) {
         let headers = headers(cx, session);
         let patience = cx.deadline().remaining().map_or(Duration::ZERO, |left| left.min(PATIENCE));
         let asked = self.known().map(|(name, url)| {
-            let (url, headers) = (format!("{url}{SPANS_PATH}?request_id={request}"), headers.clone());
+            let (url, headers) = (format!("{url}{SPANS_PATH}?{sought}"), headers.clone());
             async move {
                 let answer = client.exchange(Method::GET, &url, headers, None, patience).await;
                 let spans = answer.ok().filter(|(status, ..)| *status == StatusCode::OK);

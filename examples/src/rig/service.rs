@@ -6,10 +6,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, VARY};
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::role::ClosedEnum as _;
 use pim_data::cluster::Cluster;
+use pim_telemetry::exposition::Format;
 use serde_json::{Value, json};
 
 use super::{Drain, SessionGate};
@@ -106,14 +108,17 @@ async fn shards(State(parts): State<Parts>) -> Response {
     (status, Json(json!({"map_version": map_version, "shards": shards}))).into_response()
 }
 
-async fn metrics(State(parts): State<Parts>) -> Response {
-    exposition(&parts.hub)
+async fn metrics(State(parts): State<Parts>, headers: HeaderMap) -> Response {
+    exposition(&parts.hub, &headers)
 }
 
-/// What `/metrics` answers.
-pub(crate) fn exposition(hub: &Hub) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(http::header::CONTENT_TYPE, kind)], hub.exposition()).into_response()
+/// What `/metrics` answers, in the form that the scraper accepts.
+pub(crate) fn exposition(hub: &Hub, headers: &HeaderMap) -> Response {
+    // A header that comes in several lines is one list.
+    let accepted: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::accepted(&accepted.join(","));
+    let head = [(CONTENT_TYPE, format.media_type()), (VARY, "accept")];
+    (head, hub.exposition(format)).into_response()
 }
 
 /// The faults that operators have armed, for programs without databases; reached inside alone, like `/metrics`.

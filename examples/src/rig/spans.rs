@@ -1,9 +1,11 @@
-//! The spans that a program keeps, told to operations of the lab and to nobody else. No public route leads here.
+//! The spans of a request or a trace that a program keeps, told to operations of the lab and to nobody else. No public route leads here.
+
+use std::str::FromStr as _;
 
 use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use pim_core::context::{RequestContext, RequestId};
+use pim_core::context::{RequestContext, RequestId, TraceId};
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::Read;
 use pim_telemetry::trace::{SpanLine, TraceStore};
@@ -11,7 +13,7 @@ use serde::Deserialize;
 
 use super::{Failure, May};
 
-/// Where the spans of a request are asked for.
+/// Where the spans of a request, or of a trace, are asked for.
 pub const SPANS_PATH: &str = "/internal/spans";
 /// Most spans of one answer.
 pub const SPANS_PER_ANSWER_MAX: usize = 1_000;
@@ -19,7 +21,8 @@ pub const SPANS_PER_ANSWER_MAX: usize = 1_000;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
-    request_id: RequestId,
+    request_id: Option<RequestId>,
+    trace_id: Option<String>,
 }
 
 pub(super) fn routes(traces: TraceStore) -> Router {
@@ -32,8 +35,13 @@ async fn spans(
     _cx: axum::Extension<RequestContext>,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<SpanLine>>, Failure> {
-    let bad = |_| Problem::of(problem::INVALID_QUERY).detail("request_id must be the id of a request");
-    let Query(asked) = asked.map_err(bad)?;
-    let found = traces.of_request(asked.request_id);
+    let bad = || Problem::of(problem::INVALID_QUERY).detail("name a request_id or a trace_id");
+    let Query(asked) = asked.map_err(|_| bad())?;
+    let trace = asked.trace_id.as_deref().map(TraceId::from_str).transpose().map_err(|_| bad())?;
+    let found = match (asked.request_id, trace) {
+        (Some(request), None) => traces.of_request(request),
+        (None, Some(trace)) => traces.of(trace),
+        _ => return Err(bad().into()),
+    };
     Ok(Json(found.iter().take(SPANS_PER_ANSWER_MAX).map(SpanLine::from).collect()))
 }

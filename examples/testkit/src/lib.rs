@@ -3,6 +3,7 @@
 
 pub mod caller;
 pub mod disk;
+pub mod exposition;
 pub mod folder;
 pub mod nine;
 pub mod program;

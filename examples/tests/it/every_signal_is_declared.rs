@@ -4,10 +4,11 @@ use http::StatusCode;
 use pim_lab::routes::ROUTES;
 use pim_lab::signals::{CATALOGS, Hub};
 use pim_telemetry::capture::undeclared;
+use pim_telemetry::exposition::Format;
 
 #[test]
 fn a_fresh_hub_shows_every_series_and_nothing_else() {
-    let text = Hub::new(None).unwrap().exposition();
+    let text = Hub::new(None).unwrap().exposition(Format::OpenMetrics);
     let found = undeclared(&text, CATALOGS);
     assert!(found.is_empty(), "{found:?}");
     for route in ROUTES {
@@ -22,5 +23,5 @@ async fn a_used_service_shows_nothing_undeclared() {
     assert_eq!(answer.0, StatusCode::OK);
     let found = undeclared(&answer.1, CATALOGS);
     assert!(found.is_empty(), "{found:?}");
-    assert!(answer.1.ends_with("# EOF\n"));
+    assert!(!answer.1.contains("# EOF"), "who asks for nothing else gets plain text");
 }

@@ -24,8 +24,27 @@ async fn and_to_nobody_else() {
     assert_eq!((spans.len(), &spans[0]["name"], &spans[0]["status"]), (1, &"POST /v1/patients".into(), &201.into()));
     let text = told.body.to_string();
     assert!(!text.contains("Ada") && !text.contains("SYN-") && !text.contains("1980"), "{text}");
-    let bad = world.get(&sre, &format!("{SPANS_PATH}?request_id=x")).await;
-    assert_eq!((bad.status, bad.problem()), (StatusCode::BAD_REQUEST, "invalid-query"));
+    let trace = spans[0]["trace_id"].as_str().unwrap();
+    let of_trace = world.get(&sre, &format!("{SPANS_PATH}?trace_id={trace}")).await;
+    assert_eq!(of_trace.body, told.body);
+    for query in ["request_id=x", "trace_id=x", "", &format!("request_id={request}&trace_id={trace}")] {
+        let bad = world.get(&sre, &format!("{SPANS_PATH}?{query}")).await;
+        assert_eq!((bad.status, bad.problem()), (StatusCode::BAD_REQUEST, "invalid-query"), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_trace_leads_to_the_journey_of_its_request() {
+    let world = World::new().await;
+    let registered = world.registered("k").await;
+    let request = registered.headers["x-pim-request-id"].to_str().unwrap();
+    let sre = world.session("sre", &[], None);
+    let spans = world.get(&sre, &format!("{SPANS_PATH}?request_id={request}")).await;
+    let trace = spans.body[0]["trace_id"].as_str().unwrap();
+    let journey = world.get(&sre, &format!("/v1/admin/journeys/{trace}")).await;
+    assert_eq!((journey.status, &journey.body["request_id"]), (StatusCode::OK, &request.into()), "{:#}", journey.body);
+    let strange = world.get(&sre, &format!("/v1/admin/journeys/{}", "0a".repeat(16))).await;
+    assert_eq!((strange.status, strange.problem()), (StatusCode::NOT_FOUND, "not-found"));
 }
 
 #[test]

@@ -6,6 +6,15 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 /// 16 bytes that name a trace; never all zero.
+///
+/// ```
+/// use pim_core::context::{TraceContext, TraceId};
+///
+/// let trace = TraceContext::root().trace_id();
+/// assert_eq!(trace.to_string().parse::<TraceId>()?, trace);
+/// assert!("0".repeat(32).parse::<TraceId>().is_err());
+/// # Ok::<(), pim_core::context::ParseTraceIdError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TraceId(u128);
 /// 8 bytes that name a span; never all zero.
@@ -36,6 +45,21 @@ impl SpanId {
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
+    }
+}
+
+/// A text that is no trace id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("trace id is not 32 lower case hexadecimal digits, or all zero")]
+pub struct ParseTraceIdError;
+
+impl FromStr for TraceId {
+    type Err = ParseTraceIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let id = u128::from_str_radix(text, 16).ok().filter(|id| is_hex && *id != 0);
+        id.map(Self).ok_or(ParseTraceIdError)
     }
 }
 

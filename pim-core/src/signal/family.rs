@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::{Descriptor, LabelSet};
 use crate::context::TraceId;
@@ -135,7 +135,13 @@ where
         combinations = combinations.iter().flat_map(extend).collect();
     }
     let series = combinations.iter().map(|labels| family.get_or_create(labels).clone()).collect();
-    registry.register(signal.name, signal.help.trim_end_matches('.'), Registered(family));
+    let help = signal.help.trim_end_matches('.');
+    // The unit is told apart when the name ends in it, and put behind the name again.
+    let stem = signal.name.strip_suffix(signal.unit).and_then(|stem| stem.strip_suffix('_'));
+    match stem.filter(|_| !signal.unit.is_empty()) {
+        Some(stem) => registry.register_with_unit(stem, help, Unit::Other(signal.unit.to_owned()), Registered(family)),
+        None => registry.register(signal.name, help, Registered(family)),
+    }
     series
 }
 

@@ -8,8 +8,9 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use pim_core::context::TraceContext;
 use pim_core::signal::{Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalRegistry};
+use pim_telemetry::exposition::{Format, render};
 use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
-use pim_telemetry::trace::TraceStore;
+use pim_telemetry::trace::{Span, SpanKind, TraceStore};
 use pim_telemetry::{LogSettings, LogWriter};
 use tower::{Layer as _, ServiceExt as _};
 
@@ -118,6 +119,34 @@ async fn a_caller_who_goes_away_in_the_middle_is_no_success() {
     let text = world.registry.encode();
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"cancelled\"} 1"), "{text}");
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 0"), "{text}");
+}
+
+#[tokio::test]
+async fn an_example_goes_with_its_trace_and_is_not_in_plain_text() {
+    let world = world();
+    let trace = TraceContext::root();
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::new())))
+    }));
+    service.oneshot(request(trace)).await.unwrap().into_body().collect().await.unwrap();
+    let shown = |format| render(&world.registry, format, &world.traces);
+    let example = format!(" # {{trace_id=\"{}\"}} ", trace.trace_id());
+    let open = shown(Format::OpenMetrics);
+    assert!(open.contains(&example) && open.contains("# UNIT shop_request_seconds seconds\n"), "{open}");
+    let plain = shown(Format::Plain);
+    assert!(!plain.contains(" # "), "{plain}");
+    assert!(plain.contains("# TYPE shop_requests_total counter\n") && !plain.contains("# EOF"), "{plain}");
+    assert!(plain.contains("# HELP shop_requests_total test.\n# TYPE shop_requests_total counter\n"), "{plain}");
+    assert!(plain.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 1\n"), "{plain}");
+    // Ten more requests push the span out of the store, which has room for ten.
+    for _ in 0..10 {
+        let other = TraceContext::root();
+        let began = (pim_core::clock::Clock::system().now(), std::time::Duration::ZERO);
+        let id = pim_core::context::RequestId::mint();
+        world.traces.spans("shop").keep(Span::new(SpanKind::Server, "GET /stock", other, id, began));
+    }
+    let open = shown(Format::OpenMetrics);
+    assert!(!open.contains(&example) && open.ends_with("# EOF\n"), "the trace is gone, and so is the example: {open}");
 }
 
 #[tokio::test]

@@ -19,3 +19,13 @@ fn a_stranger_is_named() {
     assert!(found.contains("shop_sales_total") && found.contains("process_open_fds{pid=\"1\"}"), "{found:?}");
     assert_eq!(found.len(), 2);
 }
+
+#[test]
+fn an_example_tells_a_trace_and_nothing_else() {
+    let sample = "process_threads 3 # ";
+    let of = |example: &str| undeclared(&format!("{sample}{{{example}}} 3\n"), &[&CATALOG]);
+    assert!(of("trace_id=\"0123456789abcdef0123456789abcdef\"").is_empty());
+    for example in ["trace_id=\"Ada\"", "user_id=\"0123456789abcdef0123456789abcdef\"", "trace_id=\"\""] {
+        assert_eq!(of(example).len(), 1, "{example}");
+    }
+}

@@ -4,6 +4,7 @@ mod a_cycle_submits_each_claim_once;
 mod bad_input_is_named;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
+mod metrics_are_what_scrapers_read;
 mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
