@@ -1,4 +1,4 @@
-//! `cargo xtask`: drives cargo and the built programs as processes; knows none of the library crates.
+//! `cargo xtask`: drives cargo and the built programs as processes; knows none of the library crates, only `pim-servers`.
 
 mod bench;
 mod ci;

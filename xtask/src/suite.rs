@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use pim_servers::programs::Programs;
+use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
 
 use crate::exit::Failure;
 use crate::mutants;
@@ -10,7 +12,7 @@ use crate::shell::{cargo, must};
 /// A server that some suites need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// PostgreSQL 15 or later, by `LAB_TEST_POSTGRES_DSN`.
+    /// PostgreSQL 15 or later: its programs here, and `LAB_TEST_POSTGRES_DSN` or a container for what shares a server.
     Postgres,
     /// Redis 7 or later.
     Redis,
@@ -39,50 +41,75 @@ pub(crate) struct TestArgs {
     filter: Option<String>,
 }
 
-/// A suite that needs a server.
+/// A suite that needs more than a newcomer has. It is no part of the workspace's tests, so it is run apart from them.
 struct Suite {
     server: Server,
     what: &'static str,
-    /// Says where the server is.
-    variable: &'static str,
-    /// How it is run when it is no part of the workspace's tests, because a newcomer's build has no such backend.
-    apart: Option<Apart>,
-}
-
-#[derive(Clone, Copy)]
-struct Apart {
+    /// Why it cannot run here.
+    lacks: fn() -> Result<(), String>,
     build: &'static [&'static str],
-    /// What the names of its tests begin with; without it the embedded engine's would run once more.
+    flags: &'static [&'static str],
+    /// What the names of its tests begin with, unless somebody asked for others.
     tests: &'static str,
 }
 
 const SUITES: &[Suite] = &[
     Suite {
         server: Server::Postgres,
-        what: "foreign key hashes against a live PostgreSQL",
-        variable: "LAB_TEST_POSTGRES_DSN",
-        apart: None,
+        what: "servers as processes: a standby takes over, and nothing is left behind",
+        lacks: lacks_programs,
+        build: &["-p", "pim-servers", "--test", "it"],
+        flags: &["--ignored", "--skip", "a_container"],
+        tests: "",
+    },
+    Suite {
+        server: Server::Docker,
+        what: "servers in containers: nothing is left behind",
+        lacks: lacks_engine,
+        build: &["-p", "pim-servers", "--features", "containers", "--test", "it"],
+        flags: &["--ignored"],
+        tests: "a_container",
     },
     Suite {
         server: Server::Postgres,
         what: "the promises of pim-data on PostgreSQL",
-        variable: "LAB_TEST_POSTGRES_DSN",
-        apart: Some(Apart {
-            build: &["-p", "pim-data", "--features", "postgres", "--lib", "--test", "it"],
-            tests: "postgres::",
-        }),
+        lacks: lacks_postgres,
+        build: &["-p", "pim-data", "--features", "postgres", "--lib", "--test", "it"],
+        flags: &[],
+        // Without it the embedded engine's would run once more.
+        tests: "postgres::",
     },
 ];
+
+/// A server that suites may share: named, in a container, or local.
+fn lacks_postgres() -> Result<(), String> {
+    if std::env::var_os(POSTGRES_VARIABLE).is_some() || docker_answers() {
+        return Ok(());
+    }
+    lacks_programs().map_err(|why| format!("{POSTGRES_VARIABLE} is not set, no Docker engine answers, and {why}"))
+}
+
+/// Suites that kill servers have their own.
+fn lacks_programs() -> Result<(), String> {
+    Programs::find().map(drop).map_err(|why| why.to_string())
+}
+
+fn lacks_engine() -> Result<(), String> {
+    if docker_answers() { Ok(()) } else { Err("no Docker engine answers: start `dockerd`".to_owned()) }
+}
 
 /// Runs the suites.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(area) = &args.mutants {
         return mutants::run(area);
     }
-    let missing = report_suites();
+    let (there, missing): (Vec<_>, Vec<_>) = SUITES.iter().partition(|suite| suite.is_there());
     if let Some(suite) = missing.iter().find(|suite| args.require.contains(&suite.server)) {
-        let refusal = format!("{:?} is required, but its suites cannot run here", suite.server);
+        let refusal = format!("{:?} is required, but cannot run here: {}", suite.server, suite.what);
         return Err(Failure::Precondition.because(refusal));
+    }
+    if let Some(server) = args.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
+        return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
     // The end-to-end suites start the built programs, so these come first.
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
@@ -96,32 +123,28 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         test.arg("--").arg(filter);
     }
     // Nothing is left untried because something else failed.
-    let outcomes = [must(&mut test), run_apart(args.filter.as_deref())];
+    let mut outcomes = vec![must(&mut test)];
+    outcomes.extend(there.into_iter().map(|suite| suite.run(args)));
     outcomes.into_iter().collect()
 }
 
-/// The suites that have a build of their own, as far as their servers are there.
-fn run_apart(filter: Option<&str>) -> Result<()> {
-    let suites = SUITES.iter().filter(|suite| suite.is_there()).filter_map(|suite| suite.apart);
-    let outcomes = suites.map(|suite| {
-        let mut test = cargo(&["test", "--locked", "--no-fail-fast"]);
-        must(test.args(suite.build).arg("--").arg(filter.unwrap_or(suite.tests)))
-    });
-    // Collected first: a failure does not keep the others from running.
-    outcomes.collect::<Vec<_>>().into_iter().collect()
-}
-
 impl Suite {
+    /// Says so where it is not.
     fn is_there(&self) -> bool {
-        std::env::var_os(self.variable).is_some()
+        let lacks = (self.lacks)();
+        if let Err(why) = &lacks {
+            eprintln!("not run: {}: {why}", self.what);
+        }
+        lacks.is_ok()
     }
-}
 
-/// Says which suites cannot run here, and returns them.
-fn report_suites() -> Vec<&'static Suite> {
-    let missing: Vec<_> = SUITES.iter().filter(|suite| !suite.is_there()).collect();
-    for suite in &missing {
-        eprintln!("not run: {}: {} is not set", suite.what, suite.variable);
+    fn run(&self, args: &TestArgs) -> Result<()> {
+        let mut test = cargo(&["test", "--locked", "--no-fail-fast"]);
+        test.args(self.build).arg("--").args(self.flags).arg(args.filter.as_deref().unwrap_or(self.tests));
+        // A suite must not take another server for one that is required.
+        if args.require.contains(&Server::Docker) {
+            test.env(REQUIRE_VARIABLE, "docker");
+        }
+        must(&mut test)
     }
-    missing
 }

@@ -10,3 +10,5 @@ pub mod program;
 pub mod random;
 pub mod raw;
 pub mod session;
+
+pub use pim_servers as servers;

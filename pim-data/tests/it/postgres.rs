@@ -13,6 +13,8 @@ macro_rules! promises {
     };
 }
 
+mod foreign_keys_hash_as_the_server_does;
+
 promises! {
     world in "world.rs",
     audit_detects_tampering in "audit_detects_tampering.rs",

@@ -1,4 +1,4 @@
-//! Databases on the server of `LAB_TEST_POSTGRES_DSN`, each test its own, with an owner and an application role.
+//! Databases on the server that the tests of this process share, each test its own, with an owner and an application role.
 
 use std::fmt;
 use std::path::Path;
@@ -8,7 +8,6 @@ use std::time::Duration;
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
 use pim_data::cluster::Servers;
 
-const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
 const PASSWORD: &str = "only-for-tests";
 const OWNER: &str = "pim_test_owner";
 const APPLICATION: &str = "pim_test_app";
@@ -54,8 +53,8 @@ impl Secrets for TestSecrets {
 
 /// `postgres://user:password@host:port/database`, the parts that matter replaced.
 fn dsn(user: Option<&str>, database: &str) -> String {
-    let given = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} names the server of these tests"));
-    let (_, rest) = given.split_once("://").expect("a connection string of the form postgres://…");
+    let server = pim_servers::shared::postgres().unwrap_or_else(|missing| panic!("{missing}"));
+    let (_, rest) = server.dsn().split_once("://").expect("a connection string of the form postgres://…");
     let (login, address) = rest.split_once('@').expect("a connection string with a user");
     let address = address.split(['/', '?']).next().unwrap_or_default();
     let login = user.map_or_else(|| login.to_owned(), |user| format!("{user}:{PASSWORD}"));
@@ -116,6 +115,8 @@ async fn outside(db: &Db, text: &str) {
 /// Tests call this from inside and outside of a runtime, and when they drop things: it has a thread of its own.
 fn on_server<F: Future<Output = ()>>(work: impl FnOnce(Db) -> F + Send + 'static) {
     let run = move || {
+        // A server that has to be started first takes longer than a connection may.
+        let _started = dsn(None, "postgres");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let secrets = Arc::new(TestSecrets { prefix: String::new() });

@@ -13,8 +13,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("pim-events", &["pim-core", "pim-data"]),
     ("pim-telemetry", &["pim-core"]),
     ("pim-lab", &["pim-core", "pim-data", "pim-events", "pim-telemetry"]),
-    ("pim-testkit", &["pim-core", "pim-data", "pim-events", "pim-telemetry", "pim-lab"]),
-    ("xtask", &[]),
+    ("pim-servers", &[]),
+    ("pim-testkit", &["pim-core", "pim-data", "pim-events", "pim-telemetry", "pim-lab", "pim-servers"]),
+    ("xtask", &["pim-servers"]),
 ];
 const FEATURES_MAX: usize = 6;
 

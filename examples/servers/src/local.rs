@@ -1,0 +1,357 @@
+//! One PostgreSQL server as a local process, run by an unprivileged user and reachable on loopback only.
+
+mod standby;
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::programs::{Programs, ProgramsError};
+use crate::wait::until;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_SECONDS: &str = "60";
+const PORT_TRIES_MAX: u32 = 5;
+
+/// What a server of ours has that PostgreSQL's own default has not. A replication slot of a lost standby is bounded.
+const CONFIGURATION: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+shared_buffers = '64MB'
+wal_log_hints = on
+max_slot_wal_keep_size = '1GB'
+";
+
+/// Why a server cannot be what it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// PostgreSQL cannot be run here.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    /// A folder or a file of it.
+    #[error("cannot use {}", folder.display())]
+    Folder {
+        /// Which one.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program of PostgreSQL said no.
+    #[error("`{program}` failed for {}: {why}", folder.display())]
+    Program {
+        /// Which program.
+        program: String,
+        /// The server's folder.
+        folder: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// Something that should come about has not.
+    #[error("the server in {} was not {what} within {} s", folder.display(), PATIENCE.as_secs())]
+    Waited {
+        /// The server's folder.
+        folder: PathBuf,
+        /// What was waited for.
+        what: &'static str,
+    },
+}
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Ends its sessions, writes a checkpoint, and lets a standby receive everything.
+    Fast,
+    /// Ends at once and recovers at its next start.
+    Immediate,
+}
+
+/// A server in a folder of its own; the value is a handle, the server outlives it.
+#[derive(Clone, Debug)]
+pub struct LocalServer {
+    programs: Programs,
+    folder: PathBuf,
+    name: String,
+    password: String,
+    port: u16,
+}
+
+impl LocalServer {
+    /// Makes a new database cluster in a folder that does not exist yet, and starts it. Its superuser is `postgres`.
+    ///
+    /// # Errors
+    /// When it cannot be made or does not become ready.
+    pub fn create(programs: &Programs, folder: &Path, name: &str, password: &str) -> Result<Self, LocalError> {
+        let mut server = Self::in_folder(programs, folder, name, password)?;
+        let secret = folder.join("password");
+        server.write(&secret, password)?;
+        let mut initdb = programs.command("initdb");
+        initdb.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.arg("--pwfile").arg(&secret).arg("-D").arg(server.data());
+        server.run(&mut initdb)?;
+        fs::remove_file(&secret).map_err(server.in_its_folder())?;
+        server.write(&server.settings(), CONFIGURATION)?;
+        server.start_on_free_port()?;
+        Ok(server)
+    }
+
+    /// A server that was made before, by this or another process; it may be running or not.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be run here, or there is no server in the folder.
+    pub fn open(programs: &Programs, folder: &Path, name: &str, password: &str) -> Result<Self, LocalError> {
+        let (programs, name, password) = (programs.clone(), name.to_owned(), password.to_owned());
+        let mut server = Self { programs, folder: folder.to_owned(), name, password, port: 0 };
+        let text = fs::read_to_string(server.settings()).map_err(server.in_its_folder())?;
+        let ports = text.lines().filter_map(|line| line.strip_prefix("port = "));
+        server.port = ports.filter_map(|port| port.parse().ok()).next_back().unwrap_or(0);
+        Ok(server)
+    }
+
+    /// The connection string of the superuser.
+    #[must_use]
+    pub fn dsn(&self) -> String {
+        self.dsn_of("postgres", &self.password, "postgres")
+    }
+
+    /// A connection string for somebody else, or another database.
+    #[must_use]
+    pub fn dsn_of(&self, user: &str, password: &str, database: &str) -> String {
+        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Where it listens on 127.0.0.1; the same for as long as it exists.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its name, which is also that of a standby in `synchronous_standby_names` of its primary.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(20).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Starts it again, on its port, and returns when it takes connections.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(&self) -> Result<(), LocalError> {
+        let mut start = self.control("start");
+        start.arg("-l").arg(self.folder.join("log"));
+        self.run(&mut start)
+    }
+
+    /// Stops it and returns when it has ended.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn stop(&self, how: Stop) -> Result<(), LocalError> {
+        let mut stop = self.control("stop");
+        self.run(stop.args(["-m", if how == Stop::Fast { "fast" } else { "immediate" }]))
+    }
+
+    /// SIGKILL to the server and to all its sessions: no checkpoint, no farewell, nothing.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn kill(&self) -> Result<(), LocalError> {
+        let Some(postmaster) = self.postmaster() else { return Err(self.waited("running")) };
+        // The sessions as well: they would go on for a moment, and the memory they share keeps a new start waiting.
+        let mut pids = vec![postmaster];
+        pids.extend(children_of(postmaster));
+        self.signal("-KILL", &pids)?;
+        self.wait_until("gone", || pids.iter().all(|&pid| !is_alive(pid)))?;
+        // Nobody may have collected the dead process yet, and then a new server takes its file for a living one's.
+        fs::remove_file(self.data().join("postmaster.pid")).map_err(self.in_its_folder())
+    }
+
+    /// SIGSTOP: it is there and answers nobody, as on the far side of a partition.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&self) -> Result<(), LocalError> {
+        self.signal_all("-STOP")
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&self) -> Result<(), LocalError> {
+        self.signal_all("-CONT")
+    }
+
+    /// Whether its process is there.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.postmaster().is_some()
+    }
+
+    /// Changes settings and has them read again; some take effect at the next start only.
+    ///
+    /// # Errors
+    /// When they cannot be written, or it does not run.
+    pub fn configure(&self, settings: &[(&str, &str)]) -> Result<(), LocalError> {
+        self.append(settings)?;
+        self.run(&mut self.control("reload"))
+    }
+
+    /// Runs SQL as the superuser in a database, each statement by itself, and returns the rows as psql prints them
+    /// without decoration.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or a statement fails.
+    pub fn sql(&self, database: &str, text: &str) -> Result<String, LocalError> {
+        let mut psql = self.programs.command("psql");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &self.dsn_of("postgres", &self.password, database), "-c"]);
+        psql.arg(text).env("PGCONNECT_TIMEOUT", "5");
+        self.output(&mut psql)
+    }
+
+    fn in_folder(programs: &Programs, folder: &Path, name: &str, password: &str) -> Result<Self, LocalError> {
+        let (programs, name, password) = (programs.clone(), name.to_owned(), password.to_owned());
+        let server = Self { programs, folder: folder.to_owned(), name, password, port: 0 };
+        fs::create_dir_all(folder).map_err(server.in_its_folder())?;
+        server.programs.give(folder).map_err(server.in_its_folder())?;
+        Ok(server)
+    }
+
+    /// Somebody may take the port between our look and the server's: then another one is tried.
+    fn start_on_free_port(&mut self) -> Result<(), LocalError> {
+        let mut tries = 0;
+        loop {
+            self.port = free_port().map_err(self.in_its_folder())?;
+            let port = self.port.to_string();
+            self.append(&[("port", &port), ("cluster_name", &self.name)])?;
+            tries += 1;
+            match self.start() {
+                Err(_) if tries < PORT_TRIES_MAX && self.log_tail().contains("Address already in use") => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.data().join("postgresql.conf")
+    }
+
+    fn control(&self, verb: &str) -> Command {
+        let mut command = self.programs.command("pg_ctl");
+        command.args([verb, "--silent", "--wait", "--timeout", PATIENCE_SECONDS, "-D"]).arg(self.data());
+        command
+    }
+
+    fn append(&self, settings: &[(&str, &str)]) -> Result<(), LocalError> {
+        let lines = settings.iter().map(|(key, value)| match value.parse::<u64>() {
+            Ok(number) => format!("{key} = {number}\n"),
+            Err(_) => format!("{key} = '{}'\n", value.replace('\'', "''")),
+        });
+        self.write(&self.settings(), &lines.collect::<String>())
+    }
+
+    /// Appends, and gives the file to the one who runs the server.
+    fn write(&self, file: &Path, text: &str) -> Result<(), LocalError> {
+        let written = OpenOptions::new().create(true).append(true).open(file);
+        let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.and_then(|()| self.programs.give(file)).map_err(self.in_its_folder())
+    }
+
+    /// Its process, when it is there: the file alone proves nothing, a number is given to others in time.
+    fn postmaster(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let ours = String::from_utf8_lossy(&line).contains(&*self.data().to_string_lossy());
+        (ours && is_alive(pid)).then_some(pid)
+    }
+
+    fn signal_all(&self, signal: &str) -> Result<(), LocalError> {
+        let Some(postmaster) = self.postmaster() else { return Err(self.waited("running")) };
+        let mut pids = vec![postmaster];
+        pids.extend(children_of(postmaster));
+        self.signal(signal, &pids)
+    }
+
+    fn signal(&self, signal: &str, pids: &[u32]) -> Result<(), LocalError> {
+        let mut kill = Command::new("kill");
+        // A session may end by itself meanwhile; whether the signal had its effect is what callers wait for.
+        kill.arg(signal).args(pids.iter().map(u32::to_string)).stderr(Stdio::null());
+        kill.status().map(drop).map_err(self.in_its_folder())
+    }
+
+    fn run(&self, command: &mut Command) -> Result<(), LocalError> {
+        self.output(command).map(drop)
+    }
+
+    fn output(&self, command: &mut Command) -> Result<String, LocalError> {
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // A server that is started keeps its parent's outputs open: they go to a file instead of a pipe.
+        let told = self.folder.join("told");
+        let file = |path| OpenOptions::new().create(true).write(true).truncate(true).open(path);
+        let errors = file(&told).map_err(self.in_its_folder())?;
+        let printed = self.folder.join("printed");
+        let output = file(&printed).map_err(self.in_its_folder())?;
+        let status = command.stdin(Stdio::null()).stdout(output).stderr(errors).status();
+        if status.map_err(self.in_its_folder())?.success() {
+            return fs::read_to_string(&printed).map(|text| text.trim_end().to_owned()).map_err(self.in_its_folder());
+        }
+        let mut why = fs::read_to_string(&told).unwrap_or_default();
+        if program == "pg_ctl" {
+            why = format!("{why}\n{}", self.log_tail());
+        }
+        Err(LocalError::Program { program, folder: self.folder.clone(), why: why.trim().to_owned() })
+    }
+
+    fn wait_until(&self, what: &'static str, holds: impl FnMut() -> bool) -> Result<(), LocalError> {
+        if until(PATIENCE, holds) { Ok(()) } else { Err(self.waited(what)) }
+    }
+
+    fn waited(&self, what: &'static str) -> LocalError {
+        LocalError::Waited { folder: self.folder.clone(), what }
+    }
+
+    fn in_its_folder(&self) -> impl Fn(io::Error) -> LocalError + use<> {
+        let folder = self.folder.clone();
+        move |source| LocalError::Folder { folder: folder.clone(), source }
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Parent and state of a process.
+fn stat(pid: u32) -> Option<(u32, char)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let mut fields = text.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((fields.next()?.parse().ok()?, state))
+}
+
+fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(_, state)| state != 'Z')
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|&pid| stat(pid).is_some_and(|(its_parent, _)| its_parent == parent)).collect()
+}

@@ -1,0 +1,63 @@
+//! A server that follows another: copying it, waiting until it streams, and taking over.
+
+use std::path::Path;
+
+use super::{LocalError, LocalServer};
+
+impl LocalServer {
+    /// Copies this server into a folder that does not exist yet, and starts the copy as a streaming standby with a
+    /// replication slot of its own; returns when it streams. The name consists of `a-z`, `0-9` and `_`.
+    ///
+    /// # Errors
+    /// When it cannot be copied, does not become ready, or does not stream.
+    pub fn standby(&self, folder: &Path, name: &str) -> Result<Self, LocalError> {
+        let mut standby = Self::in_folder(&self.programs, folder, name, &self.password)?;
+        let mut copy = self.programs.command("pg_basebackup");
+        let primary = format!("{}?application_name={name}", self.dsn());
+        copy.args(["-d", &primary, "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
+        copy.args(["--create-slot", "--slot", name, "-D"]).arg(standby.data());
+        standby.run(&mut copy)?;
+        // What the primary waits for is none of its standby's business.
+        standby.append(&[("synchronous_standby_names", "")])?;
+        standby.start_on_free_port()?;
+        self.wait_until_streaming(name)?;
+        Ok(standby)
+    }
+
+    /// Waits until a standby of this name streams from this server.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_until_streaming(&self, standby: &str) -> Result<(), LocalError> {
+        let question = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{standby}' AND state = 'streaming'"
+        );
+        self.wait_until("streaming", || self.sql("postgres", &question).is_ok_and(|count| count != "0"))
+    }
+
+    /// Makes commits wait for standbys, in the notation of `synchronous_standby_names`; empty for nobody.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn require_synchronous(&self, standbys: &str) -> Result<(), LocalError> {
+        self.configure(&[("synchronous_standby_names", standbys)])
+    }
+
+    /// Makes a standby a primary and returns when it takes writes. It waits for no standby of its own: one that is
+    /// not there would keep its first commit waiting for ever.
+    ///
+    /// # Errors
+    /// When it does not run, is a primary already, or does not take over.
+    pub fn promote(&self) -> Result<(), LocalError> {
+        self.configure(&[("synchronous_standby_names", "")])?;
+        self.run(&mut self.control("promote"))
+    }
+
+    /// Whether it is a standby.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn is_standby(&self) -> Result<bool, LocalError> {
+        Ok(self.sql("postgres", "SELECT pg_is_in_recovery()")? == "t")
+    }
+}

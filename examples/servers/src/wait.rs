@@ -1,0 +1,21 @@
+//! Waiting for a condition, with a bound.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_millis(20);
+
+/// Asks until the answer is yes; `false` when it never was.
+#[expect(clippy::disallowed_methods, reason = "there is no runtime here that it could block")]
+pub(crate) fn until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let give_up = Instant::now() + patience;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() > give_up {
+            return false;
+        }
+        thread::sleep(EVERY);
+    }
+}

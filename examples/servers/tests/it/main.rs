@@ -1,0 +1,6 @@
+//! What pim-servers promises, one module a promise.
+
+#[cfg(feature = "containers")]
+mod a_container_goes_with_its_process;
+mod a_standby_takes_over;
+mod servers_go_with_their_process;

@@ -1,0 +1,73 @@
+//! Whatever ends a test process, its servers and their folder end too, and nobody else's.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pim_servers::temporary::TemporaryServers;
+
+/// Tells the child that it is one.
+const HOLD: &str = "LAB_TEST_HOLD";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn also_when_it_is_killed() {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "servers_go_with_their_process::a_child_holds_one", "--nocapture", "--test-threads=1"])
+        .env(HOLD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let told = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("holds ").map(PathBuf::from));
+    let folder = told.expect("the child says where its server is");
+    assert!(!processes_of(&folder).is_empty(), "its server runs");
+    child.kill().expect("is killed");
+    child.wait().expect("has ended");
+    let give_up = Instant::now() + PATIENCE;
+    while folder.exists() || !processes_of(&folder).is_empty() {
+        assert!(Instant::now() < give_up, "{} is still there", folder.display());
+        std::thread::yield_now();
+    }
+}
+
+/// The child of the test above; does nothing when nobody asks for it.
+#[test]
+fn a_child_holds_one() {
+    if std::env::var_os(HOLD).is_none() {
+        return;
+    }
+    let servers = TemporaryServers::new().expect("a folder");
+    let _server = servers.primary("held").expect("starts");
+    println!("\nholds {}", servers.folder().display());
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn and_with_the_value() {
+    let (stays, goes) = (TemporaryServers::new().expect("a folder"), TemporaryServers::new().expect("a folder"));
+    let other = stays.primary("other").expect("starts");
+    let frozen = goes.primary("frozen").expect("starts");
+    frozen.freeze().expect("stands still");
+    let folder = goes.folder().to_owned();
+    drop(goes);
+    assert!(!folder.exists(), "its folder is gone");
+    assert!(processes_of(&folder).is_empty(), "and its processes");
+    assert_eq!(other.sql("postgres", "SELECT 1").expect("nobody else's"), "1");
+}
+
+/// Whose command line names the folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let lines = fs::read_dir("/proc").expect("processes").flatten().filter_map(|process| {
+        let line = fs::read(process.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    let postgres = |line: &String| line.contains("postgres") && line.contains(&*folder.to_string_lossy());
+    lines.filter(postgres).collect()
+}
