@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::StatusCode;
 use pim_testkit::caller::{Caller, fresh_key};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const WRITERS: u64 = 8;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One write as it was sent.
 #[derive(Clone, Debug)]
@@ -20,6 +23,13 @@ struct Submission {
     body: Value,
     /// Where the record that it leads to is read.
     under: &'static str,
+}
+
+impl Submission {
+    /// Where the record is read that the answer shows.
+    fn leads_to(&self, record: &Value) -> String {
+        format!("{}/{}", self.under, record["id"].as_str().unwrap_or_default())
+    }
 }
 
 /// What the system said of a write.
@@ -46,6 +56,7 @@ struct Told {
 struct Inner {
     number: AtomicU64,
     in_flight: AtomicU64,
+    acknowledgement: Notify,
     told: Mutex<Told>,
 }
 
@@ -63,7 +74,7 @@ impl Workload {
             writers.spawn(async move {
                 let Ok(caller) = Caller::sign_in(&gateway, "clinician").await else { return };
                 let mut writer = Writer { workload: &workload, caller: &caller, last: None };
-                while writer.encounter().await.is_some() {}
+                while !matches!(writer.encounter().await, Err(Silence::Gone)) {}
                 let last = writer.last;
                 workload.0.told.lock().await.answered.extend(last);
             });
@@ -74,6 +85,12 @@ impl Workload {
     /// How many writes have been sent and not been answered yet.
     pub(crate) fn in_flight(&self) -> u64 {
         self.0.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the next write is acknowledged.
+    pub(crate) async fn acknowledgement(&self) {
+        let next = timeout(PATIENCE, self.0.acknowledgement.notified()).await;
+        next.expect("writes are acknowledged while nothing is wrong");
     }
 
     /// How many records have been acknowledged in all.
@@ -88,6 +105,14 @@ impl Workload {
         let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
         let mut told = self.0.told.lock().await;
         let (unknown, answered) = (std::mem::take(&mut told.unknown), std::mem::take(&mut told.answered));
+        // Before anything is sent again, which could bring back what is gone.
+        for (submission, said) in &answered {
+            let path = submission.leads_to(&said.record);
+            let (status, record) = caller.get(&path).await.unwrap();
+            assert_eq!(status, StatusCode::OK, "{path} was acknowledged and is gone");
+            let (found, acknowledged) = (record["version"].as_u64(), said.record["version"].as_u64());
+            assert!(found >= acknowledged, "{path} was acknowledged in version {acknowledged:?} and is at {found:?}");
+        }
         for submission in &unknown {
             let first = send(&caller, submission).await;
             assert!(first.status.is_success(), "{submission:?} after the restart: {first:?}");
@@ -135,21 +160,26 @@ impl Workload {
 
 impl Told {
     fn acknowledge(&mut self, submission: &Submission, said: &Said) {
-        let record = &said.record;
-        let (Some(id), Some(version), Some(state)) =
-            (record["id"].as_str(), record["version"].as_u64(), record["state"].as_str())
-        else {
+        let (Some(version), Some(state)) = (said.record["version"].as_u64(), said.record["state"].as_str()) else {
             panic!("{submission:?} leads to no record: {said:?}")
         };
         // A completed encounter drafts its claim, which is a fact of its own.
         self.facts += if state == "completed" { 2 } else { 1 };
-        self.acknowledged.insert(format!("{}/{id}", submission.under), (version, state.to_owned()));
+        self.acknowledged.insert(submission.leads_to(&said.record), (version, state.to_owned()));
     }
 }
 
 async fn send(caller: &Caller, submission: &Submission) -> Said {
     let (status, record) = caller.post(&submission.path, &submission.key, &submission.body).await.unwrap();
     Said { status, record }
+}
+
+/// Why a write was not acknowledged.
+enum Silence {
+    /// Nobody answers any more.
+    Gone,
+    /// A gateway that is losing its services may refuse; like no answer at all, that tells nothing.
+    Refused,
 }
 
 struct Writer<'a> {
@@ -159,16 +189,16 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// A patient and their encounter; `None` when nobody answers any more.
-    async fn encounter(&mut self) -> Option<()> {
+    /// A patient and their encounter.
+    async fn encounter(&mut self) -> Result<(), Silence> {
         let number = self.workload.0.number.fetch_add(1, Ordering::Relaxed) + 1;
         let registration = self.caller.registration(number);
         let patient = self.write("/v1/patients".to_owned(), registration, "/v1/patients").await?;
         let scheduling = json!({"facility_id": self.caller.facility, "provider_id": self.caller.provider,
             "kind": "telehealth", "scheduled_at": "2026-01-01T00:00:00Z"});
-        let path = format!("/v1/patients/{}/encounters", patient["id"].as_str()?);
+        let path = format!("/v1/patients/{}/encounters", patient["id"].as_str().unwrap_or_default());
         let encounter = self.write(path.clone(), scheduling, "/v1/encounters").await?;
-        let path = format!("{path}/{}", encounter["id"].as_str()?);
+        let path = format!("{path}/{}", encounter["id"].as_str().unwrap_or_default());
         for (part, body) in [
             ("transitions", json!({"to": "in_progress"})),
             ("diagnoses", json!({"code": "J45.909"})),
@@ -176,26 +206,31 @@ impl Writer<'_> {
         ] {
             self.write(format!("{path}/{part}"), body, "/v1/encounters").await?;
         }
-        Some(())
+        Ok(())
     }
 
-    async fn write(&mut self, path: String, body: Value, under: &'static str) -> Option<Value> {
+    async fn write(&mut self, path: String, body: Value, under: &'static str) -> Result<Value, Silence> {
         let submission = Submission { path, key: fresh_key(), body, under };
         let in_flight = &self.workload.0.in_flight;
         in_flight.fetch_add(1, Ordering::SeqCst);
         let answer = self.caller.post(&submission.path, &submission.key, &submission.body).await;
+        if answer.is_ok() {
+            in_flight.fetch_sub(1, Ordering::SeqCst);
+        }
         let mut told = self.workload.0.told.lock().await;
-        // A gateway that is losing its services may refuse; like no answer at all, that tells nothing.
-        let Some((status, record)) = answer.ok().filter(|(status, _)| status.is_success()) else {
-            told.unknown.push(submission);
-            return None;
+        let (status, record) = match answer {
+            Ok((status, record)) if status.is_success() => (status, record),
+            other => {
+                told.unknown.push(submission);
+                return Err(if other.is_ok() { Silence::Refused } else { Silence::Gone });
+            }
         };
-        in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.workload.0.acknowledgement.notify_waiters();
         let said = Said { status, record };
         told.acknowledge(&submission, &said);
         let record = said.record.clone();
         self.last = Some((submission, said));
-        Some(record)
+        Ok(record)
     }
 }
 
@@ -208,7 +243,7 @@ pub(crate) async fn settled(gateway: &str) -> Value {
         if status == StatusCode::OK && is_quiet && summary["holds"] == true {
             return summary;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (status, summary) = sre.get("/v1/admin/runs/summary").await.unwrap();
     panic!("the flow did not come to rest: {status} {summary:#}");
