@@ -108,8 +108,14 @@ impl<S: Sink> Engine<S> {
 
     async fn attempt(&self, place: &Place, expected: u64, items: &[Item<'_>]) -> Result<Step, ApplyError> {
         if S::PREPARES {
-            let rows = self.db.query(ledger::states(place.consumer, items.iter().filter_map(Item::home))).await?;
-            let mut states = ledger::states_of(&rows)?;
+            let states = ledger::states(place.consumer, items.iter().filter_map(Item::home));
+            let answers = self.db.read().await?.snapshot(&[states, ledger::stopped(place.consumer)]).await?;
+            let [states, stopped] = &answers[..] else { return Err(DbError::Closed.into()) };
+            // Effects in other stores would be there before the transaction below is refused.
+            if !stopped.is_empty() {
+                return Ok(Step::Stopped);
+            }
+            let mut states = ledger::states_of(states)?;
             let plan = Attempt::plan(items, &mut states)?;
             self.sink.prepare(&plan.apply).await?;
         }
@@ -173,6 +179,9 @@ impl<S: Sink> Engine<S> {
             last.extend(ledger::hold(place, &hold, now));
             let since = now.minus(PARKING_WINDOW);
             last.push(ledger::stop_above(place.consumer, self.settings.parked_per_minute_max, since, now));
+        } else {
+            // Not even putting it aside worked before: without this the checkpoint would pass over it and it were gone.
+            last.push(ledger::bury(place, item.record, code, now));
         }
         entered.tx.commit_with(last).await?;
         self.signals.records(S::KIND, RecordFate::Parked, 1);

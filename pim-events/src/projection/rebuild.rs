@@ -173,9 +173,11 @@ impl Rebuild {
             if round == ROUNDS_MAX {
                 return Err(RebuildError::Behind);
             }
-            let behind = self.follow(green, &mut records, None).await?;
+            let upto = self.target().await?;
+            self.follow(green, &mut records, &upto).await?;
             progress(RebuildState::CatchingUp, records);
-            if behind <= TAIL_MAX {
+            let moved = self.target().await?.into_iter().zip(upto).map(|(now, then)| now.saturating_sub(then));
+            if moved.sum::<u64>() <= TAIL_MAX {
                 break;
             }
         }
@@ -215,12 +217,9 @@ impl Rebuild {
         tx: &mut Transaction,
         records: &mut u64,
     ) -> Result<(RebuildState, Vec<TableSummary>, Vec<TableSummary>), RebuildError> {
-        let upto = self.live_positions(tx).await?;
-        self.follow(green, records, Some(&upto)).await?;
-        let stored = Statement::sqlite("SELECT version FROM projection_version WHERE name = ?");
-        let rows = tx.query(stored.bind(self.projection.name())).await?;
-        let stored = rows.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
-        let same_version = stored == u64::from(self.projection.version());
+        let upto = self.positions(&tx.query(self.asked_positions()).await?).await?;
+        self.follow(green, records, &upto).await?;
+        let same_version = self.is_stored(&tx.query(self.asked_version()).await?)?;
         let rebuilt = compare::summarise(&mut compare::Source::Store(green), self.projection.tables()).await?;
         let live = if same_version {
             compare::summarise(&mut compare::Source::Transaction(tx), self.projection.tables()).await?
@@ -235,14 +234,39 @@ impl Rebuild {
     }
 
     /// Where the live model stands in each partition.
-    async fn live_positions(&self, tx: &mut Transaction) -> Result<Vec<u64>, RebuildError> {
+    fn asked_positions(&self) -> Statement {
         let asked = Statement::sqlite(
             "SELECT part, next_offset FROM projection_checkpoint WHERE consumer = ? AND topic = ? ORDER BY part",
         );
-        let rows = tx.query(asked.bind(self.projection.name()).bind(self.projection.topic())).await?;
+        asked.bind(self.projection.name()).bind(self.projection.topic())
+    }
+
+    fn asked_version(&self) -> Statement {
+        Statement::sqlite("SELECT version FROM projection_version WHERE name = ?").bind(self.projection.name())
+    }
+
+    /// Whether the live model is of this version.
+    fn is_stored(&self, rows: &[Row]) -> Result<bool, DbError> {
+        Ok(rows.first().map_or(Ok(0), |row| row.count(0))? == u64::from(self.projection.version()))
+    }
+
+    /// How far to follow. What is compared with the live model never goes past it, however far that is behind the log; a
+    /// model of another version is compared with nothing, and goes to the end.
+    async fn target(&self) -> Result<Vec<u64>, RebuildError> {
+        if self.is_stored(&self.store.query(self.asked_version()).await?)? {
+            return self.positions(&self.store.query(self.asked_positions()).await?).await;
+        }
+        let mut ends = Vec::new();
+        for partition in 0..self.bus.partitions(self.projection.topic()).await? {
+            ends.push(self.bus.end_offset(self.projection.topic(), partition).await?);
+        }
+        Ok(ends)
+    }
+
+    async fn positions(&self, rows: &[Row]) -> Result<Vec<u64>, RebuildError> {
         let partitions = self.bus.partitions(self.projection.topic()).await?;
         let mut all = vec![0; usize::from(partitions)];
-        for row in &rows {
+        for row in rows {
             let partition = usize::try_from(row.count(0).map_err(DbError::from)?).unwrap_or(usize::MAX);
             if let Some(position) = all.get_mut(partition) {
                 *position = row.count(1).map_err(DbError::from)?;
@@ -251,38 +275,26 @@ impl Rebuild {
         Ok(all)
     }
 
-    /// Follows the log, up to the given positions or its end. Answers how many records were published meanwhile.
-    async fn follow(&self, green: &ReadStore, records: &mut u64, upto: Option<&[u64]>) -> Result<u64, RebuildError> {
+    /// Follows the log, up to the given positions.
+    async fn follow(&self, green: &ReadStore, records: &mut u64, upto: &[u64]) -> Result<(), RebuildError> {
         let settings = ConsumerSettings { batch_max: BATCH_MAX, ..ConsumerSettings::default() };
         let engine = engine(green, &self.registry, Arc::clone(&self.projection), &settings);
         let engine = &engine;
-        let partitions = self.bus.partitions(self.projection.topic()).await?;
         // Reading and decoding one partition goes on while the writer is busy with another.
-        let following = (0..partitions).map(|partition| {
-            let upto = upto.map(|positions| positions[usize::from(partition)]);
-            async move { self.follow_partition(engine, partition, upto).await }
-        });
-        let mut behind = 0;
-        for (read, left) in futures_util::future::try_join_all(following).await? {
-            *records += read;
-            behind += left;
-        }
-        Ok(behind)
+        let following = (0..).zip(upto).map(|(partition, upto)| self.follow_partition(engine, partition, *upto));
+        *records += futures_util::future::try_join_all(following).await?.into_iter().sum::<u64>();
+        Ok(())
     }
 
-    /// Follows one partition; answers how many records were read, and how many were published meanwhile.
+    /// Follows one partition; answers how many records were read.
     async fn follow_partition(
         &self,
         engine: &Engine<ProjectionSink>,
         partition: u16,
-        upto: Option<u64>,
-    ) -> Result<(u64, u64), RebuildError> {
+        end: u64,
+    ) -> Result<u64, RebuildError> {
         let topic = self.projection.topic();
         let place = Place { consumer: self.projection.name(), topic: topic.to_owned(), partition };
-        let end = match upto {
-            Some(position) => position,
-            None => self.bus.end_offset(topic, partition).await?,
-        };
         let (mut at, mut read) = (engine.position(&place).await?, 0);
         while at < end {
             let max = usize::try_from(end - at).unwrap_or(usize::MAX).min(engine.settings.batch_max);
@@ -299,7 +311,7 @@ impl Rebuild {
             read += batch.len() as u64;
             engine.drain(&place).await?;
         }
-        Ok((read, self.bus.end_offset(topic, partition).await?.saturating_sub(at)))
+        Ok(read)
     }
 
     /// Puts the new tables, heads, positions and held events in the place of the old ones.

@@ -14,7 +14,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{Answered, Folder, Happened, POISON, Patient, Rig, Role, Running, eventually, patient};
+use crate::rig::{Answered, Folder, Happened, Journal, POISON, Patient, Rig, Role, Running, eventually, patient};
 
 /// Answers each even step.
 struct Answer;
@@ -148,4 +148,35 @@ async fn a_refused_command_parks_its_key() {
     .await;
     eventually("three answers", || async { answers(&rig).await.len() == 3 }).await;
     assert_eq!(rig.store.head("answer", sick.uuid()).await.unwrap().n, 1);
+}
+
+/// Guard: a consumer that is stopped runs no command either, although commands run outside of its transaction (`Engine::attempt`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_consumer_runs_nothing() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let relay = Running::relay(rig.relay());
+    let home = patient();
+    let running = Running::commands(commands(&rig).await);
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    eventually("one answer", || async { answers(&rig).await.len() == 1 }).await;
+    running.end().await;
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.script("INSERT INTO consumer_stop (consumer, reason, since) VALUES ('answer', 'test', 0)").await.unwrap();
+    tx.commit().await.unwrap();
+    rig.write(home, Uuid::new_v4(), &[4]).await;
+    // An ordinary read model over the same topic shows when the event has arrived.
+    let journal = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("it has arrived", || async { rig.order_of(home).await.len() >= 2 }).await;
+    let running = Running::commands(commands(&rig).await);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // In order: whatever a worker had begun has ended.
+    running.end().await;
+    assert_eq!(answers(&rig).await.len(), 1, "nothing happens while it is stopped");
+    assert!(rig.store.resume("answer").await.unwrap());
+    let running = Running::commands(commands(&rig).await);
+    eventually("it goes on", || async { answers(&rig).await.len() == 2 }).await;
+    running.end().await;
+    journal.end().await;
+    relay.end().await;
 }

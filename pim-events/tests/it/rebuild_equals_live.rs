@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use pim_data::backend::Statement;
 use pim_events::{
-    ApplyError, ConsumerSettings, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild, RebuildState,
-    RunnerError, StoreError, Verdict,
+    ApplyError, ConsumerSettings, DOMAIN_TOPIC, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild,
+    RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
 };
 use uuid::Uuid;
 
@@ -40,6 +40,31 @@ async fn while_writers_go_on() {
     assert_eq!(rig.order_of(home).await, (1..=200).collect::<Vec<_>>());
     relay.end().await;
     runner.end().await;
+}
+
+/// Guard: `Rebuild::target`. A live model that is behind the log is compared with what it has read, and goes on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_live_model_is_behind() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("three", || async { rig.journal().await.len() == 3 }).await;
+    runner.end().await;
+    rig.write(home, Uuid::new_v4(), &[4, 5]).await;
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let on_the_bus = || async { rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap() == 5 };
+    eventually("two more are on the bus", on_the_bus).await;
+    let rebuild = rebuild(&rig, Arc::new(journal.clone()), Verdict::MustEqual);
+    let report = rebuild.run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.equal, report.state, report.records), (true, "live", 3));
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3, 4, 5] }).await;
+    runner.end().await;
+    relay.end().await;
 }
 
 /// Guard: a difference keeps the live model (`Verdict::MustEqual`); the hash sees a changed row, not only counts.

@@ -169,6 +169,67 @@ async fn what_the_bus_refuses_holds_its_key_at_the_relay() {
     eventually("the key is free", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
 }
 
+async fn in_every_outbox(rig: &Rig, text: &str) {
+    for source in rig.cluster.sources() {
+        let mut tx = rig.cluster.database(source).unwrap().begin().await.unwrap();
+        tx.script(text).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+/// Guard: the cursor passes an event that was refused only together with the note that it is held (`Task::turn`), also when the
+/// note could not be written at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_that_is_not_written_lets_nothing_pass() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    in_every_outbox(&rig, "CREATE TRIGGER no_room BEFORE INSERT ON outbox_held BEGIN SELECT RAISE(ABORT, 'no'); END;")
+        .await;
+    let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    // Each tenure ends with the failed note, and raises the epoch when the next one begins.
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    eventually("it failed more than once", || async { epochs(&rig).await.into_iter().max() > Some(3) }).await;
+    assert_eq!(backlog(&rig).await, 1, "the cursor stays before what is not noted");
+    in_every_outbox(&rig, "DROP TRIGGER no_room;").await;
+    eventually("held", || async { held(&rig).await == 1 && backlog(&rig).await == 0 }).await;
+    relay.end().await;
+}
+
+/// Guard: a relay with as many held keys as it may have still sends what an operator marks: it is the way out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_held_keys_have_a_way_out() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    eventually("held", || async { held(&rig).await == 1 }).await;
+    relay.end().await;
+    // Keys of nobody, so that with the real one the relay has as many as it remembers.
+    let others = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 9999)
+                  INSERT INTO outbox_held (seq, home_key, code, at)
+                  SELECT 1000000 + x, unhex(printf('%032x', x)), 'behind', 0 FROM c;";
+    in_every_outbox(&rig, others).await;
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    let relay = Running::relay(rig.relay());
+    for source in Source::all(&rig.cluster) {
+        source.retry_held(home.uuid()).await.unwrap();
+    }
+    eventually("sent after all", || async { on_the_bus(&rig).await == 2 && backlog(&rig).await == 0 }).await;
+    relay.end().await;
+}
+
+async fn epochs(rig: &Rig) -> Vec<u64> {
+    let mut all = Vec::new();
+    for source in Source::all(&rig.cluster) {
+        all.push(source.status(rig.cluster.clock().now()).await.unwrap().lease_epoch);
+    }
+    all
+}
+
 async fn backlog(rig: &Rig) -> u64 {
     let mut total = 0;
     for source in Source::all(&rig.cluster) {

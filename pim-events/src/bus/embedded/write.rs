@@ -45,7 +45,7 @@ impl Inner {
         let batch = Arc::new(batch);
         loop {
             let (answer, mut answered) = oneshot::channel();
-            self.waiting().push(Request { batch: Arc::clone(&batch), answer });
+            self.wait(Request { batch: Arc::clone(&batch), answer });
             let _leader = self.queue.leader.lock().await;
             match answered.try_recv() {
                 Ok(answer) => return answer,
@@ -60,6 +60,13 @@ impl Inner {
                 Err(_) => return Err(BusError::Closed),
             }
         }
+    }
+
+    /// Joins those that wait. Whoever was dropped meanwhile leaves, so that giving up and asking again piles nothing up.
+    fn wait(&self, request: Request) {
+        let mut waiting = self.waiting();
+        waiting.retain(|other| !other.answer.is_closed());
+        waiting.push(request);
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Request>> {

@@ -70,3 +70,27 @@ async fn a_stale_position_moves_no_checkpoint() {
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// Guard: `park` buries what is no event. A record that cannot be put aside is not passed over.
+#[tokio::test]
+async fn nothing_vanishes_when_it_cannot_be_put_aside() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let engine = engine(&folder).await;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    assert_eq!(engine.position(&place).await.unwrap(), 0);
+    let script = |text: &'static str| async {
+        let mut tx = engine.db.begin().await.unwrap();
+        tx.script(text).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    script("CREATE TRIGGER no_room BEFORE INSERT ON dead_record BEGIN SELECT RAISE(ABORT, 'no room'); END;").await;
+    engine.absorb(&place, 0, &[broken(0)]).await.unwrap_err();
+    assert_eq!(engine.position(&place).await.unwrap(), 0);
+    script("DROP TRIGGER no_room;").await;
+    assert_eq!(engine.absorb(&place, 0, &[broken(0)]).await.unwrap(), Step::Next(1));
+    let kept = engine.db.query(Statement::sqlite("SELECT count(*) FROM dead_record")).await.unwrap();
+    assert_eq!(kept[0].count(0).unwrap(), 1);
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}

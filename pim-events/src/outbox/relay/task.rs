@@ -132,12 +132,13 @@ impl Task {
 
     /// One look: true when there was something to send.
     async fn turn(&self, tenure: &mut Tenure) -> Result<bool, TaskError> {
-        if tenure.held.is_full() {
-            return Err(TaskError::Full);
-        }
-        if !tenure.held.is_empty() && tenure.looked.elapsed() >= RETRY_LOOK {
+        // What an operator marked goes first: it is the way out of too many held keys.
+        if tenure.held.is_full() || (!tenure.held.is_empty() && tenure.looked.elapsed() >= RETRY_LOOK) {
             tenure.looked = Instant::now();
             self.retry(tenure).await?;
+        }
+        if tenure.held.is_full() {
+            return Err(TaskError::Full);
         }
         let rows = self.source.db.query(row::behind(tenure.sent, self.settings.batch_max)).await?;
         let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
@@ -149,10 +150,14 @@ impl Task {
             return Ok(false);
         };
         let holds = self.send(tenure, &rows).await?;
+        // Held events leave the cursor behind them only together with the note that they are held: should that note not be
+        // written, nothing that is saved later may move past them.
+        if !holds.is_empty() {
+            self.save_at(tenure, last, holds).await?;
+        }
         tenure.sent = last;
-        // Held events leave the cursor behind them only together with the note that they are held.
-        if !holds.is_empty() || Instant::now() >= self.due(tenure) {
-            self.save(tenure, holds).await?;
+        if Instant::now() >= self.due(tenure) {
+            self.save(tenure, Vec::new()).await?;
         }
         Ok(true)
     }
@@ -228,11 +233,16 @@ impl Task {
     }
 
     async fn save(&self, tenure: &mut Tenure, with: Vec<Statement>) -> Result<(), TaskError> {
+        self.save_at(tenure, tenure.sent, with).await
+    }
+
+    /// Moves the cursor up to `sent`, together with notes.
+    async fn save_at(&self, tenure: &mut Tenure, sent: u64, with: Vec<Statement>) -> Result<(), TaskError> {
         let length = self.settings.lease();
-        if !lease::advance(&self.source.db, &tenure.lease, tenure.sent, length, with).await? {
+        if !lease::advance(&self.source.db, &tenure.lease, sent, length, with).await? {
             return Err(TaskError::Lost);
         }
-        tenure.lease.last_seq = tenure.sent;
+        tenure.lease.last_seq = sent;
         tenure.renewed = Instant::now();
         Ok(())
     }
