@@ -8,6 +8,7 @@ mod metrics_are_what_scrapers_read;
 mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
+mod one_effect_for_each_submission;
 mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;

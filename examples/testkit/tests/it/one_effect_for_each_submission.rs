@@ -1,0 +1,185 @@
+//! The same key and body at the gateway have one effect and one answer: again, sixteen at once, and after a kill of the program.
+
+use std::path::Path;
+
+use futures_util::future::join_all;
+use pim_core::clock::Clock;
+use pim_data::backend::{SqlPair, Statement};
+use pim_data::cluster::{Access, CONTROL};
+use pim_lab::signals::Hub;
+use pim_lab::workers::Stores;
+use pim_testkit::caller::Caller;
+use pim_testkit::folder::Folder;
+use pim_testkit::program::Program;
+use pim_testkit::raw::{RawAnswer, exchange};
+use serde_json::{Value, json};
+
+const AT_ONCE: usize = 16;
+
+async fn start(folder: &Path) -> Program {
+    let data_dir = folder.display().to_string();
+    let arguments =
+        ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--patients", "5", "--traffic", "off", "--json"];
+    Program::start("services", &arguments).await.expect("services starts")
+}
+
+/// A write as it is sent, and sent again.
+struct Submission {
+    role: &'static str,
+    path: String,
+    key: Option<&'static str>,
+    body: Value,
+}
+
+/// What an answer says of the write: not of the request that carried it.
+fn told(answer: &RawAnswer) -> (u16, Option<String>, Value) {
+    (answer.status, answer.header("etag").map(str::to_owned), answer.body.clone())
+}
+
+struct Lab {
+    program: Program,
+    clinician: Caller,
+    admin: Caller,
+}
+
+impl Lab {
+    async fn of(program: Program) -> Self {
+        let clinician = Caller::sign_in(program.told("gateway"), "clinician").await.unwrap();
+        let admin = Caller::sign_in(program.told("gateway"), "admin").await.unwrap();
+        Self { program, clinician, admin }
+    }
+
+    async fn send(&self, submission: &Submission) -> RawAnswer {
+        let token = if submission.role == "admin" { self.admin.token() } else { self.clinician.token() };
+        let body = submission.body.to_string();
+        let key = submission.key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
+        let text = format!(
+            "POST {} HTTP/1.1\r\nhost: lab\r\nconnection: close\r\nauthorization: Bearer {token}\r\n{key}\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            submission.path,
+            body.len(),
+        );
+        exchange(self.program.told("gateway"), text.as_bytes()).await.expect("an answer")
+    }
+}
+
+/// Sends a write that nobody has sent before sixteen times at once, and once more.
+async fn sent_at_once(lab: &Lab, submission: &Submission, status: u16) -> (u16, Option<String>, Value) {
+    let answers = join_all((0..AT_ONCE).map(|_| lab.send(submission))).await;
+    let first = told(&answers[0]);
+    assert_eq!(first.0, status, "{}: {:#}", submission.path, first.2);
+    for other in &answers {
+        assert_eq!(told(other), first, "{}", submission.path);
+    }
+    assert_eq!(told(&lab.send(submission).await), first, "{} again", submission.path);
+    first
+}
+
+/// Rows of what the writes below make.
+async fn counted(folder: &Path) -> Vec<(&'static str, u64)> {
+    let stores =
+        Stores::open(folder, None, Access::Exclusive, Clock::system(), &Hub::new(None).unwrap()).await.unwrap();
+    let mut counts = Vec::new();
+    for table in ["patient_row", "patient_history", "encounter_row", "encounter_history", "claim_row", "outbox_event"] {
+        let mut total = 0;
+        for source in stores.cluster.sources().filter(|source| *source != CONTROL) {
+            let count = Statement::of(SqlPair::generated(format!("SELECT count(*) FROM {table}")));
+            let rows = stores.cluster.database(source).unwrap().query(count).await.unwrap();
+            total += rows[0].count(0).unwrap();
+        }
+        counts.push((table, total));
+    }
+    counts
+}
+
+/// The writes of this test; the same for the same people, whoever sends them.
+struct Story<'a> {
+    clinician: &'a Caller,
+}
+
+impl Story<'_> {
+    fn register(&self) -> Submission {
+        let body = self.clinician.registration(1);
+        Submission { role: "clinician", path: "/v1/patients".to_owned(), key: Some("register"), body }
+    }
+
+    fn schedule(&self, patient: &str) -> Submission {
+        let body = json!({"facility_id": self.clinician.facility, "provider_id": self.clinician.provider,
+            "kind": "telehealth", "scheduled_at": "2026-03-02T09:00:00Z"});
+        Submission { role: "clinician", path: format!("{patient}/encounters"), key: Some("schedule"), body }
+    }
+
+    fn begin(patient: &str, encounter: &str) -> Submission {
+        let path = format!("{patient}/encounters/{encounter}/transitions");
+        Submission { role: "clinician", path, key: Some("begin"), body: json!({"to": "in_progress"}) }
+    }
+
+    fn build() -> Submission {
+        let body = json!({"name": "East Clinic", "state_code": "OR"});
+        Submission { role: "admin", path: "/v1/admin/facilities".to_owned(), key: Some("build"), body }
+    }
+}
+
+fn id_in(answer: &(u16, Option<String>, Value)) -> &str {
+    answer.2["id"].as_str().expect("an id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn again_at_once_and_after_a_kill() {
+    let folder = Folder::new("once").unwrap();
+    let (code, _) = start(folder.path()).await.stop().await.unwrap();
+    assert_eq!(code, Some(0));
+    let before = counted(folder.path()).await;
+
+    let lab = Lab::of(start(folder.path()).await).await;
+    let story = Story { clinician: &lab.clinician };
+    let registered = sent_at_once(&lab, &story.register(), 201).await;
+    let patient = format!("/v1/patients/{}", id_in(&registered));
+    let scheduled = sent_at_once(&lab, &story.schedule(&patient), 201).await;
+    let begun = sent_at_once(&lab, &Story::begin(&patient, id_in(&scheduled)), 200).await;
+    assert_eq!(begun.1.as_deref(), Some("\"2\""), "moved once");
+    let built = sent_at_once(&lab, &Story::build(), 201).await;
+
+    lab.program.kill().await.unwrap();
+    let lab = Lab::of(start(folder.path()).await).await;
+    let story = Story { clinician: &lab.clinician };
+    let (register, begin) = (story.register(), Story::begin(&patient, id_in(&scheduled)));
+    let all = [
+        (&register, &registered),
+        (&story.schedule(&patient), &scheduled),
+        (&begin, &begun),
+        (&Story::build(), &built),
+    ];
+    for (submission, answer) in all {
+        assert_eq!(&told(&lab.send(submission).await), answer, "{} after the kill", submission.path);
+    }
+    refused(&lab, register).await;
+    refused(&lab, begin).await;
+    let (code, summary) = lab.program.stop().await.unwrap();
+    let summary = summary.expect("a summary");
+    assert_eq!((code, &summary["duplicated"], &summary["lost"]), (Some(0), &json!(0), &json!(0)), "{summary:#}");
+
+    let after = counted(folder.path()).await;
+    let made: Vec<_> = before.iter().zip(&after).map(|((table, was), (_, is))| (*table, is - was)).collect();
+    let expected = [
+        ("patient_row", 1),
+        ("patient_history", 1),
+        ("encounter_row", 1),
+        ("encounter_history", 2),
+        ("claim_row", 0),
+        ("outbox_event", 3),
+    ];
+    assert_eq!(made, expected, "one effect of each");
+}
+
+/// The same key with another body, and the same body without a key.
+async fn refused(lab: &Lab, submission: Submission) {
+    let another = match submission.body["to"].as_str() {
+        Some(_) => json!({"to": "completed"}),
+        None => lab.clinician.registration(2),
+    };
+    let other = lab.send(&Submission { body: another, path: submission.path.clone(), ..submission }).await;
+    assert_eq!((other.status, other.problem()), (422, "idempotency-mismatch"), "{:#}", other.body);
+    let keyless = lab.send(&Submission { key: None, ..submission }).await;
+    assert_eq!((keyless.status, keyless.problem()), (400, "idempotency-key-missing"), "{:#}", keyless.body);
+}
