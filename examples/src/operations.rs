@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use http::HeaderValue;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::clock::Timestamp;
-use pim_core::problem::{self, Problem};
+use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
 use pim_events::{LIST_MAX, Rebuild, ReplaySelection, Subscriber, UnparkError, Verdict};
 use serde::Deserialize;
@@ -27,6 +27,17 @@ use crate::projections;
 use crate::rig::{Answer, Caller, Command, Failure, May, Nothing, TXN_TOKEN_HEADER};
 use crate::runs::summarize;
 use crate::workers::Stores;
+
+/// No consumer has this name; `consumers` lists those that there are.
+const UNKNOWN_CONSUMER: ProblemType = ProblemType::new("unknown-consumer", 404, "There is no such consumer");
+/// The key goes on by itself, or has never been seen.
+const KEY_NOT_HELD: ProblemType = ProblemType::new("key-not-held", 404, "The consumer does not hold this key");
+/// An event before those that are held is missing; when it comes the key goes on by itself.
+const KEY_WAITS: ProblemType =
+    ProblemType::new("key-waits-for-event", 409, "The key waits for an event that is missing");
+/// Only a rebuild of the read model helps.
+const KEY_REWOUND: ProblemType =
+    ProblemType::new("key-rewound", 409, "The key's history was rewound: rebuild the read model");
 
 /// The routes, for the admin service.
 pub fn routes(stores: Stores) -> Router {
@@ -65,16 +76,35 @@ async fn unpark(
     Path((consumer, key)): Path<(String, String)>,
     command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
-    let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID))?;
+    let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID).detail("the key of a held key"))?;
+    let known = consumers();
+    if !known.contains(&consumer.as_str()) {
+        return Err(Problem::of(UNKNOWN_CONSUMER).with("consumers", known).into());
+    }
     let intent = Intent::new("dead_letter.unpark", format!("{consumer}/{key}"), json!({}));
     let effect = async {
         match stores.reads.unpark(&consumer, key).await {
             Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
-            Err(UnparkError::Store(error)) => Err(unavailable(error)),
-            Err(_) => Err(Problem::of(problem::NOT_FOUND).detail("this consumer does not hold this key").into()),
+            Err(error) => Err(why_held(error)),
         }
     };
     operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+/// Everybody who may hold keys: read models, and commands that events drive.
+fn consumers() -> Vec<&'static str> {
+    let models = projections::all().into_iter().map(|projection| projection.name());
+    models.chain(crate::workers::commands().into_iter().map(|command| command.name())).collect()
+}
+
+/// Each reason why a key cannot be un-parked is a problem of its own, because each is mended in another way.
+fn why_held(error: UnparkError) -> Failure {
+    match error {
+        UnparkError::NotHeld => Problem::of(KEY_NOT_HELD).into(),
+        UnparkError::Gap => Problem::of(KEY_WAITS).into(),
+        UnparkError::Rewound => Problem::of(KEY_REWOUND).into(),
+        other => unavailable(other),
+    }
 }
 
 /// Body of a replay: which parked keys, and whether to only say which they are.

@@ -3,9 +3,11 @@
 use axum::body::Body;
 use http::{Request, StatusCode};
 use pim_core::role::{Access as ActionAccess, Action as _};
+use pim_data::backend::{Db, DbSettings, Statement};
 use pim_lab::operations::LEASE;
 use pim_lab::routes::{Access, ROUTES, Upstream};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::world::{Answered, World};
 
@@ -93,11 +95,53 @@ async fn one_that_could_not_be_done_is_kept_as_refused_and_may_be_tried_again() 
     let path = format!("/v1/admin/dead-letters/patient_search/{}/unpark", uuid::Uuid::nil());
     for _ in 0..2 {
         let refused = send(&world, &sre, "POST", &path, Some("k"), &json!({})).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::NOT_FOUND, "not-found"), "{:?}", refused.body);
+        assert_eq!((refused.status, refused.problem()), (StatusCode::NOT_FOUND, "key-not-held"), "{:?}", refused.body);
     }
     let kept = world.get(&sre, "/v1/admin/operations").await;
     assert_eq!(kept.body["items"][0]["state"], "refused", "{:?}", kept.body);
     assert_eq!(kept.body["items"][0]["version"], 4);
+}
+
+#[tokio::test]
+async fn why_a_key_cannot_be_unparked_is_said_and_leaves_a_trail() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let held = |key: u128, reason: &'static str| {
+        let hold = "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n) \
+                    VALUES ('patient_search', ?, 0, ?, 'test', 1, 0, 1, 2)";
+        Statement::sqlite(hold).bind(Uuid::from_u128(key)).bind(reason)
+    };
+    let read_store = Db::open(&world.cluster.data_dir().join("read.db"), DbSettings::default()).await.unwrap();
+    for (key, reason) in [(1, "gap"), (2, "rewound"), (3, "poison")] {
+        read_store.begin().await.unwrap().commit_with(vec![held(key, reason)]).await.unwrap();
+    }
+    let cases = [
+        ("patient_search", 1, 409, "key-waits-for-event"),
+        ("patient_search", 2, 409, "key-rewound"),
+        ("patient_search", 3, 200, ""),
+        ("patient_search", 4, 404, "key-not-held"),
+        ("encounter_timeline", 3, 404, "key-not-held"),
+        ("draft-claim", 3, 404, "key-not-held"),
+        ("horoscope", 3, 404, "unknown-consumer"),
+    ];
+    for (consumer, key, status, problem) in cases {
+        let path = format!("/v1/admin/dead-letters/{consumer}/{}/unpark", Uuid::from_u128(key));
+        let answer = send(&world, &sre, "POST", &path, Some("k"), &json!({})).await;
+        assert_eq!((answer.status.as_u16(), answer.problem()), (status, problem), "{path}: {:?}", answer.body);
+        let request = answer.headers["x-pim-request-id"].to_str().unwrap();
+        let trail = world.get(&sre, &format!("/v1/admin/audit?request_id={request}")).await;
+        // That it begins, and what came of it; what names no consumer is no operation.
+        let expected = if problem == "unknown-consumer" { 0 } else { 2 };
+        assert_eq!(trail.body["items"].as_array().map(Vec::len), Some(expected), "{path}: {:?}", trail.body);
+    }
+    let fault = json!({"fault": "error", "percent": 10, "seconds": 600});
+    let path = "/v1/admin/chaos/flags/billing-service";
+    for (method, body) in [("PUT", &fault), ("DELETE", &json!({}))] {
+        let answer = send(&world, &sre, method, path, Some("f"), body).await;
+        let request = answer.headers["x-pim-request-id"].to_str().unwrap();
+        let trail = world.get(&sre, &format!("/v1/admin/audit?request_id={request}")).await;
+        assert_eq!(trail.body["items"][0]["body"]["user"], "dev-sre", "{method}: {:?}", trail.body);
+    }
 }
 
 #[tokio::test]

@@ -352,6 +352,13 @@ fn operations(place: &Place) -> Vec<Case> {
         post("a map that is none", "/v1/admin/shards/map", json!({"map": "format = 9"}), 422, "invalid-shard-map"),
         post("a map of another type", "/v1/admin/shards/map", json!({"map": 7}), 422, "invalid-body"),
         post("a projection nobody has", "/v1/admin/projections/horoscope/rebuild", json!({}), 404, "not-found"),
+        post(
+            "a consumer nobody has",
+            "/v1/admin/dead-letters/horoscope/00000000-0000-0000-0000-000000000001/unpark",
+            json!({}),
+            404,
+            "unknown-consumer",
+        ),
         post("a key that is none", "/v1/admin/dead-letters/patient_search/x/unpark", json!({}), 400, "invalid-id"),
         post(
             "a replay of something",
