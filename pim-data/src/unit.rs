@@ -115,7 +115,12 @@ impl Unit {
         let found = reader.first(select).await?;
         drop(reader);
         let Some(row) = found else { return Ok(None) };
-        idempotency::check(&self.cx, &row, 0)?;
+        if let Err(found) = idempotency::check(&self.cx, &row, 0) {
+            if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
+                shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(server::SETTLE)).await?;
+            }
+            return Err(found);
+        }
         let head = if *row.get(3) == Value::Null { 0 } else { row.count(3)? };
         if *self.head.get_or_insert(head) != head {
             return Err(UnitError::Conflict);

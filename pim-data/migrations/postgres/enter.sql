@@ -6,6 +6,13 @@ BEGIN
           set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
 END $$;
 
+-- Writes something that means nothing, so that this transaction's end waits for the standbys that a commit waits for. What
+-- it has read is then as safe as if it had been committed now: after a crash a row can be there that no standby ever had.
+CREATE OR REPLACE FUNCTION public.pim_settle() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM pg_logical_emit_message(true, 'pim', '');
+END $$;
+
 -- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
 -- statement that begins afterwards has a snapshot that can show the new epoch: one statement that did both would let a
 -- stale writer through. Then nobody else is on the home key until this transaction ends.
@@ -42,6 +49,7 @@ BEGIN
       WHERE i.scope = decode(context->>'idempotency', 'hex');
     IF FOUND THEN
       replay := jsonb_build_object('body', known.body, 'status', known.status, 'answer', known.answer);
+      PERFORM public.pim_settle();
       RETURN;
     END IF;
   END IF;
@@ -106,6 +114,9 @@ BEGIN
   PERFORM pg_advisory_xact_lock(uuid_hash_extended((context->>'home')::uuid, 7461));
   RETURN QUERY SELECT i.request_id, k.n FROM public.idempotency i, public.key_head k
     WHERE i.scope = decode(context->>'idempotency', 'hex') AND k.key = (context->>'home')::uuid;
+  IF FOUND THEN
+    PERFORM public.pim_settle();
+  END IF;
 END $$;
 
 -- Locks buckets against every writer: the exclusive lock waits for those in flight and keeps others out until this

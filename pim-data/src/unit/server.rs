@@ -15,10 +15,14 @@ const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(?)");
 const LEAVE: SqlPair = SqlPair::postgres("SELECT pim_leave(?, ?) AS n, NULL::jsonb AS replay");
 const OUTCOME: SqlPair = SqlPair::postgres("SELECT request_id, n FROM pim_outcome(?)");
 
+/// An answer that is given again must be as safe as when it was given first: after a crash the record may be there although no
+/// standby had it. This commits something of its own behind it, which waits for them.
+pub(super) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
+
 /// Every statement of a unit that is sent to a server.
 pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
     let writes = calls.map(|calls| SqlPair::generated_postgres(calls.write.clone()));
-    [ENTER, LEAVE, OUTCOME].into_iter().chain(writes).collect()
+    [ENTER, LEAVE, OUTCOME, SETTLE].into_iter().chain(writes).collect()
 }
 
 /// What the database functions get of a unit.

@@ -24,4 +24,7 @@ mod visibility_agrees_with_oracle;
 mod server;
 
 #[cfg(feature = "postgres")]
+mod wire;
+
+#[cfg(feature = "postgres")]
 mod postgres;

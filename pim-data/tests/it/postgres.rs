@@ -31,5 +31,7 @@ promises! {
 
 // What only a server promises.
 promises! {
+    commits_that_were_not_answered in "commits_that_were_not_answered.rs",
+    round_trips in "round_trips.rs",
     statements_agree in "statements_agree.rs",
 }
