@@ -25,8 +25,11 @@ pub(crate) fn run(args: &CiArgs) -> Result<()> {
         must(&mut cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     }
     suite::run(&args.test)?;
+    // As a newcomer builds it, and with every backend.
     must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    let everything = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"];
+    must(&mut cargo(&everything))?;
+    let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--locked"]);
     must(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     generate::check()
 }
