@@ -1,11 +1,17 @@
 //! Publishing a new map: keep it, fence every shard, then let everybody read it.
 
-use pim_core::shard::{HANDOVERS_MAX, Handover, MapError, MapVersion, ShardId, ShardMap};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pim_core::deadline::Deadline;
+use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapError, MapVersion, Route, ShardId, ShardMap};
 
 use serde_json::{Value as Json, json};
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::{Cluster, DirectoryError, OpenError, Shard};
+use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, Shard};
+
+use crate::retry::Backoff;
 
 /// Most buckets that one transaction of a server locks: its lock table is shared by everybody.
 const LOCKED_MAX: usize = 256;
@@ -13,6 +19,16 @@ const LOCKED_MAX: usize = 256;
 const HELD: SqlPair = SqlPair::of(
     "SELECT bucket FROM key_head WHERE bucket IN (SELECT (value ->> 0)::bigint FROM jsonb_array_elements(?)) LIMIT 1",
     "SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1",
+);
+/// Whether a bucket's rows are to be read here.
+pub(crate) const HERE: SqlPair =
+    SqlPair::same("SELECT 1 FROM pim_bucket_owned WHERE bucket = ? AND state IN ('owned', 'draining')");
+/// A copy is whole only as long as nobody could write at the source since.
+const UNFENCED: SqlPair = SqlPair::of(
+    "SELECT bucket FROM pim_bucket_owned WHERE state NOT IN ('draining', 'moved') \
+     AND bucket IN (SELECT (value ->> 0)::bigint FROM jsonb_array_elements(?)) LIMIT 1",
+    "SELECT bucket FROM pim_bucket_owned WHERE state NOT IN ('draining', 'moved') \
+     AND bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1",
 );
 const GIVE: SqlPair = SqlPair::sqlite(
     "UPDATE pim_bucket_owned SET state = 'moved', map_version = ?, moved_to = \
@@ -38,8 +54,8 @@ const RETIRE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_retire(?, ?)");
 const TAKE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_take(?, ?)");
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 9] {
-    [HELD, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, TAKE_SERVER]
+pub(crate) fn pairs() -> [SqlPair; 11] {
+    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, TAKE_SERVER]
 }
 
 /// A map that was not published.
@@ -69,7 +85,24 @@ pub enum PublishError {
     },
 }
 
+/// How patiently a reader that found nothing waits for the map of a bucket that has left.
+const LEFT: Backoff =
+    Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(50), attempts_max: 12 };
+
 impl Cluster {
+    /// Whether nothing was found by this route because its bucket lives elsewhere by now. Takes over the newer map then, and
+    /// waits a little when there is none yet.
+    pub(crate) async fn has_left(&self, route: Route, deadline: Deadline, tries: u32) -> Result<bool, DbError> {
+        let Some(db) = self.database(route.shard) else { return Ok(false) };
+        if !db.query(Statement::of(HERE).bind(route.bucket.get())).await?.is_empty() || tries >= LEFT.attempts_max {
+            return Ok(false);
+        }
+        // A map that cannot be read now is read at the next try.
+        let _unreadable = self.refresh_map();
+        let is_newer = self.router().map().owner(route.bucket).0 != route.shard;
+        Ok(is_newer || LEFT.wait(tries, deadline).await)
+    }
+
     /// Publishes a map while writes run. Writers that still hold the old one are refused by the fence, take over the new
     /// one and go on. Returns the buckets that changed hands.
     ///
@@ -80,8 +113,18 @@ impl Cluster {
     /// [`PublishError`]; the running map stays.
     pub async fn publish_map(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
         let _one_at_a_time = self.0.directory.publishing().await?;
-        // Another process may have published since this one looked.
+        // Another process may have published since this one looked, or begun to.
         self.refresh_map()?;
+        self.finish_begun().await?;
+        self.publish_copied(next, &BTreeSet::new()).await
+    }
+
+    /// As [`Cluster::publish_map`], by whoever holds the place of the publisher. The rows of `copied` are at their new owner.
+    pub(crate) async fn publish_copied(
+        &self,
+        next: &ShardMap,
+        copied: &BTreeSet<Bucket>,
+    ) -> Result<Vec<Handover>, PublishError> {
         let current = self.map();
         current.check_successor(next, HANDOVERS_MAX)?;
         let handovers = current.handovers_to(next);
@@ -89,21 +132,27 @@ impl Cluster {
             return Err(PublishError::UnknownShard(shard.id));
         }
         self.0.directory.keep_map(next)?;
-        self.fence_all(&current, next, &handovers).await?;
+        self.fence_all(&current, next, &handovers, copied).await?;
         self.0.directory.publish_map(next)?;
         self.0.router.catch_up(next.clone());
         Ok(handovers)
     }
 
     /// Givers first, so that no bucket has two owners at any instant.
-    async fn fence_all(&self, current: &ShardMap, next: &ShardMap, handovers: &[Handover]) -> Result<(), PublishError> {
+    async fn fence_all(
+        &self,
+        current: &ShardMap,
+        next: &ShardMap,
+        handovers: &[Handover],
+        copied: &BTreeSet<Bucket>,
+    ) -> Result<(), PublishError> {
         let mut given = Vec::new();
         for described in current.shards() {
             let leaving: Vec<_> = handovers.iter().filter(|handover| handover.from == described.id).copied().collect();
             if leaving.is_empty() {
                 continue;
             }
-            if let Err(error) = self.give(described.id, &leaving, next.version()).await {
+            if let Err(error) = self.give(described.id, &leaving, next.version(), copied).await {
                 // What was given before goes back: nobody has taken it yet.
                 for shard in given {
                     self.take(shard, current).await.map_err(|source| PublishError::Shard { shard, source })?;
@@ -119,19 +168,30 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gives buckets away, unless one has rows. The transaction keeps a first row from slipping in.
-    async fn give(&self, shard: ShardId, leaving: &[Handover], version: MapVersion) -> Result<(), PublishError> {
+    /// Gives buckets away, unless one has rows that were not copied. The transaction keeps a first row from slipping in.
+    async fn give(
+        &self,
+        shard: ShardId,
+        leaving: &[Handover],
+        version: MapVersion,
+        copied: &BTreeSet<Bucket>,
+    ) -> Result<(), PublishError> {
         let failed = |source| PublishError::Shard { shard, source };
         let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
         let list: Vec<_> = leaving.iter().map(|handover| json!([handover.bucket.get(), handover.to.0])).collect();
         let list = Value::Json(Json::from(list).to_string());
-        let mut look = vec![Statement::of(HELD).bind(list.clone())];
+        let must_be_empty = leaving.iter().filter(|handover| !copied.contains(&handover.bucket));
+        let must_be_empty: Vec<_> = must_be_empty.map(|handover| json!([handover.bucket.get()])).collect();
+        let mut look = vec![Statement::of(HELD).bind(Value::Json(Json::from(must_be_empty).to_string()))];
+        let must_be_fenced = leaving.iter().filter(|handover| copied.contains(&handover.bucket));
+        let must_be_fenced: Vec<_> = must_be_fenced.map(|handover| json!([handover.bucket.get()])).collect();
+        look.push(Statement::of(UNFENCED).bind(Value::Json(Json::from(must_be_fenced).to_string())));
         if db.engine() == Engine::Postgres {
             // The embedded engine has one writer. Here the lock comes first and the look in a statement of its own.
             look.insert(0, Statement::of(LOCK).bind(list.clone()));
         }
         let (tx, rows) = db.begin_with(&look).await.map_err(failed)?;
-        if let Some(row) = rows.last().and_then(|rows| rows.first()) {
+        if let Some(row) = rows.iter().rev().take(2).find_map(|rows| rows.first()) {
             let number = row.int(0).map_err(|error| failed(error.into()))?;
             let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
             return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));
@@ -157,14 +217,35 @@ impl Cluster {
         tx.commit_with(vec![retire, Statement::of(OWN).bind(version).bind(list)]).await.map(drop)
     }
 
-    async fn newest_fenced(&self) -> Result<MapVersion, OpenError> {
+    /// Goes on with a publication that somebody began, by whoever holds the place of the publisher.
+    pub(crate) async fn finish_begun(&self) -> Result<(), PublishError> {
+        let current = self.map();
+        let newest = self.newest_fenced().await?;
+        if newest <= current.version() {
+            return Ok(());
+        }
+        let next = self.0.directory.map(newest.0)?;
+        let handovers = current.handovers_to(&next);
+        let copied = crate::relocation::copied_by(self.0.control.db(), newest).await;
+        let copied = copied.map_err(|source| PublishError::Shard { shard: CONTROL, source })?;
+        match self.fence_all(&current, &next, &handovers, &copied).await {
+            // A bucket was filled before it could be given away: the old map is in force again everywhere.
+            Err(PublishError::NotEmpty(_)) => return Ok(()),
+            outcome => outcome?,
+        }
+        self.0.directory.publish_map(&next)?;
+        self.0.router.catch_up(next);
+        Ok(())
+    }
+
+    async fn newest_fenced(&self) -> Result<MapVersion, PublishError> {
         let mut newest = self.map().version();
         for described in self.map().shards() {
             let Some(db) = self.database(described.id) else { continue };
             let asked = db.query(Statement::of(NEWEST)).await;
             let version = |rows: Vec<Row>| rows.first().map_or(Ok(0), |row| row.count(0));
             let found = asked.and_then(|rows| version(rows).map_err(DbError::from));
-            let failed = |source| OpenError::Database { shard: format!("shard {}", described.id), source };
+            let failed = |source| PublishError::Shard { shard: described.id, source };
             newest = newest.max(MapVersion(found.map_err(failed)?));
         }
         Ok(newest)
@@ -188,19 +269,8 @@ async fn take_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbEr
 pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenError> {
     let _one_at_a_time = cluster.0.directory.publishing().await?;
     cluster.refresh_map()?;
-    let current = cluster.map();
-    let newest = cluster.newest_fenced().await?;
-    if newest <= current.version() {
-        return Ok(());
-    }
-    let next = cluster.0.directory.map(newest.0)?;
-    let handovers = current.handovers_to(&next);
-    match cluster.fence_all(&current, &next, &handovers).await {
-        // A bucket was filled before it could be given away: the old map is in force again everywhere.
-        Err(PublishError::NotEmpty(_)) => return Ok(()),
-        outcome => outcome.map_err(|source| OpenError::Publish(Box::new(source)))?,
-    }
-    cluster.0.directory.publish_map(&next)?;
-    cluster.0.router.catch_up(next);
-    Ok(())
+    let failed = |error| OpenError::Publish(Box::new(error));
+    cluster.finish_begun().await.map_err(failed)?;
+    let lifted = crate::relocation::lift_abandoned(cluster).await;
+    lifted.map_err(|source| failed(PublishError::Shard { shard: CONTROL, source }))
 }

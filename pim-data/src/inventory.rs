@@ -10,7 +10,7 @@ use crate::{audit, cluster, fence, idempotency, migration, repository, unit};
 
 impl Schema {
     /// Every statement that this program sends to a shard, for [`Db::describe`](crate::backend::Db::describe). Those with a
-    /// text for each engine answer with the same columns on both.
+    /// text for each engine answer with the same columns on both. Those of a move name its buckets and are not among them.
     #[must_use]
     pub fn statements(&self) -> Vec<SqlPair> {
         let tables: Vec<&'static Table> = self.tables().filter(|table| !self.is_control(table)).collect();

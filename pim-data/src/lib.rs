@@ -10,6 +10,7 @@ pub mod fence;
 pub mod idempotency;
 mod inventory;
 pub mod migration;
+pub mod relocation;
 pub mod repository;
 pub mod retry;
 pub mod schema;

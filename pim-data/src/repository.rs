@@ -5,7 +5,7 @@ use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read, Scope};
-use pim_core::shard::{HomeKey, ShardId};
+use pim_core::shard::{Bucket, HomeKey, ShardId};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -99,8 +99,7 @@ impl Cluster {
         id: Id<E::Kind>,
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
-        let shard = self.home_shard(self.router().route(&id).shard)?;
-        let rows = self.fetch::<E>(cx, permit, shard, consistency, &Filter::Id(id.uuid())).await?;
+        let rows = self.fetch_routed::<E>(cx, permit, id.into(), consistency, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -115,7 +114,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -131,7 +130,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<Loaded<E>>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let value = from_row::<E>(row, 1)?;
         let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
@@ -151,9 +150,8 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Vec<E>, ReadError> {
         let home = home.into();
-        let shard = self.home_shard(self.router().route(&home).shard)?;
         let filter = Filter::Page { home: Some(home.uuid()), page };
-        let rows = self.fetch::<E>(cx, permit, shard, consistency, &filter).await?;
+        let rows = self.fetch_routed::<E>(cx, permit, home, consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -169,7 +167,7 @@ impl Cluster {
     ) -> Result<Vec<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let filter = Filter::Page { home: None, page };
-        let rows = self.fetch::<E>(cx, permit, shard, &Consistency::Strong, &filter).await?;
+        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -210,11 +208,20 @@ impl Cluster {
     ) -> Result<Vec<Period<E>>, ReadError> {
         let table = E::TABLE;
         let is_control = self.schema().is_control(table);
-        let shard = self.home_shard(if is_control { CONTROL } else { self.router().route(&id).shard })?;
         check_resource::<E>(permit)?;
         let calls = self.schema().calls(table);
-        let select = select_periods(table, shard.db().engine(), calls, permit.scope(), id.uuid(), at);
-        let rows = query(cx, shard, select, false).await?;
+        let mut tries = 0;
+        // Ends: leaving is believed a bounded number of times.
+        let rows = loop {
+            let route = self.router().route(&id);
+            let shard = self.home_shard(if is_control { CONTROL } else { route.shard })?;
+            let select = select_periods(table, shard.db().engine(), calls, permit.scope(), id.uuid(), at);
+            let rows = query(cx, shard, select, false).await?;
+            if is_control || !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
+                break rows;
+            }
+            tries += 1;
+        };
         let period = |row: &Row| {
             let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
             Ok(Period { row: from_row::<E>(row, 2)?, valid_from: row.time(0)?, valid_to })
@@ -222,16 +229,38 @@ impl Cluster {
         rows.iter().map(period).collect()
     }
 
+    /// Where the key lives, and where it lives now when nothing was found because its bucket has moved.
+    async fn fetch_routed<E: Entity>(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        home: HomeKey,
+        consistency: &Consistency,
+        filter: &Filter,
+    ) -> Result<Vec<Row>, ReadError> {
+        let mut tries = 0;
+        // Ends: leaving is believed a bounded number of times.
+        loop {
+            let route = self.router().route(&home);
+            let shard = self.home_shard(route.shard)?;
+            let rows = self.fetch::<E>(cx, permit, (shard, Some(route.bucket)), consistency, filter).await?;
+            if !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
+                return Ok(rows);
+            }
+            tries += 1;
+        }
+    }
+
     async fn fetch<E: Entity>(
         &self,
         cx: &RequestContext,
         permit: &Permit<Read>,
-        shard: &Shard,
+        (shard, bucket): (&Shard, Option<Bucket>),
         consistency: &Consistency,
         filter: &Filter,
     ) -> Result<Vec<Row>, ReadError> {
         let calls = self.schema().calls(E::TABLE);
-        let outcome = fetch::<E>(cx, permit, (shard, calls), consistency, filter).await;
+        let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), consistency, filter).await;
         self.0.signals.read(shard.id(), &outcome);
         outcome
     }
@@ -345,14 +374,14 @@ pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
 async fn fetch<E: Entity>(
     cx: &RequestContext,
     permit: &Permit<Read>,
-    (shard, calls): (&Shard, Option<&Calls>),
+    (shard, bucket, calls): (&Shard, Option<Bucket>, Option<&Calls>),
     consistency: &Consistency,
     filter: &Filter,
 ) -> Result<Vec<Row>, ReadError> {
     check_resource::<E>(permit)?;
     let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
-    if let Some(rows) = from_replica(cx, shard, consistency, &select, one).await? {
+    if let Some(rows) = from_replica(cx, (shard, bucket), consistency, &select, one).await? {
         return Ok(rows);
     }
     query(cx, shard, select, one).await
@@ -361,7 +390,7 @@ async fn fetch<E: Entity>(
 /// The replica's answer, when it may be asked and is fresh enough.
 async fn from_replica(
     cx: &RequestContext,
-    shard: &Shard,
+    (shard, bucket): (&Shard, Option<Bucket>),
     consistency: &Consistency,
     select: &Statement,
     one: bool,
@@ -376,6 +405,11 @@ async fn from_replica(
     }
     in_time(cx)?;
     let rows = shard.replica().query(select.clone(), one).await?;
+    if let (true, Some(bucket)) = (rows.is_empty(), bucket)
+        && !shard.replica().has_received(bucket).await?
+    {
+        return Ok(None);
+    }
     if let Consistency::ReadYourWrites(token) = consistency {
         let is_met = match rows.first() {
             Some(row) => {

@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use crate::entity::{Calls, Entity, Table, create_entity, routine, scope_view};
 use crate::migration::Migration;
+use crate::relocation::MovedTable;
 use crate::scope::SCOPE_TABLE;
 
 const INFRASTRUCTURE: &str = include_str!("../migrations/sqlite/0001_shard.sql");
 const INFRASTRUCTURE_POSTGRES: &str = include_str!("../migrations/postgres/0001_shard.sql");
+const MOVE_IDEMPOTENCY: &str = include_str!("../migrations/sqlite/0030_move_idempotency.sql");
+const MOVE_IDEMPOTENCY_POSTGRES: &str = include_str!("../migrations/postgres/0030_move_idempotency.sql");
+const MOVE: &str = include_str!("../migrations/sqlite/0031_move.sql");
+const MOVE_POSTGRES: &str = include_str!("../migrations/postgres/0031_move.sql");
 const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
@@ -21,6 +26,8 @@ pub struct Schema {
     control: Vec<Migration>,
     shard_tables: Vec<&'static Table>,
     control_tables: Vec<&'static Table>,
+    /// Tables of other crates that go with a bucket.
+    moved: Vec<MovedTable>,
     /// The functions of each entity on a server, by table.
     calls: BTreeMap<&'static str, Calls>,
     extensions: Vec<Arc<dyn Any + Send + Sync>>,
@@ -48,11 +55,13 @@ pub enum SchemaError {
 impl Schema {
     /// Starts with the infrastructure tables.
     pub fn builder() -> SchemaBuilder {
-        let first =
-            || vec![Migration::new(1, "shard infrastructure", INFRASTRUCTURE).with_postgres(INFRASTRUCTURE_POSTGRES)];
+        let first = Migration::new(1, "shard infrastructure", INFRASTRUCTURE).with_postgres(INFRASTRUCTURE_POSTGRES);
+        let idempotency = Migration::new(30, "idempotency by bucket", MOVE_IDEMPOTENCY);
+        let moves = Migration::new(31, "moves of buckets", MOVE).with_postgres(MOVE_POSTGRES);
         SchemaBuilder(Self {
-            shard: first(),
-            control: first(),
+            shard: vec![first.clone(), idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES)],
+            control: vec![first, moves],
+            moved: Vec::new(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),
             calls: BTreeMap::new(),
@@ -93,6 +102,11 @@ impl Schema {
     /// The calls of an entity's functions; `None` when the schema does not have it.
     pub(crate) fn calls(&self, table: &Table) -> Option<&Calls> {
         self.calls.get(table.name)
+    }
+
+    /// The entities of the shards, and other crates' tables that go with a bucket.
+    pub(crate) fn movable(&self) -> (&[&'static Table], &[MovedTable]) {
+        (&self.shard_tables, &self.moved)
     }
 
     pub(crate) fn is_control(&self, table: &Table) -> bool {
@@ -148,6 +162,12 @@ impl SchemaBuilder {
     /// Adds steps to the control database alone.
     pub fn control_migrations(mut self, steps: &[Migration]) -> Self {
         self.0.control.extend_from_slice(steps);
+        self
+    }
+
+    /// Names a table of the shards, other than an entity's, whose rows go with their bucket when it moves.
+    pub fn moved(mut self, table: MovedTable) -> Self {
+        self.0.moved.push(table);
         self
     }
 

@@ -51,6 +51,8 @@ pub struct Unit {
     pub(crate) writes: Vec<Pending>,
     pub(crate) parts: Vec<Box<dyn UnitPart>>,
     pub(crate) answer: Option<StoredAnswer>,
+    /// Whether the bucket is about to change hands: worth a longer wait than a stale route.
+    pub(crate) draining: bool,
 }
 
 /// One row to be written.
@@ -72,7 +74,7 @@ impl Unit {
     pub(crate) fn new(cluster: Cluster, cx: RequestContext, home: HomeKey, route: Route) -> Self {
         let at = cluster.clock().now();
         let (loaded, writes, parts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None }
+        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None, draining: false }
     }
 
     /// For which request.
@@ -106,16 +108,27 @@ impl Unit {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
-        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
         let calls = self.cluster.schema().calls(E::TABLE).ok_or(UnitError::NotLoaded { entity: E::TABLE.name })?;
-        let submission = idempotency::scope_bind(&self.cx);
         let wanted = (self.home.uuid(), id.uuid());
-        let select = select(E::TABLE, calls, shard.db().engine(), permit.scope(), submission, wanted);
-        let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
-        let found = reader.first(select).await?;
-        drop(reader);
-        let Some(row) = found else { return Ok(None) };
+        let mut tries = 0;
+        // Ends: leaving is believed a bounded number of times.
+        let row = loop {
+            let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
+            let (engine, submission) = (shard.db().engine(), idempotency::scope_bind(&self.cx));
+            let select = select(E::TABLE, calls, engine, permit.scope(), submission, wanted);
+            let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
+            let found = reader.first(select).await?;
+            drop(reader);
+            let is_there = found.as_ref().is_some_and(|row| *row.get(4) != Value::Null);
+            if is_there || !self.cluster.has_left(self.route, self.cx.deadline(), tries).await? {
+                break found;
+            }
+            self.route = self.cluster.router().route(&self.home);
+            tries += 1;
+        };
+        let Some(row) = row else { return Ok(None) };
         if let Err(found) = idempotency::check(&self.cx, &row, 0) {
+            let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
                 shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(server::SETTLE)).await?;
             }

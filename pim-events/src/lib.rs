@@ -25,8 +25,8 @@ pub use event::{
     Registry, RegistryBuilder, RegistryError, UpcastError,
 };
 pub use outbox::{
-    AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxStatus, Relay,
-    RelaySettings, Source,
+    AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxOutlet, OutboxStatus,
+    Relay, RelaySettings, Source,
 };
 pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, Rebuild, RebuildError,

@@ -2,6 +2,7 @@
 
 mod append;
 mod lease;
+mod outlet;
 mod prune;
 mod relay;
 mod row;
@@ -9,6 +10,7 @@ mod source;
 mod status;
 
 pub use append::{AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt};
+pub use outlet::OutboxOutlet;
 pub use relay::{Relay, RelaySettings};
 pub use source::Source;
 pub use status::{OutboxError, OutboxStatus};
@@ -19,8 +21,12 @@ use pim_data::migration::Migration;
 
 /// The tables that events need in every shard and in the control database.
 pub(crate) fn migrations() -> &'static [Migration] {
-    static ALL: LazyLock<[Migration; 1]> = LazyLock::new(|| {
-        [Migration::new(1000, "outbox and command inbox", include_str!("../migrations/sqlite/1000_outbox.sql"))]
+    static ALL: LazyLock<[Migration; 2]> = LazyLock::new(|| {
+        let by_bucket = include_str!("../migrations/1010_inbox_by_bucket.sql");
+        [
+            Migration::new(1000, "outbox and command inbox", include_str!("../migrations/sqlite/1000_outbox.sql")),
+            Migration::new(1010, "command inbox by bucket", by_bucket).with_postgres(by_bucket),
+        ]
     });
     &*ALL
 }

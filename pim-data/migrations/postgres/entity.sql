@@ -26,6 +26,7 @@ CREATE TABLE {table}_history (
   valid_to bigint
 );
 CREATE INDEX {table}_history_id ON {table}_history (id, valid_from);
+CREATE INDEX {table}_history_home ON {table}_history (home_key);
 
 -- History is written by the database itself, so that hand-typed SQL leaves a trace too. A period begins at least one
 -- microsecond after the one before it, whatever the clock says.

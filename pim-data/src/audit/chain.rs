@@ -1,6 +1,7 @@
 //! Records and the chain that ties them: hash = SHA-256(previous ‖ body).
 
 use pim_core::clock::Timestamp;
+use pim_core::context::RequestContext;
 use pim_core::shard::Lane;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -64,6 +65,34 @@ impl Record {
     }
 }
 
+impl Record {
+    /// The record of something that happened to a bucket as a whole, under the id of the operation that did it.
+    pub(crate) fn of_bucket(
+        cx: &RequestContext,
+        at: Timestamp,
+        lane: Lane,
+        (action, id): (&'static str, Uuid),
+        facts: Json,
+    ) -> Self {
+        let actor = cx.actor();
+        let body = json!({
+            "action": action,
+            "after": facts,
+            "at": at.as_micros(),
+            "entity": "bucket",
+            "home": id.to_string(),
+            "id": id.to_string(),
+            "request": cx.request_id().to_string(),
+            "role": actor.role().name(),
+            "trace": cx.trace().trace_id().to_string(),
+            "user": actor.subject().as_str(),
+        });
+        let user = actor.subject().as_str().to_owned();
+        let request_id = cx.request_id().uuid();
+        Self { body: body.to_string(), at, request_id, user, home: id, entity: "bucket", entity_id: id, lane }
+    }
+}
+
 /// What stands around the home key's number in a record's text.
 const NUMBER: &str = ",\"n\":0,\"request\":";
 
@@ -114,6 +143,11 @@ impl LaneHead {
             return Ok(Self { seq: 0, hash: GENESIS });
         }
         Ok(Self { seq: row.count(from)?, hash: row.digest(from + 1)? })
+    }
+
+    /// Number and hash, as a record at another end quotes them.
+    pub(crate) fn text(&self) -> String {
+        format!("{}:{}", self.seq, hex(&self.hash))
     }
 
     /// The statement that appends a record, and the new end.

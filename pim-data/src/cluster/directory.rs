@@ -160,6 +160,14 @@ impl Directory {
         Ok(file)
     }
 
+    /// Takes the one place of whoever moves buckets; ends with the value, also when the process is killed.
+    pub(crate) fn moving(&self) -> Result<Option<File>, DirectoryError> {
+        let path = self.path.join("maps").join("MOVE");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(io_error("open", &path))?;
+        Ok(acquire(&file, Access::Exclusive).then_some(file))
+    }
+
     /// A map by version: every map that was ever prepared is kept.
     pub(crate) fn map(&self, version: u64) -> Result<ShardMap, DirectoryError> {
         read_map(&map_path(&self.path, version))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pim_core::shard::ShardId;
+use pim_core::shard::{Bucket, ShardId};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -134,6 +134,14 @@ impl Replica {
         let rows = held.snapshot.query(statement).await?;
         *slot = Some(held);
         Ok(rows)
+    }
+
+    /// Whether its snapshot is from when the bucket was here: one from before the bucket's move says nothing of its rows.
+    pub(crate) async fn has_received(&self, bucket: Bucket) -> Result<bool, DbError> {
+        if self.delay.is_zero() && !self.is_server {
+            return Ok(true);
+        }
+        Ok(!self.query(Statement::of(crate::fence::HERE).bind(bucket.get()), true).await?.is_empty())
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.

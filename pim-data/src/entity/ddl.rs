@@ -62,6 +62,7 @@ fn history_table(table: &Table) -> String {
     }
     sql.push_str(",\n  valid_from INTEGER NOT NULL,\n  valid_to INTEGER\n);\n");
     let _infallible = writeln!(sql, "CREATE INDEX {name}_history_id ON {name}_history (id, valid_from);");
+    let _infallible = writeln!(sql, "CREATE INDEX {name}_history_home ON {name}_history (home_key);");
     sql
 }
 
@@ -102,7 +103,7 @@ fn ownership_triggers(table: &Table) -> String {
     sql
 }
 
-fn all_columns(table: &Table) -> impl Iterator<Item = &str> {
+pub(crate) fn all_columns(table: &Table) -> impl Iterator<Item = &str> {
     STANDARD.iter().copied().chain(table.columns.iter().map(|column| column.name))
 }
 

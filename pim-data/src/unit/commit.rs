@@ -38,6 +38,9 @@ const ADVANCE: SqlPair = SqlPair::sqlite(
     "INSERT INTO key_head (key, bucket, n) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET n = excluded.n",
 );
 const GUARD: SqlPair = SqlPair::sqlite("INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1");
+/// And how patiently for the end of a move: the outbox has to drain first.
+const DRAINING: Backoff =
+    Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(40), attempts_max: 200 };
 
 /// What a transaction found when it entered: the state that its writes continue.
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Member for Sent {
     }
 
     fn decide(&mut self, rows: &[Row]) -> Option<Vec<Statement>> {
+        self.unit.draining |= rows.first().is_some_and(|row| row.text(1).is_ok_and(|state| state == "draining"));
         let decided = self.unit.check_entered(rows).and_then(|mut entered| {
             let statements = self.unit.compose(&mut entered)?;
             Ok((entered, statements))
@@ -111,12 +115,13 @@ impl Unit {
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
                     self.cluster.refresh_map()?;
                     let route = self.cluster.router().route(&self.home);
-                    if route == self.route && !FENCED.wait(fenced, self.cx.deadline()).await {
+                    let patience = if self.draining { DRAINING } else { FENCED };
+                    if route == self.route && !patience.wait(fenced, self.cx.deadline()).await {
                         return Err(UnitError::Fence { shard, newest });
                     }
                     self.route = route;
                     fenced += 1;
-                    if fenced >= FENCED.attempts_max {
+                    if fenced >= patience.attempts_max {
                         return Err(UnitError::Fence { shard, newest });
                     }
                 }

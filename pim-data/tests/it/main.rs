@@ -8,6 +8,7 @@ const ENGINE: Engine = Engine::Sqlite;
 mod world;
 
 mod audit_detects_tampering;
+mod buckets_move_under_load;
 mod bulk_is_all_or_nothing;
 mod fence_refuses_stale_router;
 mod history_is_automatic;

@@ -15,6 +15,7 @@ use pim_data::backend::{Db, Engine, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_data::migration::Migration;
+use pim_data::relocation::{Belongs, MovedTable};
 use pim_data::schema::Schema;
 use pim_data::unit::{CommitFacts, Committed, PartCall, PartError, Unit, UnitError, UnitPart};
 use serde::{Deserialize, Serialize};
@@ -201,6 +202,7 @@ pub(crate) fn schema() -> Schema {
         .entity::<Account>(10_000)
         .entity::<CustomerNote>(10_001)
         .control_entity::<DepotRow>(10_000)
+        .moved(MovedTable { name: "fact", columns: &["key", "n", "text"], belongs: Belongs::Key("key") })
         .build()
         .expect("a sound schema")
 }

@@ -6,6 +6,7 @@ use pim_data::unit::{CommitFacts, PartError, Unit, UnitPart};
 use uuid::Uuid;
 
 use super::migrations;
+use super::outlet::INBOX;
 use crate::event::{DomainEvent, Registry};
 
 /// Most bytes of one event's payload.
@@ -110,7 +111,7 @@ pub trait EventsExt {
 
 impl EventsExt for SchemaBuilder {
     fn events(self, registry: &Registry) -> Self {
-        self.everywhere(migrations()).extension(registry.clone())
+        self.everywhere(migrations()).moved(INBOX).extension(registry.clone())
     }
 }
 

@@ -8,6 +8,7 @@ mod commands_happen_once;
 mod envelope_is_stable;
 mod facts_reach_read_models;
 mod order_survives_chaos;
+mod order_survives_moves;
 mod poison_parks_its_key;
 mod rebuild_equals_live;
 mod relay_repeats_harmlessly;

@@ -1,0 +1,297 @@
+//! Copying keys between two shards until both say the same, whatever is written meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use pim_core::shard::{Bucket, ShardId};
+use uuid::Uuid;
+
+use super::layout::{KeyPart, Layout, Role, list_of, marks};
+use super::records::Known;
+use super::tally::Tally;
+use super::{BucketReport, MoveError};
+use crate::backend::{ColumnError, Db, DbError, Engine, Row, SqlPair, Statement, Value};
+
+/// Keys that are read and written together.
+const KEYS_PER_BATCH: usize = 16;
+/// Rows that are removed together.
+const IDS_PER_STATEMENT: usize = 64;
+
+/// One end of a move.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) shard: ShardId,
+    pub(super) db: Db,
+}
+
+/// A key and where its number stands; zero for rows without a number, which only hand-typed SQL makes.
+type Heads = BTreeMap<Uuid, (Bucket, u64)>;
+
+/// What is known to be the same at both ends: for each key its number then and what it came to, and every record.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    keys: HashMap<Uuid, (Bucket, u64, Tally)>,
+    records: HashMap<&'static str, Known>,
+}
+
+/// Copies some buckets from one shard to another.
+#[derive(Debug)]
+pub(super) struct Copier {
+    pub(super) layout: Layout,
+    pub(super) source: End,
+    pub(super) target: End,
+    pub(super) buckets: Vec<Bucket>,
+}
+
+/// What is replaced together: a row with its past, or a key's part of another table. Its group, its id, its key.
+type Piece = (usize, Uuid, Uuid);
+
+/// Everything that some keys have in a shard.
+#[derive(Debug, Default)]
+struct Pieces(BTreeMap<Piece, (Vec<(usize, Row)>, Tally)>);
+
+impl Pieces {
+    fn tally(&self, piece: &Piece) -> Tally {
+        self.0.get(piece).map(|(_, tally)| *tally).unwrap_or_default()
+    }
+
+    fn of_key(&self, key: Uuid) -> Tally {
+        let mut all = Tally::default();
+        self.0.iter().filter(|((_, _, of), _)| *of == key).for_each(|(_, (_, tally))| all.join(*tally));
+        all
+    }
+}
+
+impl Copier {
+    /// Brings every key that is not settled at its present number, and every missing record, to the target; how many keys
+    /// had to be written.
+    ///
+    /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
+    pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
+        let here = self.heads(&self.source).await?;
+        let there = self.heads(&self.target).await?;
+        let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
+        for some in gone.chunks(KEYS_PER_BATCH) {
+            self.change(&self.target, self.remove(some)).await?;
+        }
+        settled.keys.retain(|key, _| here.contains_key(key));
+        let is_settled = |key: &Uuid, n: u64| {
+            settled.keys.get(key).is_some_and(|(_, known, _)| *known == n)
+                && there.get(key).is_some_and(|(_, at_target)| *at_target == n)
+        };
+        let open: Vec<Uuid> = here.iter().filter(|(key, (_, n))| !is_settled(key, *n)).map(|(key, _)| *key).collect();
+        let mut copied = 0;
+        for some in open.chunks(KEYS_PER_BATCH) {
+            copied += self.settle(some, &here, settled).await?;
+        }
+        for part in &self.layout.buckets {
+            self.records(part, settled.records.entry(part.table).or_default()).await?;
+        }
+        Ok(copied)
+    }
+
+    /// Makes some keys the same at both ends and checks by reading back; how many had to be written.
+    async fn settle(&self, keys: &[Uuid], heads: &Heads, settled: &mut Settled) -> Result<u64, MoveError> {
+        let given = self.read(&self.source, keys).await?;
+        let had = self.read(&self.target, keys).await?;
+        let all: BTreeSet<&Piece> = given.0.keys().chain(had.0.keys()).collect();
+        let differing: Vec<Piece> =
+            all.into_iter().filter(|piece| given.tally(piece) != had.tally(piece)).copied().collect();
+        let touched: BTreeSet<Uuid> = differing.iter().map(|(_, _, key)| *key).collect();
+        if !differing.is_empty() {
+            self.write(&differing, &given).await?;
+            let touched: Vec<Uuid> = touched.iter().copied().collect();
+            let copied = self.read(&self.target, &touched).await?;
+            if let Some(key) = touched.iter().find(|key| copied.of_key(**key) != given.of_key(**key)) {
+                return Err(MoveError::Differs { bucket: heads[key].0 });
+            }
+        }
+        for key in keys {
+            settled.keys.insert(*key, (heads[key].0, self.number(&given, *key)?, given.of_key(*key)));
+        }
+        Ok(touched.len() as u64)
+    }
+
+    /// The number that was read together with the rows.
+    fn number(&self, pieces: &Pieces, key: Uuid) -> Result<u64, MoveError> {
+        let head = self.layout.keys.iter().find(|part| part.table == "key_head").map_or(0, |part| part.group);
+        let found = pieces.0.get(&(head, Uuid::nil(), key)).and_then(|(rows, _)| rows.first());
+        Ok(found.map_or(Ok(0), |(_, row)| row.count(3))?)
+    }
+
+    /// Every key of the buckets: those with a number, and those that have rows without one.
+    async fn heads(&self, end: &End) -> Result<Heads, MoveError> {
+        let list = list_of(&self.buckets);
+        let mut asked = vec![generated(format!("SELECT key, bucket, n FROM key_head WHERE bucket IN ({list})"))];
+        asked.extend(self.layout.rows().map(|part| {
+            generated(format!("SELECT DISTINCT home_key, bucket, 0 FROM {} WHERE bucket IN ({list})", part.table))
+        }));
+        let answers = self.look(end, &asked).await?;
+        let mut heads = Heads::new();
+        for row in answers.iter().flatten() {
+            let bucket = u16::try_from(row.int(1)?).ok().and_then(|number| Bucket::new(number).ok());
+            let bucket = bucket.ok_or(ColumnError { index: 1, wanted: "a bucket" })?;
+            let n = row.count(2)?;
+            let known = heads.entry(row.uuid(0)?).or_insert((bucket, n));
+            known.1 = known.1.max(n);
+        }
+        Ok(heads)
+    }
+
+    /// Everything of some keys, in one snapshot.
+    async fn read(&self, end: &End, keys: &[Uuid]) -> Result<Pieces, MoveError> {
+        let of_part = |part: &KeyPart| {
+            let KeyPart { table, key, columns, order, .. } = part;
+            let (columns, some) = (columns.join(", "), marks(keys.len()));
+            let text = format!("SELECT {key}, {columns} FROM {table} WHERE {key} IN ({some}) ORDER BY {order}");
+            generated(text).bind_all(keys.iter().map(|key| Value::from(*key)))
+        };
+        let asked: Vec<_> = self.layout.keys.iter().map(of_part).collect();
+        let answers = self.look(end, &asked).await?;
+        let mut pieces = Pieces::default();
+        for (index, rows) in answers.into_iter().enumerate() {
+            let part = &self.layout.keys[index];
+            for row in rows {
+                let id = if part.role == Role::Plain { Uuid::nil() } else { row.uuid(1)? };
+                let (rows, tally) = pieces.0.entry((part.group, id, row.uuid(0)?)).or_default();
+                tally.add(&part.table, &row, 1);
+                rows.push((index, row));
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Replaces some pieces at the target; those that are not given are removed.
+    async fn write(&self, pieces: &[Piece], given: &Pieces) -> Result<(), MoveError> {
+        let parts = |role: Role| self.layout.keys.iter().enumerate().filter(move |(_, part)| part.role == role);
+        let delete = |part: &KeyPart| {
+            let (column, is_row) = if part.role == Role::Plain { (part.key.as_str(), false) } else { ("id", true) };
+            let of_part = pieces.iter().filter(|(group, ..)| *group == part.group);
+            let ids: Vec<Uuid> = of_part.map(|(_, id, key)| if is_row { *id } else { *key }).collect();
+            ids.chunks(IDS_PER_STATEMENT).map(|some| remove_by(&part.table, column, some)).collect::<Vec<_>>()
+        };
+        let insert = |(index, part): (usize, &KeyPart)| {
+            let rows = pieces.iter().filter_map(|piece| given.0.get(piece)).flat_map(|(rows, _)| rows);
+            let rows = rows.filter(|(of, _)| *of == index);
+            rows.map(|(_, row)| insert(&part.table, &part.columns, row, 1)).collect::<Vec<_>>()
+        };
+        let mut statements: Vec<Statement> = Vec::new();
+        // What refers to others goes first and comes last.
+        statements.extend(self.layout.rows().rev().flat_map(delete));
+        statements.extend(parts(Role::Plain).flat_map(|(_, part)| delete(part)));
+        statements.extend(parts(Role::Row).flat_map(insert));
+        // The rows' own triggers have just written a history that tells of the copying.
+        statements.extend(parts(Role::History).flat_map(|(_, part)| delete(part)));
+        statements.extend(parts(Role::History).flat_map(insert));
+        statements.extend(parts(Role::Plain).flat_map(insert));
+        self.change(&self.target, statements).await
+    }
+
+    /// Removes everything of some keys.
+    fn remove(&self, keys: &[Uuid]) -> Vec<Statement> {
+        let rows = self.layout.rows().rev();
+        let rest = self.layout.keys.iter().filter(|part| part.role != Role::Row);
+        rows.chain(rest).map(|part| remove_by(&part.table, &part.key, keys)).collect()
+    }
+
+    /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
+    /// number, every table as long, every record known.
+    pub(super) async fn compare(&self, settled: &Settled) -> Result<(u64, Vec<BucketReport>), MoveError> {
+        let (here, there) = (self.heads(&self.source).await?, self.heads(&self.target).await?);
+        let mut tallies: BTreeMap<u16, Tally> = self.buckets.iter().map(|it| (it.get(), Tally::default())).collect();
+        for (key, head) in here.iter().chain(there.iter().filter(|(key, _)| !here.contains_key(key))) {
+            let is_at = |heads: &Heads, n: u64| heads.get(key).is_some_and(|(_, at)| *at == n);
+            let known = settled.keys.get(key).filter(|(_, n, _)| is_at(&here, *n) && is_at(&there, *n));
+            let (bucket, _, tally) = known.ok_or(MoveError::Differs { bucket: head.0 })?;
+            tallies.entry(bucket.get()).or_default().join(*tally);
+        }
+        let counts: Vec<_> = self.layout.rows().map(|part| self.count_rows(&part.table)).collect();
+        let (given, taken) = (self.look(&self.source, &counts).await?, self.look(&self.target, &counts).await?);
+        if given != taken {
+            let bucket = given.iter().zip(&taken).find(|(given, taken)| given != taken);
+            let bucket = bucket.and_then(|(given, taken)| given.iter().chain(taken).next()?.count(0).ok());
+            return Err(self.differs(bucket.and_then(|it| u16::try_from(it).ok()).unwrap_or(u16::MAX)));
+        }
+        for part in &self.layout.buckets {
+            let known = settled.records.get(part.table);
+            let count = known.map_or(0, HashMap::len) as u64;
+            for end in [&self.source, &self.target] {
+                if self.count_records(end, part).await? != count {
+                    return Err(self.differs(u16::MAX));
+                }
+            }
+            for (bucket, tally) in known.into_iter().flat_map(HashMap::values) {
+                tallies.entry(*bucket).or_default().join(*tally);
+            }
+        }
+        let report = |(bucket, tally): (u16, Tally)| BucketReport { bucket, rows: tally.rows, checksum: tally.text() };
+        Ok((here.len() as u64, tallies.into_iter().map(report).collect()))
+    }
+
+    fn count_rows(&self, table: &str) -> Statement {
+        let list = list_of(&self.buckets);
+        let text =
+            format!("SELECT bucket, COUNT(*) FROM {table} WHERE bucket IN ({list}) GROUP BY bucket ORDER BY bucket");
+        generated(text)
+    }
+
+    /// The bucket by its number, or the first when that is none of the move's.
+    pub(super) fn differs(&self, bucket: u16) -> MoveError {
+        let found = self.buckets.iter().find(|it| it.get() == bucket);
+        MoveError::Differs { bucket: *found.unwrap_or(&self.buckets[0]) }
+    }
+
+    /// Removes what an end has of the buckets, in transactions of bounded size. Each makes sure that the end does not own
+    /// them: `state` is what it must say of every one.
+    pub(super) async fn clear(&self, end: &End, state: &'static str) -> Result<(), MoveError> {
+        let keys: Vec<Uuid> = self.heads(end).await?.into_keys().collect();
+        let list = list_of(&self.buckets);
+        let guard = format!(
+            "INSERT INTO pim_guard (broken) SELECT 'owned' WHERE EXISTS \
+             (SELECT 1 FROM pim_bucket_owned WHERE bucket IN ({list}) AND state <> '{state}')"
+        );
+        for some in keys.chunks(KEYS_PER_BATCH) {
+            let mut statements = vec![generated(guard.clone())];
+            statements.extend(self.remove(some));
+            self.change(end, statements).await?;
+        }
+        let mut statements = vec![generated(guard)];
+        statements.extend(
+            self.layout
+                .buckets
+                .iter()
+                .map(|part| generated(format!("DELETE FROM {} WHERE bucket IN ({list})", part.table))),
+        );
+        self.change(end, statements).await
+    }
+
+    pub(super) async fn look(&self, end: &End, asked: &[Statement]) -> Result<Vec<Vec<Row>>, MoveError> {
+        let looked = async { end.db.read().await?.snapshot(asked).await };
+        looked.await.map_err(|source| MoveError::Shard { shard: end.shard, source })
+    }
+
+    pub(super) async fn change(&self, end: &End, statements: Vec<Statement>) -> Result<(), MoveError> {
+        let changed = async {
+            let mut tx = end.db.begin().await?;
+            if end.db.engine() == Engine::Sqlite {
+                // A row may refer to one that comes later.
+                tx.script("PRAGMA defer_foreign_keys = ON").await?;
+            }
+            tx.commit_with(statements).await.map(drop)
+        };
+        changed.await.map_err(|source: DbError| MoveError::Shard { shard: end.shard, source })
+    }
+}
+
+fn remove_by(table: &str, column: &str, ids: &[Uuid]) -> Statement {
+    let text = format!("DELETE FROM {table} WHERE {column} IN ({})", marks(ids.len()));
+    generated(text).bind_all(ids.iter().map(|id| Value::from(*id)))
+}
+
+pub(super) fn insert(table: &str, columns: &[String], row: &Row, from: usize) -> Statement {
+    let text = format!("INSERT INTO {table} ({}) VALUES ({})", columns.join(", "), marks(columns.len()));
+    generated(text).bind_all((from..row.len()).map(|index| row.get(index).clone()))
+}
+
+pub(super) fn generated(text: String) -> Statement {
+    Statement::of(SqlPair::generated(text))
+}

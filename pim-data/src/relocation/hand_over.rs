@@ -1,0 +1,109 @@
+//! Who owns the buckets while they move: receiving, fencing, lifting the fence, and the map that gives them away.
+
+use std::collections::BTreeSet;
+
+use pim_core::shard::{Bucket, Epoch, MapVersion};
+
+use super::MoveError;
+use super::copy::End;
+use super::journal::{self, MoveStep};
+use super::layout::list_of;
+use crate::backend::{Db, DbError, Engine, SqlPair, Statement, Value};
+use crate::cluster::{CONTROL, Cluster};
+
+fn generated(text: String) -> Statement {
+    Statement::of(SqlPair::generated(text))
+}
+
+fn failed(end: &End) -> impl FnOnce(DbError) -> MoveError + use<> {
+    let shard = end.shard;
+    move |source| MoveError::Shard { shard, source }
+}
+
+/// Waits for the writers in flight and keeps others out until the transaction ends. The embedded engine has one writer.
+fn lock(db: &Db, buckets: &[Bucket]) -> Vec<Statement> {
+    if db.engine() == Engine::Sqlite {
+        return Vec::new();
+    }
+    let list: Vec<_> = buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
+    let list = Value::Json(serde_json::Value::from(list).to_string());
+    vec![Statement::of(SqlPair::postgres("SELECT pim_fence(?)")).bind(list)]
+}
+
+/// Lets the target take copies of rows that it does not own.
+pub(super) async fn receive(target: &End, buckets: &[(Bucket, Epoch)], version: MapVersion) -> Result<(), MoveError> {
+    let upsert = |(bucket, epoch): &(Bucket, Epoch)| {
+        let text = "INSERT INTO pim_bucket_owned AS o (bucket, epoch, state, map_version) VALUES (?, ?, 'incoming', ?) \
+                    ON CONFLICT (bucket) DO UPDATE SET state = 'incoming', moved_to = NULL WHERE o.state = 'moved'";
+        Statement::same(text).bind(bucket.get()).bind(epoch.0).bind(version.0)
+    };
+    let marked = async {
+        let tx = target.db.begin().await?;
+        tx.commit_with(buckets.iter().map(upsert).collect()).await.map(drop)
+    };
+    marked.await.map_err(failed(target))
+}
+
+/// The target forgets that it was to receive.
+pub(super) async fn decline(target: &End, buckets: &[Bucket]) -> Result<(), MoveError> {
+    let list = list_of(buckets);
+    let forget = format!("DELETE FROM pim_bucket_owned WHERE bucket IN ({list}) AND state = 'incoming'");
+    let forgot = async { target.db.begin().await?.commit_with(vec![generated(forget)]).await.map(drop) };
+    forgot.await.map_err(failed(target))
+}
+
+/// From here on the source refuses writes of the buckets; whoever writes now has committed or is refused.
+pub(super) async fn fence(source: &End, buckets: &[Bucket]) -> Result<(), MoveError> {
+    let list = list_of(buckets);
+    let text = format!(
+        "UPDATE pim_bucket_owned SET state = 'draining' WHERE bucket IN ({list}) AND state IN ('owned', 'draining') \
+         RETURNING bucket"
+    );
+    let fenced = async {
+        let mut first = lock(&source.db, buckets);
+        first.push(generated(text));
+        let (tx, answers) = source.db.begin_with(&first).await?;
+        let count = answers.last().map_or(0, Vec::len);
+        if count == buckets.len() {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        Ok(count == buckets.len())
+    };
+    if fenced.await.map_err(failed(source))? {
+        return Ok(());
+    }
+    Err(MoveError::Elsewhere { bucket: buckets[0], owner: source.shard })
+}
+
+/// The source takes writes again.
+pub(super) async fn lift(source: &Db, buckets: &[Bucket]) -> Result<(), DbError> {
+    let list = list_of(buckets);
+    let text = format!("UPDATE pim_bucket_owned SET state = 'owned' WHERE bucket IN ({list}) AND state = 'draining'");
+    source.begin().await?.commit_with(vec![generated(text)]).await.map(drop)
+}
+
+/// Buckets whose rows a move has brought to the new owner, so that the map of this version may give them away.
+pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTreeSet<Bucket>, DbError> {
+    let moves = journal::open(control).await?;
+    let ready = |it: &super::MoveRecord| it.step == MoveStep::Activating && it.map_version == version.0;
+    Ok(moves.into_iter().filter(ready).flat_map(|it| it.buckets).collect())
+}
+
+/// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed.
+pub(crate) async fn lift_abandoned(cluster: &Cluster) -> Result<(), DbError> {
+    let Some(control) = cluster.database(CONTROL) else { return Ok(()) };
+    let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(|it| it.step == MoveStep::Fenced).collect();
+    if fenced.is_empty() {
+        return Ok(());
+    }
+    // A mover that is alive lifts its own.
+    let Ok(Some(_moving)) = cluster.0.directory.moving() else { return Ok(()) };
+    for it in fenced {
+        if let Some(source) = cluster.shard(it.source) {
+            lift(source.governed(), &it.buckets).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! One move in hand: the steps, and what is remembered between them.
+
+use std::fs::File;
+
+use pim_core::context::RequestContext;
+use pim_core::shard::{Bucket, Epoch, ShardId};
+use tokio::time::Instant;
+
+use super::copy::{Copier, End, Settled};
+use super::layout::Layout;
+use super::mover::Mover;
+use super::{MoveError, MoveRecord, MoveStep, Outflow, hand_over, journal, link};
+use crate::fence::PublishError;
+
+/// Pause between two looks at the outbox.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// A move that somebody carries out. Dropping it stops wherever it is; the next [`Mover::take_up`] goes on.
+#[derive(Debug)]
+#[must_use = "a run does nothing until `step`"]
+pub struct Run {
+    mover: Mover,
+    record: MoveRecord,
+    copier: Copier,
+    settled: Settled,
+    /// While the source is fenced: nobody publishes a map, since the when.
+    paused: Option<(File, Instant)>,
+    _moving: File,
+}
+
+impl Run {
+    pub(super) fn new(mover: Mover, record: MoveRecord, moving: File) -> Result<Self, MoveError> {
+        let end = |shard: ShardId| {
+            let found = mover.cluster.shard(shard).ok_or(MoveError::Target(shard))?;
+            Ok::<_, MoveError>(End { shard, db: found.governed().clone() })
+        };
+        let copier = Copier {
+            layout: Layout::of(mover.cluster.schema()),
+            source: end(record.source)?,
+            target: end(record.target)?,
+            buckets: record.buckets.clone(),
+        };
+        Ok(Self { mover, record, copier, settled: Settled::default(), paused: None, _moving: moving })
+    }
+
+    /// The move as it is written down.
+    #[must_use]
+    pub const fn record(&self) -> &MoveRecord {
+        &self.record
+    }
+
+    /// Does the next step and writes it down; nothing when the move is over.
+    ///
+    /// # Errors
+    /// [`MoveError`]; the step may be done again, by this run or another.
+    pub async fn step(&mut self, cx: &RequestContext) -> Result<MoveStep, MoveError> {
+        match self.record.step {
+            MoveStep::Planned => self.begin().await?,
+            MoveStep::Copying => self.copy_and_fence().await?,
+            MoveStep::Fenced if self.paused.is_none() => self.unfence().await?,
+            MoveStep::Fenced => {
+                if let Err(error) = self.drain().await {
+                    // What is refused here must not keep the bucket from taking writes.
+                    self.unfence().await?;
+                    return Err(error);
+                }
+            }
+            MoveStep::Activating => self.activate().await?,
+            MoveStep::Activated => self.conclude(cx).await?,
+            MoveStep::Done | MoveStep::Cancelled => {}
+        }
+        Ok(self.record.step)
+    }
+
+    /// The target takes copies from now on.
+    async fn begin(&mut self) -> Result<(), MoveError> {
+        let owned = self.owned()?;
+        let version = self.mover.cluster.map().version();
+        hand_over::receive(&self.copier.target, &owned, version).await?;
+        self.advance(MoveStep::Copying).await
+    }
+
+    /// Copies until little changes meanwhile, waits for a lull, and fences the source.
+    async fn copy_and_fence(&mut self) -> Result<(), MoveError> {
+        let settings = self.mover.settings;
+        for _ in 0..settings.passes_max.max(1) {
+            let copied = self.copier.pass(&mut self.settled).await?;
+            self.record.report.passes += 1;
+            self.record.report.keys_copied += copied;
+            if copied <= settings.calm_keys {
+                break;
+            }
+        }
+        // Refused before anybody has to wait, and the shorter the wait, the less is left to publish.
+        self.outflow(settings.lull_max, false).await?;
+        let publishing = self.mover.cluster.0.directory.publishing().await?;
+        self.mover.cluster.refresh_map()?;
+        self.owned()?;
+        // Before the fence: whoever finds the row knows that there may be one to lift.
+        self.advance(MoveStep::Fenced).await?;
+        let since = Instant::now();
+        hand_over::fence(&self.copier.source, &self.record.buckets).await?;
+        self.paused = Some((publishing, since));
+        Ok(())
+    }
+
+    /// Lets the last events out, brings the last changes over and compares both ends.
+    async fn drain(&mut self) -> Result<(), MoveError> {
+        // Wakes a relay of this process.
+        self.mover.cluster.0.commits.send_modify(|count| *count += 1);
+        self.outflow(self.mover.settings.pause_max, true).await?;
+        let copied = self.copier.pass(&mut self.settled).await?;
+        let (keys, buckets) = self.copier.compare(&self.settled).await?;
+        let report = &mut self.record.report;
+        report.keys = keys;
+        report.rows = buckets.iter().map(|it| it.rows).sum();
+        report.buckets = buckets;
+        report.keys_copied += copied;
+        report.keys_copied_fenced = copied;
+        self.record.map_version = self.mover.cluster.map().version().0 + 1;
+        self.advance(MoveStep::Activating).await
+    }
+
+    /// Publishes the map that gives the buckets to the target, unless that has happened.
+    async fn activate(&mut self) -> Result<(), MoveError> {
+        let cluster = self.mover.cluster.clone();
+        let (publishing, since) = match self.paused.take() {
+            Some((publishing, since)) => (publishing, Some(since)),
+            None => (cluster.0.directory.publishing().await?, None),
+        };
+        cluster.refresh_map()?;
+        cluster.finish_begun().await?;
+        let map = cluster.map();
+        let has_target = self.record.buckets.iter().all(|bucket| map.owner(*bucket).0 == self.record.target);
+        if !has_target && map.version().0 + 1 != self.record.map_version {
+            // Another map came first, so this one never will: the source has taken writes since.
+            self.paused = Some((publishing, Instant::now()));
+            return self.unfence().await;
+        }
+        if !has_target {
+            let next = map.reassign(self.record.buckets.iter().copied(), self.record.target)?;
+            let copied = self.record.buckets.iter().copied().collect();
+            match cluster.publish_copied(&next, &copied).await {
+                // Somebody has lifted the fence, so the source may have taken writes since.
+                Err(PublishError::NotEmpty(_)) => {
+                    self.paused = Some((publishing, Instant::now()));
+                    return self.unfence().await;
+                }
+                published => published?,
+            };
+        }
+        if let Some(since) = since {
+            let paused = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.record.report.paused_us = self.record.report.paused_us.max(paused);
+        }
+        drop(publishing);
+        self.advance(MoveStep::Activated).await
+    }
+
+    /// Ties the two audit trails together and removes what the source still has.
+    async fn conclude(&mut self, cx: &RequestContext) -> Result<(), MoveError> {
+        link::record(&self.mover.cluster, cx, &self.record).await?;
+        self.copier.clear(&self.copier.source, "moved").await?;
+        self.advance(MoveStep::Done).await
+    }
+
+    /// The source takes writes again, and copying begins anew.
+    async fn unfence(&mut self) -> Result<(), MoveError> {
+        let _publishing = match self.paused.take() {
+            Some((publishing, _)) => publishing,
+            None => self.mover.cluster.0.directory.publishing().await?,
+        };
+        let shard = self.record.source;
+        let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
+        lifted.map_err(|source| MoveError::Shard { shard, source })?;
+        self.record.map_version = 0;
+        self.advance(MoveStep::Planned).await
+    }
+
+    pub(super) async fn cancel(&mut self) -> Result<(), MoveError> {
+        let step = self.record.step;
+        match step {
+            MoveStep::Planned | MoveStep::Copying => {}
+            MoveStep::Fenced => self.unfence().await?,
+            _ => return Err(MoveError::Step { id: self.record.id, step }),
+        }
+        self.copier.clear(&self.copier.target, "incoming").await?;
+        hand_over::decline(&self.copier.target, &self.record.buckets).await?;
+        self.advance(MoveStep::Cancelled).await
+    }
+
+    /// The buckets with their epochs, if the source still owns all of them.
+    fn owned(&self) -> Result<Vec<(Bucket, Epoch)>, MoveError> {
+        let map = self.mover.cluster.map();
+        let of = |&bucket: &Bucket| {
+            let (owner, epoch) = map.owner(bucket);
+            if owner == self.record.source { Ok((bucket, epoch)) } else { Err(MoveError::Elsewhere { bucket, owner }) }
+        };
+        self.record.buckets.iter().map(of).collect()
+    }
+
+    /// Waits until nothing of the buckets waits to be published. `must` says whether a wait in vain is a failure.
+    async fn outflow(&self, most: std::time::Duration, must: bool) -> Result<(), MoveError> {
+        let give_up = Instant::now() + most;
+        loop {
+            let source = &self.copier.source;
+            let left = self.mover.outlet.outflow(&source.db, &self.record.buckets).await;
+            match left.map_err(|error| MoveError::Shard { shard: source.shard, source: error })? {
+                Outflow::Dry => return Ok(()),
+                Outflow::Parked => return Err(MoveError::Parked),
+                Outflow::Waiting if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
+                Outflow::Waiting if must => return Err(MoveError::NotDrained),
+                Outflow::Waiting => return Ok(()),
+            }
+        }
+    }
+
+    async fn advance(&mut self, step: MoveStep) -> Result<(), MoveError> {
+        let before = std::mem::replace(&mut self.record.step, step);
+        self.record.changed_at = self.mover.cluster.clock().now();
+        journal::advance(self.mover.control()?, &self.record, before).await.inspect_err(|_| self.record.step = before)
+    }
+}

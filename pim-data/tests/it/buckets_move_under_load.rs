@@ -1,0 +1,552 @@
+//! A bucket moves to another shard while it is written: nothing is lost, nothing fails, whoever carries it out may die.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::id::Id;
+use pim_core::shard::{Bucket, ShardId};
+use pim_data::audit::AuditFilter;
+use pim_data::backend::{Db, DbError};
+use pim_data::cluster::{Access, Cluster};
+use pim_data::consistency::Consistency;
+use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Outflow, Outlet, Run};
+use pim_data::repository::Page;
+use pim_data::unit::{Tries, UnitError};
+
+use super::world::{
+    Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, tell, write,
+};
+
+/// Says what the test wants; there is no outbox here.
+#[derive(Debug, Default)]
+struct Tap {
+    parked: AtomicBool,
+    waiting: AtomicBool,
+    asked: AtomicU64,
+}
+
+#[async_trait]
+impl Outlet for Tap {
+    async fn outflow(&self, _shard: &Db, _buckets: &[Bucket]) -> Result<Outflow, DbError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(if self.parked.load(Ordering::SeqCst) {
+            Outflow::Parked
+        } else if self.waiting.load(Ordering::SeqCst) {
+            Outflow::Waiting
+        } else {
+            Outflow::Dry
+        })
+    }
+}
+
+fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
+    let tap = Arc::new(Tap::default());
+    let short =
+        MoveSettings { pause_max: Duration::from_millis(200), lull_max: Duration::ZERO, ..MoveSettings::default() };
+    (Mover::new(cluster, tap.clone()).with_settings(short), tap)
+}
+
+/// An account with notes, some history and an answered request.
+async fn filled(world: &World) -> Account {
+    let account = world.register().await;
+    for points in 1..=3 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+    }
+    for _ in 0..3 {
+        note(world, account.id).await.expect("commits");
+    }
+    let mut unit = world.cluster.begin(&keyed(&account.id.to_string(), "body"), account.id);
+    tell(&mut unit, "answered");
+    unit.answer(201, &serde_json::json!({"kept": true}));
+    unit.commit().await.expect("commits");
+    account
+}
+
+async fn note(world: &World, customer: Id<super::world::Customer>) -> Result<(), UnitError> {
+    let note = CustomerNote {
+        id: Id::child_of(customer.bucket(), world.cluster.clock().now()),
+        version: 0,
+        customer,
+        account: customer,
+        text: "hello".to_owned(),
+    };
+    let mut unit = world.cluster.begin(&cx(), customer);
+    unit.save(&write(ShopResource::Note), &note)?;
+    tell(&mut unit, "noted");
+    unit.commit().await.map(drop)
+}
+
+fn home_of(world: &World, account: &Account) -> (ShardId, ShardId) {
+    let from = world.cluster.router().route(&account.id).shard;
+    (from, ShardId(1 - from.0))
+}
+
+/// What the shard holds of the account, table by table.
+async fn rows_on(world: &World, shard: ShardId, account: &Account) -> Vec<u64> {
+    let db = world.powerful(shard).await;
+    let id = super::world::uuid(account.id.uuid());
+    let mut counts = Vec::new();
+    for (table, key) in [
+        ("account_row", "home_key"),
+        ("account_history", "home_key"),
+        ("note_row", "home_key"),
+        ("note_history", "home_key"),
+        ("key_head", "key"),
+        ("fact", "key"),
+    ] {
+        let text = format!("SELECT COUNT(*) FROM {table} WHERE {key} = {id}");
+        let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
+        counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
+    }
+    let text = format!("SELECT COUNT(*) FROM idempotency WHERE bucket = {}", account.id.bucket());
+    let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
+    counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
+    counts
+}
+
+const FILLED: [u64; 7] = [1, 4, 3, 3, 1, 8, 1];
+
+#[tokio::test]
+async fn everything_of_a_bucket_moves_and_nothing_stays() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let before =
+        world.cluster.history::<Account>(&cx(), &read(ShopResource::Account), account.id).await.expect("reads");
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let done = mover.run(&cx(), planned.id).await.expect("moves");
+
+    assert_eq!(done.step, MoveStep::Done);
+    assert_eq!(rows_on(&world, from, &account).await, [0; 7]);
+    assert_eq!(rows_on(&world, to, &account).await, FILLED);
+    assert_eq!(done.report.rows, FILLED.iter().sum::<u64>());
+    assert_eq!((done.report.keys, done.report.keys_copied_fenced), (1, 0));
+    let route = world.cluster.router().route(&account.id);
+    assert_eq!((route.shard, route.epoch.0, route.map_version.0), (to, 2, 2));
+    let after = world.cluster.history::<Account>(&cx(), &read(ShopResource::Account), account.id).await.expect("reads");
+    let periods = |all: &[pim_data::repository::Period<Account>]| {
+        all.iter().map(|it| (it.valid_from, it.valid_to, it.row.points)).collect::<Vec<_>>()
+    };
+    assert_eq!(periods(&before), periods(&after), "history is as it was, and tells nothing of the move");
+    // The answer of an earlier request is found where the bucket is now.
+    let mut again = world.cluster.begin(&keyed(&account.id.to_string(), "body"), account.id);
+    let replayed = again.load::<Account>(&write(ShopResource::Account), account.id).await;
+    assert!(matches!(replayed, Err(UnitError::Replay(_))), "{replayed:?}");
+    world.change(account.id, |account| account.points = 9).await.expect("the target takes writes");
+}
+
+#[tokio::test]
+async fn audit_records_stay_and_a_record_at_both_ends_ties_them() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Activated {
+        run.step(&cx()).await.expect("goes on");
+    }
+    drop(run);
+    // Whoever concludes it twice links it once.
+    let lane = account.id.bucket().lane().get();
+    mover.run(&cx(), planned.id).await.expect("ends");
+    world.change(account.id, |account| account.points = 9).await.expect("commits");
+    let trail = world.cluster.audit(&cx(), &read(ShopResource::Account), &AuditFilter::Entity(account.id.uuid())).await;
+    let shards: Vec<_> = trail.expect("reads").iter().map(|entry| entry.shard).collect();
+    assert_eq!(shards, [Some(from.0), Some(from.0), Some(from.0), Some(from.0), Some(to.0)]);
+    let links = world.cluster.audit(&cx(), &read(ShopResource::Account), &AuditFilter::Entity(planned.id)).await;
+    let links = links.expect("reads");
+    assert_eq!(links.len(), 2);
+    assert!(links.iter().all(|entry| entry.lane == u64::from(lane)));
+    let (given, taken) = (&links[0].body, &links[1].body);
+    assert_eq!((given["action"].as_str(), taken["action"].as_str()), (Some("bucket_given"), Some("bucket_taken")));
+    assert_eq!(given["after"]["checksum"], taken["after"]["checksum"]);
+    let follows = taken["after"]["follows"].as_str().expect("text");
+    assert!(follows.starts_with(&format!("{}:", links[0].seq)), "{follows} names the giver's last record");
+    assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: the fence waits for the writer in flight and refuses those behind it, who wait for the map and commit by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_write_fails_while_its_bucket_moves_there_and_back() {
+    let folder = Folder::new();
+    let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
+    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
+    let world = Arc::new(World { cluster, policy: super::world::policy(), folder });
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut written = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let context = cx();
+                let mut tries = Tries::of(&world.cluster, &context);
+                loop {
+                    match world.change(account.id, |account| account.points += 1).await {
+                        Ok(_) => break,
+                        Err(error) if tries.again(&error).await => {}
+                        Err(error) => panic!("a write failed: {error:?}"),
+                    }
+                }
+                note(&world, account.id).await.expect("a write failed");
+                let seen = world
+                    .cluster
+                    .read::<Account>(&cx(), &read(ShopResource::Account), account.id, &Consistency::Strong)
+                    .await;
+                assert!(seen.expect("a read failed").is_some(), "a reader with an old map found nothing");
+                written += 1;
+            }
+            written
+        })
+    };
+    // The mover is another process as far as the databases can tell: the writer hears of the map by the fence alone.
+    let (mover, _) = mover(&other);
+    let mut planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    for turn in 0..6 {
+        let moved = mover.run(&cx(), planned.id).await.expect("moves");
+        assert_eq!(moved.step, MoveStep::Done);
+        if turn < 5 {
+            planned = mover.plan_reverse(&cx(), moved.id).await.expect("plans the way back");
+            assert_eq!(planned.reverses, Some(moved.id));
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let written: u64 = writing.await.expect("no write failed");
+    assert!(written > 0);
+    let end =
+        world.cluster.read::<Account>(&cx(), &read(ShopResource::Account), account.id, &Consistency::Strong).await;
+    assert_eq!(end.expect("reads").expect("is there").points, 3 + i64::try_from(written).expect("few"));
+    assert_eq!(world.cluster.router().route(&account.id).shard, from);
+    let notes = Page { after: None, limit: 500 };
+    let notes = world
+        .cluster
+        .list::<CustomerNote>(&cx(), &read(ShopResource::Note), account.id, notes, &Consistency::Strong)
+        .await;
+    assert_eq!(notes.expect("reads").len() as u64, (3 + written).min(500));
+    assert_eq!(
+        world.count(account.id, "SELECT n FROM key_head").await,
+        8 + 2 * written,
+        "no number is lost or used twice"
+    );
+    assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: each step may be broken off. Whoever takes the move up again, after opening anew, brings it to its end.
+#[tokio::test]
+async fn a_move_broken_off_behind_any_step_is_resumed() {
+    for steps in 0..6 {
+        let World { cluster, policy, folder } = World::new(2).await;
+        let world = World { cluster, policy, folder };
+        let account = filled(&world).await;
+        let (from, to) = home_of(&world, &account);
+        let (first, _) = mover(&world.cluster);
+        let planned = first.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+        let mut run = first.take_up(planned.id).await.expect("is free");
+        for _ in 0..steps {
+            run.step(&cx()).await.expect("goes on");
+        }
+        let broken_off = run.record().step;
+        drop((run, first));
+        let World { cluster, policy, folder } = world;
+        drop(cluster);
+        let cluster = Cluster::open(settings(&folder, 2), schema()).await.expect("opens");
+        let world = World { cluster, policy, folder };
+        if broken_off != MoveStep::Activating {
+            world.change(account.id, |account| account.points = 7).await.expect("takes writes between the movers");
+        }
+        let (second, _) = mover(&world.cluster);
+        let done = second.run(&cx(), planned.id).await.expect("goes on");
+        assert_eq!(done.step, MoveStep::Done, "broken off when {}", broken_off.text());
+        assert_eq!(rows_on(&world, from, &account).await, [0; 7]);
+        assert_eq!(rows_on(&world, to, &account).await[0], 1);
+        let moved = world.change(account.id, |account| account.points += 1).await.expect("the target takes writes");
+        assert_eq!(moved.n, if broken_off == MoveStep::Activating { 9 } else { 10 });
+        assert!(world.cluster.verify_audit().await.expect("reads").verified);
+    }
+}
+
+/// Guard: a move that dies between fence and map is finished by the map, whoever opens the data directory next.
+#[tokio::test]
+async fn a_publication_broken_off_between_giver_and_taker_is_finished() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (first, _) = mover(&world.cluster);
+    let planned = first.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = first.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Activating {
+        run.step(&cx()).await.expect("goes on");
+    }
+    drop((run, first));
+    // What a mover has done when it dies there: the map is kept, the source has given.
+    let next = world.cluster.map().reassign([account.id.bucket()], to).expect("a successor");
+    std::fs::write(world.folder.path().join("maps").join("2.toml"), next.to_toml()).expect("writes");
+    let mut tx = world.powerful(from).await.begin().await.expect("begins");
+    let given = format!(
+        "UPDATE pim_bucket_owned SET state = 'moved', map_version = 2, moved_to = {to} WHERE bucket = {}",
+        account.id.bucket()
+    );
+    tx.script(&given).await.expect("runs");
+    tx.commit().await.expect("commits");
+    let World { cluster, policy, folder } = world;
+    drop(cluster);
+    let cluster = Cluster::open(settings(&folder, 2), schema()).await.expect("opens");
+    let world = World { cluster, policy, folder };
+    assert_eq!(world.cluster.map().version().0, 2);
+    world.change(account.id, |account| account.points = 7).await.expect("the target takes writes");
+    let (second, _) = mover(&world.cluster);
+    assert_eq!(second.run(&cx(), planned.id).await.expect("goes on").step, MoveStep::Done);
+    assert_eq!(rows_on(&world, from, &account).await, [0; 7]);
+}
+
+async fn at_step(mover: &Mover, planned: &MoveRecord, step: MoveStep) -> Run {
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != step {
+        run.step(&cx()).await.expect("goes on");
+    }
+    run
+}
+
+/// Guard: a map that gives the buckets away is published only as long as nobody could write at the source.
+#[tokio::test]
+async fn a_fence_that_somebody_lifted_sends_the_move_back_to_copying() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Activating).await;
+    world.raw(account.id, "UPDATE pim_bucket_owned SET state = 'owned' WHERE state = 'draining'").await.expect("runs");
+    world.change(account.id, |account| account.points = 7).await.expect("the source takes a write");
+    assert_eq!(run.step(&cx()).await.expect("goes back"), MoveStep::Planned);
+    drop(run);
+    mover.run(&cx(), planned.id).await.expect("moves");
+    let seen =
+        world.cluster.read::<Account>(&cx(), &read(ShopResource::Account), account.id, &Consistency::Strong).await;
+    assert_eq!(seen.expect("reads").expect("is there").points, 7);
+}
+
+/// Guard: a bucket does not move while an event of it is parked; nobody waits for that.
+#[tokio::test]
+async fn a_parked_key_keeps_its_bucket_where_it_is() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, tap) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    tap.parked.store(true, Ordering::SeqCst);
+    assert!(matches!(mover.run(&cx(), planned.id).await, Err(MoveError::Parked)));
+    world.change(account.id, |account| account.points = 7).await.expect("was never fenced");
+    assert_eq!(world.cluster.router().route(&account.id).shard, from);
+    tap.parked.store(false, Ordering::SeqCst);
+    mover.run(&cx(), planned.id).await.expect("moves now");
+    assert_eq!(world.cluster.router().route(&account.id).shard, to);
+}
+
+/// Guard: the map changes only when the outbox has drained, and a fence in vain is lifted.
+#[tokio::test]
+async fn an_outbox_that_does_not_drain_lifts_the_fence() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, tap) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    tap.waiting.store(true, Ordering::SeqCst);
+    assert!(matches!(mover.run(&cx(), planned.id).await, Err(MoveError::NotDrained)));
+    assert!(tap.asked.load(Ordering::SeqCst) > 1);
+    world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
+    assert_eq!(world.cluster.router().route(&account.id).shard, from);
+}
+
+/// Guard: the comparison under the fence finds a row that the target does not have, whoever removed it.
+#[tokio::test]
+async fn ends_that_differ_do_not_change_hands() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
+    let mut tx = world.powerful(to).await.begin().await.expect("begins");
+    tx.script("DELETE FROM note_row").await.expect("runs");
+    tx.commit().await.expect("commits");
+    assert!(matches!(run.step(&cx()).await, Err(MoveError::Differs { .. })));
+    drop(run);
+    assert_eq!(world.cluster.router().route(&account.id).shard, from);
+    world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
+    mover.run(&cx(), planned.id).await.expect("moves when it is whole");
+    assert_eq!(rows_on(&world, to, &account).await[2], 3);
+}
+
+/// Guard: an end is cleared only of what it does not own.
+#[tokio::test]
+async fn a_move_given_up_leaves_the_source_as_it_was() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    drop(at_step(&mover, &planned, MoveStep::Fenced).await);
+    assert_eq!(mover.cancel(planned.id).await.expect("gives up").step, MoveStep::Cancelled);
+    assert_eq!(rows_on(&world, from, &account).await, FILLED);
+    assert_eq!(rows_on(&world, to, &account).await, [0; 7]);
+    world.change(account.id, |account| account.points = 7).await.expect("takes writes");
+    let again = mover.plan(&cx(), [account.id.bucket()], to).await.expect("may be planned again");
+    drop(at_step(&mover, &again, MoveStep::Activated).await);
+    assert!(matches!(mover.cancel(again.id).await, Err(MoveError::Step { .. })), "the map has changed");
+}
+
+#[tokio::test]
+async fn what_cannot_be_moved_is_refused_by_name() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let bucket = account.id.bucket();
+    let (mover, _) = mover(&world.cluster);
+    assert!(matches!(mover.plan(&cx(), [], to).await, Err(MoveError::Buckets { .. })));
+    assert!(matches!(mover.plan(&cx(), [bucket], ShardId(9)).await, Err(MoveError::Target(ShardId(9)))));
+    assert!(matches!(mover.plan(&cx(), [bucket], from).await, Err(MoveError::Elsewhere { .. })));
+    let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
+    assert!(matches!(mover.plan(&cx(), [bucket], to).await, Err(MoveError::Taken { .. })));
+    let run = mover.take_up(planned.id).await.expect("is free");
+    assert!(matches!(mover.run(&cx(), planned.id).await, Err(MoveError::Busy)));
+    drop(run);
+    assert!(matches!(mover.find(account.id.uuid()).await, Err(MoveError::Unknown(_))));
+    assert_eq!(mover.unfinished().await.expect("reads").len(), 1);
+}
+
+/// Guard: a write that meets the fence waits for the map, also when the outbox takes its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_waits_for_a_fence_that_lasts() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, tap) = mover(&world.cluster);
+    let patient = MoveSettings { pause_max: Duration::from_secs(10), ..MoveSettings::default() };
+    let mover = mover.with_settings(patient);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
+    tap.waiting.store(true, Ordering::SeqCst);
+    let write = world.change(account.id, |account| account.points = 7);
+    let drain = async {
+        let context = cx();
+        let (drained, _) = tokio::join!(run.step(&context), async {
+            // Longer than a stale route is given, shorter than a request.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            tap.waiting.store(false, Ordering::SeqCst);
+        });
+        drained.expect("drains");
+        run.step(&cx()).await.expect("publishes");
+    };
+    let (written, ()) = tokio::join!(write, drain);
+    let written = written.expect("a write failed");
+    assert!(written.fenced > 0, "it met the fence");
+    assert_eq!(world.cluster.router().route(&account.id).shard, to);
+}
+
+/// Guard: what is written between the copy and the fence goes along.
+#[tokio::test]
+async fn a_change_between_copy_and_fence_is_brought_over() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, tap) = mover(&world.cluster);
+    let slow = MoveSettings { lull_max: Duration::from_secs(10), ..MoveSettings::default() };
+    let mover = mover.with_settings(slow);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Copying).await;
+    tap.waiting.store(true, Ordering::SeqCst);
+    let between = async {
+        // It asks for a lull when everything is copied.
+        while tap.asked.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.change(account.id, |account| account.points = 7).await.expect("commits");
+        note(&world, account.id).await.expect("commits");
+        tap.waiting.store(false, Ordering::SeqCst);
+    };
+    let context = cx();
+    let (stepped, ()) = tokio::join!(run.step(&context), between);
+    assert_eq!(stepped.expect("goes on"), MoveStep::Fenced);
+    run.step(&cx()).await.expect("compares");
+    drop(run);
+    let done = mover.run(&cx(), planned.id).await.expect("moves");
+    assert_eq!(done.report.keys_copied_fenced, 1);
+    assert_eq!(rows_on(&world, to, &account).await, [1, 5, 4, 4, 1, 10, 1]);
+}
+
+/// Guard: whoever finds nothing asks who owns the bucket before saying so.
+#[tokio::test]
+async fn readers_with_an_old_map_find_what_has_moved() {
+    let folder = Folder::new();
+    let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
+    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
+    let world = World { cluster, policy: super::world::policy(), folder };
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (there, _) = mover(&other);
+    let planned = there.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let moved = there.run(&cx(), planned.id).await.expect("moves");
+    assert_eq!(world.cluster.map().version().0, 1, "this router knows nothing yet");
+    let look = read(ShopResource::Account);
+    let found = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await;
+    assert!(found.expect("reads").is_some());
+    assert_eq!(world.cluster.map().version().0, 2);
+
+    let back = there.plan_reverse(&cx(), moved.id).await.expect("plans");
+    let moved = there.run(&cx(), back.id).await.expect("moves");
+    assert_eq!(world.cluster.history::<Account>(&cx(), &look, account.id).await.expect("reads").len(), 4);
+    let forth = there.plan_reverse(&cx(), moved.id).await.expect("plans");
+    there.run(&cx(), forth.id).await.expect("moves");
+    assert_eq!(world.cluster.map().version().0, 3, "one behind");
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    assert!(unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads").is_some());
+}
+
+/// Guard: a replica's snapshot in which the bucket was elsewhere says nothing of its rows.
+#[tokio::test]
+async fn a_replica_from_before_the_move_is_not_believed() {
+    let lagging = |mut settings: pim_data::cluster::ClusterSettings| {
+        settings.replica_delay = Duration::from_secs(5);
+        settings
+    };
+    let world = World::with(2, lagging).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let look = read(ShopResource::Account);
+    let on_target = loop {
+        let other = world.register().await;
+        if world.cluster.router().route(&other.id).shard == to {
+            break other;
+        }
+    };
+    // Takes the snapshot.
+    let seen = world.cluster.read::<Account>(&cx(), &look, on_target.id, &Consistency::Eventual).await;
+    assert!(seen.expect("reads").is_some());
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    mover.run(&cx(), planned.id).await.expect("moves");
+    let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Eventual).await;
+    assert!(seen.expect("reads").is_some());
+}
+
+/// Guard: rows are removed in a transaction that finds the shard without them as its own.
+#[tokio::test]
+async fn a_source_that_owns_the_bucket_again_is_not_cleared() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Activated).await;
+    let mut tx = world.powerful(from).await.begin().await.expect("begins");
+    tx.script("UPDATE pim_bucket_owned SET state = 'owned'").await.expect("runs");
+    tx.commit().await.expect("commits");
+    assert!(matches!(run.step(&cx()).await, Err(MoveError::Shard { .. })));
+    assert_eq!(rows_on(&world, from, &account).await, FILLED);
+}

@@ -1,0 +1,168 @@
+//! While buckets move between shards, each event of a patient is applied once and in order, and each command happens once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::context::RequestContext;
+use pim_core::identity::Actor;
+use pim_core::shard::{HomeKey, ShardId};
+use pim_data::backend::Statement;
+use pim_data::relocation::{MoveError, MoveStep, Mover};
+use pim_data::unit::Unit;
+use pim_events::{
+    AppendExt as _, ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DomainEvent as _,
+    Effect, Event, OutboxOutlet, Source,
+};
+use uuid::Uuid;
+
+use crate::rig::{Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, context, eventually, patient};
+
+/// Answers every step.
+struct Answer;
+
+#[async_trait]
+impl CommandHandler for Answer {
+    fn name(&self) -> &'static str {
+        "answer"
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        event_type == Happened::TYPE
+    }
+
+    async fn handle(&self, _cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
+        unit.append(&Answered { answer: event.derive_id::<Patient>(0).uuid(), cause: event.id })?;
+        Ok(Effect::Commit)
+    }
+}
+
+async fn commands(rig: &Rig) -> Running {
+    let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
+    let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
+    let settings = CommandSettings { consumer, ..CommandSettings::of(service) };
+    let handlers: Vec<Arc<dyn CommandHandler>> = vec![Arc::new(Answer)];
+    let runner = CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, handlers, &settings);
+    Running::commands(runner.await.unwrap())
+}
+
+fn other_end(rig: &Rig, home: HomeKey) -> ShardId {
+    ShardId(1 - rig.cluster.router().route(&home).shard.0)
+}
+
+/// Causes of all answers, in all outboxes.
+async fn answers(rig: &Rig) -> Vec<Uuid> {
+    let mut all = Vec::new();
+    for source in Source::all(&rig.cluster) {
+        let asked = Statement::sqlite("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
+        all.extend(source.db.query(asked).await.unwrap().iter().map(|row| row.uuid(0).unwrap()));
+    }
+    all
+}
+
+/// Guard: the target takes its first write only when the source's outbox of the bucket is dry (`Run::drain`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_keep_their_order_while_their_bucket_moves_there_and_back() {
+    let folder = Folder::new();
+    let rig = Arc::new(Rig::open(folder.path()).await);
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    let commands = commands(&rig).await;
+    let home = patient();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (rig, stop) = (Arc::clone(&rig), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut written = 0;
+            while !stop.load(Ordering::SeqCst) {
+                written += 1;
+                // In thousands: some small numbers mean something to the journal.
+                rig.write(home, Uuid::new_v4(), &[1000 * written]).await;
+                // So that relay, consumers and mover get their turns on one small machine.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            written
+        })
+    };
+    let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet));
+    for _ in 0..6 {
+        let planned = mover.plan(&context(), [home.bucket()], other_end(&rig, home)).await.unwrap();
+        assert_eq!(mover.run(&context(), planned.id).await.unwrap().step, MoveStep::Done);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let written: u64 = writing.await.unwrap();
+    eventually("everything is applied", || async { rig.journal().await.len() as u64 >= written }).await;
+    eventually("everything is answered", || async { answers(&rig).await.len() as u64 >= written }).await;
+    eventually("nothing is held", || async { rig.store.held_keys(None, 9).await.unwrap().is_empty() }).await;
+    relay.end().await;
+    runner.end().await;
+    commands.end().await;
+    let steps: Vec<u64> = rig.journal().await.into_iter().map(|(_, _, step)| step).collect();
+    assert_eq!(steps, (1..=written).map(|step| 1000 * step).collect::<Vec<_>>(), "each once, in the order of writing");
+    let mut causes = answers(&rig).await;
+    causes.sort_unstable();
+    causes.dedup();
+    assert_eq!((causes.len() as u64, answers(&rig).await.len() as u64), (written, written), "each command once");
+}
+
+/// Guard: the inbox moves with its bucket, so that a redelivered event finds its command done on the new shard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_was_done_before_the_move_is_not_done_again() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let relay = Running::relay(rig.relay());
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let running = commands(&rig).await;
+    let is_read = || async {
+        let status = rig.store.status(&rig.bus).await.unwrap();
+        status.iter().any(|it| it.partitions.iter().map(|it| it.next_offset).sum::<u64>() >= 6)
+    };
+    eventually("three answers, all read", || async { answers(&rig).await.len() == 3 && is_read().await }).await;
+    running.end().await;
+    let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet));
+    let planned = mover.plan(&context(), [home.bucket()], other_end(&rig, home)).await.unwrap();
+    mover.run(&context(), planned.id).await.unwrap();
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.script("DELETE FROM projection_checkpoint; DELETE FROM inbox_head").await.unwrap();
+    tx.commit().await.unwrap();
+    let running = commands(&rig).await;
+    eventually("everything is read again", is_read).await;
+    running.end().await;
+    relay.end().await;
+    assert_eq!(answers(&rig).await.len(), 3);
+}
+
+/// Guard: what waits in the outbox, or is parked there, keeps its bucket where it is.
+#[tokio::test]
+async fn an_outbox_with_something_of_the_bucket_holds_the_move() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (home, bystander) = (patient(), patient());
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let settings = pim_data::relocation::MoveSettings {
+        lull_max: Duration::ZERO,
+        pause_max: Duration::from_millis(50),
+        ..Default::default()
+    };
+    let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet)).with_settings(settings);
+    let planned = mover.plan(&context(), [home.bucket()], other_end(&rig, home)).await.unwrap();
+    assert!(matches!(mover.run(&context(), planned.id).await, Err(MoveError::NotDrained)), "no relay runs");
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    let source = rig.cluster.database(planned.source).unwrap();
+    let mut tx = source.begin().await.unwrap();
+    let parked = "UPDATE outbox_cursor SET last_seq = 99; \
+                  INSERT INTO outbox_held (seq, home_key, code, at) SELECT seq, home_key, 'too_large', at FROM outbox_event";
+    tx.script(parked).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(matches!(mover.run(&context(), planned.id).await, Err(MoveError::Parked)));
+    if rig.cluster.router().route(&bystander).shard == planned.source {
+        let free = mover.plan(&context(), [bystander.bucket()], planned.target).await.unwrap();
+        assert_eq!(
+            mover.run(&context(), free.id).await.unwrap().step,
+            MoveStep::Done,
+            "another key's park is no hindrance"
+        );
+    }
+}
