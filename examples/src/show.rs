@@ -4,6 +4,7 @@ mod flags;
 mod page;
 mod run;
 mod status;
+mod summary;
 
 pub use flags::{Flags, Lasting, Traffic};
 pub use run::main;

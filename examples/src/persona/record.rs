@@ -31,6 +31,7 @@ struct Inner {
     errors: u64,
     due: u64,
     cut_short: u64,
+    turned_away: u64,
 }
 
 /// Collects measurements of many sessions.
@@ -55,6 +56,20 @@ impl Recorder {
     /// A step came due.
     pub(super) fn due(&self) {
         self.with(|inner| inner.due += 1);
+    }
+
+    /// A session could not begin although so many of its steps came due.
+    pub(super) fn turned_away(&self, due: u64) {
+        self.with(|inner| {
+            inner.turned_away += 1;
+            inner.due += due;
+        });
+    }
+
+    /// Steps that have come due.
+    #[cfg(test)]
+    pub(super) fn due_so_far(&self) -> u64 {
+        self.with(|inner| inner.due)
     }
 
     /// A session could not go on, for example because nobody was found.
@@ -95,8 +110,8 @@ impl Recorder {
         })
     }
 
-    /// What it came to.
-    pub(super) fn report(&self) -> DriveReport {
+    /// What it came to, with so many sessions that had not ended.
+    pub(super) fn report(&self, unfinished: u64) -> DriveReport {
         self.with(|inner| {
             let mut lateness = fresh();
             for series in inner.by_operation.values() {
@@ -110,11 +125,16 @@ impl Recorder {
             if lateness_p99_ms > LATENESS_P99_MAX.as_secs_f64() * 1000.0 {
                 reasons.push(format!("requests were sent late: p99 {lateness_p99_ms:.0} ms"));
             }
+            if unfinished > 0 {
+                reasons.push(format!("{unfinished} sessions had not ended: their slowest requests are missing"));
+            }
             DriveReport {
                 requests: inner.requests,
                 errors: inner.errors,
                 due: inner.due,
                 cut_short: inner.cut_short,
+                turned_away: inner.turned_away,
+                unfinished,
                 valid: reasons.is_empty(),
                 reasons,
                 lateness_p99_ms,
@@ -175,7 +195,7 @@ pub struct Snapshot {
 }
 
 /// What a run came to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct DriveReport {
     /// Requests sent.
     pub requests: u64,
@@ -183,8 +203,12 @@ pub struct DriveReport {
     pub errors: u64,
     /// Requests that came due.
     pub due: u64,
-    /// Sessions that could not go on.
+    /// Sessions that could not go on, because what they needed was not there.
     pub cut_short: u64,
+    /// Sessions that could not begin: nobody signed them in, or too many were there.
+    pub turned_away: u64,
+    /// Sessions that had not ended when patience with them did.
+    pub unfinished: u64,
     /// Whether the run says anything: it kept its rate and its times.
     pub valid: bool,
     /// Why not, when it does not.
@@ -193,6 +217,14 @@ pub struct DriveReport {
     pub lateness_p99_ms: f64,
     /// By operation.
     pub operations: BTreeMap<&'static str, OperationReport>,
+}
+
+impl DriveReport {
+    /// Of a run without traffic: nothing was asked, nothing is in doubt.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { valid: true, ..Self::default() }
+    }
 }
 
 /// One operation of a run.
@@ -237,7 +269,7 @@ mod tests {
         let recorder = Recorder::default();
         recorder.due();
         recorder.done(measured(900));
-        assert!(!recorder.report().valid);
+        assert!(!recorder.report(0).valid);
     }
 
     #[test]
@@ -245,7 +277,7 @@ mod tests {
         let recorder = Recorder::default();
         (0..10).for_each(|_| recorder.due());
         recorder.done(measured(0));
-        let report = recorder.report();
+        let report = recorder.report(0);
         assert!(!report.valid && report.reasons[0].contains("1 of 10"), "{report:?}");
     }
 
@@ -254,7 +286,7 @@ mod tests {
         let recorder = Recorder::default();
         recorder.due();
         recorder.done(measured(100));
-        let report = recorder.report();
+        let report = recorder.report(0);
         let read = &report.operations["patient_read"];
         assert!(read.response_p50_ms > 100.0 && read.service_p50_ms < 10.0 && report.valid, "{report:?}");
     }

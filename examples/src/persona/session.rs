@@ -1,7 +1,7 @@
 //! One session: a persona, a token, and the requests of a script, each of which may need what the ones before found.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -19,6 +19,7 @@ use super::plan::PlannedSession;
 use super::random::below;
 use super::record::{Measured, Recorder};
 use crate::client::Client;
+use crate::rig::Drain;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN_GOOD_FOR: Duration = Duration::from_secs(10 * 60);
@@ -46,6 +47,9 @@ pub(super) struct Shared {
     clock: Clock,
     pub(super) recorder: Recorder,
     pub(super) begun: Instant,
+    stop: Drain,
+    /// Nothing later than this comes due; set before `stop` begins.
+    ended: OnceLock<Instant>,
     /// Tells the keys of two runs apart.
     pub(super) run: uuid::Uuid,
     tokens: Mutex<BTreeMap<String, SignedIn>>,
@@ -62,10 +66,45 @@ impl Shared {
             clock: Clock::system(),
             recorder: Recorder::default(),
             begun: Instant::now(),
+            stop: Drain::new(),
+            ended: OnceLock::new(),
             run: uuid::Uuid::new_v4(),
             tokens: Mutex::new(BTreeMap::new()),
             places: OnceCell::new(),
         }
+    }
+
+    /// When a time of the plan is.
+    pub(super) fn intended(&self, at_us: u64) -> Instant {
+        self.begun + Duration::from_micros(at_us)
+    }
+
+    /// The run is over: nothing comes due from now on.
+    pub(super) fn end(&self) {
+        self.ended.get_or_init(Instant::now);
+        self.stop.begin();
+    }
+
+    /// Ends when the run is over.
+    pub(super) async fn over(&self) {
+        self.stop.begun().await;
+    }
+
+    /// Waits for an intended time; says no when the run is over before it.
+    pub(super) async fn comes_due(&self, intended: Instant) -> bool {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(intended) => {}
+            () = self.over() => {}
+        }
+        self.ended.get().is_none_or(|ended| intended <= *ended)
+    }
+
+    /// A session that could not begin: what it would have asked was due, and was not sent.
+    pub(super) fn turn_away(&self, session: &PlannedSession) {
+        let is_due = |at_us: u64| self.ended.get().is_none_or(|ended| self.intended(at_us) <= *ended);
+        let due = session.steps.iter().filter(|step| is_due(session.at_us + step.at_us)).count();
+        self.recorder.turned_away(due as u64);
     }
 
     /// Signs a persona in, or takes the token that it has.
@@ -107,13 +146,15 @@ impl Shared {
 /// Plays one session to its end.
 pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
     let Some(signed) = shared.sign_in(session.role, session.choice).await else {
-        shared.recorder.cut_short();
+        shared.turn_away(&session);
         return;
     };
     let mut way = Way::new(&shared, &session, &signed);
     for step in &session.steps {
-        let intended = shared.begun + Duration::from_micros(session.at_us + step.at_us);
-        tokio::time::sleep_until(intended).await;
+        let intended = shared.intended(session.at_us + step.at_us);
+        if !shared.comes_due(intended).await {
+            return;
+        }
         if step.operation == Operation::AppointmentBook {
             way.place = pick(shared.places(&signed).await, session.choice.rotate_left(29));
         }

@@ -10,6 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::rig::{Layers, SettingsError};
 
+/// Most shards of a map.
+const SHARDS_MAX: i64 = 1024;
+/// Most patients: as many as there are synthetic numbers.
+const PATIENTS_MAX: i64 = 90_000_000;
+
+/// Most requests at once that may be allowed.
+const IN_FLIGHT_MAX: i64 = 65_536;
+
 /// The whole platform in one process, on embedded shards, over real loopback HTTP.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "services", disable_version_flag = true)]
@@ -24,16 +32,16 @@ pub struct Flags {
     #[arg(long)]
     ephemeral: bool,
     /// Where the gateway listens [default: 127.0.0.1:8080]; the other parts take free ports.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Shards of a new data directory [default: 4].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=SHARDS_MAX))]
     shards: Option<u16>,
     /// Synthetic patients of a new data directory [default: 10000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=PATIENTS_MAX))]
     patients: Option<u32>,
     /// Seed of data and traffic [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole)]
     seed: Option<u64>,
     /// Persona sessions a second, or `off` [default: 2].
     #[arg(long, value_name = "RATE|off")]
@@ -44,6 +52,14 @@ pub struct Flags {
     /// One JSON object a line on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be an address with a port, such as 127.0.0.1:8080")
+}
+
+fn whole(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "must be a whole number, 0 or above")
 }
 
 /// How much traffic.
@@ -143,6 +159,25 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// What a type alone cannot say.
+    fn check(&self) -> Result<(), SettingsError> {
+        let bounds = [
+            ("shards", i64::from(self.shards), 1, SHARDS_MAX),
+            ("patients", i64::from(self.patients), 0, PATIENTS_MAX),
+            ("in_flight_max", i64::try_from(self.in_flight_max).unwrap_or(i64::MAX), 1, IN_FLIGHT_MAX),
+            ("persona_calls_per_second", i64::from(self.persona_calls_per_second), 1, i64::from(u32::MAX)),
+        ];
+        for (key, value, from, to) in bounds {
+            if !(from..=to).contains(&value) {
+                let rule = format!("is {value}, must be from {from} to {to}");
+                return Err(SettingsError::Value { key: key.to_owned(), origin: "the settings".to_owned(), rule });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Flags {
     /// Defaults, file, environment and flags, in this order.
     pub(super) fn settings(&self) -> Result<Settings, SettingsError> {
@@ -154,7 +189,9 @@ impl Flags {
         let layers = layers.flag("data_dir", self.data_dir.as_ref().map(|path| path.display().to_string()))?;
         let layers = layers.flag("listen", self.listen.map(|address| address.to_string()))?;
         let layers = layers.flag("shards", self.shards)?.flag("patients", self.patients)?.flag("seed", self.seed)?;
-        Ok(layers.flag("traffic", self.traffic.map(String::from))?.into_settings())
+        let settings = layers.flag("traffic", self.traffic.map(String::from))?.into_settings();
+        settings.check()?;
+        Ok(settings)
     }
 
     /// How long to run.

@@ -66,7 +66,8 @@ impl Ready {
         let patient = self.tokens["patient"]["patient_id"].as_str().unwrap_or("PATIENT_ID").to_owned();
         text.push_str("\ntry, after the exports above:\n\n");
         for (role, path) in [
-            ("PATIENT", format!("/v1/patients/{patient}/summary")),
+            // The record itself: read models may still be folding what was just seeded.
+            ("PATIENT", format!("/v1/patients/{patient}")),
             ("CLINICIAN", "/v1/patients?name=a&limit=3".to_owned()),
             ("ADMIN", "/v1/admin/facilities?limit=3".to_owned()),
             ("SRE", "/v1/admin/runs/summary".to_owned()),

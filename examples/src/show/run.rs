@@ -3,30 +3,29 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pim_core::clock::Timestamp;
 use pim_telemetry::LogSettings;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::flags::{Flags, Settings, Traffic};
-use super::page::{Ready, resident_mib};
+use super::page::Ready;
 use super::status::StatusLine;
-use crate::compose::{Lab, LabSettings, Settled};
+use super::summary::Summary;
+use crate::compose::{Lab, LabSettings};
 use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
-use crate::runs::{RunSummary, summarize};
+use crate::runs::summarize;
 use crate::seed::{SeedSettings, Seeded, seed};
 use crate::signals;
 
-/// An invariant of the run did not hold.
-const EXIT_THRESHOLD: u8 = 4;
-/// The traffic run says nothing.
-const EXIT_INVALID: u8 = 6;
+/// Most lines of progress where there is no terminal to draw on.
+const PLAIN_LINES: u64 = 4;
 
 /// Runs `services` and says how it went.
 #[must_use]
@@ -94,7 +93,7 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     })
     .await?;
     let seeding = Instant::now();
-    let seeded = seed_with_progress(flags, &settings, &lab).await?;
+    let seeded = seed_with_progress(flags, &settings, &lab, &drain).await?;
     let seeded_ms = millis(seeding.elapsed());
     let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
     if flags.json {
@@ -109,30 +108,42 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let since = lab.stores.cluster.clock().now();
     let report = drive(flags, &settings, &lab, &drain).await?;
     let (stores, settled) = lab.stop().await;
-    let summary = summarize(&stores, since).await?;
-    let code = sum_up(flags, &summary, report.as_ref(), settled, since);
+    let summary = Summary::of(summarize(&stores, since).await?, report, settled, since);
     drop(stores);
-    Ok(code)
+    if flags.json {
+        println!("{}", summary.as_json());
+    } else {
+        println!("{}", summary.as_text());
+    }
+    Ok(summary.verdict.exit_code())
 }
 
-async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab) -> anyhow::Result<Seeded> {
-    // Draws on a terminal only; standard output stays for the lines that programs read.
-    let target = ProgressDrawTarget::stderr();
-    let bar = ProgressBar::with_draw_target(Some(u64::from(settings.patients)), target);
+/// A bar on a terminal, a line now and then elsewhere. Whoever stops the program meanwhile need not wait for the end.
+async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> anyhow::Result<Seeded> {
+    // Standard output stays for the lines that programs read.
+    let bar = ProgressBar::with_draw_target(Some(u64::from(settings.patients)), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("seeding  {bar:40} {pos}/{len} patients  {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let asked = SeedSettings { patients: settings.patients, seed: settings.seed };
     let is_plain = bar.is_hidden() && !flags.json;
-    let seeded = seed(&lab.stores, &asked, |done| bar.set_position(u64::from(done))).await?;
+    let told = AtomicU64::new(0);
+    let progress = |done: u32| {
+        bar.set_position(u64::from(done));
+        let step = u64::from(done) * PLAIN_LINES / u64::from(settings.patients.max(1));
+        if is_plain && told.fetch_max(step, Ordering::Relaxed) < step {
+            eprintln!("seeding {done}/{} patients on {} shards", settings.patients, settings.shards);
+        }
+    };
+    let asked = SeedSettings { patients: settings.patients, seed: settings.seed };
+    let seeded = tokio::select! {
+        seeded = seed(&lab.stores, &asked, progress) => seeded?,
+        () = drain.begun() => anyhow::bail!("stopped while seeding: the next start goes on where this one was"),
+    };
     bar.finish_and_clear();
-    if is_plain && seeded.patients > 0 {
-        eprintln!("seeded {} patients on {} shards", seeded.patients, settings.shards);
-    }
     Ok(seeded)
 }
 
 /// Lets personas call until the time is over or the process is told to stop.
-async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> anyhow::Result<Option<DriveReport>> {
+async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> anyhow::Result<DriveReport> {
     let traffic = match settings.traffic {
         Traffic::Off => None,
         Traffic::Rate(rate) => Some(Drive::start(&DriveSettings {
@@ -166,41 +177,10 @@ async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> 
         }
     }
     line.end();
-    match traffic {
-        Some(traffic) => Ok(Some(traffic.stop().await)),
-        None => Ok(None),
-    }
-}
-
-fn sum_up(flags: &Flags, summary: &RunSummary, report: Option<&DriveReport>, settled: Settled, since: Timestamp) -> u8 {
-    let holds = summary.holds() && settled == Settled::Yes;
-    let is_valid = report.is_none_or(|report| report.valid);
-    let (verdict, code) = match (holds, is_valid) {
-        (false, _) => ("broken", EXIT_THRESHOLD),
-        (true, false) => ("invalid", EXIT_INVALID),
-        (true, true) => ("ok", 0),
-    };
-    let mut document = json!({
-        "event": "summary",
-        "since": since,
-        "settled": settled == Settled::Yes,
-        "rss_mib": resident_mib(),
-        "verdict": verdict,
-    });
-    if let Some(report) = report {
-        document["traffic"] = serde_json::to_value(report).unwrap_or(Value::Null);
-        document["requests"] = Value::from(report.requests);
-        document["errors"] = Value::from(report.errors);
-    }
-    if let (Value::Object(members), Ok(Value::Object(computed))) = (&mut document, serde_json::to_value(summary)) {
-        members.extend(computed);
-    }
-    if flags.json {
-        println!("{document}");
-    } else {
-        println!("{document:#}");
-    }
-    code
+    Ok(match traffic {
+        Some(traffic) => traffic.stop().await,
+        None => DriveReport::silent(),
+    })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,8 +1,8 @@
 //! The status line.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pim_events::Source;
 
 use crate::persona::Snapshot;
@@ -11,22 +11,22 @@ use crate::workers::Stores;
 /// Prints one line a second on a terminal, in place; nothing elsewhere.
 #[derive(Debug)]
 pub(super) struct StatusLine {
-    is_terminal: bool,
+    line: ProgressBar,
     requests_before: u64,
     personas_before: BTreeMap<&'static str, u64>,
 }
 
 impl StatusLine {
     pub(super) fn new(json: bool) -> Self {
-        Self {
-            is_terminal: !json && std::io::stdout().is_terminal(),
-            requests_before: 0,
-            personas_before: BTreeMap::new(),
-        }
+        // Draws on a terminal only, and never more than fits into one line of it.
+        let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stdout() };
+        let line = ProgressBar::with_draw_target(None, target);
+        line.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { line, requests_before: 0, personas_before: BTreeMap::new() }
     }
 
     pub(super) async fn show(&mut self, stores: &Stores, traffic: Option<&Snapshot>) {
-        if !self.is_terminal {
+        if self.line.is_hidden() {
             return;
         }
         let now = stores.cluster.clock().now();
@@ -50,14 +50,11 @@ impl StatusLine {
             line.push_str(&format!("  p50 {p50:.1} ms  p99 {p99:.1} ms  errors {}  ", traffic.errors));
         }
         line.push_str(&format!("backlog {backlog}  freshness {lag_ms} ms  parked {parked}"));
-        let mut out = std::io::stdout();
-        // A terminal that is gone is no reason to stop.
-        let _gone = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
+        self.line.set_message(line);
     }
 
+    /// Leaves the last one where it is.
     pub(super) fn end(&self) {
-        if self.is_terminal {
-            println!();
-        }
+        self.line.abandon();
     }
 }

@@ -1,5 +1,5 @@
-//! Programs as processes, a caller that remembers what was acknowledged, folders that go away, and a disk that can lose its
-//! power: for end-to-end tests.
+//! Programs as processes, a caller that remembers what was acknowledged, folders that go away, a terminal, and a disk that can
+//! lose its power: for end-to-end tests.
 
 pub mod caller;
 pub mod disk;
@@ -10,5 +10,6 @@ pub mod program;
 pub mod random;
 pub mod raw;
 pub mod session;
+pub mod terminal;
 
 pub use pim_servers as servers;

@@ -12,4 +12,5 @@ mod one_effect_for_each_submission;
 mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;
+mod services_shows_what_it_promises;
 mod workload;
