@@ -4,6 +4,7 @@ mod audit;
 mod lineage;
 mod operation;
 mod reference;
+mod relocation;
 
 use axum::Router;
 
@@ -24,6 +25,7 @@ pub fn routes(stores: Stores) -> Router {
     let over_shards = Router::new()
         .merge(audit::routes())
         .merge(operation::routes())
+        .merge(relocation::routes())
         .merge(lineage::routes())
         .merge(crate::operations::record_routes())
         .with_state(stores.cluster.clone());

@@ -1,5 +1,7 @@
 //! The workers behind the commit: the outbox processor moves events to the bus, the projection worker folds them.
 
+mod moves;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,7 +119,9 @@ impl Stores {
         let watch = Watch::of_outboxes(sources.clone(), clock, &signals, &WatchSettings::default());
         let relay = Relay::new(sources, &bus, &settings).with_signals(&signals);
         let sweeping = sweeping.with_signals(&signals);
-        tokio::join!(relay.run(stop.begun()), sweeping.run(stop.begun()), watch.run(stop.begun()));
+        // Where the relay is, because a move waits for it.
+        let moves = moves::tend(self.cluster.clone(), stop.clone());
+        tokio::join!(relay.run(stop.begun()), sweeping.run(stop.begun()), watch.run(stop.begun()), moves);
         Ok(())
     }
 

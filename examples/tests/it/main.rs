@@ -1,6 +1,7 @@
 //! What the domain services promise, one module a promise, driven through their routers.
 
 mod administration_tells_the_truth;
+mod buckets_move_by_an_operators_word;
 mod documents_cover_every_route;
 mod each_refusal_has_its_name;
 mod every_route_is_served;

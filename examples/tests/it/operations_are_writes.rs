@@ -92,7 +92,7 @@ async fn the_same_key_is_the_same_operation_and_its_trail_names_request_and_user
 async fn one_that_could_not_be_done_is_kept_as_refused_and_may_be_tried_again() {
     let world = World::new().await;
     let sre = world.session("sre", &[], None);
-    let path = format!("/v1/admin/dead-letters/patient_search/{}/unpark", uuid::Uuid::nil());
+    let path = format!("/v1/admin/dead-letters/patient_search/{}/unpark", Uuid::nil());
     for _ in 0..2 {
         let refused = send(&world, &sre, "POST", &path, Some("k"), &json!({})).await;
         assert_eq!((refused.status, refused.problem()), (StatusCode::NOT_FOUND, "key-not-held"), "{:?}", refused.body);

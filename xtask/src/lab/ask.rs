@@ -1,6 +1,6 @@
 //! Questions to a running lab, and how their answers are shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -26,6 +26,47 @@ pub(crate) enum ShardVerb {
         /// Only validates and shows the difference.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Says whether a map could be published now, with every finding.
+    Validate {
+        /// The map file.
+        map: PathBuf,
+    },
+    /// Tells what publishing a map would change.
+    Diff {
+        /// The map file.
+        map: PathBuf,
+    },
+    /// Moves a bucket, or a run of buckets such as 7-9, to another shard while both serve.
+    Move {
+        /// The bucket, or first and last.
+        buckets: String,
+        /// Where they go.
+        #[arg(long, value_name = "SHARD")]
+        to: u16,
+        /// Only says what would move.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Lists moves, the newest first, with their steps.
+    Moves,
+    /// Takes a move back: moves its buckets to where they came from.
+    Reverse {
+        /// The move.
+        id: String,
+    },
+    /// Gives a move up that has not changed the map yet.
+    Cancel {
+        /// The move.
+        id: String,
+    },
+    /// Empties a shard: moves all of its buckets to others, 64 at a time.
+    Drain {
+        /// The shard.
+        shard: u16,
+        /// Where they go, in turn.
+        #[arg(long, value_name = "SHARD", required = true)]
+        to: Vec<u16>,
     },
 }
 
@@ -159,13 +200,73 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::List => show("shards", "/v1/admin/shards", Role::Sre, json),
         ShardVerb::Map => show("shard-map", "/v1/admin/shards/map", Role::Sre, json),
         ShardVerb::Publish { map, dry_run } => {
-            let text = std::fs::read_to_string(map)
-                .map_err(|error| Failure::Usage.because(format!("cannot read {}: {error}", map.display())))?;
+            let text = text_of(map)?;
             let path = format!("/v1/admin/shards/map?dry_run={dry_run}");
             print("shard-publish", &Api::of(Role::Sre)?.post(&path, &json!({"map": text}))?, json);
             Ok(())
         }
+        ShardVerb::Validate { map } | ShardVerb::Diff { map } => {
+            let name = if matches!(verb, ShardVerb::Diff { .. }) { "shard-diff" } else { "shard-validate" };
+            check_map(name, map, json)
+        }
+        ShardVerb::Move { buckets, to, dry_run } => {
+            let (first, last) = run_of(buckets)?;
+            let asked = json!({"first": first, "last": last, "to": to, "dry_run": dry_run});
+            print("shard-move", &Api::of(Role::Sre)?.post("/v1/admin/shards/moves", &asked)?, json);
+            Ok(())
+        }
+        ShardVerb::Moves => show("shard-moves", "/v1/admin/shards/moves", Role::Sre, json),
+        ShardVerb::Reverse { id } => about_move(id, "reverse", json),
+        ShardVerb::Cancel { id } => about_move(id, "cancel", json),
+        ShardVerb::Drain { shard, to } => drain(*shard, to, json),
     }
+}
+
+fn text_of(map: &Path) -> Result<String> {
+    std::fs::read_to_string(map)
+        .map_err(|error| Failure::Usage.because(format!("cannot read {}: {error}", map.display())))
+}
+
+/// Findings and difference of a map; fails when it could not be published.
+fn check_map(name: &str, map: &Path, json: bool) -> Result<()> {
+    let asked = json!({"map": text_of(map)?});
+    let told = Api::of(Role::Sre)?.post("/v1/admin/shards/map?dry_run=true", &asked)?;
+    print(name, &told, json);
+    let is_error = |finding: &serde_json::Value| finding["severity"] == "error";
+    if told["findings"].as_array().is_some_and(|findings| findings.iter().any(is_error)) {
+        return Err(Failure::Threshold.because("the map may not be published"));
+    }
+    Ok(())
+}
+
+/// `7` or `7-9`.
+fn run_of(buckets: &str) -> Result<(u16, u16)> {
+    let (first, last) = buckets.split_once('-').unwrap_or((buckets, buckets));
+    let wrong = || Failure::Usage.because(format!("`{buckets}` is no bucket and no run of buckets such as 7-9"));
+    Ok((first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?))
+}
+
+fn about_move(id: &str, what: &str, json: bool) -> Result<()> {
+    let path = format!("/v1/admin/shards/moves/{}/{what}", segment(id));
+    print(&format!("shard-{what}"), &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
+    Ok(())
+}
+
+/// Most requests that empty one shard: it has at most as many runs of 64 buckets.
+const DRAIN_REQUESTS_MAX: usize = 64;
+
+fn drain(shard: u16, to: &[u16], json: bool) -> Result<()> {
+    let api = Api::of(Role::Sre)?;
+    let mut moves = Vec::new();
+    for target in to.iter().cycle().take(DRAIN_REQUESTS_MAX) {
+        let told = api.post("/v1/admin/shards/moves", &json!({"shard": shard, "to": target}))?;
+        moves.extend(told["moves"].as_array().cloned().unwrap_or_default());
+        if told["left"] == 0 {
+            print("shard-drain", &json!({"shard": shard, "moves": moves}), json);
+            return Ok(());
+        }
+    }
+    Err(Failure::Threshold.because(format!("shard {shard} still owns buckets")))
 }
 
 /// Dead letters.

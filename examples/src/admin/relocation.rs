@@ -1,0 +1,187 @@
+//! Moving buckets between shards, by an operator's word.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use pim_core::context::RequestContext;
+use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::rbac::{Read, Write};
+use pim_core::shard::{Bucket, ShardId};
+use pim_data::cluster::Cluster;
+use pim_data::relocation::{BUCKETS_MAX, MoveError, MoveRecord, Mover};
+use pim_events::OutboxOutlet;
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::operations::{Intent, operate};
+use crate::rig::{Answer, Command, Failure, May, Nothing};
+
+/// Moves that are listed.
+const LISTED_MAX: u32 = 100;
+/// Buckets of one request: as many as its time allows for.
+const REQUESTED_MAX: usize = 256;
+
+pub(super) fn routes() -> Router<Cluster> {
+    Router::new()
+        .route("/v1/admin/shards/moves", get(list).post(start))
+        .route("/v1/admin/shards/moves/{id}/reverse", post(reverse))
+        .route("/v1/admin/shards/moves/{id}/cancel", post(cancel))
+}
+
+/// Body of a move: a run of buckets, or some of those that a shard still has.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Moving {
+    /// The first bucket.
+    first: Option<u16>,
+    /// The last one; the first when absent.
+    last: Option<u16>,
+    /// Instead of buckets: the shard to be emptied, 64 buckets a request.
+    shard: Option<u16>,
+    /// Where they go.
+    to: u16,
+    /// Only says what would move.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Moving {
+    /// The buckets that are meant, and how many the shard to be emptied keeps.
+    fn buckets(&self, cluster: &Cluster) -> Result<(Vec<Bucket>, usize), Failure> {
+        let invalid = |detail: &'static str| Failure::from(Problem::of(problem::INVALID_BODY).detail(detail));
+        match (self.first, self.shard) {
+            (Some(first), None) => {
+                let run = first..=self.last.unwrap_or(first);
+                let all: Result<Vec<_>, _> = run.take(REQUESTED_MAX + 1).map(Bucket::new).collect();
+                let all = all.map_err(|_| invalid("buckets are numbered 0 to 4095"))?;
+                if all.is_empty() || all.len() > REQUESTED_MAX {
+                    return Err(invalid("a request moves a run of 1 to 256 buckets"));
+                }
+                Ok((all, 0))
+            }
+            (None, Some(shard)) if self.last.is_none() => {
+                let map = cluster.map();
+                let mut all: Vec<_> = map.buckets_of(ShardId(shard)).map(|(bucket, _)| bucket).collect();
+                let kept = all.len().saturating_sub(BUCKETS_MAX);
+                all.truncate(BUCKETS_MAX);
+                Ok((all, kept))
+            }
+            _ => Err(invalid("give first, and perhaps last, or shard")),
+        }
+    }
+}
+
+fn mover(cluster: &Cluster) -> Mover {
+    Mover::new(cluster, Arc::new(OutboxOutlet))
+}
+
+fn refused(error: MoveError) -> Failure {
+    error.into_problem().into()
+}
+
+async fn list(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
+    let moves = mover(&cluster).list(LISTED_MAX).await.map_err(refused)?;
+    Answer::ok(&json!({"items": moves, "next_cursor": null}))
+}
+
+async fn start(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    command: Command<Moving>,
+) -> Result<Answer, Failure> {
+    let (asked, cx) = (&command.body, &command.cx);
+    let (buckets, left) = asked.buckets(&cluster)?;
+    let to = ShardId(asked.to);
+    if asked.dry_run {
+        let mut planned = Vec::new();
+        for some in by_owner(&cluster, &buckets, to) {
+            planned.push(mover(&cluster).check(some, to).await.map_err(refused)?);
+        }
+        return Answer::ok(&json!({"dry_run": true, "left": left, "moves": planned}));
+    }
+    let target = match asked.shard {
+        Some(shard) => format!("shard {shard}"),
+        None => format!("{}-{}", asked.first.unwrap_or(0), asked.last.or(asked.first).unwrap_or(0)),
+    };
+    let effect = async {
+        let done = carry_out(&cluster, cx, &buckets, to).await.map_err(refused)?;
+        Answer::ok(&json!({"dry_run": false, "left": left, "moves": done}))
+    };
+    let intent = Intent::new("shard.move", target, json!({"to": asked.to}));
+    operate(&cluster, &permit, cx, intent, effect).await
+}
+
+/// What is not at the target yet, in pieces that one move may take.
+fn by_owner(cluster: &Cluster, buckets: &[Bucket], to: ShardId) -> Vec<Vec<Bucket>> {
+    let map = cluster.map();
+    let mut pieces: Vec<Vec<Bucket>> = Vec::new();
+    for &bucket in buckets.iter().filter(|bucket| map.owner(**bucket).0 != to) {
+        let owner = map.owner(bucket).0;
+        match pieces.last_mut() {
+            Some(piece) if piece.len() < BUCKETS_MAX && map.owner(piece[0]).0 == owner => piece.push(bucket),
+            _ => pieces.push(vec![bucket]),
+        }
+    }
+    pieces
+}
+
+/// Goes on with what was broken off before, then moves the rest: doing it again does what is left.
+async fn carry_out(
+    cluster: &Cluster,
+    cx: &RequestContext,
+    buckets: &[Bucket],
+    to: ShardId,
+) -> Result<Vec<MoveRecord>, MoveError> {
+    let mover = mover(cluster);
+    let mut done = Vec::new();
+    for begun in mover.unfinished().await? {
+        if begun.target == to && begun.buckets.iter().all(|bucket| buckets.contains(bucket)) {
+            done.push(mover.run(cx, begun.id).await?);
+        }
+    }
+    cluster.refresh_map()?;
+    for some in by_owner(cluster, buckets, to) {
+        let planned = mover.plan(cx, some, to).await?;
+        done.push(mover.run(cx, planned.id).await?);
+    }
+    Ok(done)
+}
+
+fn id_of(text: &str) -> Result<Uuid, Failure> {
+    Uuid::try_parse(text).map_err(|_| Problem::of(problem::INVALID_ID).into())
+}
+
+async fn reverse(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let (id, cx) = (id_of(&id)?, &command.cx);
+    let effect = async {
+        let mover = mover(&cluster);
+        // One that was broken off before goes on.
+        let begun = mover.unfinished().await.map_err(refused)?.into_iter().find(|it| it.reverses == Some(id));
+        let back = match begun {
+            Some(begun) => begun,
+            None => mover.plan_reverse(cx, id).await.map_err(refused)?,
+        };
+        Answer::ok(&mover.run(cx, back.id).await.map_err(refused)?)
+    };
+    operate(&cluster, &permit, cx, Intent::new("shard.move_reverse", id.to_string(), json!({})), effect).await
+}
+
+async fn cancel(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let id = id_of(&id)?;
+    let effect = async { Answer::ok(&mover(&cluster).cancel(id).await.map_err(refused)?) };
+    operate(&cluster, &permit, &command.cx, Intent::new("shard.move_cancel", id.to_string(), json!({})), effect).await
+}
