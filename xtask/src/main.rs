@@ -28,7 +28,7 @@ enum Task {
     Test(suite::TestArgs),
     /// Runs what decides whether work lands: test, tidy, clippy, rustdoc, deny.
     Ci(ci::CiArgs),
-    /// Checks the rules of the repository: budgets, docs, names, the crate graph.
+    /// Checks the rules of the repository: budgets, docs, names, the crate graph, patches that fit.
     Tidy,
     /// Writes the generated references; with --check only compares.
     Generate(generate::GenerateArgs),

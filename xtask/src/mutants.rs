@@ -14,6 +14,9 @@ use serde::Deserialize;
 use crate::exit::Failure;
 use crate::shell::{cargo, must, root, target_dir};
 
+/// Where the patches are.
+pub(crate) const CATALOGUE: &str = "examples/testkit/mutants.toml";
+
 /// Longest build or run of one test. Without its guard a test may well wait for ever, and has noticed then.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
@@ -42,14 +45,38 @@ struct Catalogue {
     mutant: Vec<Mutant>,
 }
 
+fn catalogue() -> Result<Vec<Mutant>> {
+    let text = std::fs::read_to_string(root().join(CATALOGUE)).with_context(|| format!("cannot read {CATALOGUE}"))?;
+    let catalogue: Catalogue = toml::from_str(&text).context(CATALOGUE)?;
+    Ok(catalogue.mutant)
+}
+
+/// What is wrong with a mutant before it is tried: a patch that fits no source any more proves nothing.
+pub(crate) fn unfit(sources: &[PathBuf]) -> Result<Vec<String>> {
+    let mut texts = BTreeMap::new();
+    for source in sources {
+        texts.insert(source.clone(), std::fs::read_to_string(root().join(source)).unwrap_or_default());
+    }
+    let mut unfit = Vec::new();
+    for mutant in catalogue()? {
+        let found = texts.get(&mutant.file).map_or(0, |text| text.matches(&mutant.find).count());
+        if found != 1 {
+            unfit.push(format!("the patch `{}` fits {} {found} times, not once", mutant.name, mutant.file.display()));
+        }
+        let test = format!("fn {}(", mutant.test.rsplit("::").next().unwrap_or(&mutant.test));
+        if !texts.values().any(|text| text.contains(&test)) {
+            unfit.push(format!("the test of `{}` does not exist: {}", mutant.name, mutant.test));
+        }
+    }
+    Ok(unfit)
+}
+
 /// Applies the mutants of an area, or those whose name contains the text, one after the other and prints the table.
 pub(crate) fn run(asked: &str) -> Result<()> {
-    let file = root().join("examples/testkit/mutants.toml");
-    let text = std::fs::read_to_string(&file).context("cannot read examples/testkit/mutants.toml")?;
-    let catalogue: Catalogue = toml::from_str(&text).context("examples/testkit/mutants.toml")?;
+    let catalogue = catalogue()?;
     // Package by package, so that each is built healthy once and not anew for every mutant.
     let mut packages: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
-    for mutant in catalogue.mutant.iter().filter(|mutant| mutant.is_asked_for(asked)) {
+    for mutant in catalogue.iter().filter(|mutant| mutant.is_asked_for(asked)) {
         packages.entry(&mutant.package).or_default().push(mutant);
     }
     if packages.is_empty() {

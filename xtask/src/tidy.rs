@@ -1,4 +1,4 @@
-//! The rules of the repository as checks: budgets, docs, names, the crate graph, the index of decisions.
+//! The rules of the repository as checks: budgets, docs, names, the crate graph, the index of decisions, patches that fit.
 
 mod crates;
 mod docs;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::exit::Failure;
+use crate::mutants;
 use crate::shell::{output_of, root};
 
 /// One broken rule, with its place and the fix.
@@ -38,6 +39,9 @@ pub(crate) fn run() -> Result<()> {
     source::check_median(&mut lengths, &mut findings);
     crates::check(&mut findings)?;
     docs::check(&root, &files, &mut findings)?;
+    let sources: Vec<_> =
+        files.into_iter().filter(|file| file.extension().is_some_and(|ext| ext == "rs" || ext == "sql")).collect();
+    findings.extend(mutants::unfit(&sources)?.into_iter().map(|rule| Finding::new(mutants::CATALOGUE, rule)));
     for finding in &findings {
         println!("{}: {}", finding.place, finding.rule);
     }
