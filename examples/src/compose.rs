@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::broker::{Broker, BrokerSettings, Profile, gateway_secret};
 use crate::chaos;
 use crate::gateway::{Gateway, GatewaySettings};
+use crate::jobs::UpkeepSettings;
 use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
 use crate::routes::Upstream;
 use crate::signals::Hub;
@@ -88,7 +89,7 @@ impl Lab {
         lab.working.spawn(lab.stores.reference_followed(lab.workers.clone()).await?);
         let broker = lab.start_broker(&settings, &clock).await?;
         let upstreams = lab.start_services(&broker, &clock).await?;
-        lab.start_workers();
+        lab.start_workers().await?;
         // One look is enough: every part of this process shares its leases.
         lab.working.spawn(chaos::watch(lab.stores.cluster.clone(), settings.hub.clone(), lab.workers.begun()));
         let gateway = Gateway::new(GatewaySettings {
@@ -140,20 +141,22 @@ impl Lab {
         Ok(upstreams)
     }
 
-    fn start_workers(&mut self) {
+    async fn start_workers(&mut self) -> anyhow::Result<()> {
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
             if stores.relay(PAUSE_MAX_MS, &RetentionSettings::default(), stop).await.is_err() {
                 pim_core::error!("relay.stopped");
             }
         });
+        let upkeep = self.stores.upkeep(&UpkeepSettings::default()).await?;
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
             // The text of an error is for a person at a terminal, not for a log.
-            if stores.consume(PAUSE_MAX_MS, &RetentionSettings::default(), stop).await.is_err() {
+            if stores.consume(PAUSE_MAX_MS, &RetentionSettings::default(), upkeep, stop).await.is_err() {
                 pim_core::error!("consumers.stopped");
             }
         });
+        Ok(())
     }
 
     fn serve(&mut self, name: &'static str, bound: Bound, router: Router) {

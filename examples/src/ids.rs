@@ -25,6 +25,8 @@ pim_core::id_kinds! {
     ChaosFlagKind = "chaos_flag",
     /// An operation, in the control database.
     OperationKind = "operation",
+    /// Something that is done again and again, in the control database.
+    ChoreKind = "chore",
 }
 
 /// Id of a patient.
@@ -49,3 +51,5 @@ pub type BillingCycleId = Id<BillingCycleKind>;
 pub type ChaosFlagId = Id<ChaosFlagKind>;
 /// Id of an operation.
 pub type OperationId = Id<OperationKind>;
+/// Id of a chore.
+pub type ChoreId = Id<ChoreKind>;

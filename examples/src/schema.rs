@@ -9,7 +9,7 @@ use crate::encounter::{
     Appointment, AppointmentMade, AppointmentMoved, Encounter, EncounterArchived, EncounterCompleted,
     EncounterExtended, EncounterScheduled, EncounterStarted,
 };
-use crate::jobs::BillingCycle;
+use crate::jobs::{BillingCycle, Chore};
 use crate::operations::OperationRecord;
 use crate::patient::{Patient, PatientCorrected, PatientMoved, PatientRegistered};
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceChanged};
@@ -55,6 +55,7 @@ pub fn schema(registry: &Registry) -> Result<Schema, SchemaError> {
         .control_entity::<BillingCycle>(10_040)
         .control_entity::<ChaosFlag>(10_050)
         .control_entity::<OperationRecord>(10_060)
+        .control_entity::<Chore>(10_070)
         .events(registry)
         .build()
 }

@@ -15,6 +15,7 @@ use pim_telemetry::trace::TraceStore;
 use pim_telemetry::{LogSettings, LogWriter, Telemetry, TelemetryGuard};
 
 use crate::chaos::Chaos;
+use crate::jobs::{CHORE_OVERDUE, CHORE_RUNS, ChoreSignals, SWEPT_RECORDS};
 use crate::routes::{ROUTE_LABELS, RouteLabel};
 
 const ROUTE: LabelDescriptor = LabelDescriptor { name: "route", values: ROUTE_LABELS };
@@ -65,8 +66,18 @@ pub const SERVICE_SECONDS: Descriptor =
     seconds!("pim_service_request_seconds", "Time of requests at services, by route");
 
 /// The signals of this crate.
-pub const CATALOG: Catalog =
-    Catalog { owner: "pim-lab", descriptors: &[&EDGE_REQUESTS, &EDGE_SECONDS, &SERVICE_REQUESTS, &SERVICE_SECONDS] };
+pub const CATALOG: Catalog = Catalog {
+    owner: "pim-lab",
+    descriptors: &[
+        &EDGE_REQUESTS,
+        &EDGE_SECONDS,
+        &SERVICE_REQUESTS,
+        &SERVICE_SECONDS,
+        &CHORE_RUNS,
+        &CHORE_OVERDUE,
+        &SWEPT_RECORDS,
+    ],
+};
 
 /// Every catalog that a program of the lab emits from.
 pub const CATALOGS: &[&Catalog] =
@@ -97,6 +108,7 @@ struct Inner {
     data: DataSignals,
     events: EventSignals,
     process: ProcessSignals,
+    chores: ChoreSignals,
     traces: TraceStore,
     chaos: Chaos,
     lines: Option<LogWriter>,
@@ -114,9 +126,10 @@ impl Hub {
         let data = DataSignals::bind(&mut registry)?;
         let events = EventSignals::bind(&mut registry)?;
         let process = ProcessSignals::bind(&mut registry)?;
+        let chores = ChoreSignals::bind(&mut registry)?;
         let traces = TraceStore::new(SPANS_MAX);
         let chaos = Chaos::new(Clock::system());
-        Ok(Self(Arc::new(Inner { registry, edge, service, data, events, process, traces, chaos, lines })))
+        Ok(Self(Arc::new(Inner { registry, edge, service, data, events, process, chores, traces, chaos, lines })))
     }
 
     /// What `/metrics` shows, in one form.
@@ -136,6 +149,12 @@ impl Hub {
     #[must_use]
     pub fn events(&self) -> EventSignals {
         self.0.events.clone()
+    }
+
+    /// Handles for chores.
+    #[must_use]
+    pub fn chores(&self) -> ChoreSignals {
+        self.0.chores.clone()
     }
 
     /// The spans that were kept.

@@ -25,6 +25,7 @@ use serde_json::json;
 
 use crate::billing::DraftClaim;
 use crate::chaos::{self, StruckPublisher, StruckSubscriber};
+use crate::jobs::{Upkeep, UpkeepSettings};
 use crate::journey::Programs;
 use crate::policy::LabRole;
 use crate::reference::ReferenceBook;
@@ -125,11 +126,28 @@ impl Stores {
         Ok(())
     }
 
-    /// Folds events into read models and runs event-driven commands until told to stop.
+    /// What is done again and again over these stores; its chores are entered here, so that nothing is written later that
+    /// nobody asked for.
+    ///
+    /// # Errors
+    /// When a setting is out of its bounds, or the control database does not answer.
+    pub async fn upkeep(&self, settings: &UpkeepSettings) -> anyhow::Result<Upkeep> {
+        let upkeep = Upkeep::new(self.cluster.clone(), settings, self.hub.chores())?;
+        upkeep.enter().await.context("cannot enter the chores")?;
+        Ok(upkeep)
+    }
+
+    /// Folds events into read models, runs event-driven commands, billing cycles and chores until told to stop.
     ///
     /// # Errors
     /// When a read model is of another version than the program's, or a retention setting out of its bounds.
-    pub async fn consume(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
+    pub async fn consume(
+        self,
+        pause_max_ms: u64,
+        retention: &RetentionSettings,
+        upkeep: Upkeep,
+        stop: Drain,
+    ) -> anyhow::Result<()> {
         let sweeping = Retention::of_log(&self.bus, &self.reads, retention)?;
         let bus: Arc<dyn Subscriber> = Arc::new(self.bus);
         let watched = Arc::clone(&bus);
@@ -148,6 +166,7 @@ impl Stores {
             models.run(stop.begun()),
             commands.run(stop.begun()),
             jobs,
+            upkeep.run(stop.begun()),
             sweeping.run(stop.begun()),
             watch.run(stop.begun())
         );
@@ -187,6 +206,8 @@ pub struct WorkerSettings {
     pub drain_timeout_ms: u64,
     /// What outboxes and log keep; the outbox processor sweeps the former, the projection worker the latter.
     pub retention: RetentionSettings,
+    /// How often the projection worker does its chores.
+    pub upkeep: UpkeepSettings,
 }
 
 impl Default for WorkerSettings {
@@ -199,6 +220,7 @@ impl Default for WorkerSettings {
             pause_max_ms: 100,
             drain_timeout_ms: 10_000,
             retention: RetentionSettings::default(),
+            upkeep: UpkeepSettings::default(),
         }
     }
 }
@@ -239,12 +261,16 @@ impl Worker {
             hub,
         };
         tokio::spawn(chaos::watch(stores.cluster.clone(), stores.hub.clone(), drain.begun()));
+        let upkeep = match self {
+            Self::ProjectionWorker => Some(stores.upkeep(&settings.upkeep).await?),
+            Self::OutboxProcessor => None,
+        };
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
         let router = Service::new(parts).spans(&gate).into_router();
         let serving = tokio::spawn(bound.serve(router, drain.clone()));
-        match self {
-            Self::OutboxProcessor => stores.relay(settings.pause_max_ms, &settings.retention, drain).await?,
-            Self::ProjectionWorker => stores.consume(settings.pause_max_ms, &settings.retention, drain).await?,
+        match upkeep {
+            None => stores.relay(settings.pause_max_ms, &settings.retention, drain).await?,
+            Some(upkeep) => stores.consume(settings.pause_max_ms, &settings.retention, upkeep, drain).await?,
         }
         let _ended = tokio::time::timeout(Duration::from_millis(settings.drain_timeout_ms), serving).await;
         Ok(())

@@ -2,6 +2,7 @@
 
 mod a_cycle_submits_each_claim_once;
 mod bad_input_is_named;
+mod chores_are_done_once;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
 mod metrics_are_what_scrapers_read;

@@ -1,0 +1,107 @@
+use std::path::PathBuf;
+
+use futures_util::future::join_all;
+use pim_core::clock::Clock;
+use pim_data::backend::Statement;
+use pim_data::cluster::{Access, CONTROL};
+use pim_data::idempotency::KEPT_FOR;
+
+use super::*;
+use crate::signals::Hub;
+use crate::workers::Stores;
+
+struct Place {
+    folder: PathBuf,
+    clock: Clock,
+    stores: Stores,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _leftover = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Place {
+    async fn open() -> Self {
+        let folder = std::env::temp_dir().join(format!("pim-upkeep-{}", Uuid::new_v4()));
+        let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
+        let hub = Hub::new(None).expect("binds");
+        let stores = Stores::open(&folder, Some(2), Access::Shared, clock.clone(), &hub).await.expect("opens");
+        Self { folder, clock, stores }
+    }
+
+    fn worker(&self) -> Upkeep {
+        let settings = UpkeepSettings { idempotency_sweep_secs: 7200, audit_checkpoint_secs: 600 };
+        Upkeep::new(self.stores.cluster.clone(), &settings, self.stores.hub.chores()).expect("within bounds")
+    }
+
+    async fn checkpoints(&self) -> u64 {
+        let report = self.stores.cluster.verify_audit().await.expect("verifies");
+        assert!(report.verified, "{report:?}");
+        report.checkpoints
+    }
+}
+
+#[tokio::test]
+async fn of_many_workers_one_does_what_is_due() {
+    let place = Place::open().await;
+    let workers: Vec<Upkeep> = (0..8).map(|_| place.worker()).collect();
+    workers[0].enter().await.expect("enters");
+    let look = async || {
+        let looks = join_all(workers.iter().map(|worker| worker.look(ChoreName::AuditCheckpoint))).await;
+        looks.into_iter().filter_map(|look| look.expect("looks")).collect::<Vec<_>>()
+    };
+    assert_eq!(look().await, Vec::<u64>::new(), "nothing is due yet");
+    for number in 1..=3 {
+        place.clock.advance(Duration::from_secs(600));
+        assert_eq!(look().await, [number], "one does it, and once");
+        assert_eq!(look().await, Vec::<u64>::new());
+        assert_eq!(place.checkpoints().await, number);
+    }
+    let told = place.stores.hub.exposition(pim_telemetry::exposition::Format::OpenMetrics);
+    assert!(told.contains(r#"pim_chore_runs_total{chore="audit_checkpoint",outcome="done"} 3"#), "{told}");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_at_it_keeps_others_away_until_its_lease_is_over() {
+    let place = Place::open().await;
+    let (dead, other) = (place.worker(), place.worker());
+    dead.enter().await.expect("enters");
+    place.clock.advance(Duration::from_secs(600));
+    assert!(dead.take(ChoreName::AuditCheckpoint).await.expect("takes"));
+    place.clock.advance(CHORE_LEASE);
+    assert_eq!(other.look(ChoreName::AuditCheckpoint).await.expect("looks"), None);
+    place.clock.advance(Duration::from_secs(1));
+    assert_eq!(other.look(ChoreName::AuditCheckpoint).await.expect("looks"), Some(1));
+    assert!(
+        !dead.finish(ChoreName::AuditCheckpoint, 9).await.expect("finishes"),
+        "the one that was late changes nothing"
+    );
+    assert_eq!(other.look(ChoreName::AuditCheckpoint).await.expect("looks"), None, "due again after its time");
+}
+
+#[tokio::test]
+async fn a_sweep_removes_what_is_older_than_promised() {
+    let place = Place::open().await;
+    let worker = place.worker();
+    worker.enter().await.expect("enters");
+    let db = place.stores.cluster.database(CONTROL).expect("a database");
+    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
+                  VALUES (randomblob(32), 1, zeroblob(32), 201, '{}', zeroblob(16), ?)";
+    let old = place.clock.now();
+    let fill = (0..2500).map(|_| Statement::sqlite(insert).bind(old)).collect();
+    db.begin().await.expect("begins").commit_with(fill).await.expect("fills");
+    place.clock.advance(KEPT_FOR);
+    assert_eq!(worker.look(ChoreName::IdempotencySweep).await.expect("looks"), Some(0), "still promised");
+    place.clock.advance(Duration::from_secs(7200));
+    assert_eq!(worker.look(ChoreName::IdempotencySweep).await.expect("looks"), Some(2500), "all of it, in rounds");
+}
+
+#[test]
+fn settings_have_bounds() {
+    let bad = UpkeepSettings { audit_checkpoint_secs: 0, ..UpkeepSettings::default() };
+    assert_eq!(bad.check().map_err(|error| error.key), Err("audit_checkpoint_secs"));
+    let bad = UpkeepSettings { idempotency_sweep_secs: DAY_SECS + 1, ..UpkeepSettings::default() };
+    assert_eq!(bad.check().map_err(|error| error.key), Err("idempotency_sweep_secs"));
+}
