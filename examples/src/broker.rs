@@ -7,12 +7,14 @@ mod code;
 mod exchange;
 mod http;
 mod identity;
+mod keychain;
 mod keyfile;
 mod program;
 mod session;
 
-pub use http::{Broker, BrokerError, BrokerSettings, Profile};
+pub use http::{Broker, BrokerError, BrokerSettings, KEY_ROTATION, Profile};
 pub use identity::{Persona, PersonaDirectory};
+pub use keychain::KeychainError;
 pub use keyfile::{KeyFileError, gateway_secret};
 pub use program::BrokerProgram;
 

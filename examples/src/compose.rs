@@ -15,7 +15,7 @@ use pim_events::RetentionSettings;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use crate::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
 use crate::chaos;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::jobs::UpkeepSettings;
@@ -115,6 +115,7 @@ impl Lab {
             url: url.clone(),
             data_dir: settings.data_dir.clone(),
             profile: Profile::Lab,
+            key_rotation: KEY_ROTATION,
             clock: clock.clone(),
         })?;
         let router =

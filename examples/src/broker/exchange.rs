@@ -8,12 +8,13 @@ use pim_core::context::SessionContext;
 use pim_core::identity::Subject;
 use pim_core::problem::{self, Problem};
 use pim_core::role::ClosedEnum as _;
-use pim_core::token::{Signer, VerifiedToken};
+use pim_core::token::VerifiedToken;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::GATEWAY_AUDIENCE;
 use super::identity::Persona;
+use super::keychain::Keychain;
 use super::session::Sessions;
 use crate::policy::{LabRole, POLICY_VERSION};
 use crate::rig::{Failure, TRUST_DOMAIN, TXN_ISSUER};
@@ -27,7 +28,7 @@ const TRANSACTION_LIFETIME: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Issuer {
     pub(super) url: String,
-    pub(super) signer: Signer,
+    pub(super) keys: Keychain,
     pub(super) clock: Clock,
 }
 
@@ -71,7 +72,7 @@ impl Issuer {
     }
 
     fn sign(&self, typ: &str, claims: &Value) -> Result<String, Failure> {
-        self.signer.sign(typ, claims).map_err(|_| Problem::of(problem::INTERNAL).into())
+        self.keys.signer().sign(typ, claims).map_err(|_| Problem::of(problem::INTERNAL).into())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::extract::rejection::{FormRejection, JsonRejection, QueryRejection};
 use axum::extract::{Form, Query, State};
 use axum::response::{IntoResponse as _, Response};
@@ -15,7 +15,7 @@ use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use http::{HeaderValue, StatusCode};
 use pim_core::clock::Clock;
 use pim_core::problem::{self, IntoProblem as _, Problem};
-use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
+use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -24,6 +24,7 @@ use super::GATEWAY_AUDIENCE;
 use super::code::Codes;
 use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
+use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
 use super::session::Sessions;
 use crate::rig::{Drain, Failure, Parts, Service, SessionGate};
@@ -42,6 +43,9 @@ pub enum Profile {
     Production,
 }
 
+/// Time between two signing keys unless something else is set.
+pub const KEY_ROTATION: Duration = Duration::from_secs(24 * 3600);
+
 /// How the broker is set up.
 #[derive(Clone, Debug)]
 pub struct BrokerSettings {
@@ -51,6 +55,8 @@ pub struct BrokerSettings {
     pub data_dir: PathBuf,
     /// Whether personas may sign in without proof.
     pub profile: Profile,
+    /// Time between two signing keys: a minute to 90 days.
+    pub key_rotation: Duration,
     /// Where time comes from.
     pub clock: Clock,
 }
@@ -59,9 +65,12 @@ pub struct BrokerSettings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// Its keys.
+    /// Its signing keys.
     #[error(transparent)]
-    Keys(#[from] KeyFileError),
+    Keys(#[from] KeychainError),
+    /// The secret that it shares with the gateway.
+    #[error(transparent)]
+    Secret(#[from] KeyFileError),
     /// The one identity provider that is built in may not run here.
     #[error("the development identity provider runs in the lab profile alone: set `profile: lab`")]
     Profile,
@@ -81,16 +90,6 @@ struct Inner {
     gateway_secret: String,
 }
 
-/// The broker's own keys, for the tokens that come back to it.
-struct OwnKeys(String);
-
-#[async_trait]
-impl KeySource for OwnKeys {
-    async fn fetch(&self) -> Result<String, KeySourceError> {
-        Ok(self.0.clone())
-    }
-}
-
 impl Broker {
     /// Reads or makes its keys.
     ///
@@ -100,12 +99,12 @@ impl Broker {
         if settings.profile != Profile::Lab {
             return Err(BrokerError::Profile);
         }
-        let signer = keyfile::signer(&settings.data_dir)?;
-        let ring = KeyRing::new(OwnKeys(json!({"keys": [signer.jwk()]}).to_string()), settings.clock.clone());
+        let keys = Keychain::open(settings.data_dir.clone(), settings.key_rotation, settings.clock.clone())?;
+        let ring = KeyRing::new(keys.clone(), settings.clock.clone());
         let accepted = VerifierSettings::access_token(settings.url.as_str(), GATEWAY_AUDIENCE);
         let inner = Inner {
             verifier: TokenVerifier::new(accepted, ring, settings.clock.clone()),
-            issuer: Issuer { url: settings.url, signer, clock: settings.clock },
+            issuer: Issuer { url: settings.url, keys, clock: settings.clock },
             sessions: Sessions::new(),
             codes: Codes::new(),
             personas: PersonaDirectory::of(&settings.data_dir),
@@ -117,8 +116,7 @@ impl Broker {
     /// Its HTTP side.
     pub fn into_router(self, drain: Drain, openapi: Value, hub: Hub) -> Router {
         let parts = Parts { name: "session-broker", cluster: None, drain, openapi, hub };
-        let own = OwnKeys(json!({"keys": [self.0.issuer.signer.jwk()]}).to_string());
-        let gate = SessionGate::trusting(own, self.0.issuer.clock.clone());
+        let gate = SessionGate::trusting(self.0.issuer.keys.clone(), self.0.issuer.clock.clone());
         let routes = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks.json", get(keys))
@@ -160,7 +158,7 @@ async fn discovery(State(broker): State<Broker>) -> Json<Value> {
 }
 
 async fn keys(State(broker): State<Broker>) -> Json<Value> {
-    Json(json!({"keys": [broker.0.issuer.signer.jwk()]}))
+    Json(broker.0.issuer.keys.jwks())
 }
 
 #[derive(Debug, Deserialize)]

@@ -37,14 +37,65 @@ pub enum KeyFileError {
     Random,
 }
 
-/// The broker's signing key, made when it is not there.
-pub(super) fn signer(data_dir: &Path) -> Result<Signer, KeyFileError> {
-    let path = data_dir.join("keys").join("broker-es256.pk8");
-    let pkcs8 = read_or_make(&path, || {
+/// What the files of signing keys are called, with the second in which the key was made between them.
+const SIGNER_FILES: (&str, &str) = ("broker-es256-", ".pk8");
+/// The file of the one key of earlier versions, which never took turns.
+const FIRST_SIGNER_FILE: &str = "broker-es256.pk8";
+
+/// The broker's signing keys, each with the second in which it was made.
+pub(super) fn signers(data_dir: &Path) -> Result<Vec<(i64, Signer)>, KeyFileError> {
+    let folder = data_dir.join("keys");
+    let failed = |source| KeyFileError::Io { doing: "list", path: folder.clone(), source };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if let Some(made_at) = path.file_name().and_then(|name| made_at(name.to_str()?)) {
+            found.push((made_at, signer_in(&path)?));
+        }
+    }
+    Ok(found)
+}
+
+fn made_at(name: &str) -> Option<i64> {
+    if name == FIRST_SIGNER_FILE {
+        return Some(0);
+    }
+    name.strip_prefix(SIGNER_FILES.0)?.strip_suffix(SIGNER_FILES.1)?.parse().ok()
+}
+
+fn signer_file(data_dir: &Path, made_at: i64) -> PathBuf {
+    let name = if made_at == 0 {
+        FIRST_SIGNER_FILE.to_owned()
+    } else {
+        format!("{}{made_at}{}", SIGNER_FILES.0, SIGNER_FILES.1)
+    };
+    data_dir.join("keys").join(name)
+}
+
+/// Makes a signing key.
+pub(super) fn make_signer(data_dir: &Path, made_at: i64) -> Result<Signer, KeyFileError> {
+    let path = signer_file(data_dir, made_at);
+    read_or_make(&path, || {
         let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         made.map(|document| document.as_ref().to_vec()).map_err(|_| KeyFileError::Random)
     })?;
-    let damaged = || KeyFileError::Damaged { path: path.clone() };
+    signer_in(&path)
+}
+
+/// Removes a signing key whose tokens are over; one that stays is listed again after a restart, which does no harm.
+pub(super) fn remove_signer(data_dir: &Path, made_at: i64) {
+    let _stays = fs::remove_file(signer_file(data_dir, made_at));
+}
+
+fn signer_in(path: &Path) -> Result<Signer, KeyFileError> {
+    let pkcs8 =
+        fs::read(path).map_err(|source| KeyFileError::Io { doing: "read", path: path.to_path_buf(), source })?;
+    let damaged = || KeyFileError::Damaged { path: path.to_path_buf() };
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| damaged())?;
     Signer::es256(&pkcs8, pair.public_key().as_ref()).map_err(|_| damaged())
 }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pim_core::clock::Clock;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Broker, BrokerSettings, Profile};
+use super::{Broker, BrokerSettings, KEY_ROTATION, Profile};
 use crate::rig::{Drain, ServeSettings, bind};
 use crate::signals;
 
@@ -21,6 +22,9 @@ pub struct BrokerProgram {
     pub data_dir: PathBuf,
     /// `lab` lets the development identity provider run; `production` refuses to start it.
     pub profile: Profile,
+    /// Seconds between two signing keys: 60 to 7,776,000. A key is published ten minutes before it signs, and until its last
+    /// token is over.
+    pub key_rotation_secs: u64,
 }
 
 impl Default for BrokerProgram {
@@ -29,6 +33,7 @@ impl Default for BrokerProgram {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             data_dir: PathBuf::from("target/pim-data"),
             profile: Profile::Lab,
+            key_rotation_secs: KEY_ROTATION.as_secs(),
         }
     }
 }
@@ -41,7 +46,13 @@ impl BrokerProgram {
     pub async fn run(self, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(self.listen)).await?;
         let url = bound.url();
-        let settings = BrokerSettings { url, data_dir: self.data_dir, profile: self.profile, clock: Clock::system() };
+        let settings = BrokerSettings {
+            url,
+            data_dir: self.data_dir,
+            profile: self.profile,
+            key_rotation: Duration::from_secs(self.key_rotation_secs),
+            clock: Clock::system(),
+        };
         let broker = Broker::new(settings)?;
         println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
         let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::Router;
 use http::HeaderMap;
 use pim_core::clock::Clock;
-use pim_lab::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use pim_lab::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
 use pim_lab::client::Client;
 use pim_lab::gateway::{Gateway, GatewaySettings};
 use pim_lab::rig::{Drain, ServeSettings, bind};
@@ -49,6 +49,7 @@ async fn edge(calls_per_second: u32) -> Edge {
         url: broker_url.clone(),
         data_dir: folder.clone(),
         profile: Profile::Lab,
+        key_rotation: KEY_ROTATION,
         clock: Clock::system(),
     };
     let broker = Broker::new(settings).unwrap().into_router(Drain::new(), json!({}), hub.clone());

@@ -48,10 +48,12 @@ impl VerifyKey {
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: BTreeMap<String, Arc<VerifyKey>>,
+    skipped: usize,
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set (RFC 7517). Keys for other uses are passed over; one bad key refuses the set.
+    /// Reads a JSON Web Key Set (RFC 7517). Keys for other uses, and of types that are not known here, are passed over, so
+    /// that an issuer may publish a new kind of key beside the old; one bad key of a known type refuses the set.
     ///
     /// # Errors
     /// [`KeyError`] for more than 64 keys, a duplicate or missing id, a weak or malformed key, or no usable key.
@@ -61,9 +63,16 @@ impl KeySet {
         if listed.len() > KEYS_MAX {
             return Err(KeyError("more than 64 keys"));
         }
-        let mut keys = BTreeMap::new();
+        let (mut keys, mut skipped) = (BTreeMap::new(), 0);
         for jwk in listed {
+            if jwk.get("d").is_some() || jwk.get("k").is_some() {
+                return Err(KeyError("a secret among the keys"));
+            }
             if jwk.get("use").is_some_and(|usage| usage != "sig") {
+                continue;
+            }
+            if !is_known_type(jwk) {
+                skipped += 1;
                 continue;
             }
             let id = jwk["kid"].as_str().ok_or(KeyError("a key without kid"))?;
@@ -71,7 +80,13 @@ impl KeySet {
                 return Err(KeyError("two keys with one kid"));
             }
         }
-        if keys.is_empty() { Err(KeyError("no usable key")) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeyError("no usable key")) } else { Ok(Self { keys, skipped }) }
+    }
+
+    /// How many keys were passed over because their type is not known here.
+    #[must_use]
+    pub const fn skipped(&self) -> usize {
+        self.skipped
     }
 
     /// The key of an id.
@@ -81,11 +96,14 @@ impl KeySet {
     }
 }
 
+/// Whether it is of a type that tokens are verified with here. RFC 7517, section 5: one that is not should be ignored.
+fn is_known_type(jwk: &Value) -> bool {
+    let text = |member: &str| jwk[member].as_str().unwrap_or_default();
+    matches!((text("kty"), text("crv")), ("EC", "P-256") | ("OKP", "Ed25519") | ("RSA", _))
+}
+
 fn key_of(jwk: &Value) -> Result<VerifyKey, KeyError> {
     let text = |member: &str| jwk[member].as_str().unwrap_or_default();
-    if jwk.get("d").is_some() || jwk.get("k").is_some() {
-        return Err(KeyError("a secret among the keys"));
-    }
     let declared = jwk["alg"].as_str();
     let (algorithm, decoding) = match (text("kty"), text("crv")) {
         ("EC", "P-256") => (Algorithm::ES256, DecodingKey::from_ec_components(text("x"), text("y"))),

@@ -128,7 +128,12 @@ impl KeyRing {
         let Ok(keys) = KeySet::from_jwks(&text) else { return false };
         fetching.unknown.retain(|unknown| keys.get(unknown).is_none());
         let digest = Sha256::digest(text.as_bytes()).into();
-        let generation = self.held.load().as_ref().map_or(0, |held| held.generation + u64::from(held.digest != digest));
+        let known = self.held.load().as_ref().map(|held| (held.generation, held.digest == digest));
+        let generation = known.map_or(0, |(generation, is_same)| generation + u64::from(!is_same));
+        // Said once for each set, not at every look.
+        if keys.skipped() > 0 && known.is_none_or(|(_, is_same)| !is_same) {
+            crate::warn!("key_set.unknown_types_skipped", skipped = keys.skipped());
+        }
         self.held.store(Some(Arc::new(Held { keys, digest, generation, fetched_at: self.clock.now() })));
         true
     }

@@ -136,6 +136,25 @@ async fn nobody_waits_for_a_refresh_while_keys_are_good() {
     assert_eq!(source.fetches(), 2);
 }
 
+#[tokio::test]
+async fn a_key_of_a_type_that_nobody_knows_does_not_take_the_others_along() {
+    let issuer = Issuer::new();
+    let newer = json!({"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AA", "use": "sig"});
+    let curve = json!({"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA", "kid": "big"});
+    let nameless = json!({"kty": "AKP"});
+    let set = json!({"keys": [newer, issuer.signer.jwk(), curve, nameless]}).to_string();
+    assert_eq!(KeySet::from_jwks(&set).map(|keys| keys.skipped()), Ok(3));
+    let verifier = verifier(&Source::of(set), &clock());
+    assert!(verifier.verify(&issuer.good()).await.is_ok());
+    let claimed = issuer.token(&with(issuer.header(), "kid", json!("pq")), &claims());
+    assert_eq!(verifier.verify(&claimed).await.unwrap_err(), TokenError::UnknownKey);
+    // What is of a known type and bad, or a secret, still refuses the set.
+    let secret = json!({"keys": [issuer.signer.jwk(), {"kty": "AKP", "kid": "s", "d": "AA"}]});
+    assert!(KeySet::from_jwks(&secret.to_string()).is_err());
+    let short = json!({"keys": [issuer.signer.jwk(), {"kty": "EC", "crv": "P-256", "kid": "s", "x": "A", "y": "A"}]});
+    assert!(KeySet::from_jwks(&short.to_string()).is_err());
+}
+
 #[test]
 fn key_sets_are_refused_by_cause() {
     let good = Issuer::new().signer.jwk().clone();
