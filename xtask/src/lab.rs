@@ -3,9 +3,11 @@
 mod alive;
 mod api;
 mod ask;
+mod doctor;
 mod document;
 mod journal;
 mod process;
+mod servers;
 
 use std::path::PathBuf;
 
@@ -61,6 +63,13 @@ enum Verb {
     Down,
     /// Tells whether the lab runs, and how it is.
     Status,
+    /// Tells what is missing on this machine, and the command that installs it.
+    Doctor,
+    /// Database servers as local processes, with standbys; the embedded lab needs none.
+    Servers {
+        #[command(subcommand)]
+        verb: servers::ServersVerb,
+    },
     /// Prints the lab's log lines.
     Logs {
         /// How many of the last lines.
@@ -141,6 +150,8 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         Verb::Up(up) => process::up(up, json),
         Verb::Down => process::down(json),
         Verb::Status => ask::status(json),
+        Verb::Doctor => doctor::run(json),
+        Verb::Servers { verb } => servers::run(verb, json),
         Verb::Logs { lines, follow } => journal::logs(*lines, *follow, json),
         Verb::Token { role, persona } => ask::token(*role, persona.as_deref(), json),
         Verb::Plan(plan) => process::plan(plan, json),

@@ -79,6 +79,14 @@ const SUITES: &[Suite] = &[
         // Without it the embedded engine's would run once more.
         tests: "postgres::",
     },
+    Suite {
+        server: Server::Postgres,
+        what: "a cluster on the servers of a lab",
+        lacks: lacks_programs,
+        build: &["-p", "pim-data", "--features", "postgres", "--test", "it"],
+        flags: &["--ignored"],
+        tests: "postgres::",
+    },
 ];
 
 /// A server that suites may share: named, in a container, or local.

@@ -10,6 +10,30 @@ use std::process::{Child, Command, Stdio};
 /// A parent-death signal would come with the end of the *thread* that started the server, and tests have one each.
 const WAIT: &str = "cat >/dev/null; ";
 
+/// Stops every server below a folder and removes it. A process is only told when it is one of that folder, and its
+/// children with it: one that stands still would stay behind.
+pub(crate) const SERVERS: &str = r#"
+running() {
+    for file in "$1"/*/data/postmaster.pid; do
+        [ -f "$file" ] && read -r pid <"$file" && grep -qF "$1" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
+    done
+}
+family() {
+    echo "$1"
+    for status in /proc/[0-9]*/status; do
+        grep -q "^PPid:[[:space:]]*$1\$" "$status" 2>/dev/null && status=${status%/status} && echo "${status##*/}"
+    done
+}
+for pid in $(running "$1"); do kill -CONT $(family "$pid"); kill -QUIT "$pid"; done
+tries=0
+while [ -n "$(running "$1")" ] && [ "$tries" -lt 200 ]; do
+    tries=$((tries + 1))
+    [ "$tries" -eq 100 ] && for pid in $(running "$1"); do kill -KILL $(family "$pid"); done
+    sleep 0.05
+done
+rm -rf "$1"
+"#;
+
 /// Runs a script when it goes, or when this process goes.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -24,6 +48,11 @@ impl Guard {
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own: what ends the test's group must not end its cleaning up.
         Ok(Self { shell: shell.process_group(0).spawn()? })
+    }
+
+    /// What it guards stays from now on.
+    pub(crate) fn disarm(mut self) -> io::Result<()> {
+        self.shell.kill()
     }
 }
 

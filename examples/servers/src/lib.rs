@@ -20,6 +20,7 @@
 
 #[cfg(feature = "containers")]
 pub mod container;
+pub mod fleet;
 mod guard;
 pub mod image;
 pub mod local;

@@ -5,29 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::guard::Guard;
+use crate::guard::{Guard, SERVERS};
 use crate::local::{LocalError, LocalServer};
 use crate::programs::Programs;
 
 /// What nobody else needs to know about servers that only this machine can reach, for as long as a test runs.
 const PASSWORD: &str = "only-for-tests";
-
-/// Stops every server below a folder and removes it. A process is only told when it is one of that folder.
-const CLEAN_UP: &str = r#"
-running() {
-    for file in "$1"/*/data/postmaster.pid; do
-        [ -f "$file" ] && read -r pid <"$file" && grep -qF "$1" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
-    done
-}
-for pid in $(running "$1"); do kill -CONT "$pid"; kill -QUIT "$pid"; done
-tries=0
-while [ -n "$(running "$1")" ] && [ "$tries" -lt 100 ]; do
-    tries=$((tries + 1))
-    [ "$tries" -eq 60 ] && for pid in $(running "$1"); do kill -KILL "$pid"; done
-    sleep 0.05
-done
-rm -rf "$1"
-"#;
 
 /// A folder with servers.
 #[derive(Debug)]
@@ -77,5 +60,5 @@ impl TemporaryServers {
 fn make(programs: &Programs, folder: &Path) -> io::Result<Guard> {
     fs::create_dir(folder)?;
     programs.give(folder)?;
-    Guard::arm(CLEAN_UP, folder.as_os_str())
+    Guard::arm(SERVERS, folder.as_os_str())
 }

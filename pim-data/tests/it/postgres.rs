@@ -13,6 +13,7 @@ macro_rules! promises {
     };
 }
 
+mod a_lab_has_servers;
 mod foreign_keys_hash_as_the_server_does;
 
 promises! {

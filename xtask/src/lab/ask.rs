@@ -10,6 +10,7 @@ use super::Role;
 use super::api::{self, Api, segment};
 use super::document::{print, say};
 use super::journal::State;
+use super::servers;
 use crate::exit::Failure;
 
 /// What can be asked of shards.
@@ -68,6 +69,13 @@ pub(crate) enum ShardVerb {
         #[arg(long, value_name = "SHARD", required = true)]
         to: Vec<u16>,
     },
+    /// Makes the standby of a shard its primary, on the servers of `lab servers`.
+    Promote {
+        /// Number of the shard.
+        shard: u16,
+    },
+    /// Checks the servers of each shard, on those of `lab servers`.
+    Doctor,
 }
 
 /// What can be asked of dead letters.
@@ -219,6 +227,8 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::Reverse { id } => about_move(id, "reverse", json),
         ShardVerb::Cancel { id } => about_move(id, "cancel", json),
         ShardVerb::Drain { shard, to } => drain(*shard, to, json),
+        ShardVerb::Promote { shard } => servers::promote(*shard, json),
+        ShardVerb::Doctor => servers::doctor(json),
     }
 }
 

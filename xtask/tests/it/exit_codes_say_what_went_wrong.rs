@@ -35,6 +35,7 @@ fn of_bad_arguments() {
             (&["seed", "--patients", "some"], 2, "--patients"),
             (&["shard", "publish", "/nowhere/map.toml"], 2, "/nowhere/map.toml"),
             (&["audit", "show"], 2, "--request"),
+            (&["servers", "up", "--shards", "0"], 2, "1 to 16"),
             (&["status", "--gateway", "ftp://nowhere"], 2, "ftp://nowhere"),
             (&["load", "--gateway", "http://127.0.0.1:1", "--for", "ever"], 2, "--for"),
         ],
@@ -57,7 +58,10 @@ fn of_a_lab_that_is_not_there() {
         &["audit", "verify"],
         &["load"],
     ];
-    let rows: Vec<Row<'_>> = rows.iter().map(|arguments| (*arguments, 3, "lab up")).collect();
+    let mut rows: Vec<Row<'_>> = rows.iter().map(|arguments| (*arguments, 3, "lab up")).collect();
+    let servers: &[&[&str]] =
+        &[&["servers", "status"], &["servers", "down"], &["shard", "promote", "0"], &["shard", "doctor"]];
+    rows.extend(servers.iter().map(|arguments| (*arguments, 3, "lab servers up")));
     check(&["--folder", &folder.join("lab")], &rows);
     check(&["--folder", &folder.join("lab")], &[(&["logs"], 3, "no lab has been started")]);
 }

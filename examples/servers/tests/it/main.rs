@@ -2,5 +2,6 @@
 
 #[cfg(feature = "containers")]
 mod a_container_goes_with_its_process;
+mod a_fleet_outlives_its_process;
 mod a_standby_takes_over;
 mod servers_go_with_their_process;

@@ -1,0 +1,350 @@
+//! The servers of a lab: a primary with a synchronous standby for each shard, and one for what is not sharded.
+//!
+//! Everything is in a folder, so that another process can go on with it: a folder for each server, the connection
+//! strings as files in `secrets`, and the `shard-map.toml` that names them.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::guard::{Guard, SERVERS};
+use crate::local::{LocalError, LocalServer, Stop};
+use crate::programs::{Programs, ProgramsError};
+
+/// Most shards of a fleet: each has two servers.
+pub const SHARDS_MAX: u16 = 16;
+
+const BUCKETS: u32 = 4096;
+const UNSHARDED: &str = "unsharded";
+/// Databases of the server for what is not sharded, which are also the names of their secrets.
+const UNSHARDED_DATABASES: [&str; 2] = ["control", "read-store"];
+
+/// Why a fleet cannot be what it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FleetError {
+    /// PostgreSQL cannot be run here.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    /// One of its servers.
+    #[error(transparent)]
+    Server(#[from] LocalError),
+    /// A folder or a file of it.
+    #[error("cannot use {}", path.display())]
+    Path {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There are servers already, or there were.
+    #[error("{} is there already: stop its servers first", folder.display())]
+    Exists {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// There are no servers.
+    #[error("no servers have been started in {}", folder.display())]
+    Absent {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// A number of shards that cannot be.
+    #[error("{shards} shards: there must be 1 to {SHARDS_MAX}")]
+    Shards {
+        /// What was asked for.
+        shards: u16,
+    },
+    /// A shard that is not there.
+    #[error("there is no shard {shard}: the last one is {}", shards - 1)]
+    NoShard {
+        /// What was asked for.
+        shard: u16,
+        /// How many there are.
+        shards: u16,
+    },
+    /// A shard whose standby cannot take over.
+    #[error("shard {shard} has no running standby that could take over: {server} is {found}")]
+    NoStandby {
+        /// Which shard.
+        shard: u16,
+        /// The server that should be one.
+        server: String,
+        /// What it is instead.
+        found: &'static str,
+    },
+}
+
+/// What a shard's servers are at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardServers {
+    /// Number of the shard.
+    pub shard: u16,
+    /// The one that its secret names.
+    pub primary: ServerState,
+    /// The other one.
+    pub standby: ServerState,
+    /// Whether each commit waits for the standby, by the primary's own account.
+    pub is_synchronous: bool,
+}
+
+/// What a server is at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its name.
+    pub name: String,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    /// `primary`, `standby`, `stopped` or `silent` (it runs, but does not answer).
+    pub role: &'static str,
+}
+
+/// The servers of a lab; the value is a handle, they outlive it.
+#[derive(Debug)]
+pub struct Fleet {
+    programs: Programs,
+    folder: PathBuf,
+    password: String,
+    shards: u16,
+}
+
+impl Fleet {
+    /// Starts the servers of so many shards in a folder that does not exist yet. When that does not succeed, or this
+    /// process ends meanwhile, nothing is left behind.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, or a server does not become ready.
+    pub fn create(folder: &Path, shards: u16) -> Result<Self, FleetError> {
+        if shards == 0 || shards > SHARDS_MAX {
+            return Err(FleetError::Shards { shards });
+        }
+        if folder.exists() {
+            return Err(FleetError::Exists { folder: folder.to_owned() });
+        }
+        let at = |path: &Path| at(path.to_owned());
+        let fleet = Self { programs: Programs::find()?, folder: folder.to_owned(), password: random()?, shards };
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        let guard = Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder))?;
+        let secrets = fleet.secrets();
+        fs::DirBuilder::new().mode(0o700).create(&secrets).map_err(at(&secrets))?;
+        fleet.keep("fleet", &fleet.password)?;
+        for shard in 0..shards {
+            fleet.create_shard(shard)?;
+        }
+        let server = LocalServer::create(&fleet.programs, &folder.join(UNSHARDED), UNSHARDED, &fleet.password)?;
+        for database in UNSHARDED_DATABASES {
+            fleet.provide(&server, database)?;
+        }
+        let map = folder.join("shard-map.toml");
+        fs::write(&map, fleet.map()).map_err(at(&map))?;
+        guard.disarm().map_err(at(folder))?;
+        Ok(fleet)
+    }
+
+    /// The servers that another process started.
+    ///
+    /// # Errors
+    /// When there are none, or PostgreSQL is not installed any more.
+    pub fn open(folder: &Path) -> Result<Self, FleetError> {
+        let password = fs::read_to_string(folder.join("secrets/fleet"));
+        let password = password.map_err(|_| FleetError::Absent { folder: folder.to_owned() })?;
+        let mut shards = 0;
+        while folder.join(server_name(shards, 'a')).exists() {
+            shards += 1;
+        }
+        Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards })
+    }
+
+    /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`), `control`, `read-store`.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.folder.join("secrets")
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub const fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// What each shard's servers are at present.
+    ///
+    /// # Errors
+    /// When a server's folder cannot be read.
+    pub fn state(&self) -> Result<Vec<ShardServers>, FleetError> {
+        (0..self.shards).map(|shard| self.state_of(shard)).collect()
+    }
+
+    /// What the server for control database and read store is at present.
+    ///
+    /// # Errors
+    /// When its folder cannot be read.
+    pub fn unsharded(&self) -> Result<ServerState, FleetError> {
+        Ok(state_of(&self.server(UNSHARDED)?))
+    }
+
+    /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other
+    /// take over; the shard's secrets name it from now on, and the old one is copied anew and follows. Returns the name
+    /// of the new primary.
+    ///
+    /// # Errors
+    /// When the standby does not run; then nothing was changed. When a server does not do as told.
+    pub fn promote(&self, shard: u16) -> Result<String, FleetError> {
+        let (old, new) = self.pair(shard)?;
+        let found = state_of(&new).role;
+        if found != "standby" {
+            return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found });
+        }
+        if old.is_running() {
+            // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
+            old.stop(Stop::Fast).or_else(|_| old.kill())?;
+        }
+        new.promote()?;
+        let secret = secret_of(shard);
+        self.tell(&new, &secret)?;
+        let folder = self.folder.join(old.name());
+        fs::remove_dir_all(&folder).map_err(at(folder.clone()))?;
+        self.follow(&new, shard, old.name())?;
+        Ok(new.name().to_owned())
+    }
+
+    /// Stops all servers and removes the folder, also of a fleet that was not completed.
+    ///
+    /// # Errors
+    /// When there is none, or something is left.
+    pub fn remove(folder: &Path) -> Result<(), FleetError> {
+        if !folder.join("secrets").exists() {
+            return Err(FleetError::Absent { folder: folder.to_owned() });
+        }
+        drop(Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder.to_owned()))?);
+        if folder.exists() {
+            return Err(FleetError::Exists { folder: folder.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn create_shard(&self, shard: u16) -> Result<(), FleetError> {
+        let name = server_name(shard, 'a');
+        let primary = LocalServer::create(&self.programs, &self.folder.join(&name), &name, &self.password)?;
+        self.provide(&primary, &secret_of(shard))?;
+        self.follow(&primary, shard, &server_name(shard, 'b'))
+    }
+
+    /// A standby for which each commit of the primary waits from now on.
+    fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
+        let standby = primary.standby(&self.folder.join(name), name)?;
+        self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
+        primary.require_synchronous(name)?;
+        Ok(())
+    }
+
+    /// A database with an owner, who may change its schema, and a login for services, who owns nothing.
+    fn provide(&self, server: &LocalServer, database: &str) -> Result<(), FleetError> {
+        let password = &self.password;
+        let roles = format!(
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
+                CREATE ROLE pim_app NOLOGIN;
+                CREATE ROLE pim_lab_owner LOGIN CREATEROLE PASSWORD '{password}';
+                CREATE ROLE pim_lab_app LOGIN PASSWORD '{password}' IN ROLE pim_app;
+            END IF; END $$"
+        );
+        server.sql("postgres", &roles)?;
+        server.sql("postgres", &format!("CREATE DATABASE \"{database}\" OWNER pim_lab_owner"))?;
+        self.tell(server, database)
+    }
+
+    /// Has the secrets of a database name this server.
+    fn tell(&self, server: &LocalServer, database: &str) -> Result<(), FleetError> {
+        self.keep(database, &self.login(server, "app", database))?;
+        self.keep(&format!("{database}-owner"), &self.login(server, "owner", database))
+    }
+
+    fn login(&self, server: &LocalServer, who: &str, database: &str) -> String {
+        server.dsn_of(&format!("pim_lab_{who}"), &self.password, database)
+    }
+
+    /// Readers see the old secret or the new one.
+    fn keep(&self, name: &str, secret: &str) -> Result<(), FleetError> {
+        let (path, fresh) = (self.secrets().join(name), self.secrets().join(format!(".{name}.new")));
+        let written = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh);
+        let written = written.and_then(|mut file| file.write_all(secret.as_bytes()));
+        written.and_then(|()| fs::rename(&fresh, &path)).map_err(at(path))
+    }
+
+    fn server(&self, name: &str) -> Result<LocalServer, FleetError> {
+        Ok(LocalServer::open(&self.programs, &self.folder.join(name), name, &self.password)?)
+    }
+
+    /// The one that the shard's secret names, and the other one.
+    fn pair(&self, shard: u16) -> Result<(LocalServer, LocalServer), FleetError> {
+        if shard >= self.shards {
+            return Err(FleetError::NoShard { shard, shards: self.shards });
+        }
+        let path = self.secrets().join(secret_of(shard));
+        let named = fs::read_to_string(&path).map_err(at(path))?;
+        let (a, b) = (self.server(&server_name(shard, 'a'))?, self.server(&server_name(shard, 'b'))?);
+        let a_is_primary = self.login(&a, "app", &secret_of(shard)) == named;
+        Ok(if a_is_primary { (a, b) } else { (b, a) })
+    }
+
+    fn state_of(&self, shard: u16) -> Result<ShardServers, FleetError> {
+        let (primary, standby) = self.pair(shard)?;
+        let question = format!(
+            "SELECT count(*) FROM pg_stat_replication
+                WHERE application_name = '{}' AND state = 'streaming' AND sync_state = 'sync'",
+            standby.name()
+        );
+        let is_synchronous = primary.is_running() && primary.sql("postgres", &question).is_ok_and(|count| count == "1");
+        Ok(ShardServers { shard, primary: state_of(&primary), standby: state_of(&standby), is_synchronous })
+    }
+
+    /// A map with even runs of buckets.
+    fn map(&self) -> String {
+        let mut map = "format = 1\nkeyspace = \"pim\"\nversion = 1\n".to_owned();
+        for shard in 0..self.shards {
+            let name = secret_of(shard);
+            map.push_str(&format!("\n[[shards]]\nid = {shard}\nname = \"{name}\"\nstate = \"live\"\n"));
+            for (end, role) in [("", "primary"), ("-standby", "replica")] {
+                let endpoint = format!("id = \"{name}{end}\"\nrole = \"{role}\"\ndsn_ref = \"{name}{end}\"");
+                map.push_str(&format!("[[shards.endpoints]]\n{endpoint}\n"));
+            }
+        }
+        let first = |shard: u16| u32::from(shard) * BUCKETS / u32::from(self.shards);
+        for shard in 0..self.shards {
+            let (first, last) = (first(shard), first(shard + 1) - 1);
+            map.push_str(&format!("\n[[ranges]]\nfirst = {first}\nlast = {last}\nshard = {shard}\nepoch = 1\n"));
+        }
+        map
+    }
+}
+
+fn secret_of(shard: u16) -> String {
+    format!("shard-{shard}")
+}
+
+/// Also a name of a replication slot, which takes no hyphen.
+fn server_name(shard: u16, letter: char) -> String {
+    format!("shard_{shard}_{letter}")
+}
+
+fn state_of(server: &LocalServer) -> ServerState {
+    let role = match (server.is_running(), server.is_standby()) {
+        (false, _) => "stopped",
+        (true, Ok(true)) => "standby",
+        (true, Ok(false)) => "primary",
+        (true, Err(_)) => "silent",
+    };
+    ServerState { name: server.name().to_owned(), port: server.port(), role }
+}
+
+fn random() -> Result<String, FleetError> {
+    let path = PathBuf::from("/dev/urandom");
+    let mut bytes = [0; 16];
+    fs::File::open(&path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(at(path))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn at(path: PathBuf) -> impl FnOnce(io::Error) -> FleetError {
+    move |source| FleetError::Path { path, source }
+}

@@ -1,0 +1,114 @@
+//! `cargo xtask lab doctor`: which modes can run here, what is missing, and the command that installs it.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+use pim_servers::programs::Programs;
+use pim_servers::shared::docker_answers;
+use serde_json::{Value, json};
+
+use super::document::{print, say};
+use crate::exit::Failure;
+
+/// Something that the lab or its suites use.
+struct Need {
+    name: &'static str,
+    /// What cannot be done without it.
+    purpose: &'static str,
+    /// Where it is, or why it cannot be used.
+    look: fn() -> Result<String, String>,
+    install: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        name: "a C compiler",
+        purpose: "every build",
+        look: || version_of("cc", "--version"),
+        install: "apt-get install gcc libc6-dev",
+    },
+    Need {
+        name: "curl",
+        purpose: "the commands that the lab prints",
+        look: || version_of("curl", "--version"),
+        install: "apt-get install curl",
+    },
+    Need {
+        name: "PostgreSQL 15 or later",
+        purpose: "lab servers, and the suites that kill servers",
+        look: || Programs::find().map(|found| found.bin().display().to_string()).map_err(|why| why.to_string()),
+        install: "apt-get install postgresql",
+    },
+    Need {
+        name: "a Docker engine",
+        purpose: "suites in containers",
+        look: || if docker_answers() { Ok("answers".to_owned()) } else { Err("no engine answers".to_owned()) },
+        install: "apt-get install docker.io && dockerd &",
+    },
+];
+
+/// What one look found.
+struct Finding {
+    need: &'static Need,
+    found: Result<String, String>,
+}
+
+/// Prints what is there and what is not; fails when something is missing.
+pub(super) fn run(json: bool) -> Result<()> {
+    let findings: Vec<_> = NEEDS.iter().map(|need| Finding { need, found: (need.look)() }).collect();
+    let missing = findings.iter().filter(|finding| finding.found.is_err()).count();
+    if json {
+        print("doctor", &json!({"needs": findings.iter().map(Finding::document).collect::<Value>()}), true);
+    } else {
+        for finding in &findings {
+            say(&finding.line());
+        }
+    }
+    if missing == 0 {
+        return Ok(());
+    }
+    Err(Failure::Precondition.because(format!("{missing} of {} are missing", NEEDS.len())))
+}
+
+impl Finding {
+    fn document(&self) -> Value {
+        let Need { name, purpose, install, .. } = self.need;
+        match &self.found {
+            Ok(found) => json!({"name": name, "for": purpose, "is_there": true, "found": found}),
+            Err(why) => json!({"name": name, "for": purpose, "is_there": false, "why": why, "install": install}),
+        }
+    }
+
+    fn line(&self) -> String {
+        let Need { name, purpose, install, .. } = self.need;
+        match &self.found {
+            Ok(found) => format!("ok       {name} ({purpose}): {found}"),
+            Err(why) => format!("missing  {name} ({purpose}): {why}\n         {install}"),
+        }
+    }
+}
+
+fn version_of(program: &str, flag: &str) -> Result<String, String> {
+    let output = Command::new(program).arg(flag).stdin(Stdio::null()).output();
+    let output = output.map_err(|why| format!("`{program}` cannot be run: {why}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, NEEDS, version_of};
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_installs_it() {
+        for need in NEEDS {
+            let finding = Finding { need, found: Err("gone".to_owned()) };
+            assert!(finding.line().contains(need.name) && finding.line().contains(need.install));
+            assert_eq!(finding.document()["install"], need.install);
+            let finding = Finding { need, found: Ok("here".to_owned()) };
+            assert!(!finding.line().contains(need.install), "nothing to install");
+            assert_eq!(finding.document()["install"], serde_json::Value::Null);
+        }
+        assert!(version_of("no-such-program", "--version").is_err());
+    }
+}

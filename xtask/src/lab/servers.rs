@@ -1,0 +1,171 @@
+//! The database servers below a lab: starting, looking at, promoting and removing them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Subcommand;
+use pim_servers::fleet::{Fleet, FleetError, ServerState, ShardServers};
+use serde_json::{Value, json};
+
+use super::document::{print, say};
+use super::journal;
+use crate::exit::Failure;
+
+/// What can be done with servers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServersVerb {
+    /// Starts a PostgreSQL primary with a synchronous standby for each shard, and one for what is not sharded.
+    Up {
+        /// Number of shards.
+        #[arg(long, default_value_t = 4)]
+        shards: u16,
+    },
+    /// Tells what each server is at present.
+    Status,
+    /// Stops all servers and removes their data.
+    Down,
+}
+
+/// Runs one verb.
+pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
+    match verb {
+        ServersVerb::Up { shards } => up(*shards, json),
+        ServersVerb::Status => status(json),
+        ServersVerb::Down => down(json),
+    }
+}
+
+/// Makes a shard's standby its primary.
+pub(super) fn promote(shard: u16, json: bool) -> Result<()> {
+    let promoted = Fleet::open(&place()?).and_then(|fleet| fleet.promote(shard)).map_err(failed)?;
+    let document = json!({"shard": shard, "primary": promoted});
+    if json {
+        print("shard-promote", &document, true);
+    } else {
+        say(&format!("shard {shard}: {promoted} is the primary, the other one follows"));
+    }
+    Ok(())
+}
+
+/// Checks each shard's servers; fails when one is not as it should be.
+pub(super) fn doctor(json: bool) -> Result<()> {
+    let shards = Fleet::open(&place()?).and_then(|fleet| fleet.state()).map_err(failed)?;
+    let findings: Vec<_> = shards.iter().flat_map(findings_on).collect();
+    if json {
+        print("shard-doctor", &json!({"shards": shards.len(), "findings": findings}), true);
+    } else {
+        for finding in &findings {
+            let text = |member: &str| finding[member].as_str().unwrap_or_default();
+            say(&format!("shard {}: {} · {}", finding["shard"], text("finding"), text("fix")));
+        }
+        say(&format!("{} shards, {} findings", shards.len(), findings.len()));
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Failure::Threshold.because("not every shard is as it should be")) }
+}
+
+fn findings_on(shard: &ShardServers) -> Vec<Value> {
+    let number = shard.shard;
+    let finding = |what: String, fix: String| json!({"shard": number, "finding": what, "fix": fix});
+    let (primary, standby) = (&shard.primary, &shard.standby);
+    if primary.role != "primary" {
+        let fix = format!("cargo xtask lab shard promote {number}");
+        return vec![finding(format!("{} should be the primary and is {}", primary.name, primary.role), fix)];
+    }
+    if standby.role != "standby" {
+        let fix = "writes wait for it: start it, or start the servers anew".to_owned();
+        return vec![finding(format!("{} should be the standby and is {}", standby.name, standby.role), fix)];
+    }
+    if !shard.is_synchronous {
+        let fix = format!("look at the log of {}", standby.name);
+        return vec![finding(format!("commits of {} do not wait for {}", primary.name, standby.name), fix)];
+    }
+    Vec::new()
+}
+
+fn up(shards: u16, json: bool) -> Result<()> {
+    let place = place()?;
+    if !json {
+        say(&format!("starting {} servers in {}", u32::from(shards) * 2 + 1, place.display()));
+    }
+    let fleet = Fleet::create(&place, shards).map_err(failed)?;
+    show("servers-up", &fleet, &place, json)?;
+    if !json {
+        say("next: cargo xtask lab servers status · cargo xtask lab shard promote 0 · cargo xtask lab servers down");
+    }
+    Ok(())
+}
+
+fn status(json: bool) -> Result<()> {
+    let place = place()?;
+    show("servers", &Fleet::open(&place).map_err(failed)?, &place, json)
+}
+
+fn down(json: bool) -> Result<()> {
+    let place = place()?;
+    Fleet::remove(&place).map_err(failed)?;
+    if json {
+        print("servers-down", &json!({"removed": place}), true);
+    } else {
+        say(&format!("stopped all servers and removed {}", place.display()));
+    }
+    Ok(())
+}
+
+fn show(name: &str, fleet: &Fleet, place: &Path, json: bool) -> Result<()> {
+    let (shards, unsharded) = (fleet.state().map_err(failed)?, fleet.unsharded().map_err(failed)?);
+    if json {
+        let server = |server: &ServerState| json!({"name": server.name, "port": server.port, "role": server.role});
+        let shard = |it: &ShardServers| {
+            let (primary, standby) = (server(&it.primary), server(&it.standby));
+            json!({"shard": it.shard, "primary": primary, "standby": standby, "is_synchronous": it.is_synchronous})
+        };
+        let shards: Vec<_> = shards.iter().map(shard).collect();
+        let files = json!({"secrets": fleet.secrets(), "map": place.join("shard-map.toml")});
+        print(name, &json!({"shards": shards, "unsharded": server(&unsharded), "files": files}), true);
+        return Ok(());
+    }
+    for shard in &shards {
+        let how = if shard.is_synchronous { "synchronous" } else { "not synchronous" };
+        say(&format!("shard {}: {} · {} ({how})", shard.shard, line(&shard.primary), line(&shard.standby)));
+    }
+    say(&format!("control database and read store: {}", line(&unsharded)));
+    say(&format!("connection strings: {}", fleet.secrets().display()));
+    Ok(())
+}
+
+fn line(server: &ServerState) -> String {
+    format!("{} is {} at 127.0.0.1:{}", server.name, server.role, server.port)
+}
+
+/// Where their data is: beside the lab's state, unless the user that runs them cannot get there.
+fn place() -> Result<PathBuf> {
+    let folder = journal::folder();
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    let is_open = |path: &Path| fs::metadata(path).map_or(true, |it| it.permissions().mode() & 0o001 != 0);
+    if !is_root || folder.ancestors().all(is_open) {
+        return Ok(folder.join("servers"));
+    }
+    // Always the same one for the same lab, so that the next call finds it.
+    let name: String =
+        folder.display().to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    Ok(std::env::temp_dir().join(format!("pim-lab{name}-servers")))
+}
+
+fn failed(error: FleetError) -> anyhow::Error {
+    let failure = match &error {
+        FleetError::Shards { .. } | FleetError::NoShard { .. } => Failure::Usage,
+        FleetError::Programs(_) | FleetError::Exists { .. } | FleetError::Absent { .. } => Failure::Precondition,
+        FleetError::NoStandby { .. } => Failure::Refused,
+        _ => Failure::Threshold,
+    };
+    let fix = match &error {
+        FleetError::Exists { .. } => ": `cargo xtask lab servers down`",
+        FleetError::Absent { .. } => ": `cargo xtask lab servers up` starts them",
+        FleetError::Programs(_) => ": see `cargo xtask lab doctor`",
+        _ => "",
+    };
+    let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
+    failure.because(format!("{error}{why}{fix}"))
+}
