@@ -11,6 +11,7 @@ pub use trace::{ParseTraceError, ParseTraceIdError, SpanId, TraceContext, TraceI
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -158,6 +159,12 @@ impl RequestContext {
     #[must_use]
     pub fn with_causation(self, event: Uuid) -> Self {
         self.with(|inner| inner.causation = Some(event))
+    }
+
+    /// Gives this part of the work at most `budget`, and never more than the whole has left.
+    #[must_use]
+    pub fn capped(self, budget: Duration) -> Self {
+        self.with(|inner| inner.deadline = inner.deadline.capped(budget))
     }
 
     /// Which request.

@@ -165,10 +165,7 @@ impl Cluster {
         permit: &Permit<Read>,
         page: Page,
     ) -> Result<Vec<E>, ReadError> {
-        let shard = self.home_shard(CONTROL)?;
-        let filter = Filter::Page { home: None, page };
-        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &filter).await?;
-        rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
+        self.page_of(cx, permit, CONTROL, page, &Consistency::Strong).await
     }
 
     /// The row as it was at an instant; `None` when it was not there yet, or is out of the permit's scope.
@@ -251,6 +248,20 @@ impl Cluster {
         }
     }
 
+    /// A page of one shard's rows, whichever home key they belong to.
+    pub(crate) async fn page_of<E: Entity>(
+        &self,
+        cx: &RequestContext,
+        permit: &Permit<Read>,
+        shard: ShardId,
+        page: Page,
+        consistency: &Consistency,
+    ) -> Result<Vec<E>, ReadError> {
+        let filter = Filter::Page { home: None, page };
+        let rows = self.fetch::<E>(cx, permit, (self.home_shard(shard)?, None), consistency, &filter).await?;
+        rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
+    }
+
     async fn fetch<E: Entity>(
         &self,
         cx: &RequestContext,
@@ -300,7 +311,8 @@ impl Page {
         self.after.unwrap_or(Uuid::nil())
     }
 
-    fn bound(&self) -> u32 {
+    /// How many rows it has at most.
+    pub(crate) fn bound(&self) -> u32 {
         self.limit.clamp(1, PAGE_MAX)
     }
 }

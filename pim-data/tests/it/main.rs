@@ -10,6 +10,7 @@ mod world;
 mod audit_detects_tampering;
 mod buckets_move_under_load;
 mod bulk_is_all_or_nothing;
+mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;
