@@ -1,5 +1,8 @@
 //! Reading across shards: denied unless the call says why, bounded in shards, rows and time, honest about who did not answer.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -179,31 +182,35 @@ impl Cluster {
             }
         }
         failed.sort_by_key(|failure| failure.shard);
-        Ok(self.merge(shown, failed, page))
-    }
-
-    fn merge<E: Entity>(&self, shown: Vec<(ShardId, Vec<E>)>, failed: Vec<ShardFailure>, page: Page) -> Gathered<E> {
-        let bound = page.bound() as usize;
-        // Beyond the end of a full page its shard may have more, which would come before what others show there.
-        let full = shown.iter().filter(|(_, rows)| rows.len() >= bound).filter_map(|(_, rows)| rows.last());
-        let known_to = full.map(|row| row.id().uuid()).min();
         // While a bucket moves, two shards have its rows; the map says whose are meant.
         let is_home = |shard: ShardId, row: &E| self.router().route(&row.home()).shard == shard;
-        let mut rows: Vec<E> = shown
-            .into_iter()
-            .flat_map(|(shard, rows)| rows.into_iter().filter(move |row| is_home(shard, row)))
-            .filter(|row| known_to.is_none_or(|end| row.id().uuid() <= end))
-            .collect();
-        rows.sort_unstable_by_key(|row| row.id().uuid());
-        let cut = rows.len() > bound;
-        rows.truncate(bound);
-        let last = rows.last().map(|row| row.id().uuid());
-        let next = match known_to {
-            _ if !failed.is_empty() => Next::Again,
-            _ if cut => last.map_or(Next::End, Next::After),
-            Some(end) => Next::After(end),
-            None => Next::End,
-        };
-        Gathered { rows, failed, next }
+        let (rows, next) = merge(shown, page.bound() as usize, |row: &E| row.id().uuid(), is_home);
+        let next = if failed.is_empty() { next } else { Next::Again };
+        Ok(Gathered { rows, failed, next })
     }
+}
+
+/// The first `bound` rows by id, and where the next page begins.
+fn merge<R>(
+    shown: Vec<(ShardId, Vec<R>)>,
+    bound: usize,
+    id_of: impl Fn(&R) -> Uuid,
+    is_home: impl Fn(ShardId, &R) -> bool,
+) -> (Vec<R>, Next) {
+    // Beyond the end of a full page its shard may have more, which would come before what others show there.
+    let full = shown.iter().filter(|(_, rows)| rows.len() >= bound).filter_map(|(_, rows)| rows.last());
+    let known_to = full.map(&id_of).min();
+    let mut rows = Vec::with_capacity(bound);
+    for (shard, part) in shown {
+        rows.extend(part.into_iter().filter(|row| is_home(shard, row)));
+    }
+    rows.retain(|row| known_to.is_none_or(|end| id_of(row) <= end));
+    rows.sort_unstable_by_key(&id_of);
+    let cut = rows.len() > bound;
+    rows.truncate(bound);
+    let next = match rows.last() {
+        Some(last) if cut => Next::After(id_of(last)),
+        _ => known_to.map_or(Next::End, Next::After),
+    };
+    (rows, next)
 }
