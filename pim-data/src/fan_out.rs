@@ -107,7 +107,7 @@ pub enum Next {
     End,
     /// Behind this id.
     After(Uuid),
-    /// At the same place: a shard did not answer, and what it has must not be passed over.
+    /// At the same place: a shard did not answer, or buckets changed hands meanwhile, and nothing must be passed over.
     Again,
 }
 
@@ -160,7 +160,8 @@ impl Cluster {
         page: Page,
         consistency: &Consistency,
     ) -> Result<Gathered<E>, FanOutError> {
-        let shards: Vec<_> = self.map().shards().iter().map(|shard| shard.id).collect();
+        let map = self.map();
+        let shards: Vec<_> = map.shards().iter().map(|shard| shard.id).collect();
         let FanOut { reason, shards_max, time_max } = fan_out;
         if shards.len() > shards_max {
             return Err(FanOutError::TooManyShards { reason, shards: shards.len(), shards_max });
@@ -186,6 +187,9 @@ impl Cluster {
         let is_home = |shard: ShardId, row: &E| self.router().route(&row.home()).shard == shard;
         let (rows, next) = merge(shown, page.bound() as usize, |row: &E| row.id().uuid(), is_home);
         let next = if failed.is_empty() { next } else { Next::Again };
+        // A bucket that changed hands meanwhile may have been looked for where it was not: nothing is said of its rows.
+        let _newest = self.refresh_map();
+        let next = if self.map().version() == map.version() { next } else { Next::Again };
         Ok(Gathered { rows, failed, next })
     }
 }
