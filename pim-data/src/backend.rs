@@ -15,7 +15,7 @@ pub(crate) use conn::Snapshot;
 pub use conn::{ReadGuard, Transaction};
 pub use db::{Db, DbSettings, Engine, ServerSettings};
 pub use describe::{Described, Form};
-pub use error::{DbError, Driver};
+pub use error::{DbError, Driver, NotLetIn};
 pub use secret::{EnvSecrets, FileSecrets, SecretError, Secrets};
 pub use sql::{SqlPair, Statement};
 pub(crate) use sqlite::{End, Member};

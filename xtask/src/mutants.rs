@@ -20,6 +20,9 @@ pub(crate) const CATALOGUE: &str = "examples/testkit/mutants.toml";
 /// Longest build or run of one test. Without its guard a test may well wait for ever, and has noticed then.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
+/// A package and the features that it is built with.
+type Build<'m> = (&'m str, Option<&'m str>);
+
 /// One mutant: which line to change, and which test must notice.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +33,18 @@ struct Mutant {
     find: String,
     replace: String,
     package: String,
+    /// Features that the test needs beside the default ones; a server's tests find it as `cargo xtask test` does.
+    #[serde(default)]
+    features: Option<String>,
     test: String,
 }
 
 impl Mutant {
+    /// What is built for it.
+    fn build(&self) -> Build<'_> {
+        (&self.package, self.features.as_deref())
+    }
+
     fn is_asked_for(&self, by: &str) -> bool {
         by == "all" || self.area == by || self.name.contains(by)
     }
@@ -75,9 +86,9 @@ pub(crate) fn unfit(sources: &[PathBuf]) -> Result<Vec<String>> {
 pub(crate) fn run(asked: &str) -> Result<()> {
     let catalogue = catalogue()?;
     // Package by package, so that each is built healthy once and not anew for every mutant.
-    let mut packages: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
+    let mut packages: BTreeMap<Build<'_>, Vec<&Mutant>> = BTreeMap::new();
     for mutant in catalogue.iter().filter(|mutant| mutant.is_asked_for(asked)) {
-        packages.entry(&mutant.package).or_default().push(mutant);
+        packages.entry(mutant.build()).or_default().push(mutant);
     }
     if packages.is_empty() {
         return Err(Failure::Usage.because(format!("no mutant belongs to the area `{asked}` or has it in its name")));
@@ -116,7 +127,7 @@ impl Worktree {
     }
 
     /// Which of the tests pass without any mutant.
-    fn healthy<'m>(&self, package: &str, mutants: &[&'m Mutant]) -> Result<BTreeMap<&'m str, bool>> {
+    fn healthy<'m>(&self, package: Build<'_>, mutants: &[&'m Mutant]) -> Result<BTreeMap<&'m str, bool>> {
         let is_built = self.builds(package)?;
         let mut healthy = BTreeMap::new();
         for mutant in mutants {
@@ -138,7 +149,7 @@ impl Worktree {
             return Ok("RED WITHOUT THE MUTANT");
         }
         std::fs::write(&file, healthy.replace(&mutant.find, &mutant.replace))?;
-        let compiles = self.builds(&mutant.package)?;
+        let compiles = self.builds(mutant.build())?;
         let survived = compiles && self.passes(mutant)?;
         std::fs::write(&file, healthy)?;
         Ok(match (compiles, survived) {
@@ -149,28 +160,32 @@ impl Worktree {
     }
 
     /// Builds the tests of a package; the end-to-end suites start the programs as they are then.
-    fn builds(&self, package: &str) -> Result<bool> {
+    fn builds(&self, (package, features): Build<'_>) -> Result<bool> {
         if package == "pim-testkit" {
             let programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
             if run_bounded(programs)?.is_none() {
                 return Ok(false);
             }
         }
-        let mut tests = self.test_of(package);
+        let mut tests = self.test_of((package, features));
         tests.arg("--no-run");
         Ok(run_bounded(tests)?.is_some())
     }
 
     /// Whether the named test ran and passed; a test that does not exist has not passed.
     fn passes(&self, mutant: &Mutant) -> Result<bool> {
-        let mut command = self.test_of(&mutant.package);
+        let mut command = self.test_of(mutant.build());
         command.args(["--", "--exact", &mutant.test]);
         let text = run_bounded(command)?;
         Ok(text.is_some_and(|text| text.contains(&format!("test {} ... ok", mutant.test))))
     }
 
-    fn test_of(&self, package: &str) -> Command {
-        self.cargo(&["test", "--locked", "--no-fail-fast", "-p", package, "--tests", "--lib"])
+    fn test_of(&self, (package, features): Build<'_>) -> Command {
+        let mut tests = self.cargo(&["test", "--locked", "--no-fail-fast", "-p", package, "--tests", "--lib"]);
+        if let Some(features) = features {
+            tests.args(["--features", features]);
+        }
+        tests
     }
 
     fn cargo(&self, args: &[&str]) -> Command {

@@ -13,6 +13,20 @@ BEGIN
   PERFORM pg_logical_emit_message(true, 'pim', '');
 END $$;
 
+-- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them. A row that was typed by
+-- hand holds its bucket as a unit does, so that a fence waits for it; who has all buckets already needs no single one.
+CREATE OR REPLACE FUNCTION public.pim_owned() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp AS $$
+BEGIN
+  IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
+    PERFORM pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
+  END IF;
+  IF NOT EXISTS (SELECT FROM pim_bucket_owned WHERE bucket = NEW.bucket AND state IN ('owned', 'incoming')) THEN
+    RAISE EXCEPTION 'pim:bucket-not-owned' USING ERRCODE = 'PM007';
+  END IF;
+  RETURN NEW;
+END $$;
+
 -- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
 -- statement that begins afterwards has a snapshot that can show the new epoch: one statement that did both would let a
 -- stale writer through. Then nobody else is on the home key until this transaction ends.

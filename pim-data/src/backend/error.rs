@@ -19,6 +19,37 @@ pub enum DbError {
         #[source]
         source: Driver,
     },
+    /// The endpoint's server cannot be reached.
+    #[error("cannot reach the server of {place}: check that it runs, and host and port in its connection string")]
+    Unreachable {
+        /// The endpoint's name.
+        place: String,
+        /// Why.
+        #[source]
+        source: Driver,
+    },
+    /// The endpoint's server is there and gives no connection.
+    #[error("the server of {place} gives no connection: {why}")]
+    NotLetIn {
+        /// The endpoint's name.
+        place: String,
+        /// Why, and what helps.
+        why: NotLetIn,
+    },
+    /// A statement took longer than a transaction may, or was cancelled by an operator; nothing was written.
+    #[error("a statement on {place} was cancelled: it took longer than `transaction_max`, or an operator ended it")]
+    Cancelled {
+        /// The endpoint's name.
+        place: String,
+    },
+    /// The server has no room; nothing was written.
+    #[error(
+        "the server of {place} has no room left: free disk or memory there, or raise its limit for temporary files"
+    )]
+    Full {
+        /// The endpoint's name.
+        place: String,
+    },
     /// The endpoint's connection string cannot be had.
     #[error("cannot connect to {place}")]
     Secret {
@@ -38,8 +69,10 @@ pub enum DbError {
         /// Its value.
         found: String,
     },
-    /// The server takes no writes: it is a standby, or was made one.
-    #[error("database {place} takes no writes: it is a standby, or the primary has changed")]
+    /// The server takes no writes: it is a standby, was made one, or is set to be read only.
+    #[error(
+        "database {place} takes no writes: it is a standby or read only, point its connection string to the primary"
+    )]
     ReadOnly {
         /// The endpoint's name.
         place: String,
@@ -109,6 +142,10 @@ impl DbError {
                 | Self::Undone
                 | Self::Lost
                 | Self::Open { .. }
+                | Self::Unreachable { .. }
+                | Self::NotLetIn { why: NotLetIn::TooMany | NotLetIn::Starting, .. }
+                | Self::Cancelled { .. }
+                | Self::Full { .. }
                 | Self::ReadOnly { .. }
                 | Self::Fence { .. }
         )
@@ -119,6 +156,29 @@ impl DbError {
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unanswered | Self::Lost | Self::Commit(_) | Self::Abandoned)
     }
+}
+
+/// Why a server gives no connection, and what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotLetIn {
+    /// User or password is wrong.
+    #[error("it refuses the login, check user and password in the connection string, and the server's pg_hba.conf")]
+    Login,
+    /// It has no such database.
+    #[error("it has no such database, check the connection string or create it")]
+    NoSuchDatabase,
+    /// The login may not connect to this database.
+    #[error("the login may not connect to this database, grant it CONNECT")]
+    MayNotConnect,
+    /// All of its connections are in use.
+    #[error(
+        "all of its connections are in use, lower `connections_max` or raise the limit of server, database or role"
+    )]
+    TooMany,
+    /// It starts, recovers or goes down.
+    #[error("it is starting, recovering or going down, wait for it")]
+    Starting,
 }
 
 /// The driver's error, opaque.

@@ -79,7 +79,7 @@ impl Cluster {
 
 /// Locks instead of the many that each unit would take: no fence and no other writer comes in between.
 const ALONE: [SqlPair; 2] = [
-    SqlPair::postgres("SELECT pg_advisory_xact_lock_shared(7461, 4096)"),
+    SqlPair::postgres("SELECT pg_advisory_xact_lock_shared(7461, 4096), set_config('app.bulk', 'on', true)"),
     SqlPair::postgres("LOCK TABLE key_head IN SHARE ROW EXCLUSIVE MODE"),
 ];
 

@@ -11,7 +11,7 @@ use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, key
 use crate::wire::{Cut, Trip, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
-    let wire = Wire::before(&std::env::var("LAB_TEST_POSTGRES_DSN").expect("a server")).await;
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
     let world = World::with(1, |mut settings| {
         let servers = settings.servers.as_mut().expect("servers");
         servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pim_core::context::RequestContext;
+use pim_core::context::{IdempotencyScope, RequestContext};
 use pim_core::id::Id;
 use pim_data::idempotency::StoredAnswer;
 use pim_data::unit::{Committed, UnitError};
@@ -123,4 +123,18 @@ async fn a_failed_unit_stores_no_answer() {
     unit.answer(201, &json!({}));
     assert!(matches!(unit.commit().await, Err(UnitError::NoEvent)));
     register(&world, &cx).await.expect("the retry is the first success");
+}
+
+#[tokio::test]
+async fn the_same_key_of_another_principal_method_or_route_is_another_submission() {
+    let world = World::new(1).await;
+    register(&world, &keyed("k-1", "{}")).await.expect("commits");
+    for (principal, method, route) in
+        [("u-2", "POST", "/accounts"), ("u-1", "PUT", "/accounts"), ("u-1", "POST", "/accounts/other")]
+    {
+        let scope = IdempotencyScope::new(principal, method, route, "k-1", b"{}");
+        register(&world, &super::world::cx().with_idempotency(scope)).await.expect("an effect of its own");
+    }
+    let id = Id::<Customer>::derive(keyed("k-1", "{}").idempotency().expect("a key").scope(), 0);
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 4);
 }

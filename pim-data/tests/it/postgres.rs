@@ -34,6 +34,9 @@ promises! {
 // What only a server promises.
 promises! {
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",
+    fence_of_a_server in "fence_of_a_server.rs",
+    places_that_fail in "places_that_fail.rs",
     round_trips in "round_trips.rs",
+    row_security in "row_security.rs",
     statements_agree in "statements_agree.rs",
 }

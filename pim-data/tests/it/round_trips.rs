@@ -13,8 +13,7 @@ use crate::wire::{Trip, Wire};
 
 /// A world whose one shard is behind the wire, with everything prepared on its one connection.
 async fn counted(idle_check_after: Duration) -> (World, Wire, Id<Customer>) {
-    let dsn = std::env::var("LAB_TEST_POSTGRES_DSN").expect("a server");
-    let wire = Wire::before(&dsn).await;
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
     let world = World::with(1, |mut settings| {
         let servers = settings.servers.as_mut().expect("servers");
         servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");

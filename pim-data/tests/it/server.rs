@@ -52,7 +52,7 @@ impl Secrets for TestSecrets {
 }
 
 /// `postgres://user:password@host:port/database`, the parts that matter replaced.
-fn dsn(user: Option<&str>, database: &str) -> String {
+pub(crate) fn dsn(user: Option<&str>, database: &str) -> String {
     let server = pim_servers::shared::postgres().unwrap_or_else(|missing| panic!("{missing}"));
     let (_, rest) = server.dsn().split_once("://").expect("a connection string of the form postgres://…");
     let (login, address) = rest.split_once('@').expect("a connection string with a user");

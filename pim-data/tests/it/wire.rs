@@ -37,6 +37,7 @@ type Wanted = fn(&Trip) -> bool;
 struct State {
     trips: Mutex<Vec<Trip>>,
     cut: Mutex<Option<(Cut, Wanted)>>,
+    last: Mutex<Option<Wanted>>,
     is_deaf: AtomicBool,
 }
 
@@ -88,6 +89,11 @@ impl Wire {
         self.state.cut.lock().expect("no panic").is_none()
     }
 
+    /// The next connection that makes such a trip gets its answer, and none after that.
+    pub(crate) fn fall_silent_after(&self, wanted: Wanted) {
+        *self.state.last.lock().expect("no panic") = Some(wanted);
+    }
+
     /// From here on nothing that a client sends arrives, and nothing is answered.
     pub(crate) fn fall_silent(&self) {
         self.state.is_deaf.store(true, Ordering::SeqCst);
@@ -134,7 +140,7 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
     if rest(&mut from_client, length, &mut hello).await.is_none() || to_server.write_all(&hello).await.is_err() {
         return;
     }
-    let (mut trip, mut sent) = (Trip::Ping, Vec::new());
+    let (mut trip, mut sent, mut is_last) = (Trip::Ping, Vec::new(), false);
     while let Some((kind, message)) = message(&mut from_client).await {
         match kind {
             b'P' => trip = Trip::Prepare,
@@ -143,9 +149,13 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
             _ => {}
         }
         sent.extend_from_slice(&message);
+        if is_last {
+            std::future::pending::<()>().await;
+        }
         if matches!(kind, b'S' | b'Q') {
             let made = std::mem::replace(&mut trip, Trip::Ping);
             let cut = state.cut.lock().expect("no panic").take_if(|(_, wanted)| wanted(&made)).map(|(cut, _)| cut);
+            is_last = state.last.lock().expect("no panic").take_if(|wanted| wanted(&made)).is_some();
             state.trips.lock().expect("no panic").push(made);
             match cut {
                 Some(Cut::Unseen) => break,

@@ -53,6 +53,8 @@ impl Db {
             let _infallible = write!(script, "{byte:02x}");
         }
         script.push_str("'::bytea, 'UTF8')::jsonb)");
+        // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
+        let until = until.min(Instant::now() + self.0.transaction_max());
         let mut begun = Transaction { lent: self.0.lend(Some(until)).await?, failed: false };
         let rows = begun.lent.call(async |conn| open(conn, &script).await).await?;
         Ok((begun, rows))

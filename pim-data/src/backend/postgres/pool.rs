@@ -13,8 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::conn::Conn;
+use super::refusal;
 use crate::backend::secret::{SecretError, Secrets, check_name};
-use crate::backend::{DbError, Driver, ServerSettings};
+use crate::backend::{DbError, ServerSettings};
 
 #[derive(Clone, Debug)]
 pub(super) struct Pool(Arc<Inner>);
@@ -47,6 +48,10 @@ impl Pool {
 
     pub(super) fn name(&self) -> &str {
         &self.0.name
+    }
+
+    pub(super) fn transaction_max(&self) -> std::time::Duration {
+        self.0.settings.transaction_max
     }
 
     /// Lends a connection, and never takes longer than until `until`.
@@ -94,9 +99,9 @@ impl Pool {
     async fn connect(&self) -> Result<Conn, DbError> {
         let (name, settings) = (&self.0.name, &self.0.settings);
         let options = self.options().map_err(|source| DbError::Secret { place: name.clone(), source })?;
-        let open = |source| DbError::Open { place: name.clone(), source: Driver::of(source) };
         let opening = timeout(settings.connect_timeout, options.connect());
-        let raw = opening.await.map_err(|_| open(sqlx::Error::PoolTimedOut))?.map_err(open)?;
+        let raw = opening.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let raw = raw.map_err(|error| refusal::not_let_in(error, name))?;
         let mut conn = Conn::new(raw, name);
         conn.assert_durable().await?;
         Ok(conn)

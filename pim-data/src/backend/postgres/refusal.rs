@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::backend::{DbError, Driver};
+use crate::backend::{DbError, Driver, NotLetIn};
 
 /// Says in our words why a statement failed on the endpoint called `place`.
 pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
@@ -22,14 +22,31 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
         "42501" => refused(refusal, "permission or row-level security", false),
         "22P05" | "22021" => refused(refusal, "text that PostgreSQL cannot keep, such as a NUL character", false),
         "25006" => DbError::ReadOnly { place: place.to_owned() },
-        // Serialisation, deadlock, lock time-out, too many connections, starting up.
-        "40001" | "40P01" | "55P03" | "53300" | "57P03" => DbError::Busy,
+        // Serialisation, deadlock, lock time-out.
+        "40001" | "40P01" | "55P03" => DbError::Busy,
+        "53300" | "57P03" => not_let_in(error, place),
+        "53100" | "53200" | "53400" => DbError::Full { place: place.to_owned() },
         // The server goes down; what was under way may have been done.
         "57P01" | "57P02" | "08006" | "08003" => DbError::Lost,
-        // Statement time-out.
-        "57014" => DbError::Unanswered,
+        "57014" => DbError::Cancelled { place: place.to_owned() },
         _ => DbError::Engine(Driver::of(error)),
     }
+}
+
+/// Says why the endpoint called `place` gave no connection. The driver's own words about a login may name its user, so they
+/// stay out of what is shown.
+pub(super) fn not_let_in(error: sqlx::Error, place: &str) -> DbError {
+    let refusal = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>());
+    let why = match refusal.map(PgDatabaseError::code) {
+        None => return DbError::Unreachable { place: place.to_owned(), source: Driver::of(error) },
+        Some("28P01" | "28000") => NotLetIn::Login,
+        Some("3D000") => NotLetIn::NoSuchDatabase,
+        Some("42501") => NotLetIn::MayNotConnect,
+        Some("53300") => NotLetIn::TooMany,
+        Some("57P01" | "57P02" | "57P03") => NotLetIn::Starting,
+        Some(_) => return DbError::Engine(Driver::of(error)),
+    };
+    DbError::NotLetIn { place: place.to_owned(), why }
 }
 
 fn refused(refusal: &PgDatabaseError, rule: &str, unique: bool) -> DbError {

@@ -1,0 +1,183 @@
+//! The fence as the server itself holds it: lock first, epoch afterwards, and nobody types around it.
+
+use std::time::{Duration, Instant};
+
+use pim_core::id::Id;
+use pim_core::shard::{Bucket, ShardId};
+use pim_data::backend::{Db, DbError, SqlPair, Statement};
+use pim_data::unit::UnitError;
+use serde_json::{Value as Json, json};
+
+use super::world::{Account, Customer, ShopResource, World, cx, tell, uuid, write};
+
+/// What a unit would enter with.
+fn entry(id: Id<Customer>, epoch: u64) -> Json {
+    json!({"bucket": id.bucket().get(), "epoch": epoch, "home": id.uuid(), "head": 1, "user": "u-1", "role": "owner",
+        "request": uuid::Uuid::new_v4(), "trace": "", "at": 1})
+}
+
+async fn enter(db: &Db, entry: &Json) -> Result<(), DbError> {
+    let call = Statement::of(SqlPair::postgres("SELECT n, replay FROM pim_enter(?)"));
+    let entered = db.query(call.bind(pim_data::backend::Value::Json(entry.to_string()))).await;
+    entered.map(drop)
+}
+
+async fn number(db: &Db, sql: &str) -> u64 {
+    let rows = db.query(Statement::of(SqlPair::generated(sql.to_owned()))).await.expect("runs");
+    rows[0].count(0).expect("a number")
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < give_up, "{what} did not come to pass");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_waited_for_the_fence_sees_what_it_did() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let bucket = account.id.bucket().get();
+    let (fencer, onlooker) = (world.all_powerful(account.id).await, world.all_powerful(account.id).await);
+    let mut fence = fencer.begin().await.expect("begins");
+    fence.script(&format!("SELECT pg_advisory_xact_lock(7461, {bucket})")).await.expect("locks");
+    let change = format!("UPDATE pim_bucket_owned SET epoch = 2, map_version = 2 WHERE bucket = {bucket}");
+    fence.script(&change).await.expect("fences");
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    let permit = write(ShopResource::Account);
+    let mut seen = unit.load::<Account>(&permit, account.id).await.expect("loads").expect("is there");
+    seen.points = 7;
+    unit.save(&permit, &seen).expect("saves");
+    tell(&mut unit, "changed");
+    let writer = tokio::spawn(unit.commit());
+    let waiting = format!(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 7461 AND objid = {bucket} \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    until("the writer's wait", async || number(&onlooker, &waiting).await == 1).await;
+    fence.commit().await.expect("commits");
+    // It had sent its whole unit before the fence was there; one statement that locks and reads would let it through.
+    let outcome = writer.await.expect("runs");
+    assert!(matches!(outcome, Err(UnitError::Fence { newest, .. }) if newest.0 == 2), "{outcome:?}");
+    assert_eq!(number(&onlooker, "SELECT points FROM account_row").await, 0);
+    assert_eq!(number(&onlooker, "SELECT n FROM key_head").await, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_newer_map_and_the_owner() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    enter(&db, &entry(account.id, 1)).await.expect("is let in");
+    let owned = |change: &str| format!("UPDATE pim_bucket_owned SET map_version = 7, {change}");
+    for (change, epoch, owner) in [
+        ("epoch = 5", 1, None),
+        ("epoch = 5, state = 'moved', moved_to = 3", 5, Some(3)),
+        ("state = 'draining', moved_to = 4", 5, Some(4)),
+        ("state = 'incoming', moved_to = NULL", 5, None),
+    ] {
+        world.raw(account.id, &owned(change)).await.expect("runs");
+        let refused = enter(&db, &entry(account.id, epoch)).await;
+        let Err(DbError::Fence { newest: 7, owner: found }) = refused else { panic!("{change}: {refused:?}") };
+        assert_eq!(found, owner, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_an_older_snapshot_is_not_let_in() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard");
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut tx = db.begin().await.expect("begins");
+        tx.script(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).await.expect("runs");
+        let call = Statement::of(SqlPair::postgres("SELECT n, replay FROM pim_enter(?)"));
+        let refused = tx.query(call.bind(pim_data::backend::Value::Json(entry(account.id, 1).to_string()))).await;
+        let Err(DbError::Refused { rule, .. }) = refused else { panic!("{level}: {refused:?}") };
+        assert!(rule.contains("pim:isolation-must-be-read-committed"), "{rule}");
+    }
+}
+
+/// A row as somebody would type it.
+fn typed(id: Id<Customer>, bucket: Bucket) -> String {
+    format!(
+        "INSERT INTO account_row (id, home_key, bucket, version, created_at, updated_at, name, state, points, vip, tags) \
+         VALUES ({0}, {0}, {1}, 1, 1, 1, 'x', 'open', 0, false, '[]')",
+        uuid(id.uuid()),
+        bucket.get()
+    )
+}
+
+#[tokio::test]
+async fn hand_typed_rows_live_where_their_bucket_does() {
+    let world = World::new(2).await;
+    let mut mine = world.register().await.id;
+    while world.cluster.router().route(&mine).shard != ShardId(0) {
+        mine = world.register().await.id;
+    }
+    let mut theirs = Id::<Customer>::random();
+    while world.cluster.router().route(&theirs).shard == ShardId(0) {
+        theirs = Id::random();
+    }
+    let elsewhere = theirs.bucket();
+    // Even from somebody whom row-level security does not bind.
+    for (sql, rule) in [
+        (typed(theirs, elsewhere), "pim:bucket-not-owned"),
+        (typed(theirs, mine.bucket()), "account_bucket"),
+        (format!("UPDATE account_row SET bucket = {}", elsewhere.get()), "pim:bucket-not-owned"),
+        (format!("UPDATE account_row SET id = {}, bucket = {}", uuid(theirs.uuid()), elsewhere.get()), "not-owned"),
+        (format!("INSERT INTO key_head VALUES ({}, {}, 1)", uuid(theirs.uuid()), elsewhere.get()), "not-owned"),
+        ("UPDATE key_head SET n = n - 1".to_owned(), "pim:key-head-must-rise"),
+    ] {
+        let refused = world.raw(mine, &sql).await;
+        let Err(DbError::Refused { rule: found, .. }) = &refused else { panic!("{sql}: {refused:?}") };
+        assert!(found.contains(rule), "{sql}: {found}");
+    }
+    let free = loop {
+        let id = Id::<Customer>::random();
+        if world.cluster.router().route(&id).shard == ShardId(0) {
+            break id;
+        }
+    };
+    world.raw(mine, &typed(free, free.bucket())).await.expect("a row at home is nobody's business");
+}
+
+#[tokio::test]
+async fn a_fence_waits_for_hand_typed_rows_too() {
+    let world = World::new(1).await;
+    let id = Id::<Customer>::random();
+    let (typist, fencer) = (world.powerful(ShardId(0)).await, world.powerful(ShardId(0)).await);
+    let mut typing = typist.begin().await.expect("begins");
+    typing.script(&typed(id, id.bucket())).await.expect("runs");
+    let free = format!("SELECT pg_try_advisory_xact_lock(7461, {})::int", id.bucket().get());
+    assert_eq!(number(&fencer, &free).await, 0, "a row that is not committed yet holds its bucket");
+    typing.commit().await.expect("commits");
+    assert_eq!(number(&fencer, &free).await, 1);
+}
+
+#[tokio::test]
+async fn a_transaction_of_several_rows_ends_in_time() {
+    let wire = crate::wire::Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(1, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(std::sync::Arc::clone(&servers.secrets), "shard-0");
+        servers.settings.transaction_max = Duration::from_secs(1);
+        settings
+    })
+    .await;
+    let account = world.register().await;
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    tell(&mut unit, "an event without a row takes three trips");
+    wire.fall_silent_after(|trip| matches!(trip, crate::wire::Trip::Script(text) if text.starts_with("BEGIN;")));
+    // The deadline of the request is twenty seconds away.
+    let begun = Instant::now();
+    let outcome = unit.commit().await;
+    assert!(matches!(outcome, Err(UnitError::Unknown(_) | UnitError::Database(_))), "{outcome:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "the transaction has a bound of its own");
+    let onlooker = world.powerful(ShardId(0)).await;
+    let free = format!("SELECT pg_try_advisory_xact_lock(7461, {})::int", account.id.bucket().get());
+    until("the end of its locks", async || number(&onlooker, &free).await == 1).await;
+    assert_eq!(number(&onlooker, "SELECT n FROM key_head").await, 1);
+}

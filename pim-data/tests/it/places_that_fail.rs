@@ -1,0 +1,233 @@
+//! What is wrong with a place is said by name, with what helps; and nobody waits for it longer than they said.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::identity::Actor;
+use pim_core::shard::ShardId;
+use pim_data::backend::{Db, DbError, NotLetIn, SecretError, Secrets, ServerSettings, Statement};
+use pim_data::cluster::{Cluster, OpenError};
+use pim_data::consistency::Consistency;
+use pim_data::repository::ReadError;
+use pim_data::unit::UnitError;
+
+use super::world::{Account, Folder, ShopResource, ShopRole, World, read, schema, settings, tell, write};
+use crate::wire::Wire;
+
+/// Secrets with some of them replaced.
+#[derive(Debug)]
+struct Replaced {
+    inner: Arc<dyn Secrets>,
+    change: Change,
+}
+
+impl Secrets for Replaced {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        Ok((self.change)(name, self.inner.secret(name)?))
+    }
+}
+
+/// What becomes of the secret of a name.
+type Change = fn(&str, String) -> String;
+
+/// An error with all of its reasons.
+fn told(error: &dyn Error) -> String {
+    let (mut text, mut reason) = (error.to_string(), error.source());
+    while let Some(deeper) = reason {
+        text = format!("{text}: {deeper}");
+        reason = deeper.source();
+    }
+    text
+}
+
+/// What is wrong with the application's connection string of shard 1, and which words the refusal must have.
+const CASES: &[(&str, Change, &[&str])] = &[
+    ("no connection string", |_, _| "hunter2".to_owned(), &["shard-1", "postgres://user:password@host:port/database"]),
+    ("wrong user", |_, dsn| dsn.replace("pim_test_app", "hunter2"), &["shard-1", "check user and password"]),
+    ("no such database", |_, dsn| dsn + "_hunter2", &["shard-1", "no such database", "create it"]),
+    ("nobody listens", |_, dsn| port(&dsn, "1"), &["shard-1", "check that it runs"]),
+    ("no such host", |_, dsn| dsn.replace("127.0.0.1", "nowhere.invalid"), &["shard-1", "check that it runs"]),
+    ("another shard's database", |_, dsn| dsn.replace("shard-1", "shard-0"), &["shard 1", "says that it is shard 0", "swapped"]),
+    ("the control database", |_, dsn| dsn.replace("shard-1", "control"), &["shard 1", "swapped"]),
+];
+
+fn port(dsn: &str, port: &str) -> String {
+    let (head, tail) = dsn.rsplit_once(':').expect("a port");
+    format!("{head}:{port}{}", tail.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+#[tokio::test]
+async fn a_wrong_connection_string_is_refused_at_open_with_place_and_fix() {
+    let folder = Folder::new();
+    drop(Cluster::open(settings(&folder, 2), schema()).await.expect("opens"));
+    for (case, change, words) in CASES {
+        let change = *change;
+        let mut wrong = settings(&folder, 2);
+        let servers = wrong.servers.as_mut().expect("servers");
+        servers.settings.connect_timeout = Duration::from_secs(3);
+        servers.secrets = Arc::new(OnlyOne { inner: Arc::clone(&servers.secrets), change });
+        let begun = Instant::now();
+        let error = Cluster::open(wrong, schema()).await.expect_err(case);
+        let text = told(&error);
+        for word in *words {
+            assert!(text.contains(word), "{case}: {text}");
+        }
+        assert!(!text.contains("hunter2") && !text.contains("only-for-tests"), "{case}: {text}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{case}");
+    }
+    Cluster::open(settings(&folder, 2), schema()).await.expect("still opens");
+}
+
+/// Changes the application's secret of shard 1 alone.
+#[derive(Debug)]
+struct OnlyOne {
+    inner: Arc<dyn Secrets>,
+    change: Change,
+}
+
+impl Secrets for OnlyOne {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        let dsn = self.inner.secret(name)?;
+        Ok(if name == "shard-1" { (self.change)(name, dsn) } else { dsn })
+    }
+}
+
+#[tokio::test]
+async fn swapped_primaries_are_refused_and_nothing_is_written() {
+    let folder = Folder::new();
+    drop(Cluster::open(settings(&folder, 2), schema()).await.expect("opens"));
+    let mut swapped = settings(&folder, 2);
+    let servers = swapped.servers.as_mut().expect("servers");
+    let swap = |_: &str, dsn: String| {
+        if dsn.contains("shard-0") { dsn.replace("shard-0", "shard-1") } else { dsn.replace("shard-1", "shard-0") }
+    };
+    servers.secrets = Arc::new(Replaced { inner: Arc::clone(&servers.secrets), change: swap });
+    let error = Cluster::open(swapped, schema()).await.expect_err("must be refused");
+    assert!(matches!(error, OpenError::Identity { .. }), "{error:?}");
+    let db = crate::server::superuser(folder.path(), 0).await;
+    let rows = db.query(Statement::same("SELECT shard FROM pim_identity")).await.expect("reads");
+    assert_eq!(rows[0].int(0).expect("a number"), 0);
+}
+
+/// A request that gives up soon.
+fn hurried() -> RequestContext {
+    let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_millis(700)))
+}
+
+/// Whatever a request does ends soon after its deadline.
+async fn nothing_hangs(world: &World, account: &Account) -> (Result<(), UnitError>, Result<(), ReadError>) {
+    let begun = Instant::now();
+    let permit = write(ShopResource::Account);
+    let mut unit = world.cluster.begin(&hurried(), account.id);
+    let loaded = unit.load::<Account>(&permit, account.id).await;
+    let unit_outcome = match loaded {
+        Ok(_) => {
+            tell(&mut unit, "changed");
+            unit.commit().await.map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    let permit = read(ShopResource::Account);
+    let outcome = world.cluster.read::<Account>(&hurried(), &permit, account.id, &Consistency::Strong).await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    (unit_outcome, outcome.map(drop))
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(1, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
+        settings
+    })
+    .await;
+    let account = world.register().await;
+    wire.fall_silent();
+    // More callers than there are connections: none of them may wait for another one's slot either.
+    let all = futures_util::future::join_all((0..12).map(|_| nothing_hangs(&world, &account))).await;
+    for (unit, read) in all {
+        assert!(matches!(unit, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{unit:?}");
+        assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pool_whose_connections_are_all_lent_says_so_in_time() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard");
+    let held = futures_util::future::join_all((0..6).map(|_| db.begin())).await;
+    let (unit, read) = nothing_hangs(&world, &account).await;
+    assert!(matches!(unit, Err(UnitError::Deadline)), "{unit:?}");
+    assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
+    drop(held);
+    world.change(account.id, |account| account.points = 1).await.expect("goes on");
+}
+
+#[tokio::test]
+async fn too_many_connections_are_named_and_waited_for_by_nobody() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let name = world.all_powerful(account.id).await.query(Statement::same("SELECT current_database()::text")).await;
+    let name = name.expect("runs")[0].text(0).expect("a name").to_owned();
+    world.raw(account.id, &format!("ALTER DATABASE \"{name}\" CONNECTION LIMIT 1")).await.expect("limits");
+    let secrets = Arc::new(crate::server::secrets(world.folder.path()));
+    let refused = Db::connect("shard-0", secrets, ServerSettings::default()).await;
+    let Err(error @ DbError::NotLetIn { why: NotLetIn::TooMany, .. }) = &refused else { panic!("{refused:?}") };
+    assert!(error.is_retryable());
+    assert!(error.to_string().contains("shard-0") && error.to_string().contains("connections_max"), "{error}");
+    world.change(account.id, |account| account.points = 1).await.expect("those who are in go on");
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_at_run_time_has_a_name() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let above = world.all_powerful(account.id).await;
+    let raised = async |code: &str| {
+        let mut tx = above.begin().await.expect("begins");
+        let raise = format!("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{code}'; END $$");
+        tx.script(&raise).await.expect_err("raises")
+    };
+    assert!(matches!(raised("53100").await, DbError::Full { place } if place == "shard-0-super"));
+    assert!(matches!(raised("25006").await, DbError::ReadOnly { .. }));
+    assert!(matches!(raised("40001").await, DbError::Busy));
+    // Not only pretended: a query that needs more temporary room than it may have.
+    let mut tx = above.begin().await.expect("begins");
+    tx.script("SET LOCAL temp_file_limit = 64; SET LOCAL work_mem = 64").await.expect("sets");
+    let sorted = "SELECT count(*) FROM (SELECT repeat(i::text, 20) t FROM generate_series(1, 200000) i ORDER BY 1 OFFSET 1) s";
+    let refused = tx.script(sorted).await;
+    assert!(matches!(refused, Err(DbError::Full { .. })), "{refused:?}");
+    drop(tx);
+    let mut tx = above.begin().await.expect("begins");
+    tx.script("SET LOCAL statement_timeout = 50").await.expect("sets");
+    let refused = tx.script("SELECT pg_sleep(30)").await;
+    let Err(error @ DbError::Cancelled { .. }) = &refused else { panic!("{refused:?}") };
+    assert!(error.is_retryable() && !error.is_ambiguous(), "a statement that was cancelled has written nothing");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_read_only_refuses_writes_by_name_and_goes_on_reading() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let above = world.all_powerful(account.id).await;
+    let name = above.query(Statement::same("SELECT current_database()::text")).await.expect("runs");
+    let name = name[0].text(0).expect("a name").to_owned();
+    let set = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
+    world.raw(account.id, &set).await.expect("sets");
+    let World { cluster, policy, folder } = world;
+    drop(cluster);
+    let error = Cluster::open(settings(&folder, 1), schema()).await.err();
+    let reopened = match error {
+        // The owner finds out when it looks after the schema.
+        Some(error) => told(&error),
+        None => String::new(),
+    };
+    assert!(reopened.contains("takes no writes") && reopened.contains("shard-0"), "{reopened}");
+    drop(policy);
+}

@@ -1,0 +1,334 @@
+//! Row-level security on a server: agreed with the oracle case by case, and not to be got around by the application's login.
+
+use std::collections::BTreeSet;
+
+use pim_core::id::Id;
+use pim_core::identity::Actor;
+use pim_core::rbac::{Read, Scope};
+use pim_core::role::ClosedEnum as _;
+use pim_core::shard::ShardId;
+use pim_data::backend::{Db, DbError, SqlPair, Statement, Value};
+use pim_data::consistency::Consistency;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use uuid::Uuid;
+
+use super::world as server;
+use crate::world as embedded;
+
+const ROWS: usize = 40;
+const FACILITIES: u128 = 6;
+/// Each case asks for every row: (role, row) pairs are this many times [`ROWS`].
+const CASES: u32 = 300;
+
+#[derive(Clone, Debug)]
+struct Case {
+    role: usize,
+    affiliations: Vec<u128>,
+    own: Option<usize>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let affiliations = proptest::collection::vec(1..=FACILITIES, 1..9);
+    let own = proptest::option::of(0..ROWS);
+    (0..server::ShopRole::ALL.len(), affiliations, own).prop_map(|(role, affiliations, own)| Case {
+        role,
+        affiliations,
+        own,
+    })
+}
+
+/// The same rows in either world.
+macro_rules! fill {
+    ($module:ident, $world:expr, $rows:expr) => {
+        for (id, facility) in $rows {
+            let mut account = $module::Account::new(Id::from_uuid(*id).expect("a minted id"));
+            account.facility = *facility;
+            $world.register_as(account).await;
+        }
+    };
+}
+
+/// Which rows the engine's repository shows to a case, and the permit's scope.
+macro_rules! seen {
+    ($module:ident, $world:expr, $rows:expr, $case:expr) => {{
+        let facilities: Vec<_> = $case.affiliations.iter().map(|number| Uuid::from_u128(*number)).collect();
+        let mut actor = Actor::new("u-7".parse().expect("a subject"), $module::ShopRole::ALL[$case.role]);
+        actor = actor.with_facilities(&facilities).expect("few facilities");
+        if let Some(own) = $case.own {
+            actor = actor.with_own_record($rows[own].0);
+        }
+        let permit = $world.policy.authorize::<Read>(
+            &actor,
+            $module::ShopAction::Look,
+            $module::ShopResource::Account,
+        );
+        match permit {
+            Err(_) => None,
+            Ok(permit) => {
+                let (mut found, cx) = (BTreeSet::new(), $module::cx_of(actor));
+                for (id, _) in $rows {
+                    let typed = Id::<$module::Customer>::from_uuid(*id).expect("a minted id");
+                    let cluster = &$world.cluster;
+                    let row = cluster.read::<$module::Account>(&cx, &permit, typed, &Consistency::Strong).await;
+                    found.extend(row.expect("reads").map(|row| row.id.uuid()));
+                }
+                Some((found, permit.scope().clone()))
+            }
+        }
+    }};
+}
+
+/// What the policies alone show: hand-typed SQL with the scope set as `pim_scope` does.
+async fn by_policy(db: &Db, scope: &Scope) -> BTreeSet<Uuid> {
+    let member = |name: &str, value: String| format!("SELECT set_config('app.{name}', '{value}', true);");
+    let script = match scope {
+        Scope::All => member("scope", "all".to_owned()),
+        Scope::Own(own) => member("scope", "own".to_owned()) + &member("own", own.to_string()),
+        Scope::Facilities(all) => {
+            let list: Vec<_> = all.iter().map(Uuid::to_string).collect();
+            member("scope", "facilities".to_owned()) + &member("facilities", format!("{{{}}}", list.join(",")))
+        }
+    };
+    let mut tx = db.begin().await.expect("begins");
+    tx.script(&script).await.expect("sets the scope");
+    let rows = tx.query(Statement::same("SELECT id FROM account")).await.expect("reads");
+    rows.iter().map(|row| row.uuid(0).expect("an id")).collect()
+}
+
+#[test]
+fn both_engines_and_the_oracle_agree_on_every_row() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (files, servers) = runtime.block_on(async { (embedded::World::new(1).await, server::World::new(1).await) });
+    let rows: Vec<(Uuid, Option<Uuid>)> = (0..ROWS as u128)
+        .map(|number| {
+            let facility = (number % 4 != 0).then(|| Uuid::from_u128(1 + number % FACILITIES));
+            (Id::<server::Customer>::random().uuid(), facility)
+        })
+        .collect();
+    runtime.block_on(async {
+        fill!(embedded, files, &rows);
+        fill!(server, servers, &rows);
+    });
+    let db = servers.cluster.database(ShardId(0)).expect("a shard").clone();
+    let asked = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&case(), |case| {
+        runtime.block_on(async {
+            let (ours, theirs) = (seen!(server, servers, &rows, case), seen!(embedded, files, &rows, case));
+            let (Some((ours, scope)), Some((theirs, _))) = (ours, theirs) else { return };
+            let visible = rows.iter().filter(|(id, facility)| scope.sees(*id, *facility));
+            let oracle: BTreeSet<_> = visible.map(|(id, _)| *id).collect();
+            assert_eq!(ours, oracle, "server: {case:?}");
+            assert_eq!(theirs, oracle, "embedded engine: {case:?}");
+            assert_eq!(by_policy(&db, &scope).await, oracle, "the policies alone: {case:?}");
+            asked.set(asked.get() + rows.len());
+        });
+        Ok(())
+    });
+    outcome.expect("no difference");
+    assert!(asked.get() >= 10_000, "{} pairs of role and row", asked.get());
+}
+
+/// What somebody who has the application's login might try. Each must be refused, or change nothing at all.
+const ATTEMPTS: &[&str] = &[
+    "ALTER TABLE account_row DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE account_row NO FORCE ROW LEVEL SECURITY",
+    "ALTER TABLE account_history DISABLE ROW LEVEL SECURITY",
+    "DROP POLICY account_scope ON account_row",
+    "ALTER POLICY account_scope ON account_row USING (true)",
+    "CREATE POLICY wide ON account_row USING (true)",
+    "ALTER TABLE account_row OWNER TO CURRENT_USER",
+    "ALTER TABLE account_row DISABLE TRIGGER ALL",
+    "ALTER VIEW account SET (security_invoker = false)",
+    "CREATE VIEW wide AS SELECT * FROM account_row",
+    "CREATE TABLE copied AS SELECT * FROM account_row",
+    "CREATE TEMPORARY TABLE account (id uuid)",
+    "CREATE TEMPORARY VIEW account AS SELECT 1",
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION wide() RETURNS bigint LANGUAGE sql SECURITY DEFINER RETURN (SELECT count(*) FROM account_row)",
+    "CREATE OR REPLACE FUNCTION public.pim_scope(scope jsonb) RETURNS void LANGUAGE sql AS 'SELECT'",
+    "ALTER FUNCTION pim_owned() SECURITY INVOKER",
+    "CREATE RULE wide AS ON SELECT TO account_row DO INSTEAD SELECT * FROM account_row",
+    "CREATE TRIGGER mine BEFORE INSERT ON account_row FOR EACH ROW EXECUTE FUNCTION pim_append_only()",
+    "SET ROLE pim_test_owner",
+    "SET ROLE postgres",
+    "SET SESSION AUTHORIZATION postgres",
+    "ALTER ROLE CURRENT_USER BYPASSRLS",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "CREATE ROLE mine SUPERUSER",
+    "GRANT pim_test_owner TO CURRENT_USER",
+    "GRANT ALL ON account_row TO PUBLIC",
+    "SET session_replication_role = replica",
+    "SET row_security = off; SELECT count(*) FROM account_row",
+    "DELETE FROM account_row",
+    "TRUNCATE account_row",
+    "UPDATE account_history SET name = 'x'",
+    "DELETE FROM account_history",
+    "UPDATE audit SET body = 'x'",
+    "DELETE FROM audit",
+    "TRUNCATE audit",
+    "ALTER TABLE audit DISABLE TRIGGER ALL",
+    "UPDATE pim_bucket_owned SET epoch = 99",
+    "INSERT INTO pim_bucket_owned VALUES (1, 1, 'owned', NULL, 1)",
+    "UPDATE pim_identity SET shard = 9",
+    "UPDATE pim_unit_part SET function = 'pim_append_only'",
+    "SELECT pim_register_part('fact', 'pim_append_only')",
+    "SELECT pim_fence('[]')",
+    "SELECT pim_give('[[1, 2]]', 9)",
+    "SELECT pim_take('[[1, 99]]', 9)",
+    "SELECT pim_retire('[]', 9)",
+    "DELETE FROM pim_migration",
+    "DELETE FROM pim_routine",
+    "COPY account_row TO '/tmp/rows'",
+    "COPY account_row FROM PROGRAM 'true'",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+    "SELECT pg_read_file('PG_VERSION')",
+    "SELECT lo_import('/etc/passwd')",
+    "CREATE EXTENSION dblink",
+    "CREATE LANGUAGE plpython3u",
+    "ALTER SYSTEM SET fsync = off",
+    "ALTER DATABASE postgres SET row_security = off",
+    "SELECT pg_reload_conf()",
+];
+
+#[tokio::test]
+async fn the_applications_login_cannot_disable_bypass_or_widen_it() {
+    let world = server::World::new(1).await;
+    let account = world.register().await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    let above = world.powerful(ShardId(0)).await;
+    let before = catalogue(&above).await;
+    for attempt in ATTEMPTS {
+        let mut tx = db.begin().await.expect("begins");
+        match tx.script(attempt).await {
+            Err(_) => drop(tx),
+            // Says that it granted nothing, and is no error.
+            Ok(()) if attempt.starts_with("GRANT ALL") => tx.commit().await.expect("commits nothing"),
+            Ok(()) => panic!("was let do it: {attempt}"),
+        }
+        assert_eq!(catalogue(&above).await, before, "{attempt}");
+    }
+    assert!(invisible(&db).await, "nothing is seen without a scope");
+    let who = "SELECT count(*) FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls OR rolcreaterole \
+               OR rolcreatedb OR rolreplication)";
+    assert_eq!(count(&db, who).await, 0);
+    let owns = "SELECT count(*) FROM pg_class WHERE relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)";
+    assert_eq!(count(&db, owns).await, 0, "it owns nothing");
+    world.change(account.id, |account| account.points = 1).await.expect("the application goes on");
+}
+
+/// Every table with rows of entities is forced, every view asks with the caller's rights.
+#[tokio::test]
+async fn nothing_of_an_entity_is_left_open() {
+    let world = server::World::new(1).await;
+    let above = world.powerful(ShardId(0)).await;
+    let open = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace \
+                AND (relname LIKE '%\\_row' OR relname LIKE '%\\_history') AND NOT (relrowsecurity AND relforcerowsecurity)";
+    assert_eq!(count(&above, open).await, 0);
+    let views = "SELECT count(*) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace \
+                 AND NOT coalesce(reloptions @> '{security_invoker=true}', false)";
+    assert_eq!(count(&above, views).await, 0);
+}
+
+/// What a function reads is of one snapshot: the number beside a row never tells of a newer one.
+#[tokio::test]
+async fn every_read_is_of_one_snapshot() {
+    let world = server::World::new(1).await;
+    let above = world.powerful(ShardId(0)).await;
+    let reads = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ '^pim_[lrsh]_'";
+    let all = count(&above, reads).await;
+    assert!(all >= 8, "{all} reading functions");
+    assert_eq!(count(&above, &format!("{reads} AND provolatile = 's'")).await, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_carries_no_context_of_an_earlier_request() {
+    let world = server::World::with(1, |mut settings| {
+        settings.servers.as_mut().expect("servers").settings.connections_max = 2;
+        settings
+    })
+    .await;
+    let world = std::sync::Arc::new(world);
+    let (mine, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mut accounts = Vec::new();
+    for facility in [mine, theirs] {
+        let mut account = server::Account::new(Id::random());
+        account.facility = Some(facility);
+        accounts.push(world.register_as(account).await);
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    // Readers of either facility, writers who may do all, commits that fail, units that are dropped half way, and somebody
+    // who asks without a scope, over and over on the same two connections.
+    for task in 0..6_usize {
+        let (world, accounts) = (std::sync::Arc::clone(&world), accounts.clone());
+        tasks.spawn(async move {
+            let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+            for round in 0..40_usize {
+                match (task + round) % 4 {
+                    0 => assert!(invisible(&db).await, "a scope was left behind"),
+                    1 => {
+                        let clerk = Actor::new("u-7".parse().expect("a subject"), server::ShopRole::Clerk);
+                        let clerk = clerk.with_facilities(&[[mine, theirs][task % 2]]).expect("one");
+                        let look = (server::ShopAction::Look, server::ShopResource::Account);
+                        let permit = world.policy.authorize::<Read>(&clerk, look.0, look.1).expect("granted");
+                        for (index, account) in accounts.iter().enumerate() {
+                            let cx = server::cx_of(clerk.clone());
+                            let row = world
+                                .cluster
+                                .read::<server::Account>(&cx, &permit, account.id, &Consistency::Strong)
+                                .await
+                                .expect("reads");
+                            assert_eq!(row.is_some(), index == task % 2);
+                        }
+                    }
+                    2 => {
+                        // Others win at times; that a scope was set and the statement failed is what counts.
+                        let _outcome = world.change(accounts[round % 2].id, |account| account.points += 1).await;
+                    }
+                    _ => {
+                        let mut tx = db.begin().await.expect("begins");
+                        tx.script("SELECT set_config('app.scope', 'all', true)").await.expect("sets");
+                        if round % 2 == 0 {
+                            let _refused = tx.script("SELECT 1 / 0").await;
+                        }
+                    }
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("no context leaked");
+    }
+}
+
+async fn invisible(db: &Db) -> bool {
+    let settings = "SELECT count(*) FROM account_row WHERE true OR current_setting('app.user', true) <> ''";
+    let user = "SELECT coalesce(current_setting('app.user', true), '') || coalesce(current_setting('app.scope', true), '')";
+    let rows = db.query(Statement::of(SqlPair::postgres(user))).await.expect("runs");
+    count(db, settings).await == 0 && rows[0].text(0).expect("text").is_empty()
+}
+
+async fn count(db: &Db, sql: &str) -> u64 {
+    let rows = db.query(Statement::of(SqlPair::generated_postgres(sql.to_owned()))).await.expect("runs");
+    rows[0].count(0).expect("a number")
+}
+
+/// Whatever the attempts could have changed, as text.
+async fn catalogue(db: &Db) -> Vec<Value> {
+    const ASK: &str = "SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (\
+         SELECT c.oid::text || c.relowner::text || c.relrowsecurity::text || c.relforcerowsecurity::text || coalesce(c.relacl::text, '') \
+           || coalesce(c.reloptions::text, '') || c.relhastriggers::text FROM pg_class c WHERE relnamespace = 'public'::regnamespace \
+         UNION ALL SELECT p.polname::text || p.polcmd::text || pg_get_expr(p.polqual, p.polrelid) FROM pg_policy p \
+         UNION ALL SELECT p.oid::text || md5(p.prosrc) || p.prosecdef::text FROM pg_proc p WHERE pronamespace = 'public'::regnamespace \
+         UNION ALL SELECT t.tgname::text || t.tgrelid::text || t.tgenabled::text FROM pg_trigger t \
+         UNION ALL SELECT b::text FROM pim_bucket_owned b UNION ALL SELECT i::text FROM pim_identity i \
+         UNION ALL SELECT a.hash::text FROM audit a UNION ALL SELECT h::text FROM account_history h \
+         UNION ALL SELECT r::text FROM account_row r) every(line)";
+    let rows = db.query(Statement::of(SqlPair::postgres(ASK))).await;
+    match rows {
+        Ok(rows) => vec![rows[0].get(0).clone()],
+        Err(error @ DbError::Engine(_)) => panic!("{error:?}"),
+        Err(error) => panic!("{error}"),
+    }
+}
