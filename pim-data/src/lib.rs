@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod backend;
+pub mod backup;
 pub mod cache;
 pub mod cluster;
 pub mod consistency;

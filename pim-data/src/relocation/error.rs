@@ -58,6 +58,9 @@ pub enum MoveError {
     /// The source's events were not published in time; the source takes writes again.
     #[error("the source's outbox did not drain in time")]
     NotDrained,
+    /// Somebody lifted the fence again and again, such as by publishing maps.
+    #[error("the fence did not last until the map was published")]
+    Unsettled,
     /// Rows at the target are not those at the source.
     #[error("bucket {bucket} is not the same at both ends")]
     Differs {
@@ -98,7 +101,7 @@ impl MoveError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy | Self::NotDrained | Self::Directory(_) => true,
+            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => true,
             Self::Shard { source, .. } | Self::Journal(source) => source.is_retryable(),
             _ => false,
         }
@@ -118,7 +121,9 @@ impl IntoProblem for MoveError {
             Self::Taken { .. } => Problem::of(problem::CONFLICT).detail("a bucket is part of a move that is not over"),
             Self::Step { .. } => Problem::of(problem::CONFLICT).detail("the move is in a step that does not allow it"),
             Self::Parked => Problem::of(problem::CONFLICT).detail("a key of the buckets is parked at the relay"),
-            Self::Busy | Self::NotDrained | Self::Directory(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => {
+                Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
+            }
             Self::Shard { .. } | Self::Journal(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Differs { .. } | Self::Publish(_) => Problem::of(problem::INTERNAL),
         }

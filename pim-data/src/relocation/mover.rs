@@ -16,6 +16,9 @@ use crate::cluster::{CONTROL, Cluster};
 /// Most buckets of one move: they are fenced together.
 pub const BUCKETS_MAX: usize = 64;
 
+/// Most steps of one run: a few beginnings.
+const STEPS_MAX: usize = 24;
+
 /// How patiently a move is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoveSettings {
@@ -148,11 +151,14 @@ impl Mover {
     /// [`MoveError`]; calling this again goes on.
     pub async fn run(&self, cx: &RequestContext, id: Uuid) -> Result<MoveRecord, MoveError> {
         let mut run = self.take_up(id).await?;
-        // Ends: each step leads to a later one, or fails.
-        while !run.record().step.is_over() {
+        // Whatever lifts the fence in between sends a move back to its beginning.
+        for _ in 0..STEPS_MAX {
+            if run.record().step.is_over() {
+                return Ok(run.record().clone());
+            }
             run.step(cx).await?;
         }
-        Ok(run.record().clone())
+        Err(MoveError::Unsettled)
     }
 
     /// Gives a move up, if the map has not changed yet: the source keeps everything, the target forgets its copy.

@@ -8,6 +8,7 @@ const ENGINE: Engine = Engine::Sqlite;
 mod world;
 
 mod audit_detects_tampering;
+mod backups_are_whole;
 mod buckets_move_under_load;
 mod bulk_is_all_or_nothing;
 mod fan_out_passes_nothing_over;

@@ -69,6 +69,12 @@ struct Inner {
 pub struct EmbeddedBus(Arc<Inner>);
 
 impl EmbeddedBus {
+    /// The log's own file, to be backed up. Its archive lies beside it, in a folder called `bus.archive` for a `bus.db`.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.0.db
+    }
+
     /// Opens or creates the log and its topics.
     ///
     /// # Errors

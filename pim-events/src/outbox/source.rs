@@ -1,10 +1,11 @@
 //! Where a relay reads: one database with an outbox, and the hint that something was committed there.
 
 use pim_core::shard::ShardId;
-use pim_data::backend::Db;
+use pim_data::backend::{Db, Statement};
 use pim_data::cluster::{CONTROL, Cluster};
 use tokio::sync::watch;
 
+use super::OutboxError;
 use crate::event::Origin;
 
 /// One outbox.
@@ -27,5 +28,18 @@ impl Source {
             Some(Self { origin, db: cluster.database(shard)?.clone(), commits: cluster.commits() })
         };
         cluster.sources().filter_map(of).collect()
+    }
+}
+
+impl Source {
+    /// Lets the relay begin with the oldest event that the outbox still has, as after a restore: what the copy of the log
+    /// lacks is sent again, and consumers skip what they know by its number. Whoever holds the lease loses it.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database does not answer.
+    pub async fn rebase(&self) -> Result<(), OutboxError> {
+        let back = "UPDATE outbox_cursor SET last_seq = 0, owner = NULL, epoch = epoch + 1, lease_until_ms = 0";
+        let rebased = async { self.db.begin().await?.commit_with(vec![Statement::same(back)]).await.map(drop) };
+        rebased.await.map_err(|source| OutboxError { origin: self.origin, source })
     }
 }

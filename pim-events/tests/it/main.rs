@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "the rooms of a test binary are its own")]
 
 mod append_refuses_what_is_wrong;
+mod backups_lose_no_event;
 mod bus_keeps_what_it_acknowledged;
 mod checkpoint_has_one_owner;
 mod commands_happen_once;

@@ -1,0 +1,208 @@
+//! Making a backup: databases first, in the order that keeps consumers behind their sources, the manifest last.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pim_core::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::BackupError;
+use crate::audit::hex;
+use crate::backend::{Db, Statement};
+use crate::cluster::{CONTROL, Cluster};
+
+pub(super) const MANIFEST: &str = "backup.toml";
+pub(super) const LAYOUT: &str = "layout.toml";
+const FORMAT: u32 = 1;
+/// Files of the data directory that are no databases; the layout comes last where they are put back.
+const FILES: [&str; 2] = ["shard-map.toml", LAYOUT];
+const FOLDERS: [&str; 2] = ["maps", "keys"];
+const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
+
+/// Something beside the shards that is backed up with them, in the order given and before them.
+#[derive(Clone, Copy, Debug)]
+pub enum Companion<'a> {
+    /// A database, under the name of its file in the data directory.
+    Database(&'a str, &'a Db),
+    /// A folder of the data directory whose files are only added; one that is not there is left out.
+    Folder(&'a str),
+}
+
+/// What a backup is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    pub(super) format: u32,
+    pub(super) taken_at: i64,
+    pub(super) files: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    pub(super) path: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// From when its oldest part is; whatever was acknowledged before is in it.
+    pub taken_at: Timestamp,
+    /// How many files it has.
+    pub files: usize,
+    /// How large it is.
+    pub bytes: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl Cluster {
+    /// Copies everything in the data directory into a new folder while units go on. Embedded engine alone.
+    ///
+    /// The folder then also has the key that signs checkpoints: whoever reads it may sign.
+    ///
+    /// # Errors
+    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    pub async fn back_up(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
+        let (begun, taken_at) = (Instant::now(), self.clock().now());
+        if into.exists() {
+            return Err(BackupError::Taken { path: into.to_path_buf() });
+        }
+        // Of two copies neither might have the rows of a bucket that moves in between.
+        let _standing = self.0.directory.moving()?.ok_or(BackupError::Moving)?;
+        let shards = into.join("shards");
+        fs::create_dir_all(&shards).map_err(io_error("make", &shards))?;
+        let from = self.data_dir();
+        // Before the chains that it signs: they only grow.
+        copy_file(from, into, Path::new(CHECKPOINTS)).await?;
+        for companion in companions {
+            match companion {
+                Companion::Database(name, db) => copy_database(db, &into.join(name)).await?,
+                Companion::Folder(name) => copy_folder(from, into, name).await?,
+            }
+        }
+        for source in self.sources() {
+            let Some(db) = self.database(source) else { continue };
+            let place = if source == CONTROL { into.join("control.db") } else { shards.join(db.name()) };
+            copy_database(db, &place).await?;
+        }
+        for folder in FOLDERS {
+            copy_folder(from, into, folder).await?;
+        }
+        for file in FILES {
+            copy_file(from, into, Path::new(file)).await?;
+        }
+        let into = into.to_path_buf();
+        let files = blocking(move || seal(&into, taken_at)).await?;
+        let took_ms = u64::try_from(begun.elapsed().min(Duration::MAX).as_millis()).unwrap_or(u64::MAX);
+        Ok(BackupReport { taken_at, files: files.len(), bytes: files.iter().map(|it| it.bytes).sum(), took_ms })
+    }
+}
+
+/// One snapshot, compacted, into a new file.
+async fn copy_database(db: &Db, place: &Path) -> Result<(), BackupError> {
+    let name = db.name();
+    if db.path().is_none() {
+        return Err(BackupError::Server { name });
+    }
+    let copy = Statement::sqlite("VACUUM INTO ?").bind(place.to_string_lossy().into_owned());
+    db.query(copy).await.map_err(|source| BackupError::Database { name, source })?;
+    Ok(())
+}
+
+async fn copy_folder(from: &Path, into: &Path, name: &str) -> Result<(), BackupError> {
+    let folder = from.join(name);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let target = into.join(name);
+    fs::create_dir_all(&target).map_err(io_error("make", &target))?;
+    for file in files_of(&folder)? {
+        let Ok(relative) = file.strip_prefix(from) else { continue };
+        copy_file(from, into, relative).await?;
+    }
+    Ok(())
+}
+
+async fn copy_file(from: &Path, into: &Path, relative: &Path) -> Result<(), BackupError> {
+    let (source, target) = (from.join(relative), into.join(relative));
+    blocking(move || match fs::copy(&source, &target) {
+        Ok(_) => Ok(()),
+        // Removed since it was listed, or not made yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !source.exists() => Ok(()),
+        Err(error) => Err(io_error("copy", &source)(error)),
+    })
+    .await
+}
+
+/// Makes everything durable and writes down what there is; a folder without that is no backup.
+fn seal(folder: &Path, taken_at: Timestamp) -> Result<Vec<Entry>, BackupError> {
+    let mut files = Vec::new();
+    for file in files_of(folder)? {
+        let handle = File::open(&file).map_err(io_error("open", &file))?;
+        handle.sync_all().map_err(io_error("sync", &file))?;
+        let path = file.strip_prefix(folder).unwrap_or(&file).to_string_lossy().into_owned();
+        let (bytes, sha256) = digest(&file)?;
+        files.push(Entry { path, bytes, sha256 });
+    }
+    let manifest = Manifest { format: FORMAT, taken_at: taken_at.as_micros(), files };
+    let place = folder.join(MANIFEST);
+    let mut handle = File::create(&place).map_err(io_error("make", &place))?;
+    handle.write_all(toml::to_string(&manifest).unwrap_or_default().as_bytes()).map_err(io_error("write", &place))?;
+    handle.sync_all().map_err(io_error("sync", &place))?;
+    Ok(manifest.files)
+}
+
+/// Every file below a folder.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, BackupError> {
+    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
+    // Ends: a tree of folders that we made.
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).map_err(io_error("list", &next))? {
+            let path = entry.map_err(io_error("list", &next))?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Size and SHA-256 of a file.
+pub(super) fn digest(file: &Path) -> Result<(u64, String), BackupError> {
+    struct Sink(Sha256);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut handle = File::open(file).map_err(io_error("open", file))?;
+    let mut sink = Sink(Sha256::new());
+    let bytes = io::copy(&mut handle, &mut sink).map_err(io_error("read", file))?;
+    Ok((bytes, hex(&sink.0.finalize())))
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| BackupError::Interrupted)?
+}
+
+pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
+    let path = path.to_path_buf();
+    move |source| BackupError::Io { doing, path, source }
+}

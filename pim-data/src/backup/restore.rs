@@ -1,0 +1,89 @@
+//! Putting a backup into a new data directory and checking it there.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use pim_core::clock::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::BackupError;
+use super::archive::{Entry, LAYOUT, MANIFEST, Manifest, blocking, digest, io_error};
+use crate::audit::VerifyReport;
+use crate::cluster::{Cluster, ClusterSettings};
+use crate::schema::Schema;
+
+/// A backup that was restored.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// From when the backup is.
+    pub taken_at: Timestamp,
+    /// Age of the backup, in milliseconds: what was acknowledged within it may be lost (RPO).
+    pub recovery_point_ms: u64,
+    /// How long restoring took until everything was checked, in milliseconds (RTO).
+    pub recovery_time_ms: u64,
+    /// The version of the map that raised every epoch.
+    pub map_version: u64,
+    /// What verifying the audit trail found.
+    pub audit: VerifyReport,
+}
+
+/// Puts the backup in `from` into the data directory of `settings`, which must not be there yet; opens it, raises the epoch
+/// of every bucket, and verifies the audit trail.
+///
+/// # Errors
+/// [`BackupError`]; a directory that was not finished has no layout and is not opened by anybody.
+pub async fn restore(
+    from: &Path,
+    settings: ClusterSettings,
+    schema: Schema,
+) -> Result<(Cluster, RestoreReport), BackupError> {
+    let begun = Instant::now();
+    let (from, into) = (from.to_path_buf(), settings.data_dir.clone());
+    let age_at = settings.clock.now();
+    let manifest = blocking(move || put_back(&from, &into)).await?;
+    let cluster = Cluster::open(settings, schema).await?;
+    let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
+    cluster.publish_map(&next).await?;
+    let audit = cluster.verify_audit().await?;
+    let taken_at = Timestamp::from_micros(manifest.taken_at);
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let report = RestoreReport {
+        taken_at,
+        recovery_point_ms: millis(age_at.since(taken_at)),
+        recovery_time_ms: millis(begun.elapsed()),
+        map_version: next.version().0,
+        audit,
+    };
+    Ok((cluster, report))
+}
+
+fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
+    let absent = || BackupError::Absent { path: from.to_path_buf() };
+    let text = fs::read_to_string(from.join(MANIFEST)).map_err(|_| absent())?;
+    let manifest: Manifest = toml::from_str(&text).map_err(|_| absent())?;
+    if into.exists() {
+        return Err(BackupError::Taken { path: into.to_path_buf() });
+    }
+    // All of them before the first is put anywhere.
+    for entry in &manifest.files {
+        let path = from.join(&entry.path);
+        let is_same = digest(&path).is_ok_and(|(bytes, sha256)| (bytes, &sha256) == (entry.bytes, &entry.sha256));
+        if !is_same {
+            return Err(BackupError::Damaged { path });
+        }
+    }
+    fs::create_dir_all(into).map_err(io_error("make", into))?;
+    let is_layout = |entry: &&Entry| entry.path == LAYOUT;
+    let (last, first): (Vec<_>, Vec<_>) = manifest.files.iter().partition(is_layout);
+    for entry in first.into_iter().chain(last) {
+        let target = into.join(&entry.path);
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        }
+        fs::copy(from.join(&entry.path), &target).map_err(io_error("copy", &target))?;
+        File::open(&target).and_then(|file| file.sync_all()).map_err(io_error("sync", &target))?;
+    }
+    Ok(manifest)
+}
