@@ -109,15 +109,14 @@ pub async fn summarize(stores: &Stores, since: Timestamp) -> Result<RunSummary, 
 /// sum that another one keeps, which would count a repeated application twice.
 async fn compare(stores: &Stores) -> Result<(u64, u64, u64), SummaryError> {
     let mut known: BTreeMap<Uuid, u64> = BTreeMap::new();
-    let counted =
-        stores.reads.query(Statement::sqlite("SELECT home, COUNT(*) FROM journey_hops GROUP BY home")).await?;
+    let counted = stores.reads.query(Statement::same("SELECT home, COUNT(*) FROM journey_hops GROUP BY home")).await?;
     for row in counted {
         known.insert(row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?);
     }
     let (mut facts, mut lost, mut duplicated) = (0, 0, 0);
     for source in stores.cluster.sources() {
         let Some(db) = stores.cluster.database(source) else { continue };
-        for row in db.query(Statement::sqlite("SELECT key, n FROM key_head")).await? {
+        for row in db.query(Statement::same("SELECT key, n FROM key_head")).await? {
             let n = row.count(1).map_err(DbError::from)?;
             let rows = known.get(&row.uuid(0).map_err(DbError::from)?).copied().unwrap_or(0);
             facts += n;
@@ -125,7 +124,7 @@ async fn compare(stores: &Stores) -> Result<(u64, u64, u64), SummaryError> {
             duplicated += rows.saturating_sub(n);
         }
     }
-    let summed = Statement::sqlite("SELECT COALESCE(SUM(events), 0) FROM shard_distribution");
+    let summed = Statement::same("SELECT COALESCE(SUM(events), 0) FROM shard_distribution");
     let summed = stores.reads.query(summed).await?.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
     Ok((facts, lost.max(facts.saturating_sub(summed)), duplicated.max(summed.saturating_sub(facts))))
 }

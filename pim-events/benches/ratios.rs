@@ -73,8 +73,8 @@ impl Projection for Rows {
     fn name(&self) -> &'static str {
         "bench_row"
     }
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE bench_row (home BLOB, n INTEGER, PRIMARY KEY (home, n)) WITHOUT ROWID;"
+    fn schema(&self) -> SqlPair {
+        SqlPair::sqlite("CREATE TABLE bench_row (home BLOB, n INTEGER, PRIMARY KEY (home, n)) WITHOUT ROWID")
     }
     fn tables(&self) -> &'static [ReadTable] {
         &[ReadTable { name: "bench_row", columns: &["home", "n"] }]
@@ -267,7 +267,7 @@ async fn applied(store: &ReadStore) -> u64 {
 async fn by_hand(bus: &EmbeddedBus, file: &Path) -> f64 {
     let db = Db::open(file, DbSettings::default()).await.expect("a database");
     let mut tx = db.begin().await.expect("a transaction");
-    tx.script(Rows.schema()).await.expect("a table");
+    tx.script(&Rows.schema().text(pim_data::backend::Engine::Sqlite).expect("a script")).await.expect("a table");
     tx.script("CREATE TABLE position (part INTEGER PRIMARY KEY, next INTEGER)").await.expect("a table");
     tx.commit().await.expect("committed");
     let begun = Instant::now();

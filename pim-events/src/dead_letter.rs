@@ -6,7 +6,7 @@ pub use replay::{ReplayPlan, ReplaySelection, ReplayedKey};
 
 use pim_core::clock::Timestamp;
 use pim_core::role::ClosedEnum as _;
-use pim_data::backend::{DbError, Row, Statement};
+use pim_data::backend::{DbError, Row, SqlPair, Statement};
 use uuid::Uuid;
 
 use crate::consumer::HoldReason;
@@ -99,20 +99,27 @@ pub enum UnparkError {
     Store(#[from] DbError),
 }
 
+pub(crate) const LOCK_PARTITION: SqlPair = SqlPair::of(
+    "SELECT 1 FROM projection_checkpoint WHERE consumer = ?
+       AND part = (SELECT part FROM held_key WHERE consumer = ? AND home_key = ?) FOR UPDATE",
+    "SELECT 1 FROM projection_checkpoint WHERE consumer = ?
+       AND part = (SELECT part FROM held_key WHERE consumer = ? AND home_key = ?)",
+);
+
 impl ReadStore {
     /// Keys that are held, longest first; of one consumer or of all.
     ///
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn held_keys(&self, consumer: Option<&str>, max: u32) -> Result<Vec<HeldKey>, StoreError> {
-        let asked = Statement::sqlite(
+        let asked = Statement::same(
             "SELECT k.consumer, k.home_key, k.reason, k.code, k.tries, k.since,
                     count(e.n), coalesce(min(e.n), k.last_n), k.last_n
              FROM held_key k LEFT JOIN held_event e ON e.consumer = k.consumer AND e.home_key = k.home_key
-             WHERE ? IS NULL OR k.consumer = ?
+             WHERE k.consumer = coalesce(?, k.consumer)
              GROUP BY k.consumer, k.home_key ORDER BY k.since LIMIT ?",
         );
-        let asked = asked.bind(consumer).bind(consumer).bind(max.min(LIST_MAX));
+        let asked = asked.bind(consumer).bind(max.min(LIST_MAX));
         self.query(asked).await?.iter().map(held_key).collect()
     }
 
@@ -127,8 +134,8 @@ impl ReadStore {
         after_n: u64,
         max: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let asked = Statement::sqlite(
-            "SELECT event_id, event_type, event_at, n, owner_epoch, part, pos, lower(hex(digest)), at FROM held_event
+        let asked = Statement::same(
+            "SELECT event_id, event_type, event_at, n, owner_epoch, part, pos, digest, at FROM held_event
              WHERE consumer = ? AND home_key = ? AND n > ? ORDER BY owner_epoch, n LIMIT ?",
         );
         let asked = asked.bind(consumer).bind(key).bind(after_n).bind(max.min(LIST_MAX));
@@ -140,9 +147,8 @@ impl ReadStore {
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn dead_records(&self, max: u32) -> Result<Vec<DeadRecord>, StoreError> {
-        let asked = Statement::sqlite(
-            "SELECT consumer, topic, part, pos, code, lower(hex(digest)), at FROM dead_record ORDER BY at LIMIT ?",
-        );
+        let asked =
+            Statement::same("SELECT consumer, topic, part, pos, code, digest, at FROM dead_record ORDER BY at LIMIT ?");
         self.query(asked.bind(max.min(LIST_MAX))).await?.iter().map(dead_record).collect()
     }
 
@@ -151,12 +157,10 @@ impl ReadStore {
     /// # Errors
     /// [`UnparkError`]; a gap fills itself, and a rewound key needs a rebuild.
     pub async fn unpark(&self, consumer: &str, key: Uuid) -> Result<(), UnparkError> {
-        // Head first, then hold: the order in which workers lock them.
+        // The key's partition stands still before its hold is read, or a worker that has read it would undo this.
         let look = [
-            Statement::sqlite("SELECT n FROM inbox_head WHERE consumer = ? AND home_key = ?").bind(consumer).bind(key),
-            Statement::sqlite("SELECT reason FROM held_key WHERE consumer = ? AND home_key = ?")
-                .bind(consumer)
-                .bind(key),
+            Statement::of(LOCK_PARTITION).bind(consumer).bind(consumer).bind(key),
+            Statement::same("SELECT reason FROM held_key WHERE consumer = ? AND home_key = ?").bind(consumer).bind(key),
         ];
         let (tx, answers) = self.db().begin_with(&look).await?;
         let reason = answers.get(1).and_then(|rows| rows.first()).map(|row| row.text(0).map(str::to_owned));
@@ -175,6 +179,10 @@ impl ReadStore {
         tx.commit_with(vec![set_reason(consumer, key, drain, false, self.clock().now())]).await?;
         Ok(())
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn held_key(row: &Row) -> Result<HeldKey, StoreError> {
@@ -204,7 +212,7 @@ fn dead_letter(row: &Row) -> Result<DeadLetter, StoreError> {
             owner_epoch: row.count(4)?,
             partition: row.count(5)?,
             offset: row.count(6)?,
-            payload_sha256: row.text(7)?.to_owned(),
+            payload_sha256: hex(row.bytes(7)?),
             held_at: row.time(8)?,
         })
     };
@@ -219,7 +227,7 @@ fn dead_record(row: &Row) -> Result<DeadRecord, StoreError> {
             partition: row.count(2)?,
             offset: row.count(3)?,
             code: row.text(4)?.to_owned(),
-            payload_sha256: row.text(5)?.to_owned(),
+            payload_sha256: hex(row.bytes(5)?),
             at: row.time(6)?,
         })
     };

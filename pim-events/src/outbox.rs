@@ -1,6 +1,7 @@
 //! The outbox: facts written in the unit of work, and the leased relay that brings them to the bus.
 
 mod append;
+mod cursor;
 mod lease;
 mod outlet;
 mod prune;
@@ -8,6 +9,7 @@ mod relay;
 mod row;
 mod source;
 mod status;
+mod window;
 
 pub use append::{AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt};
 pub use outlet::OutboxOutlet;
@@ -22,9 +24,11 @@ use pim_data::migration::Migration;
 /// The tables that events need in every shard and in the control database.
 pub(crate) fn migrations() -> &'static [Migration] {
     static ALL: LazyLock<[Migration; 2]> = LazyLock::new(|| {
+        let sqlite = include_str!("../migrations/sqlite/1000_outbox.sql");
+        let postgres = include_str!("../migrations/postgres/1000_outbox.sql");
         let by_bucket = include_str!("../migrations/1010_inbox_by_bucket.sql");
         [
-            Migration::new(1000, "outbox and command inbox", include_str!("../migrations/sqlite/1000_outbox.sql")),
+            Migration::new(1000, "outbox and command inbox", sqlite).with_postgres(postgres),
             Migration::new(1010, "command inbox by bucket", by_bucket).with_postgres(by_bucket),
         ]
     });

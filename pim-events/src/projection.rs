@@ -11,7 +11,7 @@ pub use status::{ConsumerStatus, PartitionStatus, StatusError};
 pub use store::{ReadStore, StoreError};
 
 use async_trait::async_trait;
-use pim_data::backend::Transaction;
+use pim_data::backend::{SqlPair, Transaction};
 
 use crate::consumer::ApplyError;
 use crate::event::{DOMAIN_TOPIC, Event};
@@ -24,7 +24,7 @@ pub type ReadTx = Transaction;
 pub struct ReadTable {
     /// Its name.
     pub name: &'static str,
-    /// Every column that carries content, generated ones left out.
+    /// Every column that carries content; those that the database fills or numbers by itself are left out.
     pub columns: &'static [&'static str],
 }
 
@@ -35,7 +35,7 @@ pub struct ReadTable {
 ///
 /// ```
 /// use async_trait::async_trait;
-/// use pim_data::backend::Statement;
+/// use pim_data::backend::{SqlPair, Statement};
 /// use pim_events::{ApplyError, Event, Projection, ReadTable, ReadTx};
 ///
 /// struct CountByType;
@@ -45,8 +45,8 @@ pub struct ReadTable {
 ///     fn name(&self) -> &'static str {
 ///         "count_by_type"
 ///     }
-///     fn schema(&self) -> &'static str {
-///         "CREATE TABLE count_by_type (event_type TEXT PRIMARY KEY, events INTEGER NOT NULL) WITHOUT ROWID;"
+///     fn schema(&self) -> SqlPair {
+///         SqlPair::same("CREATE TABLE count_by_type (event_type TEXT PRIMARY KEY, events BIGINT NOT NULL)")
 ///     }
 ///     fn tables(&self) -> &'static [ReadTable] {
 ///         &[ReadTable { name: "count_by_type", columns: &["event_type", "events"] }]
@@ -56,9 +56,9 @@ pub struct ReadTable {
 ///     }
 ///     async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
 ///         for event in batch {
-///             let add = Statement::sqlite(
-///                 "INSERT INTO count_by_type VALUES (?, 1)
-///                  ON CONFLICT (event_type) DO UPDATE SET events = events + 1",
+///             let add = Statement::same(
+///                 "INSERT INTO count_by_type AS c VALUES (?, 1)
+///                  ON CONFLICT (event_type) DO UPDATE SET events = c.events + 1",
 ///             );
 ///             tx.query(add.bind(event.event_type.as_str())).await?;
 ///         }
@@ -81,8 +81,8 @@ pub trait Projection: Send + Sync + 'static {
         DOMAIN_TOPIC
     }
 
-    /// Makes its tables, in a store that has none of them.
-    fn schema(&self) -> &'static str;
+    /// A script that makes its tables, in a store that has none of them.
+    fn schema(&self) -> SqlPair;
 
     /// Its tables.
     fn tables(&self) -> &'static [ReadTable];

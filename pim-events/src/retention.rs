@@ -242,7 +242,7 @@ impl ReadStore {
     /// The first offset of a partition that some consumer of this store has still to read; `None` without consumers.
     pub(crate) async fn passed_by_all(&self, topic: &str, partition: u16) -> Result<Option<u64>, StoreError> {
         // A consumer that has not begun with this partition is at its start.
-        let asked = Statement::sqlite(
+        let asked = Statement::same(
             "SELECT min(coalesce(c.next_offset, 0))
              FROM (SELECT DISTINCT consumer FROM projection_checkpoint WHERE topic = ?) k
              LEFT JOIN projection_checkpoint c ON c.consumer = k.consumer AND c.topic = ? AND c.part = ?

@@ -87,6 +87,14 @@ const SUITES: &[Suite] = &[
         flags: &["--ignored"],
         tests: "postgres::",
     },
+    Suite {
+        server: Server::Postgres,
+        what: "the promises of pim-events on PostgreSQL",
+        lacks: lacks_postgres,
+        build: &["-p", "pim-events", "--features", "postgres", "--test", "it"],
+        flags: &[],
+        tests: "postgres::",
+    },
 ];
 
 /// A server that suites may share: named, in a container, or local.

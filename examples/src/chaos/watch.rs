@@ -28,7 +28,7 @@ pub async fn flags_in(cluster: &Cluster) -> Result<Vec<ChaosFlag>, DbError> {
                           ORDER BY id LIMIT 100";
     let Some(db) = cluster.database(CONTROL) else { return Ok(Vec::new()) };
     let mut flags = Vec::new();
-    for row in db.query(Statement::sqlite(SELECT)).await? {
+    for row in db.query(Statement::same(SELECT)).await? {
         let fault = Value::from(row.text(3)?);
         // A row of a newer program may know a point or a fault that this one does not: not for us.
         let (Ok(fault), Ok(id)) = (serde_json::from_value::<FaultName>(fault), row.uuid(0)?.to_string().parse()) else {

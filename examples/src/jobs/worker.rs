@@ -108,7 +108,7 @@ async fn open_cycle(cluster: &Cluster, worker: Uuid) -> Result<Option<BillingCyc
     const SELECT: &str = "SELECT id FROM billing_cycle_row WHERE state = 'pending' \
          OR (state = 'running' AND (owner = ? OR lease_until < ?)) ORDER BY created_at LIMIT 1";
     let Some(db) = cluster.database(CONTROL) else { return Ok(None) };
-    let rows = db.query(Statement::sqlite(SELECT).bind(worker).bind(cluster.clock().now())).await?;
+    let rows = db.query(Statement::same(SELECT).bind(worker).bind(cluster.clock().now())).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Id::from_uuid(row.uuid(0).map_err(UnitError::from)?).ok())
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
 use pim_core::rbac::{Permit, Read, Scope};
-use pim_data::backend::{Row, Statement, Value};
+use pim_data::backend::{Row, SqlPair, Statement, Value};
 use pim_events::{ApplyError, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
 use uuid::Uuid;
@@ -20,13 +20,21 @@ impl Projection for AuditIndex {
         "audit_index"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE audit_index (
-            event_id BLOB PRIMARY KEY, request_id BLOB NOT NULL, user_id TEXT NOT NULL, role TEXT NOT NULL, at INTEGER NOT NULL,
-            event_type TEXT NOT NULL, entity TEXT NOT NULL, entity_id BLOB NOT NULL, home BLOB NOT NULL
-        ) WITHOUT ROWID;
-        CREATE INDEX audit_index_request ON audit_index (request_id, at);
-        CREATE INDEX audit_index_user ON audit_index (user_id, at);"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE audit_index (
+                event_id uuid PRIMARY KEY, request_id uuid NOT NULL, user_id text NOT NULL, role text NOT NULL, at bigint NOT NULL,
+                event_type text NOT NULL, entity text NOT NULL, entity_id uuid NOT NULL, home uuid NOT NULL
+            );
+            CREATE INDEX audit_index_request ON audit_index (request_id, at);
+            CREATE INDEX audit_index_user ON audit_index (user_id, at);",
+            "CREATE TABLE audit_index (
+                event_id BLOB PRIMARY KEY, request_id BLOB NOT NULL, user_id TEXT NOT NULL, role TEXT NOT NULL, at INTEGER NOT NULL,
+                event_type TEXT NOT NULL, entity TEXT NOT NULL, entity_id BLOB NOT NULL, home BLOB NOT NULL
+            ) WITHOUT ROWID;
+            CREATE INDEX audit_index_request ON audit_index (request_id, at);
+            CREATE INDEX audit_index_user ON audit_index (user_id, at);",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -41,7 +49,7 @@ impl Projection for AuditIndex {
 
     async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
         let enter = |event: &Event| {
-            let insert = Statement::sqlite("INSERT INTO audit_index VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)").bind(event.id);
+            let insert = Statement::same("INSERT INTO audit_index VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)").bind(event.id);
             let insert = insert.bind(event.correlation.uuid()).bind(event.actor.as_str()).bind(event.role.as_str());
             let insert = insert.bind(event.time).bind(event.event_type.as_str()).bind(event.aggregate.as_str());
             insert.bind(event.aggregate_id).bind(event.home)
@@ -88,8 +96,8 @@ pub async fn audit_lines(
         return Ok(Vec::new());
     }
     const SELECT: &str = "SELECT event_id, request_id, user_id, role, at, event_type, entity, entity_id FROM audit_index \
-                          WHERE (? IS NULL OR request_id = ?) AND (? IS NULL OR user_id = ?) ORDER BY at, event_id LIMIT 1000";
-    let select = Statement::sqlite(SELECT).bind(request).bind(request);
+                          WHERE request_id = coalesce(?, request_id) AND user_id = coalesce(?, user_id) ORDER BY at, event_id LIMIT 1000";
+    let select = Statement::same(SELECT).bind(request);
     let user = user.map_or(Value::Null, Value::from);
     let line = |row: &Row| {
         Ok(AuditLine {
@@ -103,5 +111,5 @@ pub async fn audit_lines(
             entity_id: row.uuid(7)?,
         })
     };
-    store.query(select.bind_all([user.clone(), user])).await?.iter().map(line).collect()
+    store.query(select.bind(user)).await?.iter().map(line).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use pim_data::backend::{Row, Statement};
+use pim_data::backend::{Row, SqlPair, Statement};
 use pim_events::{ApplyError, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
 
@@ -19,11 +19,17 @@ impl Projection for Distribution {
         "shard_distribution"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE shard_distribution (
-            origin TEXT NOT NULL, bucket INTEGER NOT NULL, keys INTEGER NOT NULL, events INTEGER NOT NULL,
-            PRIMARY KEY (origin, bucket)
-        ) WITHOUT ROWID;"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE shard_distribution (
+                origin text NOT NULL, bucket bigint NOT NULL, keys bigint NOT NULL, events bigint NOT NULL,
+                PRIMARY KEY (origin, bucket)
+            )",
+            "CREATE TABLE shard_distribution (
+                origin TEXT NOT NULL, bucket INTEGER NOT NULL, keys INTEGER NOT NULL, events INTEGER NOT NULL,
+                PRIMARY KEY (origin, bucket)
+            ) WITHOUT ROWID;",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -42,9 +48,9 @@ impl Projection for Distribution {
             sum[1] += 1;
         }
         const ADD: &str = "INSERT INTO shard_distribution VALUES (?, ?, ?, ?) ON CONFLICT (origin, bucket) DO UPDATE SET \
-                           keys = keys + excluded.keys, events = events + excluded.events";
+                           keys = shard_distribution.keys + excluded.keys, events = shard_distribution.events + excluded.events";
         let add = |((origin, bucket), sum): ((String, u16), [i64; 2])| {
-            Statement::sqlite(ADD).bind(origin).bind(bucket).bind_all(sum.map(Into::into))
+            Statement::same(ADD).bind(origin).bind(bucket).bind_all(sum.map(Into::into))
         };
         let statements: Vec<Statement> = sums.into_iter().map(add).collect();
         tx.hop(&statements).await?;
@@ -76,5 +82,5 @@ pub async fn distribution(store: &ReadStore) -> Result<Vec<DistributionLine>, Qu
         let (keys, events, buckets) = (row.count(1)?, row.count(2)?, row.count(3)?);
         Ok(DistributionLine { origin: row.text(0)?.to_owned(), keys, events, buckets })
     };
-    store.query(Statement::sqlite(SELECT)).await?.iter().map(line).collect()
+    store.query(Statement::same(SELECT)).await?.iter().map(line).collect()
 }

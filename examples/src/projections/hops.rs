@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
-use pim_data::backend::{Row, Statement};
+use pim_data::backend::{Row, SqlPair, Statement};
 use pim_events::{ApplyError, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
 use uuid::Uuid;
@@ -22,14 +22,23 @@ impl Projection for Hops {
         HOPS
     }
 
-    fn schema(&self) -> &'static str {
+    fn schema(&self) -> SqlPair {
         // When it was applied is this store's own knowledge: a default, not content, so a rebuild may differ in it.
-        "CREATE TABLE journey_hops (
-            event_id BLOB PRIMARY KEY, request_id BLOB NOT NULL, cause BLOB, event_type TEXT NOT NULL, home BLOB NOT NULL,
-            n INTEGER NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, trace TEXT NOT NULL, committed_at INTEGER NOT NULL,
-            published_at INTEGER, applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
-        ) WITHOUT ROWID;
-        CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);"
+        SqlPair::of(
+            "CREATE TABLE journey_hops (
+                event_id uuid PRIMARY KEY, request_id uuid NOT NULL, cause uuid, event_type text NOT NULL, home uuid NOT NULL,
+                n bigint NOT NULL, origin text NOT NULL, seq bigint NOT NULL, trace text NOT NULL, committed_at bigint NOT NULL,
+                published_at bigint,
+                applied_at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+            );
+            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);",
+            "CREATE TABLE journey_hops (
+                event_id BLOB PRIMARY KEY, request_id BLOB NOT NULL, cause BLOB, event_type TEXT NOT NULL, home BLOB NOT NULL,
+                n INTEGER NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, trace TEXT NOT NULL, committed_at INTEGER NOT NULL,
+                published_at INTEGER, applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
+            ) WITHOUT ROWID;
+            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -57,7 +66,7 @@ impl Projection for Hops {
         const INSERT: &str = "INSERT INTO journey_hops (event_id, request_id, cause, event_type, home, n, origin, seq, trace, \
                               committed_at, published_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let enter = |event: &Event| {
-            let insert = Statement::sqlite(INSERT).bind(event.id).bind(event.correlation.uuid()).bind(event.causation);
+            let insert = Statement::same(INSERT).bind(event.id).bind(event.correlation.uuid()).bind(event.causation);
             let insert = insert.bind(event.event_type.as_str()).bind(event.home).bind(event.n);
             let insert = insert.bind(event.origin.to_string()).bind(event.seq);
             insert.bind(event.trace.trace_id().to_string()).bind(event.time).bind(event.published_at)
@@ -117,5 +126,5 @@ pub async fn hops_of(store: &ReadStore, request: Uuid) -> Result<Vec<Hop>, Query
             applied_at: row.time(10)?,
         })
     };
-    store.query(Statement::sqlite(SELECT).bind(request)).await?.iter().map(hop).collect()
+    store.query(Statement::same(SELECT).bind(request)).await?.iter().map(hop).collect()
 }

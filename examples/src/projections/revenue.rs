@@ -26,11 +26,17 @@ impl Projection for Revenue {
         "revenue_by_day"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE revenue_by_day (
-            facility_id BLOB NOT NULL, day TEXT NOT NULL, claims INTEGER NOT NULL, billed_cents INTEGER NOT NULL,
-            payments INTEGER NOT NULL, paid_cents INTEGER NOT NULL, PRIMARY KEY (facility_id, day)
-        ) WITHOUT ROWID;"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE revenue_by_day (
+                facility_id uuid NOT NULL, day text COLLATE \"C\" NOT NULL, claims bigint NOT NULL, billed_cents bigint NOT NULL,
+                payments bigint NOT NULL, paid_cents bigint NOT NULL, PRIMARY KEY (facility_id, day)
+            )",
+            "CREATE TABLE revenue_by_day (
+                facility_id BLOB NOT NULL, day TEXT NOT NULL, claims INTEGER NOT NULL, billed_cents INTEGER NOT NULL,
+                payments INTEGER NOT NULL, paid_cents INTEGER NOT NULL, PRIMARY KEY (facility_id, day)
+            ) WITHOUT ROWID;",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -59,11 +65,11 @@ impl Projection for Revenue {
             let sum = sums.entry((facility.uuid(), day_of(event.time))).or_default();
             sum.iter_mut().zip(change).for_each(|(sum, more)| *sum += more);
         }
-        const ADD: &str = "INSERT INTO revenue_by_day VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (facility_id, day) DO UPDATE SET \
-            claims = claims + excluded.claims, billed_cents = billed_cents + excluded.billed_cents, \
-            payments = payments + excluded.payments, paid_cents = paid_cents + excluded.paid_cents";
+        const ADD: &str = "INSERT INTO revenue_by_day AS r VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (facility_id, day) DO UPDATE SET \
+            claims = r.claims + excluded.claims, billed_cents = r.billed_cents + excluded.billed_cents, \
+            payments = r.payments + excluded.payments, paid_cents = r.paid_cents + excluded.paid_cents";
         let add = |((facility, day), sum): ((Uuid, String), [i64; 4])| {
-            Statement::sqlite(ADD).bind(facility).bind(day).bind_all(sum.map(Into::into))
+            Statement::same(ADD).bind(facility).bind(day).bind_all(sum.map(Into::into))
         };
         let statements: Vec<Statement> = sums.into_iter().map(add).collect();
         tx.hop(&statements).await?;
@@ -108,9 +114,9 @@ pub async fn revenue(
     }
     let text = format!(
         "SELECT facility_id, day, claims, billed_cents, payments, paid_cents FROM revenue_by_day \
-         WHERE day BETWEEN ? AND ? AND (? IS NULL OR facility_id = ?) ORDER BY day, facility_id LIMIT {LINES_MAX}"
+         WHERE day BETWEEN ? AND ? AND facility_id = coalesce(?, facility_id) ORDER BY day, facility_id LIMIT {LINES_MAX}"
     );
-    let select = Statement::of(SqlPair::generated(text)).bind(from).bind(to).bind(facility).bind(facility);
+    let select = Statement::of(SqlPair::generated(text)).bind(from).bind(to).bind(facility);
     let line = |row: &Row| {
         Ok(RevenueLine {
             facility_id: row.uuid(0)?,

@@ -7,7 +7,7 @@ use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, Rea
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see};
+use super::sight::{QueryError, SEEN, see, seen};
 use crate::patient::{PatientCorrected, PatientRegistered};
 
 /// Folds names and dates of birth. Names are kept as written, and folded to lower case for the index.
@@ -31,15 +31,26 @@ impl Projection for Search {
         "patient_search"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE patient_search (
-            patient_id BLOB PRIMARY KEY, facility_id BLOB NOT NULL, given_name TEXT NOT NULL, family_name TEXT NOT NULL,
-            given_fold TEXT NOT NULL, family_fold TEXT NOT NULL, birth_date TEXT NOT NULL, syn_number TEXT NOT NULL
-        ) WITHOUT ROWID;
-        CREATE INDEX patient_search_family ON patient_search (family_fold, patient_id);
-        CREATE INDEX patient_search_given ON patient_search (given_fold, patient_id);
-        CREATE INDEX patient_search_birth ON patient_search (birth_date, patient_id);
-        CREATE INDEX patient_search_facility ON patient_search (facility_id, patient_id);"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE patient_search (
+                patient_id uuid PRIMARY KEY, facility_id uuid NOT NULL, given_name text NOT NULL, family_name text NOT NULL,
+                given_fold text COLLATE \"C\" NOT NULL, family_fold text COLLATE \"C\" NOT NULL,
+                birth_date text COLLATE \"C\" NOT NULL, syn_number text NOT NULL
+            );
+            CREATE INDEX patient_search_family ON patient_search (family_fold, patient_id);
+            CREATE INDEX patient_search_given ON patient_search (given_fold, patient_id);
+            CREATE INDEX patient_search_birth ON patient_search (birth_date, patient_id);
+            CREATE INDEX patient_search_facility ON patient_search (facility_id, patient_id);",
+            "CREATE TABLE patient_search (
+                patient_id BLOB PRIMARY KEY, facility_id BLOB NOT NULL, given_name TEXT NOT NULL, family_name TEXT NOT NULL,
+                given_fold TEXT NOT NULL, family_fold TEXT NOT NULL, birth_date TEXT NOT NULL, syn_number TEXT NOT NULL
+            ) WITHOUT ROWID;
+            CREATE INDEX patient_search_family ON patient_search (family_fold, patient_id);
+            CREATE INDEX patient_search_given ON patient_search (given_fold, patient_id);
+            CREATE INDEX patient_search_birth ON patient_search (birth_date, patient_id);
+            CREATE INDEX patient_search_facility ON patient_search (facility_id, patient_id);",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -64,7 +75,7 @@ fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
     if event.is::<PatientRegistered>() {
         let told: PatientRegistered = event.decode()?;
         let (given, family) = (told.given_name.as_str(), told.family_name.as_str());
-        let insert = Statement::sqlite("INSERT INTO patient_search VALUES (?, ?, ?, ?, ?, ?, ?, ?)").bind(event.home);
+        let insert = Statement::same("INSERT INTO patient_search VALUES (?, ?, ?, ?, ?, ?, ?, ?)").bind(event.home);
         let insert = insert.bind(told.facility_id.uuid()).bind(given).bind(family);
         let insert = insert.bind(given.to_lowercase()).bind(family.to_lowercase());
         return Ok(Some(insert.bind(told.birth_date.as_str()).bind(told.syn_number.as_str())));
@@ -74,7 +85,7 @@ fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
         let (given, family) = (told.given_name.as_str(), told.family_name.as_str());
         let update = "UPDATE patient_search SET facility_id = ?, given_name = ?, family_name = ?, given_fold = ?, \
                       family_fold = ?, birth_date = ? WHERE patient_id = ?";
-        let update = Statement::sqlite(update).bind(told.facility_id.uuid()).bind(given).bind(family);
+        let update = Statement::same(update).bind(told.facility_id.uuid()).bind(given).bind(family);
         let update = update.bind(given.to_lowercase()).bind(family.to_lowercase());
         return Ok(Some(update.bind(told.birth_date.as_str()).bind(event.home)));
     }
@@ -137,7 +148,7 @@ pub async fn search(store: &ReadStore, permit: &Permit<Read>, query: &SearchQuer
         binds.push(facility.into());
     }
     text.push_str(&format!(" AND {SEEN} ORDER BY patient_id LIMIT {}", query.limit));
-    let select = see(Statement::of(SqlPair::generated(text)).bind_all(binds), permit.scope());
+    let select = see(Statement::of(seen(&text)).bind_all(binds), permit.scope());
     let found = |row: &pim_data::backend::Row| {
         Ok(Found {
             id: row.uuid(0)?,

@@ -2,7 +2,7 @@
 
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::Scope;
-use pim_data::backend::{ColumnError, Statement, Value};
+use pim_data::backend::{ColumnError, SqlPair, Statement, Value};
 use pim_events::StoreError;
 
 use crate::rig::Failure;
@@ -36,11 +36,22 @@ impl From<QueryError> for Failure {
     }
 }
 
-/// The condition that a query puts beside its own; binds by [`see`].
-pub(super) const SEEN: &str = "(CASE ? WHEN 3 THEN 1 WHEN 1 THEN patient_id = ? WHEN 2 THEN facility_id IS NOT NULL \
-     AND instr(?, ',' || hex(facility_id) || ',') > 0 ELSE 0 END)";
+/// Stands for the condition that a query puts beside its own; see [`seen`].
+pub(super) const SEEN: &str = "{seen}";
 
-/// Binds the scope to the three parameters of [`SEEN`].
+/// A query with its condition of visibility for each engine; binds by [`see`].
+pub(super) fn seen(text: &str) -> SqlPair {
+    const POSTGRES: &str = "(CASE ? WHEN 3 THEN true WHEN 1 THEN patient_id = ? WHEN 2 THEN facility_id IS NOT NULL \
+         AND strpos(?, ',' || upper(replace(facility_id::text, '-', '')) || ',') > 0 ELSE false END)";
+    const SQLITE: &str = "(CASE ? WHEN 3 THEN 1 WHEN 1 THEN patient_id = ? WHEN 2 THEN facility_id IS NOT NULL \
+         AND instr(?, ',' || hex(facility_id) || ',') > 0 ELSE 0 END)";
+    SqlPair::joined(
+        SqlPair::generated_postgres(text.replace(SEEN, POSTGRES)),
+        SqlPair::generated_sqlite(text.replace(SEEN, SQLITE)),
+    )
+}
+
+/// Binds the scope to the three parameters of [`seen`].
 pub(super) fn see(statement: Statement, scope: &Scope) -> Statement {
     let (mode, own, facilities) = match scope {
         Scope::Own(own) => (1_i64, Value::from(*own), Value::Null),

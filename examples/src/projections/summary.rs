@@ -8,7 +8,7 @@ use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, Rea
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see};
+use super::sight::{QueryError, SEEN, see, seen};
 use crate::billing::{ClaimDrafted, ClaimMoved, LineAdded, Money, PaymentMade};
 use crate::encounter::{AppointmentMade, AppointmentMoved, EncounterCompleted, EncounterScheduled};
 use crate::ids::PatientId;
@@ -37,14 +37,23 @@ impl Projection for Summaries {
         "patient_summary"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE patient_summary (
-            patient_id BLOB PRIMARY KEY, facility_id BLOB, state TEXT NOT NULL DEFAULT 'registered',
-            appointments_open INTEGER NOT NULL DEFAULT 0, encounters INTEGER NOT NULL DEFAULT 0,
-            encounters_completed INTEGER NOT NULL DEFAULT 0, last_completed_at INTEGER,
-            claims INTEGER NOT NULL DEFAULT 0, billed_cents INTEGER NOT NULL DEFAULT 0,
-            paid_cents INTEGER NOT NULL DEFAULT 0
-        ) WITHOUT ROWID;"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE patient_summary (
+                patient_id uuid PRIMARY KEY, facility_id uuid, state text NOT NULL DEFAULT 'registered',
+                appointments_open bigint NOT NULL DEFAULT 0, encounters bigint NOT NULL DEFAULT 0,
+                encounters_completed bigint NOT NULL DEFAULT 0, last_completed_at bigint,
+                claims bigint NOT NULL DEFAULT 0, billed_cents bigint NOT NULL DEFAULT 0,
+                paid_cents bigint NOT NULL DEFAULT 0
+            )",
+            "CREATE TABLE patient_summary (
+                patient_id BLOB PRIMARY KEY, facility_id BLOB, state TEXT NOT NULL DEFAULT 'registered',
+                appointments_open INTEGER NOT NULL DEFAULT 0, encounters INTEGER NOT NULL DEFAULT 0,
+                encounters_completed INTEGER NOT NULL DEFAULT 0, last_completed_at INTEGER,
+                claims INTEGER NOT NULL DEFAULT 0, billed_cents INTEGER NOT NULL DEFAULT 0,
+                paid_cents INTEGER NOT NULL DEFAULT 0
+            ) WITHOUT ROWID;",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -79,7 +88,7 @@ impl Projection for Summaries {
 }
 
 fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
-    let change = |text: &'static str| Statement::sqlite(text);
+    let change = |text: &'static str| Statement::same(text);
     let home = event.home;
     Ok(Some(if event.is::<PatientRegistered>() {
         let told: PatientRegistered = event.decode()?;
@@ -159,7 +168,7 @@ pub struct Summary {
 /// [`QueryError`].
 pub async fn summary(store: &ReadStore, permit: &Permit<Read>, id: PatientId) -> Result<Option<Summary>, QueryError> {
     let text = format!("SELECT {} FROM patient_summary WHERE patient_id = ? AND {SEEN}", COLUMNS.join(", "));
-    let select = see(Statement::of(SqlPair::generated(text)).bind(id.uuid()), permit.scope());
+    let select = see(Statement::of(seen(&text)).bind(id.uuid()), permit.scope());
     let rows = store.query(select).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Summary {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see};
+use super::sight::{QueryError, SEEN, see, seen};
 use crate::ids::PatientId;
 use crate::patient::PatientRegistered;
 
@@ -25,11 +25,17 @@ impl Projection for Timeline {
         "encounter_timeline"
     }
 
-    fn schema(&self) -> &'static str {
-        "CREATE TABLE encounter_timeline (
-            patient_id BLOB NOT NULL, n INTEGER NOT NULL, at INTEGER NOT NULL, event_type TEXT NOT NULL,
-            entity TEXT NOT NULL, entity_id BLOB NOT NULL, facility_id BLOB, code TEXT, PRIMARY KEY (patient_id, n)
-        ) WITHOUT ROWID;"
+    fn schema(&self) -> SqlPair {
+        SqlPair::of(
+            "CREATE TABLE encounter_timeline (
+                patient_id uuid NOT NULL, n bigint NOT NULL, at bigint NOT NULL, event_type text NOT NULL,
+                entity text NOT NULL, entity_id uuid NOT NULL, facility_id uuid, code text, PRIMARY KEY (patient_id, n)
+            )",
+            "CREATE TABLE encounter_timeline (
+                patient_id BLOB NOT NULL, n INTEGER NOT NULL, at INTEGER NOT NULL, event_type TEXT NOT NULL,
+                entity TEXT NOT NULL, entity_id BLOB NOT NULL, facility_id BLOB, code TEXT, PRIMARY KEY (patient_id, n)
+            ) WITHOUT ROWID;",
+        )
     }
 
     fn tables(&self) -> &'static [ReadTable] {
@@ -53,7 +59,7 @@ fn statement_of(event: &Event) -> Statement {
     let told: Json = serde_json::from_str(event.payload.get()).unwrap_or(Json::Null);
     let facility = told["facility_id"].as_str().and_then(|text| Uuid::try_parse(text).ok());
     let code = told["code"].as_str().map(str::to_owned);
-    let insert = Statement::sqlite("INSERT INTO encounter_timeline VALUES (?, ?, ?, ?, ?, ?, ?, ?)").bind(event.home);
+    let insert = Statement::same("INSERT INTO encounter_timeline VALUES (?, ?, ?, ?, ?, ?, ?, ?)").bind(event.home);
     let insert = insert.bind(event.n).bind(event.time).bind(event.event_type.as_str()).bind(event.aggregate.as_str());
     insert.bind(event.aggregate_id).bind(facility).bind(code)
 }
@@ -90,7 +96,7 @@ pub async fn timeline(
         "SELECT n, at, event_type, entity, entity_id, code FROM encounter_timeline \
          WHERE patient_id = ? AND n > ? AND {SEEN} ORDER BY n LIMIT {limit}"
     );
-    let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind(after);
+    let select = Statement::of(seen(&text)).bind(id.uuid()).bind(after);
     let entry = |row: &Row| {
         Ok(TimelineEntry {
             n: row.count(0)?,

@@ -61,7 +61,7 @@ impl SqlPair {
 
     /// Two statements that answer the same, each on its engine.
     #[must_use]
-    pub(crate) fn joined(postgres: Self, sqlite: Self) -> Self {
+    pub fn joined(postgres: Self, sqlite: Self) -> Self {
         Self { postgres: postgres.postgres, sqlite: sqlite.sqlite }
     }
 

@@ -66,26 +66,31 @@ pub(crate) fn secrets(folder: &Path) -> TestSecrets {
     TestSecrets { prefix: unique }
 }
 
-/// Makes the databases of a folder, unless it has them.
+/// Makes the databases of a folder's shards, unless it has them.
 pub(crate) fn provide(folder: &Path, shards: u16) -> Servers {
-    let secrets = secrets(folder);
     let names = (0..shards).map(|number| format!("shard-{number}")).chain(["control".to_owned()]);
-    let marker = folder.join("servers");
-    if !marker.exists() {
-        let names: Vec<_> = names.map(|name| format!("{}_{name}", secrets.prefix)).collect();
-        on_server(move |db| async move {
-            let mut reader = db.begin().await.expect("begins");
-            reader.script(ROLES).await.expect("makes roles");
-            reader.commit().await.expect("commits");
-            for name in names {
-                outside(&db, &format!("CREATE DATABASE \"{name}\" OWNER {OWNER}")).await;
-            }
-        });
-        std::fs::write(marker, "").expect("writes");
-    }
-    let mut servers = Servers::new(Arc::new(secrets));
+    make(folder, "servers", names);
+    let mut servers = Servers::new(Arc::new(secrets(folder)));
     servers.settings = ServerSettings { connections_max: 6, ..ServerSettings::default() };
     servers
+}
+
+/// Makes databases for a folder; a file of it remembers under `marker` that they are there.
+pub(crate) fn make(folder: &Path, marker: &str, names: impl IntoIterator<Item = String>) {
+    let (prefix, marker) = (secrets(folder).prefix, folder.join(marker));
+    if marker.exists() {
+        return;
+    }
+    let names: Vec<_> = names.into_iter().map(|name| format!("{prefix}_{name}")).collect();
+    on_server(move |db| async move {
+        let mut reader = db.begin().await.expect("begins");
+        reader.script(ROLES).await.expect("makes roles");
+        reader.commit().await.expect("commits");
+        for name in names {
+            outside(&db, &format!("CREATE DATABASE \"{name}\" OWNER {OWNER}")).await;
+        }
+    });
+    std::fs::write(marker, "").expect("writes");
 }
 
 /// Drops the databases of a folder.

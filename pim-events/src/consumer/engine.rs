@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use pim_core::clock::{Clock, Timestamp};
 use pim_core::signal::SpanKind;
-use pim_data::backend::{Db, DbError, Transaction};
+use pim_data::backend::{Db, DbError, Statement, Transaction};
 
 use super::hold::{Disposition, HoldReason, KeyState};
 use super::ledger::{self, Hold, Place};
@@ -120,7 +120,7 @@ impl<S: Sink> Engine<S> {
             self.sink.prepare(&plan.apply).await?;
         }
         let began = (self.clock.now(), Instant::now());
-        let Some(mut entered) = self.enter(place, expected, items).await? else {
+        let Some(mut entered) = self.enter(place, expected, items, None).await? else {
             return self.refused(place).await;
         };
         let plan = match Attempt::plan(items, &mut entered.states) {
@@ -164,7 +164,8 @@ impl<S: Sink> Engine<S> {
         item: &Item<'_>,
         code: &'static str,
     ) -> Result<Step, ApplyError> {
-        let Some(mut entered) = self.enter(place, expected, std::slice::from_ref(item)).await? else {
+        let alone = Some(ledger::parking(place.consumer));
+        let Some(mut entered) = self.enter(place, expected, std::slice::from_ref(item), alone).await? else {
             return self.refused(place).await;
         };
         let now = self.clock.now();
@@ -198,17 +199,27 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Begins the transaction whose first statement moves the checkpoint; `None` when it was refused.
-    async fn enter(&self, place: &Place, expected: u64, items: &[Item<'_>]) -> Result<Option<Entered>, ApplyError> {
+    async fn enter(
+        &self,
+        place: &Place,
+        expected: u64,
+        items: &[Item<'_>],
+        before: Option<Statement>,
+    ) -> Result<Option<Entered>, ApplyError> {
         let now = self.clock.now();
         let next = items.last().map_or(expected, |item| item.record.offset + 1);
         let event_at = items.last().and_then(|item| item.event.as_ref().ok()).map_or(now, |event| event.time);
-        let first = [
+        let mut first: Vec<Statement> = before.into_iter().collect();
+        let begin = first.len();
+        first.extend([
             ledger::advance(place, (expected, next), event_at, now),
             ledger::stopped(place.consumer),
             ledger::states(place.consumer, items.iter().filter_map(Item::home)),
-        ];
+        ]);
         let (tx, answers) = self.db.begin_with(&first).await?;
-        let [moved, stopped, states] = &answers[..] else { return Err(DbError::Closed.into()) };
+        let [moved, stopped, states] = answers.get(begin..).unwrap_or_default() else {
+            return Err(DbError::Closed.into());
+        };
         if moved.is_empty() || !stopped.is_empty() {
             tx.rollback().await?;
             return Ok(None);

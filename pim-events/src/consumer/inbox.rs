@@ -1,7 +1,7 @@
 //! The inbox of commands: one row for each consumer, event and target, in the transaction of the command itself.
 
 use pim_data::backend::{Db, DbError, Statement};
-use pim_data::unit::{CommitFacts, PartError, UnitError, UnitPart};
+use pim_data::unit::{CommitFacts, PartCall, PartError, UnitError, UnitPart};
 use uuid::Uuid;
 
 /// The inbox row of one command, as a part of its unit.
@@ -30,11 +30,16 @@ impl UnitPart for InboxPart {
         let insert = insert.bind(consumer).bind(event).bind(facts.home.uuid());
         Ok(vec![insert.bind(facts.route.bucket.get()).bind(facts.at)])
     }
+
+    fn call(&mut self, _facts: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        let data = |(consumer, event)| serde_json::json!({"consumer": consumer, "event": event});
+        Ok(self.entry.map(|entry| PartCall { part: "command_inbox", data: data(entry) }))
+    }
 }
 
 /// Whether the command has been committed before.
 pub(super) async fn is_done(db: &Db, consumer: &str, event: Uuid, target: Uuid) -> Result<bool, DbError> {
-    let asked = Statement::sqlite("SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?");
+    let asked = Statement::same("SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?");
     Ok(!db.query(asked.bind(consumer).bind(event).bind(target)).await?.is_empty())
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use pim_core::clock::Timestamp;
 use pim_core::role::ClosedEnum;
 use pim_core::shard::Epoch;
-use pim_data::backend::{DbError, Row, Statement};
+use pim_data::backend::{DbError, Row, SqlPair, Statement, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -18,7 +18,8 @@ use super::hold::{HoldReason, KeyState};
 use crate::bus::Record;
 
 /// Tables of every store that consumers use.
-pub(crate) const LEDGER_SCHEMA: &str = include_str!("ledger/schema.sql");
+pub(crate) const LEDGER_SCHEMA: SqlPair =
+    SqlPair::of(include_str!("ledger/schema_postgres.sql"), include_str!("ledger/schema.sql"));
 
 /// One partition as one consumer sees it.
 #[derive(Clone, Debug)]
@@ -29,8 +30,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    fn bind(statement: Statement, place: &Self) -> Statement {
+        statement.bind(place.consumer).bind(place.topic.as_str()).bind(place.partition)
+    }
+
     fn bound(&self, text: &'static str) -> Statement {
-        Statement::sqlite(text).bind(self.consumer).bind(self.topic.as_str()).bind(self.partition)
+        Self::bind(Statement::same(text), self)
     }
 }
 
@@ -51,9 +56,27 @@ pub(crate) fn position(place: &Place) -> Statement {
     place.bound("SELECT next_offset FROM projection_checkpoint WHERE consumer = ? AND topic = ? AND part = ?")
 }
 
+/// Keeps every other transaction of this partition out until this one ends. Whoever changes heads or holds has moved the
+/// checkpoint before, or has done this; on the embedded engine every transaction is alone anyway.
+pub(crate) fn lock(place: &Place) -> Statement {
+    Place::bind(Statement::of(LOCK), place)
+}
+
+pub(crate) const LOCK: SqlPair = SqlPair::of(
+    "SELECT 1 FROM projection_checkpoint WHERE consumer = ? AND topic = ? AND part = ? FOR UPDATE",
+    "SELECT 1 FROM projection_checkpoint WHERE consumer = ? AND topic = ? AND part = ?",
+);
+
+/// Lets one worker of a consumer park at a time, so that each sees all that the others have parked.
+pub(crate) fn parking(consumer: &str) -> Statement {
+    Statement::of(PARKING).bind(consumer)
+}
+
+pub(crate) const PARKING: SqlPair = SqlPair::of("SELECT pg_advisory_xact_lock(7471, hashtext(?))", "SELECT ?");
+
 /// Moves the checkpoint from `expected` to `next`; answers no row when it was not there, so another owner moved it.
 pub(crate) fn advance(place: &Place, (expected, next): (u64, u64), event_at: Timestamp, now: Timestamp) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "UPDATE projection_checkpoint SET next_offset = ?, event_at = ?, at = ?
          WHERE consumer = ? AND topic = ? AND part = ? AND next_offset = ? RETURNING 1",
     )
@@ -68,12 +91,12 @@ pub(crate) fn advance(place: &Place, (expected, next): (u64, u64), event_at: Tim
 
 /// Answers a row when an operator or the parking limit has stopped this consumer.
 pub(crate) fn stopped(consumer: &str) -> Statement {
-    Statement::sqlite("SELECT 1 FROM consumer_stop WHERE consumer = ?").bind(consumer)
+    Statement::same("SELECT 1 FROM consumer_stop WHERE consumer = ?").bind(consumer)
 }
 
 /// Stops the consumer, should it have parked more than `max` keys since `since`.
 pub(crate) fn stop_above(consumer: &str, max: u32, since: Timestamp, now: Timestamp) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, 'parked_keys', ?
          WHERE (SELECT count(*) FROM held_key WHERE consumer = ? AND since > ? AND reason = 'poison') > ?
          ON CONFLICT DO NOTHING",
@@ -90,16 +113,20 @@ pub(crate) fn states(consumer: &str, keys: impl IntoIterator<Item = Uuid>) -> St
     let mut list: Vec<String> = keys.into_iter().map(|key| key.simple().to_string()).collect();
     list.sort_unstable();
     list.dedup();
-    Statement::sqlite(
-        "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
-         FROM (SELECT unhex(value) AS home_key FROM json_each(?)) k
-         LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
-         LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
-    )
-    .bind(serde_json::json!(list).to_string())
-    .bind(consumer)
-    .bind(consumer)
+    let asked = Statement::of(STATES).bind(Value::Json(serde_json::json!(list).to_string()));
+    asked.bind(consumer).bind(consumer)
 }
+
+pub(crate) const STATES: SqlPair = SqlPair::of(
+    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
+     FROM (SELECT value::uuid AS home_key FROM jsonb_array_elements_text(?)) k
+     LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
+     LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
+    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
+     FROM (SELECT unhex(value) AS home_key FROM json_each(?)) k
+     LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
+     LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
+);
 
 /// The answer to [`states`].
 pub(crate) fn states_of(rows: &[Row]) -> Result<HashMap<Uuid, KeyState>, DbError> {
@@ -113,7 +140,7 @@ pub(crate) fn states_of(rows: &[Row]) -> Result<HashMap<Uuid, KeyState>, DbError
 }
 
 fn pair(row: &Row, at: usize) -> Result<Option<Head>, DbError> {
-    if *row.get(at) == pim_data::backend::Value::Null {
+    if *row.get(at) == Value::Null {
         return Ok(None);
     }
     Ok(Some(Head { epoch: epoch_at(row, at)?, n: row.count(at + 1)? }))
@@ -126,17 +153,22 @@ pub(crate) fn epoch_at(row: &Row, at: usize) -> Result<Epoch, DbError> {
 /// Moves heads forward, never back.
 pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head)], now: Timestamp) -> Statement {
     let list: Vec<_> = heads.iter().map(|(key, head)| (key.simple().to_string(), head.epoch.0, head.n)).collect();
-    Statement::sqlite(
-        "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
-         SELECT ?, unhex(value ->> 0), value ->> 1, value ->> 2, ? FROM json_each(?) WHERE true
-         ON CONFLICT (consumer, home_key)
-         DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
-         WHERE excluded.n > inbox_head.n",
-    )
-    .bind(consumer)
-    .bind(now)
-    .bind(serde_json::json!(list).to_string())
+    let heads = Value::Json(serde_json::json!(list).to_string());
+    Statement::of(SAVE_HEADS).bind(consumer).bind(now).bind(heads)
 }
+
+pub(crate) const SAVE_HEADS: SqlPair = SqlPair::of(
+    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
+     SELECT ?, (value ->> 0)::uuid, (value ->> 1)::bigint, (value ->> 2)::bigint, ? FROM jsonb_array_elements(?)
+     ON CONFLICT (consumer, home_key)
+     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
+     WHERE excluded.n > inbox_head.n",
+    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
+     SELECT ?, unhex(value ->> 0), value ->> 1, value ->> 2, ? FROM json_each(?) WHERE true
+     ON CONFLICT (consumer, home_key)
+     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
+     WHERE excluded.n > inbox_head.n",
+);
 
 /// Keeps a record that is no event, so that nothing vanishes.
 pub(crate) fn bury(place: &Place, record: &Record, code: &'static str, now: Timestamp) -> Statement {

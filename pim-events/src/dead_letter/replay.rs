@@ -57,23 +57,22 @@ impl ReadStore {
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn plan_replay(&self, selection: &ReplaySelection) -> Result<ReplayPlan, StoreError> {
-        let asked = Statement::sqlite(
+        let asked = Statement::same(
             "WITH chosen AS (
-               SELECT DISTINCT k.consumer, k.home_key FROM held_key k
+               SELECT k.consumer, k.home_key FROM held_key k
                JOIN held_event e ON e.consumer = k.consumer AND e.home_key = k.home_key
-               WHERE k.reason = 'poison' AND (? IS NULL OR k.consumer = ?) AND (? IS NULL OR k.home_key = ?)
-                 AND (? IS NULL OR e.event_type = ?) AND (? IS NULL OR e.event_at >= ?)
-                 AND (? IS NULL OR e.event_at < ?) AND (? IS NULL OR e.causation = ?)
-               ORDER BY k.since LIMIT ?)
+               WHERE k.reason = 'poison' AND k.consumer = coalesce(?, k.consumer) AND k.home_key = coalesce(?, k.home_key)
+                 AND e.event_type = coalesce(?, e.event_type) AND e.event_at >= coalesce(?, e.event_at)
+                 AND e.event_at < coalesce(?, e.event_at + 1)
+                 AND e.causation IS NOT DISTINCT FROM coalesce(?, e.causation)
+               GROUP BY k.consumer, k.home_key ORDER BY min(k.since) LIMIT ?)
              SELECT c.consumer, c.home_key, e.event_type, e.event_at / ?, count(*) FROM chosen c
              JOIN held_event e ON e.consumer = c.consumer AND e.home_key = c.home_key
              GROUP BY 1, 2, 3, 4 ORDER BY 1, 2",
         );
         let (consumer, event_type) = (selection.consumer.as_deref(), selection.event_type.as_deref());
-        let asked = asked.bind(consumer).bind(consumer).bind(selection.key).bind(selection.key);
-        let asked = asked.bind(event_type).bind(event_type).bind(selection.from).bind(selection.from);
-        let asked = asked.bind(selection.until).bind(selection.until);
-        let asked = asked.bind(selection.causation).bind(selection.causation).bind(KEYS_MAX).bind(HOUR_MICROS);
+        let asked = asked.bind(consumer).bind(selection.key).bind(event_type).bind(selection.from);
+        let asked = asked.bind(selection.until).bind(selection.causation).bind(KEYS_MAX).bind(HOUR_MICROS);
         let mut plan = ReplayPlan::default();
         for row in self.query(asked).await? {
             let key = ReplayedKey {

@@ -2,7 +2,8 @@
 
 use pim_data::backend::{SqlPair, Statement, Value};
 use pim_data::schema::SchemaBuilder;
-use pim_data::unit::{CommitFacts, PartError, Unit, UnitPart};
+use pim_data::unit::{CommitFacts, PartCall, PartError, Unit, UnitPart};
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::migrations;
@@ -159,9 +160,28 @@ impl UnitPart for OutboxPart {
         }
         Ok(vec![statement])
     }
+
+    fn call(&mut self, _facts: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        let data = self.events.iter().map(Appended::data).collect();
+        Ok((!self.events.is_empty()).then_some(PartCall { part: "outbox", data: Json::Array(data) }))
+    }
 }
 
 impl Appended {
+    /// What the database's function needs beside the unit's context.
+    fn data(&self) -> Json {
+        json!({
+            "id": self.id,
+            "topic": self.topic,
+            "type": self.event_type,
+            "version": self.schema_version,
+            "aggregate": self.aggregate,
+            "aggregate_id": self.aggregate_id,
+            "aggregate_version": self.aggregate_version,
+            "payload": self.payload,
+        })
+    }
+
     fn values(&self, facts: &CommitFacts<'_>, n: u64) -> [Value; 19] {
         let actor = facts.cx.actor();
         let route = facts.route;

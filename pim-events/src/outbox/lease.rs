@@ -1,4 +1,4 @@
-//! Who may move a cursor: a lease by the database's clock, checked by owner and epoch at every write.
+//! Who may move the cursor of an embedded outbox: a lease by the database's clock, checked by owner and epoch at every write.
 
 use std::time::Duration;
 

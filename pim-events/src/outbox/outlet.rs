@@ -20,14 +20,19 @@ pub struct OutboxOutlet;
 impl Outlet for OutboxOutlet {
     async fn outflow(&self, shard: &Db, buckets: &[Bucket]) -> Result<Outflow, DbError> {
         let list = buckets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let held = format!(
+        let held = SqlPair::generated(format!(
             "SELECT 1 FROM outbox_held h JOIN outbox_event e ON e.seq = h.seq WHERE e.bucket IN ({list}) LIMIT 1"
-        );
-        let behind = format!(
-            "SELECT 1 FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) AND bucket IN ({list}) LIMIT 1"
+        ));
+        let behind = SqlPair::joined(
+            SqlPair::generated_postgres(format!(
+                "SELECT 1 FROM pim_outbox_unsent(NULL) u WHERE u.bucket IN ({list}) LIMIT 1"
+            )),
+            SqlPair::generated_sqlite(format!(
+                "SELECT 1 FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) AND bucket IN ({list}) LIMIT 1"
+            )),
         );
         // One snapshot: an event leaves the backlog and becomes a held one in one transaction.
-        let asked = [held, behind].map(|text| Statement::of(SqlPair::generated(text)));
+        let asked = [held, behind].map(Statement::of);
         let answers = shard.read().await?.snapshot(&asked).await?;
         let found = |index: usize| answers.get(index).is_some_and(|rows| !rows.is_empty());
         Ok(match (found(0), found(1)) {

@@ -1,9 +1,11 @@
 //! Removing from an outbox what is on the bus and old; never what is unpublished or held.
 
 use pim_core::clock::Timestamp;
-use pim_data::backend::{DbError, SqlPair, Statement};
+use pim_data::backend::{DbError, Engine, SqlPair, Statement};
 
 use super::Source;
+
+pub(super) const PRUNE: SqlPair = SqlPair::postgres("SELECT last, is_old, removed FROM pim_outbox_prune(?, ?, ?)");
 
 /// Most pages that one sweep of an outbox looks at.
 const PAGES_MAX: usize = 10_000;
@@ -11,6 +13,9 @@ const PAGES_MAX: usize = 10_000;
 impl Source {
     /// Removes events written before `before`, in pages of `page_max` rows a transaction; answers how many went.
     pub(crate) async fn prune(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
+        if self.db.engine() == Engine::Postgres {
+            return self.prune_windows(before, page_max).await;
+        }
         let (mut after, mut removed) = (0, 0);
         for _ in 0..PAGES_MAX {
             let Some((last, is_old)) = self.page_end(after, before, page_max).await? else { break };
@@ -30,6 +35,24 @@ impl Source {
             after = last;
             // Units that wait for the writer come first.
             tokio::task::yield_now().await;
+        }
+        Ok(removed)
+    }
+
+    /// The same on a server, where the owner's function decides and removes.
+    async fn prune_windows(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
+        let (mut after, mut removed) = (0, 0);
+        for _ in 0..PAGES_MAX {
+            let prune = Statement::of(PRUNE).bind(after).bind(before).bind(page_max as u64);
+            let (tx, answers) = self.db.begin_with(&[prune]).await?;
+            tx.commit().await?;
+            let row = answers.first().and_then(|rows| rows.first()).ok_or(DbError::Closed)?;
+            removed += row.count(2)?;
+            // Without a page there is no last number, and nothing in it is old.
+            if row.int(1).unwrap_or(0) == 0 {
+                break;
+            }
+            after = row.count(0)?;
         }
         Ok(removed)
     }

@@ -2,7 +2,7 @@
 
 use pim_core::context::{RequestId, TraceContext};
 use pim_core::shard::{Bucket, Epoch};
-use pim_data::backend::{ColumnError, Row, SqlPair, Statement};
+use pim_data::backend::{ColumnError, Row, SqlPair, Statement, Value};
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Origin};
@@ -32,14 +32,23 @@ pub(super) fn behind(last_seq: u64, max: usize) -> Statement {
     Statement::of(SqlPair::generated(text)).bind(last_seq)
 }
 
-/// Asks for at most `max` held events whose keys are to be tried again.
-pub(super) fn to_retry(max: usize) -> Statement {
-    let text = format!(
-        "SELECT {COLUMNS} FROM outbox_event WHERE seq IN
-         (SELECT seq FROM outbox_held WHERE retry = 1 ORDER BY seq LIMIT ?) ORDER BY seq"
-    );
-    Statement::of(SqlPair::generated(text)).bind(max as u64)
+/// Asks for at most `max` held events of some lanes whose keys are to be tried again.
+pub(super) fn to_retry(lanes: String, max: usize) -> Statement {
+    Statement::of(TO_RETRY).bind(Value::Json(lanes)).bind(max as u64)
 }
+
+pub(super) const TO_RETRY: SqlPair = SqlPair::of(
+    "SELECT e.seq, e.bucket, e.owner_epoch, e.home_key, e.n, e.event_id, e.topic, e.event_type, e.schema_version,
+            e.aggregate, e.aggregate_id, e.aggregate_version, e.correlation, e.causation, e.traceparent, e.actor, e.role,
+            e.at, e.payload
+     FROM outbox_event e JOIN outbox_held h ON h.seq = e.seq
+     WHERE h.retry = 1 AND e.lane IN (SELECT value::bigint FROM jsonb_array_elements_text(?)) ORDER BY e.seq LIMIT ?",
+    "SELECT e.seq, e.bucket, e.owner_epoch, e.home_key, e.n, e.event_id, e.topic, e.event_type, e.schema_version,
+            e.aggregate, e.aggregate_id, e.aggregate_version, e.correlation, e.causation, e.traceparent, e.actor, e.role,
+            e.at, e.payload
+     FROM outbox_event e JOIN outbox_held h ON h.seq = e.seq
+     WHERE h.retry = 1 AND e.lane IN (SELECT value FROM json_each(?)) ORDER BY e.seq LIMIT ?",
+);
 
 impl OutboxRow {
     pub(super) fn of(row: &Row, origin: Origin) -> Result<Self, RowError> {

@@ -3,10 +3,25 @@
 use std::time::Duration;
 
 use pim_core::clock::Timestamp;
-use pim_data::backend::{DbError, Statement};
+use pim_data::backend::{DbError, Engine, SqlPair, Statement};
 use uuid::Uuid;
 
 use super::Source;
+
+pub(super) const NEWEST: &str = "SELECT coalesce(max(seq), 0) FROM outbox_event";
+/// Position, epoch, and whether all of it is leased. On a server the position is one of snapshots, and no number.
+pub(super) const CURSOR: SqlPair = SqlPair::of(
+    "SELECT 0::bigint, max(epoch), bool_and(owner IS NOT NULL AND lease_until_ms >= pim_now_ms()) FROM outbox_cursor",
+    "SELECT last_seq, epoch, owner IS NOT NULL AND lease_until_ms >= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+     FROM outbox_cursor",
+);
+/// When the oldest unsent event was written; on a server also how many there are, up to a bound, and the first.
+pub(super) const UNSENT: SqlPair = SqlPair::of(
+    "SELECT min(at), count(*), min(seq) FROM pim_outbox_unsent(100000)",
+    "SELECT min(at), 0, 0 FROM
+     (SELECT at FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) ORDER BY seq LIMIT 1)",
+);
+pub(super) const HELD: &str = "SELECT count(*), min(e.at) FROM outbox_held h JOIN outbox_event e ON e.seq = h.seq";
 
 /// One outbox.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -15,17 +30,17 @@ pub struct OutboxStatus {
     pub origin: String,
     /// The newest event.
     pub last_event: u64,
-    /// The cursor: everything up to here is on the bus, or held.
+    /// Everything up to here is on the bus, or held.
     pub last_sent: u64,
-    /// Events behind the cursor.
+    /// Events behind the cursor; a server counts no more than 100,000.
     pub backlog: u64,
     /// Age of the oldest unsent event in milliseconds, held ones included; zero when there is none.
     pub oldest_unsent_ms: u64,
     /// Events that the bus refused, with their successors.
     pub held: u64,
-    /// Whether a relay holds the lease.
+    /// Whether relays hold the lease, on a server those of all lanes.
     pub leased: bool,
-    /// How often the lease was taken.
+    /// How often the lease was taken, on a server that of the lane with most changes.
     pub lease_epoch: u64,
 }
 
@@ -51,30 +66,24 @@ impl Source {
     }
 
     async fn read_status(&self, now: Timestamp) -> Result<OutboxStatus, DbError> {
-        let asked = [
-            Statement::sqlite("SELECT coalesce(max(seq), 0) FROM outbox_event"),
-            Statement::sqlite(
-                "SELECT last_seq, epoch, owner IS NOT NULL AND lease_until_ms >= CAST(unixepoch('subsec') * 1000 AS INTEGER)
-                 FROM outbox_cursor",
-            ),
-            Statement::sqlite(
-                "SELECT at FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) ORDER BY seq LIMIT 1",
-            ),
-            Statement::sqlite("SELECT count(*), min(e.at) FROM outbox_held h JOIN outbox_event e ON e.seq = h.seq"),
-        ];
+        let asked = [Statement::same(NEWEST), Statement::of(CURSOR), Statement::of(UNSENT), Statement::same(HELD)];
         let answers = self.db.read().await?.snapshot(&asked).await?;
-        let [newest, cursor, unsent, held] = &answers[..] else { return Err(DbError::Closed) };
-        let (Some(newest), Some(cursor), Some(held)) = (newest.first(), cursor.first(), held.first()) else {
-            return Err(DbError::Closed);
+        let first = |index: usize| answers.get(index).and_then(|rows| rows.first()).ok_or(DbError::Closed);
+        let (newest, cursor, unsent, held) = (first(0)?, first(1)?, first(2)?, first(3)?);
+        // Rows that are removed are those that were sent.
+        let last_event = newest.count(0)?.max(cursor.count(0)?);
+        let (backlog, last_sent) = if self.db.engine() == Engine::Postgres {
+            (unsent.count(1)?, unsent.count(2).map_or(last_event, |seq| seq.saturating_sub(1)))
+        } else {
+            (last_event.saturating_sub(cursor.count(0)?), cursor.count(0)?)
         };
-        let (last_event, last_sent) = (newest.count(0)?.max(cursor.count(0)?), cursor.count(0)?);
-        let oldest = [unsent.first().and_then(|row| row.time(0).ok()), held.time(1).ok()].into_iter().flatten().min();
+        let oldest = [unsent.time(0).ok(), held.time(1).ok()].into_iter().flatten().min();
         let age = oldest.map_or(Duration::ZERO, |at| now.since(at));
         Ok(OutboxStatus {
             origin: self.origin.to_string(),
             last_event,
             last_sent,
-            backlog: last_event.saturating_sub(last_sent),
+            backlog,
             oldest_unsent_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             held: held.count(0)?,
             leased: cursor.int(2)? != 0,
@@ -87,7 +96,7 @@ impl Source {
     /// # Errors
     /// [`OutboxError`] when the database does not answer.
     pub async fn retry_held(&self, key: Uuid) -> Result<bool, OutboxError> {
-        let mark = Statement::sqlite("UPDATE outbox_held SET retry = 1 WHERE home_key = ? RETURNING 1").bind(key);
+        let mark = Statement::same("UPDATE outbox_held SET retry = 1 WHERE home_key = ? RETURNING 1").bind(key);
         let marked = async {
             let (tx, answers) = self.db.begin_with(&[mark]).await?;
             tx.commit().await?;

@@ -1,27 +1,28 @@
 //! Rebuilding a read model beside the live one: building, catching up, verifying, live; the swap is one transaction.
 
 mod compare;
+mod copy;
+mod green;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use pim_data::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+use pim_data::backend::{DbError, Row, Statement, Transaction};
 
 use super::runner::{ProjectionSink, engine};
-use super::{Projection, ReadStore, ReadTable, StoreError};
+use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
-use crate::consumer::ledger::Place;
+use crate::consumer::ledger::{self, Place};
 use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step};
 use crate::event::Registry;
 use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
+use green::Green;
 
 /// Records that the live model may still be ahead when the swap begins.
 const TAIL_MAX: u64 = 2000;
 /// Records that are applied at once.
 const BATCH_MAX: usize = 2000;
-/// Rows that are copied at once.
-const COPY_ROWS: u64 = 1000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
 const ROUNDS_MAX: usize = 1000;
 
@@ -101,8 +102,8 @@ impl From<DbError> for RebuildError {
 
 /// A rebuild of one read model from the log.
 ///
-/// The new tables are filled in a file of their own, by the same code, while the live ones go on. Dropping the future
-/// of [`Rebuild::run`] cancels it at any point without a trace in the live model.
+/// The new tables are filled in a file of their own, or on a server in a schema of their own, by the same code, while the
+/// live ones go on. Dropping the future of [`Rebuild::run`] cancels it at any point without a trace in the live model.
 #[derive(Clone)]
 #[must_use = "a rebuild does nothing until `run`"]
 pub struct Rebuild {
@@ -141,10 +142,8 @@ impl Rebuild {
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
         let name = self.projection.name();
-        let file = folder.join(format!("rebuild-{name}.db"));
-        remove(&file).map_err(RebuildError::Folder)?;
-        let green = ReadStore::open(&file, self.store.clock().clone()).await?;
-        green.install(self.projection.as_ref()).await?;
+        let green = Green::open(&self.store, name, folder).await?;
+        green.store.install(self.projection.as_ref()).await?;
         let signals = self.store.signals();
         let mut progress = |state, records| {
             signals.rebuild_progress(records);
@@ -156,15 +155,13 @@ impl Rebuild {
             Ok(_) => RebuildOutcome::Retired,
             Err(_) => RebuildOutcome::Failed,
         });
-        drop(green);
-        // What is left behind is removed before the next rebuild as well.
-        let _left = remove(&file);
+        green.remove().await;
         outcome
     }
 
     async fn fill_and_swap(
         &self,
-        green: &ReadStore,
+        green: &Green,
         progress: &mut (impl FnMut(RebuildState, u64) + Send),
     ) -> Result<RebuildReport, RebuildError> {
         let mut records = 0;
@@ -174,7 +171,7 @@ impl Rebuild {
                 return Err(RebuildError::Behind);
             }
             let upto = self.target().await?;
-            self.follow(green, &mut records, &upto).await?;
+            self.follow(&green.store, &mut records, &upto).await?;
             progress(RebuildState::CatchingUp, records);
             let moved = self.target().await?.into_iter().zip(upto).map(|(now, then)| now.saturating_sub(then));
             if moved.sum::<u64>() <= TAIL_MAX {
@@ -183,7 +180,7 @@ impl Rebuild {
         }
         let begun = std::time::Instant::now();
         // From here the live model stands still: its writer is ours until the swap commits.
-        let mut tx = self.store.db().begin().await?;
+        let mut tx = green.live.begin().await?;
         progress(RebuildState::Verifying, records);
         let outcome = self.verify_and_copy(green, &mut tx, &mut records).await;
         let (state, live, rebuilt) = match outcome {
@@ -213,19 +210,19 @@ impl Rebuild {
     /// Brings the new tables to the live position, compares, and copies them over unless they must not differ and do.
     async fn verify_and_copy(
         &self,
-        green: &ReadStore,
+        green: &Green,
         tx: &mut Transaction,
         records: &mut u64,
     ) -> Result<(RebuildState, Vec<TableSummary>, Vec<TableSummary>), RebuildError> {
+        self.halt(tx).await?;
         let upto = self.positions(&tx.query(self.asked_positions()).await?).await?;
-        self.follow(green, records, &upto).await?;
+        self.follow(&green.store, records, &upto).await?;
         let same_version = self.is_stored(&tx.query(self.asked_version()).await?)?;
-        let rebuilt = compare::summarise(&mut compare::Source::Store(green), self.projection.tables()).await?;
-        let live = if same_version {
-            compare::summarise(&mut compare::Source::Transaction(tx), self.projection.tables()).await?
-        } else {
-            Vec::new()
-        };
+        let (engine, tables) = (green.live.engine(), self.projection.tables());
+        let mut filled = green.store.db().begin().await?;
+        let rebuilt = compare::summarise(&mut filled, engine, tables).await?;
+        filled.rollback().await?;
+        let live = if same_version { compare::summarise(tx, engine, tables).await? } else { Vec::new() };
         if same_version && self.verdict == Verdict::MustEqual && live != rebuilt {
             return Ok((RebuildState::Retired, live, rebuilt));
         }
@@ -233,16 +230,27 @@ impl Rebuild {
         Ok((RebuildState::Live, live, rebuilt))
     }
 
+    /// Makes the live model's workers wait until the transaction ends, also those that have not begun yet.
+    async fn halt(&self, tx: &mut Transaction) -> Result<(), RebuildError> {
+        let topic = self.projection.topic();
+        for partition in 0..self.bus.partitions(topic).await? {
+            let place = Place { consumer: self.projection.name(), topic: topic.to_owned(), partition };
+            tx.hop(&ledger::enter(&place, self.store.clock().now())).await?;
+            tx.query(ledger::lock(&place)).await?;
+        }
+        Ok(())
+    }
+
     /// Where the live model stands in each partition.
     fn asked_positions(&self) -> Statement {
-        let asked = Statement::sqlite(
+        let asked = Statement::same(
             "SELECT part, next_offset FROM projection_checkpoint WHERE consumer = ? AND topic = ? ORDER BY part",
         );
         asked.bind(self.projection.name()).bind(self.projection.topic())
     }
 
     fn asked_version(&self) -> Statement {
-        Statement::sqlite("SELECT version FROM projection_version WHERE name = ?").bind(self.projection.name())
+        Statement::same("SELECT version FROM projection_version WHERE name = ?").bind(self.projection.name())
     }
 
     /// Whether the live model is of this version.
@@ -313,110 +321,4 @@ impl Rebuild {
         }
         Ok(read)
     }
-
-    /// Puts the new tables, heads, positions and held events in the place of the old ones.
-    async fn copy(&self, green: &ReadStore, tx: &mut Transaction, same_version: bool) -> Result<(), RebuildError> {
-        let name = self.projection.name();
-        if same_version {
-            for table in self.projection.tables() {
-                tx.script(&format!("DELETE FROM {}", table.name)).await?;
-            }
-        } else {
-            for table in self.projection.tables() {
-                tx.script(&format!("DROP TABLE IF EXISTS {}", table.name)).await?;
-            }
-            tx.script(self.projection.schema()).await?;
-        }
-        for table in self.projection.tables() {
-            copy_table(green, tx, table, None).await?;
-        }
-        for table in LEDGER_TABLES {
-            tx.query(
-                Statement::of(SqlPair::generated(format!("DELETE FROM {} WHERE consumer = ?", table.name))).bind(name),
-            )
-            .await?;
-            copy_table(green, tx, table, Some(name)).await?;
-        }
-        let enter = Statement::sqlite(
-            "INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)
-             ON CONFLICT (name) DO UPDATE SET version = excluded.version, state = 'live', at = excluded.at",
-        );
-        tx.query(enter.bind(name).bind(self.projection.version()).bind(self.store.clock().now())).await?;
-        Ok(())
-    }
-}
-
-/// What the consumer of the new tables remembers.
-const LEDGER_TABLES: &[ReadTable] = &[
-    ReadTable {
-        name: "projection_checkpoint",
-        columns: &["consumer", "topic", "part", "next_offset", "event_at", "at"],
-    },
-    ReadTable { name: "inbox_head", columns: &["consumer", "home_key", "owner_epoch", "n", "at"] },
-    ReadTable {
-        name: "held_key",
-        columns: &["consumer", "home_key", "part", "reason", "code", "tries", "since", "last_epoch", "last_n"],
-    },
-    ReadTable {
-        name: "held_event",
-        columns: &[
-            "consumer",
-            "home_key",
-            "owner_epoch",
-            "n",
-            "event_id",
-            "event_type",
-            "event_at",
-            "causation",
-            "part",
-            "pos",
-            "digest",
-            "headers",
-            "payload",
-            "at",
-        ],
-    },
-    ReadTable {
-        name: "dead_record",
-        columns: &["consumer", "topic", "part", "pos", "home_key", "code", "digest", "headers", "payload", "at"],
-    },
-];
-
-async fn copy_table(
-    green: &ReadStore,
-    tx: &mut Transaction,
-    table: &ReadTable,
-    consumer: Option<&str>,
-) -> Result<(), RebuildError> {
-    let columns = table.columns.join(", ");
-    let which = if consumer.is_some() { " WHERE consumer = ?" } else { "" };
-    let select = format!("SELECT {columns} FROM {}{which} LIMIT ? OFFSET ?", table.name);
-    let row = format!("({})", vec!["?"; table.columns.len()].join(", "));
-    let mut offset = 0_u64;
-    // Bounded by the rows of a table that nobody else writes; its own order therefore stays, page by page.
-    loop {
-        let page = Statement::of(SqlPair::generated(select.clone()));
-        let page = page.bind_all(consumer.map(Value::from)).bind(COPY_ROWS).bind(offset);
-        let rows = green.query(page).await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let text =
-            format!("INSERT INTO {} ({columns}) VALUES {}", table.name, vec![row.as_str(); rows.len()].join(", "));
-        let values = rows.iter().flat_map(|row: &Row| (0..row.len()).map(|index| row.get(index).clone()));
-        tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
-        offset += rows.len() as u64;
-    }
-}
-
-fn remove(file: &Path) -> std::io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = file.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }

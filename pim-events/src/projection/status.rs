@@ -69,13 +69,13 @@ impl ReadStore {
     /// [`StatusError`] when store or bus do not answer.
     pub async fn status(&self, bus: &dyn Subscriber) -> Result<Vec<ConsumerStatus>, StatusError> {
         let asked = [
-            Statement::sqlite(
+            Statement::same(
                 "SELECT c.consumer, c.topic, c.part, c.next_offset, v.version, v.state
                  FROM projection_checkpoint c LEFT JOIN projection_version v ON v.name = c.consumer
                  ORDER BY c.consumer, c.topic, c.part",
             ),
-            Statement::sqlite("SELECT consumer, count(*), min(since) FROM held_key GROUP BY consumer"),
-            Statement::sqlite("SELECT consumer, reason FROM consumer_stop"),
+            Statement::same("SELECT consumer, count(*), min(since) FROM held_key GROUP BY consumer"),
+            Statement::same("SELECT consumer, reason FROM consumer_stop"),
         ];
         let answers = self.db().read().await?.snapshot(&asked).await?;
         let [positions, held, stops] = &answers[..] else { return Err(DbError::Closed.into()) };
@@ -142,7 +142,7 @@ impl ReadStore {
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn resume(&self, consumer: &str) -> Result<bool, StoreError> {
-        let resume = Statement::sqlite("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
+        let resume = Statement::same("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
         let mut tx = self.db().begin().await?;
         let rows = tx.query(resume).await?;
         tx.commit().await?;

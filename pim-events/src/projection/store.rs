@@ -1,9 +1,10 @@
 //! The read store: a database of its own for read models and for what their consumers remember.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use pim_core::clock::{Clock, Timestamp};
-use pim_data::backend::{Db, DbError, DbSettings, Row, Statement};
+use pim_data::backend::{Db, DbError, DbSettings, Engine, Row, Secrets, ServerSettings, SqlPair, Statement, Value};
 use uuid::Uuid;
 
 use super::Projection;
@@ -14,16 +15,31 @@ use crate::signals::EventSignals;
 /// Most connections that read models are queried through.
 const READERS_MAX: usize = 16;
 
-const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS projection_version (
-    name TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, at INTEGER NOT NULL
-) WITHOUT ROWID;";
+/// One program makes tables at a time; the lock ends with the transaction. On the embedded engine the writer is alone.
+pub(super) const INSTALLING: SqlPair = SqlPair::of("SELECT pg_advisory_xact_lock(7470, 0)", "SELECT 1");
+pub(super) const HEADS: SqlPair = SqlPair::of(
+    "SELECT h.consumer, h.owner_epoch, h.n, h.at FROM jsonb_array_elements_text(?) c
+     JOIN inbox_head h ON h.consumer = c.value AND h.home_key = ?",
+    "SELECT h.consumer, h.owner_epoch, h.n, h.at FROM json_each(?) c
+     JOIN inbox_head h ON h.consumer = c.value AND h.home_key = ?",
+);
 
 /// A database of read models. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ReadStore {
     db: Db,
+    /// How to reach its server, where it is on one.
+    pub(super) server: Option<Server>,
     clock: Clock,
     signals: EventSignals,
+}
+
+/// A database of a server, by the name of its connection string.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) name: String,
+    pub(super) secrets: Arc<dyn Secrets>,
+    pub(super) settings: ServerSettings,
 }
 
 /// What went wrong with a read store.
@@ -65,11 +81,35 @@ impl ReadStore {
     pub async fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
         let settings = DbSettings { readers_max: READERS_MAX, ..DbSettings::default() };
         let db = Db::open(path, settings).await.map_err(StoreError::Open)?;
+        Self::prepare(db, None, clock).await
+    }
+
+    /// Opens the read store in a database of a PostgreSQL server, feature `postgres`. The secret `name` is the connection
+    /// string of a login role that may create tables and schemas there; nothing but the read store lives in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub async fn connect(
+        name: &str,
+        secrets: Arc<dyn Secrets>,
+        settings: ServerSettings,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        Self::open_on(Server { name: name.to_owned(), secrets, settings }, clock).await
+    }
+
+    pub(super) async fn open_on(server: Server, clock: Clock) -> Result<Self, StoreError> {
+        let db = server.connect().await.map_err(StoreError::Open)?;
+        Self::prepare(db, Some(server), clock).await
+    }
+
+    async fn prepare(db: Db, server: Option<Server>, clock: Clock) -> Result<Self, StoreError> {
         let mut tx = db.begin().await.map_err(StoreError::Open)?;
-        tx.script(LEDGER_SCHEMA).await.map_err(StoreError::Open)?;
-        tx.script(VERSIONS).await.map_err(StoreError::Open)?;
+        tx.query(Statement::of(INSTALLING)).await.map_err(StoreError::Open)?;
+        let ledger = LEDGER_SCHEMA.text(db.engine()).unwrap_or_default();
+        tx.script(&ledger).await.map_err(StoreError::Open)?;
         tx.commit().await.map_err(StoreError::Open)?;
-        Ok(Self { db, clock, signals: EventSignals::unbound() })
+        Ok(Self { db, server, clock, signals: EventSignals::unbound() })
     }
 
     /// Lets whoever consumes into this store tell `signals` what happens.
@@ -101,11 +141,8 @@ impl ReadStore {
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn heads(&self, consumers: &[&str], key: Uuid) -> Result<Vec<(String, Head, Timestamp)>, StoreError> {
-        let asked = Statement::sqlite(
-            "SELECT h.consumer, h.owner_epoch, h.n, h.at FROM json_each(?) c
-             JOIN inbox_head h ON h.consumer = c.value AND h.home_key = ?",
-        );
-        let rows = self.db.query(asked.bind(serde_json::json!(consumers).to_string()).bind(key)).await?;
+        let asked = Statement::of(HEADS).bind(Value::Json(serde_json::json!(consumers).to_string())).bind(key);
+        let rows = self.db.query(asked).await?;
         let head = |row: &Row| {
             let head = Head { epoch: epoch_at(row, 1)?, n: row.count(2)? };
             Ok((row.text(0)?.to_owned(), head, row.time(3)?))
@@ -135,8 +172,9 @@ impl ReadStore {
         let name = projection.name();
         let failed = |source| StoreError::Install { name, source };
         let known = projection.version();
-        let stored = Statement::sqlite("SELECT version FROM projection_version WHERE name = ?").bind(name);
+        let stored = Statement::same("SELECT version FROM projection_version WHERE name = ?").bind(name);
         let mut tx = self.db.begin().await.map_err(failed)?;
+        tx.query(Statement::of(INSTALLING)).await.map_err(failed)?;
         let rows = tx.query(stored).await.map_err(failed)?;
         if let Some(row) = rows.first() {
             let stored = row.count(0).map_err(|error| failed(error.into()))?;
@@ -144,10 +182,22 @@ impl ReadStore {
             let stored = u32::try_from(stored).unwrap_or(u32::MAX);
             return if stored == known { Ok(()) } else { Err(StoreError::Outdated { name, stored, known }) };
         }
-        tx.script(projection.schema()).await.map_err(failed)?;
+        tx.script(&schema_of(projection, &self.db).map_err(failed)?).await.map_err(failed)?;
         let enter =
-            Statement::sqlite("INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)");
+            Statement::same("INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)");
         tx.query(enter.bind(name).bind(known).bind(self.clock.now())).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
+    }
+}
+
+/// The script that makes the tables of a read model, for the engine of a database.
+pub(super) fn schema_of(projection: &dyn Projection, db: &Db) -> Result<String, DbError> {
+    let engine = if db.engine() == Engine::Postgres { "PostgreSQL" } else { "SQLite" };
+    projection.schema().text(db.engine()).ok_or(DbError::NoText { engine })
+}
+
+impl Server {
+    pub(super) async fn connect(&self) -> Result<Db, DbError> {
+        Db::connect(&self.name, Arc::clone(&self.secrets), self.settings).await
     }
 }

@@ -142,9 +142,9 @@ async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber) -> Re
 
 async fn dead_letters(bound: &Bound, store: &ReadStore) -> Result<(), StoreError> {
     let now = store.clock().now();
-    let held = Statement::sqlite("SELECT reason, count(*), min(since) FROM held_key GROUP BY reason");
-    let letters = Statement::sqlite("SELECT count(*), min(at) FROM (SELECT at FROM held_event LIMIT 100000)");
-    let records = Statement::sqlite("SELECT count(*), min(at) FROM (SELECT at FROM dead_record LIMIT 100000)");
+    let held = Statement::same("SELECT reason, count(*), min(since) FROM held_key GROUP BY reason");
+    let letters = Statement::same("SELECT count(*), min(at) FROM (SELECT at FROM held_event LIMIT 100000) h");
+    let records = Statement::same("SELECT count(*), min(at) FROM (SELECT at FROM dead_record LIMIT 100000) d");
     let answers = store.db().read().await?.snapshot(&[held, letters, records]).await?;
     let [held, letters, records] = &answers[..] else { return Err(DbError::Closed.into()) };
     for reason in HoldReason::ALL {

@@ -1,8 +1,7 @@
 //! An event that no reader could take is refused at append, by name, and nothing is written.
 
-use pim_core::shard::ShardMap;
 use pim_data::backend::Statement;
-use pim_data::cluster::{Cluster, ClusterSettings};
+use pim_data::cluster::Cluster;
 use pim_data::schema::Schema;
 use pim_events::{
     AppendError, AppendExt as _, DomainEvent, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt as _, Registry,
@@ -11,7 +10,7 @@ use pim_events::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rig::{Folder, Happened, Rig, context, patient};
+use super::rig::{Folder, Happened, Rig, context, patient, powerful, settings};
 
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -50,8 +49,7 @@ async fn too_large_or_against_its_schema_or_too_many() {
     let upcast = |value| Ok(value);
     let registry = Registry::builder().event::<Note>().upcast("note.written", 1, upcast).build().unwrap();
     let schema = Schema::builder().events(&registry).build().unwrap();
-    let settings = ClusterSettings::at(folder.path()).with_map(ShardMap::even(1).unwrap());
-    let cluster = Cluster::open(settings, schema).await.unwrap();
+    let cluster = Cluster::open(settings(folder.path(), 1), schema).await.unwrap();
     let home = patient();
     let mut unit = cluster.begin(&context(), home);
     let large = unit.append(&Note { text: "x".repeat(EVENT_BYTES_MAX) }).unwrap_err();
@@ -64,7 +62,7 @@ async fn too_large_or_against_its_schema_or_too_many() {
     assert_eq!(unit.append(&Note { text: "x".into() }).unwrap_err(), AppendError::TooMany);
     drop(unit);
     let shard = cluster.router().route(&home).shard;
-    let rows = cluster.database(shard).unwrap().query(Statement::sqlite("SELECT seq FROM outbox_event")).await.unwrap();
+    let rows = cluster.database(shard).unwrap().query(Statement::same("SELECT seq FROM outbox_event")).await.unwrap();
     assert!(rows.is_empty(), "a dropped unit writes nothing");
 }
 
@@ -72,8 +70,7 @@ async fn too_large_or_against_its_schema_or_too_many() {
 #[tokio::test]
 async fn without_a_registry() {
     let folder = Folder::new();
-    let settings = ClusterSettings::at(folder.path()).with_map(ShardMap::even(1).unwrap());
-    let cluster = Cluster::open(settings, Schema::builder().build().unwrap()).await.unwrap();
+    let cluster = Cluster::open(settings(folder.path(), 1), Schema::builder().build().unwrap()).await.unwrap();
     let mut unit = cluster.begin(&context(), patient());
     let refused = unit.append(&Happened { thing: Uuid::new_v4(), step: 1 }).unwrap_err();
     assert_eq!(refused, AppendError::NoRegistry);
@@ -95,8 +92,7 @@ async fn a_change_of_what_is_written() {
     let rig = Rig::open(folder.path()).await;
     let home = patient();
     rig.write(home, Uuid::new_v4(), &[1]).await;
-    let shard = rig.cluster.router().route(&home).shard;
-    let mut tx = rig.cluster.database(shard).unwrap().begin().await.unwrap();
-    assert!(tx.query(Statement::sqlite("UPDATE outbox_event SET payload = '{}'")).await.is_err());
+    let mut tx = powerful(&rig, home).await.begin().await.unwrap();
+    assert!(tx.query(Statement::same("UPDATE outbox_event SET payload = '{}'")).await.is_err());
     tx.rollback().await.unwrap();
 }

@@ -10,7 +10,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::Folder;
+use super::rig::Folder;
 
 async fn open(folder: &Folder, partitions: u16) -> EmbeddedBus {
     let settings = BusSettings { partitions, record_bytes_max: 1000, ..BusSettings::default() };

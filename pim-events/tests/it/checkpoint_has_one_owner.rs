@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, Rig, Running, eventually, patient};
+use super::rig::{Folder, Journal, Rig, Running, eventually, patient};
 
 /// Guard: compare-and-set in `ledger::advance`, first statement of the transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

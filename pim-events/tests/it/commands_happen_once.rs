@@ -14,7 +14,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{Answered, Folder, Happened, Journal, POISON, Patient, Rig, Role, Running, eventually, patient};
+use super::rig::{Answered, Folder, Happened, Journal, POISON, Patient, Rig, Role, Running, eventually, patient};
 
 /// Answers each even step.
 struct Answer;
@@ -58,7 +58,7 @@ async fn commands(rig: &Rig) -> CommandRunner {
 async fn answers(rig: &Rig) -> Vec<Uuid> {
     let mut all = Vec::new();
     for source in pim_events::Source::all(&rig.cluster) {
-        let asked = Statement::sqlite("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
+        let asked = Statement::same("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
         all.extend(source.db.query(asked).await.unwrap().iter().map(|row| row.uuid(0).unwrap()));
     }
     all

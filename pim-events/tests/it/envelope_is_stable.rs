@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::rig::Happened;
+use super::rig::Happened;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Moved {

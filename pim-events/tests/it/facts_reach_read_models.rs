@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, Rig, Running, eventually, patient};
+use super::rig::{Folder, Journal, Rig, Running, eventually, patient};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_order_across_aggregates() {

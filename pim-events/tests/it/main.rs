@@ -1,6 +1,11 @@
 //! What pim-events promises, each promise a module.
 #![expect(unreachable_pub, reason = "the rooms of a test binary are its own")]
 
+use pim_data::backend::Engine;
+
+/// Which engine the promises of this level are tried on.
+const ENGINE: Engine = Engine::Sqlite;
+
 mod append_refuses_what_is_wrong;
 mod backups_lose_no_event;
 mod bus_keeps_what_it_acknowledged;
@@ -15,3 +20,10 @@ mod rebuild_equals_live;
 mod relay_repeats_harmlessly;
 mod retention_removes_only_what_nobody_needs;
 mod rig;
+
+#[cfg(feature = "postgres")]
+#[path = "../../../pim-data/tests/it/server.rs"]
+mod server;
+
+#[cfg(feature = "postgres")]
+mod postgres;

@@ -17,7 +17,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, context, eventually, patient};
+use super::rig::{Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, context, eventually, patient};
 
 /// Answers every step.
 struct Answer;

@@ -9,7 +9,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{BOMB, Folder, Journal, POISON, Rig, Running, eventually, patient};
+use super::rig::{BOMB, Folder, Journal, POISON, Rig, Running, eventually, patient};
 
 /// Guard: the head does not move when a key is parked (`KeyState::park`), and later events join (`KeyState::take`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

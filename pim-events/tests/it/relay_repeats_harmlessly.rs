@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pim_data::backend::SqlPair;
 use pim_events::{
     Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Refusal, Relay, Source, Subscriber as _,
 };
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, Rig, Running, eventually, patient, relay_settings};
+use super::rig::{Folder, Journal, Rig, Running, eventually, patient, powerful_of, relay_settings};
 
 /// Stores, and never says so.
 struct Silent {
@@ -169,10 +170,11 @@ async fn what_the_bus_refuses_holds_its_key_at_the_relay() {
     eventually("the key is free", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
 }
 
-async fn in_every_outbox(rig: &Rig, text: &str) {
+async fn in_every_outbox(rig: &Rig, script: SqlPair) {
     for source in rig.cluster.sources() {
-        let mut tx = rig.cluster.database(source).unwrap().begin().await.unwrap();
-        tx.script(text).await.unwrap();
+        let db = powerful_of(rig, source).await;
+        let mut tx = db.begin().await.unwrap();
+        tx.script(&script.text(db.engine()).unwrap()).await.unwrap();
         tx.commit().await.unwrap();
     }
 }
@@ -184,15 +186,19 @@ async fn a_note_that_is_not_written_lets_nothing_pass() {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
     let home = patient();
-    in_every_outbox(&rig, "CREATE TRIGGER no_room BEFORE INSERT ON outbox_held BEGIN SELECT RAISE(ABORT, 'no'); END;")
-        .await;
+    let no_room = SqlPair::of(
+        "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER no_room BEFORE INSERT ON outbox_held FOR EACH ROW EXECUTE FUNCTION no_room()",
+        "CREATE TRIGGER no_room BEFORE INSERT ON outbox_held BEGIN SELECT RAISE(ABORT, 'no'); END;",
+    );
+    in_every_outbox(&rig, no_room).await;
     let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
     rig.write(home, Uuid::new_v4(), &[1]).await;
     // Each tenure ends with the failed note, and raises the epoch when the next one begins.
     let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
     eventually("it failed more than once", || async { epochs(&rig).await.into_iter().max() > Some(3) }).await;
     assert_eq!(backlog(&rig).await, 1, "the cursor stays before what is not noted");
-    in_every_outbox(&rig, "DROP TRIGGER no_room;").await;
+    in_every_outbox(&rig, SqlPair::of("DROP TRIGGER no_room ON outbox_held", "DROP TRIGGER no_room")).await;
     eventually("held", || async { held(&rig).await == 1 && backlog(&rig).await == 0 }).await;
     relay.end().await;
 }
@@ -209,9 +215,13 @@ async fn too_many_held_keys_have_a_way_out() {
     eventually("held", || async { held(&rig).await == 1 }).await;
     relay.end().await;
     // Keys of nobody, so that with the real one the relay has as many as it remembers.
-    let others = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 9999)
+    let others = SqlPair::of(
+        "INSERT INTO outbox_held (seq, home_key, code, at)
+         SELECT 1000000 + x, lpad(to_hex(x), 32, '0')::uuid, 'behind', 0 FROM generate_series(1, 9999) x",
+        "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 9999)
                   INSERT INTO outbox_held (seq, home_key, code, at)
-                  SELECT 1000000 + x, unhex(printf('%032x', x)), 'behind', 0 FROM c;";
+                  SELECT 1000000 + x, unhex(printf('%032x', x)), 'behind', 0 FROM c;",
+    );
     in_every_outbox(&rig, others).await;
     rig.write(home, Uuid::new_v4(), &[2]).await;
     let relay = Running::relay(rig.relay());

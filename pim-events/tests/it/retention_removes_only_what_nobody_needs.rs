@@ -12,7 +12,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use crate::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient, relay_settings};
+use super::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient, relay_settings};
 
 /// Everything may go at once, in segments and transactions so small that each sweep needs many.
 fn at_once() -> RetentionSettings {
@@ -36,13 +36,13 @@ async fn cut(rig: &Rig, settings: &RetentionSettings) -> u64 {
 
 async fn count(rig: &Rig, home: HomeKey) -> u64 {
     let db = rig.cluster.database(rig.cluster.router().route(&home).shard).unwrap();
-    let asked = Statement::sqlite("SELECT count(*) FROM outbox_event WHERE home_key = ?").bind(home.uuid());
+    let asked = Statement::same("SELECT count(*) FROM outbox_event WHERE home_key = ?").bind(home.uuid());
     db.query(asked).await.unwrap()[0].count(0).unwrap()
 }
 
 async fn live(folder: &Folder) -> u64 {
     let db = Db::open(&folder.path().join("bus.db"), DbSettings::default()).await.unwrap();
-    let rows = db.query(Statement::sqlite("SELECT count(*) FROM bus_record")).await.unwrap();
+    let rows = db.query(Statement::same("SELECT count(*) FROM bus_record")).await.unwrap();
     rows[0].count(0).unwrap()
 }
 
@@ -140,7 +140,7 @@ async fn the_log_keeps_what_a_consumer_has_not_read() {
     relay.end().await;
     // A second consumer that has read five records of the partition only.
     let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
-    let slow = Statement::sqlite("INSERT INTO projection_checkpoint VALUES ('slow', ?, ?, 5, 0, 0)");
+    let slow = Statement::same("INSERT INTO projection_checkpoint VALUES ('slow', ?, ?, 5, 0, 0)");
     let mut tx = rig.store.db().begin().await.unwrap();
     tx.query(slow.bind(DOMAIN_TOPIC).bind(partition)).await.unwrap();
     tx.commit().await.unwrap();
@@ -149,7 +149,7 @@ async fn the_log_keeps_what_a_consumer_has_not_read() {
     assert_eq!(cut(&rig, &at_once()).await, 4, "one segment, whatever the first consumer has read");
     let many = RetentionSettings { log_age_secs: 3600, ..at_once() };
     let mut tx = rig.store.db().begin().await.unwrap();
-    tx.query(Statement::sqlite("DELETE FROM projection_checkpoint WHERE consumer = 'slow'")).await.unwrap();
+    tx.query(Statement::same("DELETE FROM projection_checkpoint WHERE consumer = 'slow'")).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(cut(&rig, &many).await, 4, "young, but too many");
     assert_eq!(live(&folder).await, 2, "never a part of a segment");

@@ -47,7 +47,7 @@ impl<S: Sink> Engine<S> {
                     let reason = (HoldReason::Poison, error.code());
                     let set = ledger::set_reason(place.consumer, key, reason, true, self.clock.now());
                     let tx = self.db.begin().await?;
-                    tx.commit_with(vec![set]).await?;
+                    tx.commit_with(vec![ledger::lock(place), set]).await?;
                     return Ok(());
                 }
             }
@@ -65,11 +65,12 @@ impl<S: Sink> Engine<S> {
             }
         }
         let began = (self.clock.now(), Instant::now());
-        // The head's row is read, and so locked, before anything else.
-        let first = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
+        // Nobody else is at the key's head or hold before either is read.
+        let states = ledger::states(place.consumer, [key]);
+        let first = [ledger::lock(place), states, ledger::held(place.consumer, key, STEP_MAX)];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
         let (mut last, mut applied) = (Vec::new(), Vec::new());
-        let outcome = match self.found(place, key, &answers, size, &mut last) {
+        let outcome = match self.found(place, key, answers.get(1..).unwrap_or_default(), size, &mut last) {
             Ok(Found::Done) => Ok(false),
             Ok(Found::Run { run, events }) => {
                 applied.clone_from(&events);

@@ -34,7 +34,7 @@ impl Sink for Count {
 async fn engine(folder: &std::path::Path) -> Engine<Count> {
     let db = Db::open(&folder.join("ledger.db"), DbSettings::default()).await.unwrap();
     let mut tx = db.begin().await.unwrap();
-    tx.script(ledger::LEDGER_SCHEMA).await.unwrap();
+    tx.script(&ledger::LEDGER_SCHEMA.text(db.engine()).unwrap()).await.unwrap();
     tx.commit().await.unwrap();
     let settings = ConsumerSettings::default();
     Engine {
@@ -65,7 +65,7 @@ async fn a_stale_position_moves_no_checkpoint() {
     assert_eq!(engine.absorb(&place, 0, &records).await.unwrap(), Step::Next(5));
     assert_eq!(engine.absorb(&place, 0, &records[..3]).await.unwrap(), Step::Lost);
     assert_eq!(engine.position(&place).await.unwrap(), 5);
-    let kept = engine.db.query(Statement::sqlite("SELECT count(*) FROM dead_record")).await.unwrap();
+    let kept = engine.db.query(Statement::same("SELECT count(*) FROM dead_record")).await.unwrap();
     assert_eq!(kept[0].count(0).unwrap(), 5);
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
@@ -89,7 +89,7 @@ async fn nothing_vanishes_when_it_cannot_be_put_aside() {
     assert_eq!(engine.position(&place).await.unwrap(), 0);
     script("DROP TRIGGER no_room;").await;
     assert_eq!(engine.absorb(&place, 0, &[broken(0)]).await.unwrap(), Step::Next(1));
-    let kept = engine.db.query(Statement::sqlite("SELECT count(*) FROM dead_record")).await.unwrap();
+    let kept = engine.db.query(Statement::same("SELECT count(*) FROM dead_record")).await.unwrap();
     assert_eq!(kept[0].count(0).unwrap(), 1);
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();

@@ -40,12 +40,12 @@ impl HeldEvent {
 /// Adds an event to its key's held sequence; the head stays where it is.
 pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement; 2] {
     let Hold { record, event, reason, code, last } = hold;
-    let key = Statement::sqlite(
+    let key = Statement::same(
         "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
          VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)
          ON CONFLICT (consumer, home_key) DO UPDATE SET
-           code = iif(held_key.reason = excluded.reason, held_key.code, excluded.code),
-           since = iif(held_key.reason = excluded.reason, held_key.since, excluded.since),
+           code = CASE WHEN held_key.reason = excluded.reason THEN held_key.code ELSE excluded.code END,
+           since = CASE WHEN held_key.reason = excluded.reason THEN held_key.since ELSE excluded.since END,
            reason = excluded.reason, last_epoch = excluded.last_epoch, last_n = excluded.last_n",
     )
     .bind(place.consumer)
@@ -56,7 +56,7 @@ pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement
     .bind(now)
     .bind(last.epoch.0)
     .bind(last.n);
-    let row = Statement::sqlite(
+    let row = Statement::same(
         "INSERT INTO held_event (consumer, home_key, owner_epoch, n, event_id, event_type, event_at, causation,
                                  part, pos, digest, headers, payload, at)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -86,13 +86,13 @@ pub(crate) fn set_reason(
     tried: bool,
     now: Timestamp,
 ) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "UPDATE held_key SET reason = ?, code = ?, tries = tries + ?, since = ?
          WHERE consumer = ? AND home_key = ? RETURNING 1",
     )
     .bind(reason.name())
     .bind(code)
-    .bind(tried)
+    .bind(u8::from(tried))
     .bind(now)
     .bind(consumer)
     .bind(key)
@@ -100,7 +100,7 @@ pub(crate) fn set_reason(
 
 /// Asks for a few keys of a partition that are being applied again; asked before every batch, hence the fixed limit.
 pub(crate) fn draining(place: &Place) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "SELECT home_key FROM held_key WHERE consumer = ? AND part = ? AND reason = 'draining' ORDER BY since LIMIT 16",
     )
     .bind(place.consumer)
@@ -109,7 +109,7 @@ pub(crate) fn draining(place: &Place) -> Statement {
 
 /// Asks for the first `max` events of a held sequence, in order; read the answer with [`HeldEvent::of`].
 pub(crate) fn held(consumer: &str, key: Uuid, max: u32) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "SELECT owner_epoch, n, headers, payload FROM held_event WHERE consumer = ? AND home_key = ?
          ORDER BY owner_epoch, n LIMIT ?",
     )
@@ -127,7 +127,7 @@ impl HeldEvent {
 
 /// Removes the events up to `upto` from a held sequence; they are applied.
 pub(crate) fn drop_held(consumer: &str, key: Uuid, upto: Head) -> Statement {
-    Statement::sqlite("DELETE FROM held_event WHERE consumer = ? AND home_key = ? AND n <= ? AND owner_epoch <= ?")
+    Statement::same("DELETE FROM held_event WHERE consumer = ? AND home_key = ? AND n <= ? AND owner_epoch <= ?")
         .bind(consumer)
         .bind(key)
         .bind(upto.n)
@@ -136,7 +136,7 @@ pub(crate) fn drop_held(consumer: &str, key: Uuid, upto: Head) -> Statement {
 
 /// Ends the hold of a key whose sequence is empty; answers a row when it did.
 pub(crate) fn release(consumer: &str, key: Uuid) -> Statement {
-    Statement::sqlite(
+    Statement::same(
         "DELETE FROM held_key WHERE consumer = ? AND home_key = ?
          AND NOT EXISTS (SELECT 1 FROM held_event e WHERE e.consumer = held_key.consumer AND e.home_key = held_key.home_key)
          RETURNING 1",

@@ -21,7 +21,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) async fn load(db: &Db) -> Result<Self, DbError> {
-        let asked = Statement::sqlite("SELECT DISTINCT home_key FROM outbox_held LIMIT ?").bind(KEYS_MAX as u64);
+        let asked = Statement::same("SELECT DISTINCT home_key FROM outbox_held LIMIT ?").bind(KEYS_MAX as u64);
         let rows = db.query(asked).await?;
         Ok(Self { keys: rows.iter().map(|row| row.uuid(0)).collect::<Result<_, _>>()? })
     }
@@ -46,7 +46,7 @@ impl Held {
             Ack::Refused(Refusal::UnknownTopic) => Refusal::UnknownTopic.name(),
             Ack::Behind | Ack::Stored { .. } => "behind",
         };
-        Statement::sqlite(
+        Statement::same(
             "INSERT INTO outbox_held (seq, home_key, code, at, retry)
              VALUES (?, ?, ?, ?, coalesce((SELECT max(retry) FROM outbox_held WHERE home_key = ?), 0))
              ON CONFLICT (seq) DO UPDATE SET code = excluded.code",
@@ -61,10 +61,10 @@ impl Held {
 
 /// An event that the bus has taken after all.
 pub(super) fn sent(row: &OutboxRow) -> Statement {
-    Statement::sqlite("DELETE FROM outbox_held WHERE seq = ?").bind(row.event.seq)
+    Statement::same("DELETE FROM outbox_held WHERE seq = ?").bind(row.event.seq)
 }
 
 /// An event that was refused again: its whole key waits for the next word of an operator.
 pub(super) fn not_now(row: &OutboxRow) -> Statement {
-    Statement::sqlite("UPDATE outbox_held SET retry = 0 WHERE home_key = ?").bind(row.event.home)
+    Statement::same("UPDATE outbox_held SET retry = 0 WHERE home_key = ?").bind(row.event.home)
 }

@@ -13,7 +13,7 @@ use super::RelaySettings;
 use super::hold::{self, Held};
 use crate::bus::{Ack, BusError, NewRecord, Publisher};
 use crate::outbox::Source;
-use crate::outbox::lease::{self, Asked, Lease};
+use crate::outbox::cursor::Cursor;
 use crate::outbox::row::{self, OutboxRow, RowError};
 use crate::pace::{Pace, Stop, rest, sleep};
 use crate::signals::{EventSignals, LeaseChange};
@@ -32,10 +32,9 @@ pub(super) struct Task {
 
 /// What a relay knows while it holds the lease.
 struct Tenure {
-    lease: Lease,
-    /// Published up to here; the cursor in the database may be a little behind.
-    sent: u64,
+    cursor: Cursor,
     renewed: Instant,
+    shared: Instant,
     held: Held,
     looked: Instant,
 }
@@ -94,12 +93,11 @@ impl Task {
     }
 
     async fn acquire(&self) -> Result<Option<Tenure>, TaskError> {
-        let Asked::Held(lease) = lease::acquire(&self.source.db, self.owner, self.settings.lease()).await? else {
-            return Ok(None);
-        };
+        let taken = Cursor::take(&self.source.db, self.owner, self.settings.lease()).await?;
+        let Some(cursor) = taken else { return Ok(None) };
         let held = Held::load(&self.source.db).await?;
         let now = Instant::now();
-        Ok(Some(Tenure { lease, sent: lease.last_seq, renewed: now, held, looked: now }))
+        Ok(Some(Tenure { cursor, renewed: now, shared: now, held, looked: now }))
     }
 
     /// Serves the outbox until stopped, or until something fails; then the lease is given back if it can be.
@@ -122,16 +120,21 @@ impl Task {
         };
         if matches!(outcome, Err(TaskError::Lost)) {
             self.signals.lease(LeaseChange::Lost);
+            // Of several lanes only some may be lost.
+            tenure.cursor.release(&self.source.db).await?;
             return outcome;
         }
         // A failure that ended the tenure must neither lose what is known nor keep the next relay waiting.
         self.save(&mut tenure, Vec::new()).await?;
-        lease::release(&self.source.db, &tenure.lease).await?;
+        tenure.cursor.release(&self.source.db).await?;
         outcome
     }
 
     /// One look: true when there was something to send.
     async fn turn(&self, tenure: &mut Tenure) -> Result<bool, TaskError> {
+        if tenure.shared.elapsed() >= self.settings.lease() / 3 {
+            self.share(tenure).await?;
+        }
         // What an operator marked goes first: it is the way out of too many held keys.
         if tenure.held.is_full() || (!tenure.held.is_empty() && tenure.looked.elapsed() >= RETRY_LOOK) {
             tenure.looked = Instant::now();
@@ -140,7 +143,7 @@ impl Task {
         if tenure.held.is_full() {
             return Err(TaskError::Full);
         }
-        let rows = self.source.db.query(row::behind(tenure.sent, self.settings.batch_max)).await?;
+        let rows = tenure.cursor.behind(&self.source.db, self.settings.batch_max).await?;
         let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let Some(last) = rows.last().map(|row| row.event.seq) else {
@@ -150,16 +153,30 @@ impl Task {
             return Ok(false);
         };
         let holds = self.send(tenure, &rows).await?;
-        // Held events leave the cursor behind them only together with the note that they are held: should that note not be
-        // written, nothing that is saved later may move past them.
-        if !holds.is_empty() {
-            self.save_at(tenure, last, holds).await?;
-        }
-        tenure.sent = last;
-        if Instant::now() >= self.due(tenure) {
+        let before = (!holds.is_empty()).then(|| tenure.cursor.clone());
+        tenure.cursor.pass(last);
+        if let Some(before) = before {
+            // Held events leave the cursor behind them only together with the note that they are held: should that note not
+            // be written, nothing that is saved later may move past them.
+            if let Err(error) = self.save(tenure, holds).await {
+                tenure.cursor = before;
+                return Err(error);
+            }
+        } else if Instant::now() >= self.due(tenure) {
             self.save(tenure, Vec::new()).await?;
         }
         Ok(true)
+    }
+
+    /// Leases no more and no less than its share among the relays that are alive.
+    async fn share(&self, tenure: &mut Tenure) -> Result<(), TaskError> {
+        tenure.shared = Instant::now();
+        let shared = tenure.cursor.share(&self.source.db, self.settings.lease()).await?;
+        if shared.ok_or(TaskError::Lost)? {
+            // The keys of a new lane may be held.
+            tenure.held = Held::load(&self.source.db).await?;
+        }
+        Ok(())
     }
 
     /// Publishes in order; answers the notes on what has to be held.
@@ -201,7 +218,7 @@ impl Task {
 
     /// Sends held events again, for keys that an operator has marked.
     async fn retry(&self, tenure: &mut Tenure) -> Result<(), TaskError> {
-        let rows = self.source.db.query(row::to_retry(self.settings.batch_max)).await?;
+        let rows = self.source.db.query(row::to_retry(tenure.cursor.lanes(), self.settings.batch_max)).await?;
         let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         if rows.is_empty() {
@@ -227,22 +244,15 @@ impl Task {
 
     /// When the cursor has to be written, or the lease renewed, at the latest.
     fn due(&self, tenure: &Tenure) -> Instant {
-        let unsaved = tenure.sent > tenure.lease.last_seq;
-        let delay = if unsaved { self.settings.cursor_delay() } else { self.settings.lease() / 3 };
+        let delay = if tenure.cursor.is_unsaved() { self.settings.cursor_delay() } else { self.settings.lease() / 3 };
         tenure.renewed + delay
     }
 
     async fn save(&self, tenure: &mut Tenure, with: Vec<Statement>) -> Result<(), TaskError> {
-        self.save_at(tenure, tenure.sent, with).await
-    }
-
-    /// Moves the cursor up to `sent`, together with notes.
-    async fn save_at(&self, tenure: &mut Tenure, sent: u64, with: Vec<Statement>) -> Result<(), TaskError> {
         let length = self.settings.lease();
-        if !lease::advance(&self.source.db, &tenure.lease, sent, length, with).await? {
+        if !tenure.cursor.save(&self.source.db, length, with).await? {
             return Err(TaskError::Lost);
         }
-        tenure.lease.last_seq = sent;
         tenure.renewed = Instant::now();
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Comparing read models: counts, and a hash that does not depend on the order of rows.
 
-use pim_data::backend::{DbError, Row, SqlPair, Statement, Transaction, Value};
+use pim_data::backend::{DbError, Engine, Row, SqlPair, Statement, Transaction, Value};
 use sha2::{Digest, Sha256};
 
-use crate::projection::{ReadStore, ReadTable, StoreError};
+use crate::projection::{ReadTable, StoreError};
 
 const PAGE_ROWS: u64 = 2000;
 
@@ -18,34 +18,18 @@ pub struct TableSummary {
     pub hash: String,
 }
 
-/// Where the rows are read.
-pub(super) enum Source<'a> {
-    Store(&'a ReadStore),
-    Transaction(&'a mut Transaction),
-}
-
-impl Source<'_> {
-    async fn page(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
-        match self {
-            Self::Store(store) => store.db().query(statement).await,
-            Self::Transaction(tx) => tx.query(statement).await,
-        }
-    }
-}
-
+/// Counts and hashes tables that nobody else writes meanwhile.
 pub(super) async fn summarise(
-    source: &mut Source<'_>,
+    tx: &mut Transaction,
+    engine: Engine,
     tables: &'static [ReadTable],
 ) -> Result<Vec<TableSummary>, StoreError> {
     let mut all = Vec::with_capacity(tables.len());
     for table in tables {
-        let columns = table.columns.join(", ");
-        let text = format!("SELECT {columns} FROM {} LIMIT ? OFFSET ?", table.name);
-        // Nobody writes meanwhile, so that the table's own order stays from page to page.
+        let mut pages = Pages::open(tx, engine, table).await?;
         let (mut rows, mut sum) = (0_u64, [0_u128; 2]);
         loop {
-            let page = Statement::of(SqlPair::generated(text.clone())).bind(PAGE_ROWS).bind(rows);
-            let page = source.page(page).await?;
+            let page = pages.next(tx).await?;
             if page.is_empty() {
                 break;
             }
@@ -60,6 +44,37 @@ pub(super) async fn summarise(
         all.push(TableSummary { table: table.name, rows, hash: format!("{:032x}{:032x}", sum[0], sum[1]) });
     }
     Ok(all)
+}
+
+/// The rows of a table, each once: page by page of its own order, or on a server, which has none, by a cursor.
+enum Pages {
+    Offset { select: String, read: u64 },
+    Cursor { fetch: String },
+}
+
+impl Pages {
+    async fn open(tx: &mut Transaction, engine: Engine, table: &ReadTable) -> Result<Self, DbError> {
+        let columns = table.columns.join(", ");
+        if engine == Engine::Sqlite {
+            let select = format!("SELECT {columns} FROM {} LIMIT ? OFFSET ?", table.name);
+            return Ok(Self::Offset { select, read: 0 });
+        }
+        let name = table.name;
+        tx.script(&format!("DECLARE pim_pages_{name} NO SCROLL CURSOR FOR SELECT {columns} FROM {name}")).await?;
+        Ok(Self::Cursor { fetch: format!("FETCH FORWARD {PAGE_ROWS} FROM pim_pages_{name}") })
+    }
+
+    async fn next(&mut self, tx: &mut Transaction) -> Result<Vec<Row>, DbError> {
+        match self {
+            Self::Offset { select, read } => {
+                let page = Statement::of(SqlPair::generated(select.clone())).bind(PAGE_ROWS).bind(*read);
+                let rows = tx.query(page).await?;
+                *read += rows.len() as u64;
+                Ok(rows)
+            }
+            Self::Cursor { fetch } => tx.query(Statement::of(SqlPair::generated_postgres(fetch.clone()))).await,
+        }
+    }
 }
 
 const ZERO: [u8; 8] = 0_i64.to_be_bytes();

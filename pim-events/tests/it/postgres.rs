@@ -1,0 +1,32 @@
+//! The same promises on PostgreSQL: the modules of the level above once more, with another engine under their rig.
+
+#![expect(clippy::duplicate_mod, reason = "the same promises, tried on another engine")]
+
+use pim_data::backend::Engine;
+
+const ENGINE: Engine = Engine::Postgres;
+
+/// Stamps a promise for this engine.
+macro_rules! promises {
+    ($($promise:ident in $file:literal,)*) => {
+        $(#[path = $file] mod $promise;)*
+    };
+}
+
+promises! {
+    rig in "rig.rs",
+    append_refuses_what_is_wrong in "append_refuses_what_is_wrong.rs",
+    checkpoint_has_one_owner in "checkpoint_has_one_owner.rs",
+    commands_happen_once in "commands_happen_once.rs",
+    facts_reach_read_models in "facts_reach_read_models.rs",
+    order_survives_chaos in "order_survives_chaos.rs",
+    poison_parks_its_key in "poison_parks_its_key.rs",
+    rebuild_equals_live in "rebuild_equals_live.rs",
+    relay_repeats_harmlessly in "relay_repeats_harmlessly.rs",
+    retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
+}
+
+// What only a server promises.
+promises! {
+    windows_skip_nobody in "windows_skip_nobody.rs",
+}

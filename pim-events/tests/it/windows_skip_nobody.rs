@@ -1,0 +1,160 @@
+//! On a server many write at once: a relay skips nobody who commits late, waits for nobody, and shares lanes with others.
+
+use pim_core::shard::HomeKey;
+use pim_data::backend::{Db, SqlPair, Statement, Transaction, Value};
+use pim_events::DomainEvent as _;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful};
+
+/// The first event of a key, written by a transaction that stays open.
+async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
+    let context = json!({
+        "bucket": home.bucket().get(), "epoch": 1, "home": home.uuid(), "at": 1, "user": "u-1", "role": "person",
+        "request": Uuid::new_v4(), "trace": pim_core::context::TraceContext::root().to_string(),
+    });
+    let payload = serde_json::to_string(&Happened { thing: Uuid::nil(), step: 1 }).unwrap();
+    let event = json!([{
+        "id": Uuid::now_v7(), "topic": "domain.v1", "type": Happened::TYPE, "version": 1, "aggregate": Happened::AGGREGATE,
+        "aggregate_id": Uuid::nil(), "aggregate_version": 1, "payload": payload,
+    }]);
+    let append = Statement::of(SqlPair::postgres("SELECT pim_outbox_append(?, ?, 1)"));
+    let append = append.bind(Value::Json(context.to_string())).bind(Value::Json(event.to_string()));
+    let (tx, _none) = db.begin_with(&[append]).await.unwrap();
+    tx
+}
+
+/// Two keys of one shard.
+fn neighbours(rig: &Rig) -> (HomeKey, HomeKey) {
+    let shard = |home: &HomeKey| rig.cluster.router().route(home).shard;
+    let one = patient();
+    let other = std::iter::repeat_with(patient).find(|other| shard(other) == shard(&one)).unwrap();
+    (one, other)
+}
+
+async fn number(db: &Db, text: &'static str) -> u64 {
+    db.query(Statement::of(SqlPair::postgres(text))).await.unwrap()[0].count(0).unwrap()
+}
+
+/// Guard: a window looks up what was in progress when the one before it was taken (`pim_outbox_next`). A cursor that went
+/// by seq alone would skip the event whose number was taken first and which was committed last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_commits_late_is_sent_and_keeps_nobody_waiting() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    let (late, swift) = neighbours(&rig);
+    let db = powerful(&rig, late).await;
+    let open = open_with_event(&db, late).await;
+    for step in 1..=20 {
+        rig.write(swift, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("the others are applied", || async { rig.order_of(swift).await.len() == 20 }).await;
+    assert!(rig.order_of(late).await.is_empty());
+    eventually("the cursors know it", || async {
+        number(&db, "SELECT count(*) FROM outbox_event e JOIN outbox_cursor c ON c.lane = e.lane
+            WHERE pg_visible_in_snapshot(e.xid, c.low)").await == 20
+    })
+    .await;
+    open.commit().await.unwrap();
+    eventually("the late one too", || async { rig.order_of(late).await == [1] }).await;
+}
+
+/// Guard: the same for a relay that starts anew from what is written, with the transaction still open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_commits_late_is_sent_by_the_next_relay() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (late, swift) = neighbours(&rig);
+    let db = powerful(&rig, late).await;
+    let open = open_with_event(&db, late).await;
+    let relay = Running::relay(rig.relay());
+    rig.write(swift, Uuid::new_v4(), &[1, 2, 3]).await;
+    eventually("sent", || async { sent(&rig).await == 3 }).await;
+    relay.end().await;
+    open.commit().await.unwrap();
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("the late one too", || async { rig.order_of(late).await == [1] }).await;
+    assert_eq!(sent(&rig).await, 4, "and nothing is sent twice");
+}
+
+async fn sent(rig: &Rig) -> u64 {
+    use pim_events::Subscriber as _;
+    let mut total = 0;
+    for partition in 0..rig.bus.partitions(pim_events::DOMAIN_TOPIC).await.unwrap() {
+        total += rig.bus.end_offset(pim_events::DOMAIN_TOPIC, partition).await.unwrap();
+    }
+    total
+}
+
+/// Guard: a backlog is cut into windows at transactions, none of them empty (`pim_outbox_end`), and each event is in one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_is_cut_between_transactions() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (one, other) = neighbours(&rig);
+    let db = powerful(&rig, one).await;
+    let open = open_with_event(&db, other).await;
+    for steps in [[1, 2, 3, 4].as_slice(), &[5], &[6], &[7, 8]] {
+        rig.write(one, Uuid::new_v4(), steps).await;
+    }
+    let (mut low, mut sizes, mut seen) = ("1:1:".to_owned(), Vec::new(), Vec::new());
+    while seen.len() < 8 {
+        let end = Statement::of(SqlPair::postgres("SELECT pim_outbox_end(CAST(? AS text)::pg_snapshot, 2)::text"));
+        let high = db.query(end.bind(low.as_str())).await.unwrap()[0].text(0).unwrap().to_owned();
+        let lanes = Value::Json(json!((0..64).collect::<Vec<_>>()).to_string());
+        let next = Statement::of(SqlPair::postgres("SELECT n FROM pim_outbox_next(?, ?, ?, 0, 100)"));
+        let rows = db.query(next.bind(lanes).bind(low.as_str()).bind(high.as_str())).await.unwrap();
+        let found: Vec<u64> = rows.iter().filter_map(|row| row.count(0).ok()).collect();
+        assert!(!found.is_empty(), "behind {low} up to {high}");
+        sizes.push(found.len());
+        seen.extend(found);
+        low = high;
+    }
+    assert_eq!((seen, sizes), ((1..=8).collect(), vec![4, 2, 2]));
+    open.commit().await.unwrap();
+    let _relay = Running::relay(rig.relay());
+    eventually("all nine", || async { sent(&rig).await == 9 }).await;
+}
+
+/// Guard: living relays have equal shares of the lanes, and what one gives up another takes (`pim_outbox_lease`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_have_equal_shares_of_the_lanes() {
+    const SHARES: &str = "SELECT coalesce(max(lanes), 0) * 1000 + coalesce(min(lanes), 0) FROM
+        (SELECT count(*) AS lanes FROM outbox_cursor WHERE owner IS NOT NULL GROUP BY owner) s";
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let db = powerful(&rig, patient()).await;
+    let one = Running::relay(rig.relay());
+    eventually("one has all", || async { number(&db, SHARES).await == 64_064 }).await;
+    let two = Running::relay(rig.relay());
+    eventually("two have halves", || async { number(&db, SHARES).await == 32_032 }).await;
+    one.crash().await;
+    eventually("the other has all", || async { number(&db, SHARES).await == 64_064 }).await;
+    two.end().await;
+    assert_eq!(number(&db, SHARES).await, 0);
+}
+
+/// Guard: `window::SAVE` checks owner and epoch of every lane. A relay that was taken for dead moves no cursor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_relay_moves_no_cursor() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let db = powerful(&rig, home).await;
+    let relay = Running::relay(rig.relay());
+    eventually("leased", || async { number(&db, "SELECT count(owner) FROM outbox_cursor").await == 64 }).await;
+    let mut tx = db.begin().await.unwrap();
+    tx.script("UPDATE outbox_cursor SET epoch = epoch + 1, lease_until_ms = pim_now_ms() + 600000, low = '1:1:', high = NULL")
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    eventually("it sends all the same", || async { sent(&rig).await >= 1 }).await;
+    // At the latest now it writes how far it is.
+    relay.end().await;
+    assert_eq!(number(&db, "SELECT count(*) FROM outbox_cursor WHERE low::text <> '1:1:'").await, 0);
+}
