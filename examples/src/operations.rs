@@ -1,5 +1,6 @@
 //! Operations, and what is known of them: dead letters, projections, journeys, runs.
 
+mod dead_letter;
 mod ledger;
 
 pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate, routes as record_routes};
@@ -16,7 +17,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
-use pim_events::{LIST_MAX, Rebuild, ReplaySelection, Subscriber, UnparkError, Verdict};
+use pim_events::{Rebuild, Subscriber, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -30,110 +31,34 @@ use crate::workers::Stores;
 
 /// No consumer has this name; `consumers` lists those that there are.
 const UNKNOWN_CONSUMER: ProblemType = ProblemType::new("unknown-consumer", 404, "There is no such consumer");
-/// The key goes on by itself, or has never been seen.
-const KEY_NOT_HELD: ProblemType = ProblemType::new("key-not-held", 404, "The consumer does not hold this key");
-/// An event before those that are held is missing; when it comes the key goes on by itself.
-const KEY_WAITS: ProblemType =
-    ProblemType::new("key-waits-for-event", 409, "The key waits for an event that is missing");
-/// Only a rebuild of the read model helps.
-const KEY_REWOUND: ProblemType =
-    ProblemType::new("key-rewound", 409, "The key's history was rewound: rebuild the read model");
+/// The consumer runs already.
+const NOT_STOPPED: ProblemType = ProblemType::new("consumer-not-stopped", 409, "The consumer does not stand still");
 
 /// The routes, for the admin service.
 pub fn routes(stores: Stores) -> Router {
     let journeys = Router::new().route("/v1/admin/journeys/{request_id}", get(show_journey));
     let journeys = journeys.with_state(Journeys::over(stores.clone()));
     Router::new()
-        .route("/v1/admin/dead-letters", get(dead_letters))
-        .route("/v1/admin/dead-letters/replay", post(replay))
-        .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
         .route("/v1/admin/projections", get(list_projections))
         .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
+        .route("/v1/admin/projections/{name}/resume", post(resume))
         .route("/v1/admin/runs/summary", get(run_summary))
+        .merge(dead_letter::routes())
         .with_state(stores.clone())
         .merge(journeys)
         .merge(crate::chaos::routes(stores.cluster, stores.hub))
 }
 
+/// Every consumer may hold keys and stand still: read models, and commands that events drive.
+fn known_consumer(name: &str) -> Result<(), Problem> {
+    let models = projections::all().into_iter().map(|projection| projection.name());
+    let commands = crate::workers::commands().into_iter().map(|command| command.name());
+    let known: Vec<&'static str> = models.chain(commands).collect();
+    if known.contains(&name) { Ok(()) } else { Err(Problem::of(UNKNOWN_CONSUMER).with("consumers", known)) }
+}
+
 fn unavailable<E>(_: E) -> Failure {
     Problem::of(problem::UNAVAILABLE).detail("a store does not answer").retry_after_secs(1).into()
-}
-
-async fn dead_letters(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
-    let held = stores.reads.held_keys(None, LIST_MAX).await.map_err(unavailable)?;
-    let mut items = Vec::with_capacity(held.len());
-    for key in held {
-        let letters = stores.reads.dead_letters(&key.consumer, key.key, 0, 20).await.map_err(unavailable)?;
-        items.push(json!({"held": key, "events": letters}));
-    }
-    let unreadable = stores.reads.dead_records(LIST_MAX).await.map_err(unavailable)?;
-    Answer::ok(&json!({"items": items, "unreadable": unreadable}))
-}
-
-async fn unpark(
-    State(stores): State<Stores>,
-    May(permit): May<Write>,
-    Path((consumer, key)): Path<(String, String)>,
-    command: Command<Nothing>,
-) -> Result<Answer, Failure> {
-    let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID).detail("the key of a held key"))?;
-    let known = consumers();
-    if !known.contains(&consumer.as_str()) {
-        return Err(Problem::of(UNKNOWN_CONSUMER).with("consumers", known).into());
-    }
-    let intent = Intent::new("dead_letter.unpark", format!("{consumer}/{key}"), json!({}));
-    let effect = async {
-        match stores.reads.unpark(&consumer, key).await {
-            Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
-            Err(error) => Err(why_held(error)),
-        }
-    };
-    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
-}
-
-/// Everybody who may hold keys: read models, and commands that events drive.
-fn consumers() -> Vec<&'static str> {
-    let models = projections::all().into_iter().map(|projection| projection.name());
-    models.chain(crate::workers::commands().into_iter().map(|command| command.name())).collect()
-}
-
-/// Each reason why a key cannot be un-parked is a problem of its own, because each is mended in another way.
-fn why_held(error: UnparkError) -> Failure {
-    match error {
-        UnparkError::NotHeld => Problem::of(KEY_NOT_HELD).into(),
-        UnparkError::Gap => Problem::of(KEY_WAITS).into(),
-        UnparkError::Rewound => Problem::of(KEY_REWOUND).into(),
-        other => unavailable(other),
-    }
-}
-
-/// Body of a replay: which parked keys, and whether to only say which they are.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Replaying {
-    #[serde(default)]
-    selection: ReplaySelection,
-    #[serde(default)]
-    dry_run: bool,
-}
-
-async fn replay(
-    State(stores): State<Stores>,
-    May(permit): May<Write>,
-    command: Command<Replaying>,
-) -> Result<Answer, Failure> {
-    let Replaying { selection, dry_run } = &command.body;
-    if *dry_run {
-        let plan = stores.reads.plan_replay(selection).await.map_err(unavailable)?;
-        return Answer::ok(&json!({"dry_run": true, "plan": plan}));
-    }
-    let asked = serde_json::to_value(selection).unwrap_or_default();
-    let effect = async {
-        let plan = stores.reads.replay(selection).await.map_err(unavailable)?;
-        Answer::ok(&json!({"dry_run": false, "plan": plan}))
-    };
-    let intent = Intent::new("dead_letter.replay", "", asked);
-    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
 }
 
 async fn list_projections(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
@@ -157,6 +82,24 @@ async fn rebuild(
         Answer::ok(&report)
     };
     let intent = Intent::new("projection.rebuild", name, json!({}));
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+/// Lets a consumer run again that stands still because it holds more than it may. It stops again when that has not changed.
+async fn resume(
+    State(stores): State<Stores>,
+    May(permit): May<Write>,
+    Path(name): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    known_consumer(&name)?;
+    let intent = Intent::new("projection.resume", name.clone(), json!({}));
+    let effect = async {
+        match stores.reads.resume(&name).await.map_err(unavailable)? {
+            true => Answer::ok(&json!({"consumer": name, "resumed": true})),
+            false => Err(Problem::of(NOT_STOPPED).into()),
+        }
+    };
     operate(&stores.cluster, &permit, &command.cx, intent, effect).await
 }
 

@@ -33,6 +33,8 @@ use crate::{idempotency, scope};
 
 /// Most rows that one unit may write.
 pub const WRITES_MAX: usize = 64;
+/// Most rows that one unit may load and keep for their change.
+pub const LOADS_MAX: usize = 256;
 
 /// A buffered transaction on one home key. Loads read at once; saves only collect; [`Unit::commit`] sends everything.
 ///
@@ -101,7 +103,8 @@ impl Unit {
     ///
     /// # Errors
     /// [`UnitError::Replay`] with the stored answer of an earlier, equal submission; [`UnitError::Denied`] when the permit
-    /// speaks of something else; [`UnitError::Conflict`] when the key was written since an earlier load.
+    /// speaks of something else; [`UnitError::Conflict`] when the key was written since an earlier load;
+    /// [`UnitError::TooLarge`] above [`LOADS_MAX`] rows.
     pub async fn load<E: Entity>(
         &mut self,
         permit: &Permit<WriteAccess>,
@@ -143,6 +146,9 @@ impl Unit {
         }
         let entity = from_row::<E>(&row, 4)?;
         self.loaded.retain(|(known, _)| *known != id.uuid());
+        if self.loaded.len() == LOADS_MAX {
+            return Err(UnitError::TooLarge { most: LOADS_MAX });
+        }
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, 4)?));
         Ok(Some(entity))
     }

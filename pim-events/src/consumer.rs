@@ -123,6 +123,12 @@ pub struct ConsumerSettings {
     pub tries_max: u32,
     /// Keys parked within a minute that stop the consumer.
     pub parked_per_minute_max: u32,
+    /// Keys held at once, for whatever reason, that stop the consumer. One batch a partition may come on top.
+    pub held_keys_max: u64,
+    /// Events in held sequences that stop the consumer. One batch a partition may come on top.
+    pub held_events_max: u64,
+    /// Records put aside because they are no events that stop the consumer. One batch a partition may come on top.
+    pub dead_records_max: u64,
     /// Where the spans of what was applied go.
     #[serde(skip)]
     pub spans: Spans,
@@ -130,11 +136,24 @@ pub struct ConsumerSettings {
 
 impl Default for ConsumerSettings {
     fn default() -> Self {
-        Self { batch_max: 500, pause_max_ms: 1000, tries_max: 5, parked_per_minute_max: 100, spans: Spans::default() }
+        Self {
+            batch_max: 500,
+            pause_max_ms: 1000,
+            tries_max: 5,
+            parked_per_minute_max: 100,
+            held_keys_max: 10_000,
+            held_events_max: 100_000,
+            dead_records_max: 10_000,
+            spans: Spans::default(),
+        }
     }
 }
 
 impl ConsumerSettings {
+    pub(crate) const fn hold_limits(&self) -> ledger::HoldLimits {
+        ledger::HoldLimits { keys: self.held_keys_max, events: self.held_events_max, records: self.dead_records_max }
+    }
+
     pub(crate) const fn pause_max(&self) -> Duration {
         Duration::from_millis(self.pause_max_ms)
     }

@@ -39,6 +39,62 @@ pub struct HeldKey {
     pub n_last: u64,
 }
 
+/// Where a page of held keys begins: behind this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPlace {
+    /// Since when the last key of the page before is held.
+    pub since: Timestamp,
+    /// Its consumer.
+    pub consumer: String,
+    /// Which key.
+    pub key: Uuid,
+}
+
+impl HeldPlace {
+    /// Before the first one.
+    #[must_use]
+    pub const fn start() -> Self {
+        Self { since: Timestamp::from_micros(i64::MIN), consumer: String::new(), key: Uuid::nil() }
+    }
+}
+
+impl From<&HeldKey> for HeldPlace {
+    fn from(key: &HeldKey) -> Self {
+        Self { since: key.since, consumer: key.consumer.clone(), key: key.key }
+    }
+}
+
+/// Where a page of records begins: behind this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadPlace {
+    /// Since when the last record of the page before is put aside.
+    pub at: Timestamp,
+    /// By which consumer.
+    pub consumer: String,
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u64,
+    /// Its offset.
+    pub offset: u64,
+}
+
+impl DeadPlace {
+    /// Before the first one.
+    #[must_use]
+    pub const fn start() -> Self {
+        let at = Timestamp::from_micros(i64::MIN);
+        Self { at, consumer: String::new(), topic: String::new(), partition: 0, offset: 0 }
+    }
+}
+
+impl From<&DeadRecord> for DeadPlace {
+    fn from(record: &DeadRecord) -> Self {
+        let (consumer, topic) = (record.consumer.clone(), record.topic.clone());
+        Self { at: record.at, consumer, topic, partition: record.partition, offset: record.offset }
+    }
+}
+
 /// An event that a consumer holds.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct DeadLetter {
@@ -107,20 +163,49 @@ pub(crate) const LOCK_PARTITION: SqlPair = SqlPair::of(
 );
 
 impl ReadStore {
-    /// Keys that are held, longest first; of one consumer or of all.
+    /// The first keys that are held, longest first; of one consumer or of all.
     ///
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn held_keys(&self, consumer: Option<&str>, max: u32) -> Result<Vec<HeldKey>, StoreError> {
+        self.held_keys_behind(&HeldPlace::start(), consumer, max).await
+    }
+
+    /// The keys behind a place in the same order, a page of at most [`LIST_MAX`].
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn held_keys_behind(
+        &self,
+        place: &HeldPlace,
+        consumer: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<HeldKey>, StoreError> {
         let asked = Statement::same(
             "SELECT k.consumer, k.home_key, k.reason, k.code, k.tries, k.since,
                     count(e.n), coalesce(min(e.n), k.last_n), k.last_n
              FROM held_key k LEFT JOIN held_event e ON e.consumer = k.consumer AND e.home_key = k.home_key
-             WHERE k.consumer = coalesce(?, k.consumer)
-             GROUP BY k.consumer, k.home_key ORDER BY k.since LIMIT ?",
+             WHERE k.consumer = coalesce(?, k.consumer) AND (k.since, k.consumer, k.home_key) > (?, ?, ?)
+             GROUP BY k.consumer, k.home_key ORDER BY k.since, k.consumer, k.home_key LIMIT ?",
         );
-        let asked = asked.bind(consumer).bind(max.min(LIST_MAX));
+        let asked = asked.bind(consumer);
+        let asked = asked.bind(place.since).bind(place.consumer.as_str()).bind(place.key).bind(max.min(LIST_MAX));
         self.query(asked).await?.iter().map(held_key).collect()
+    }
+
+    /// Who holds a home key: one entry for each consumer that does.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn holds_of(&self, key: Uuid) -> Result<Vec<HeldKey>, StoreError> {
+        let asked = Statement::same(
+            "SELECT k.consumer, k.home_key, k.reason, k.code, k.tries, k.since,
+                    count(e.n), coalesce(min(e.n), k.last_n), k.last_n
+             FROM held_key k LEFT JOIN held_event e ON e.consumer = k.consumer AND e.home_key = k.home_key
+             WHERE k.consumer IN (SELECT consumer FROM projection_checkpoint) AND k.home_key = ?
+             GROUP BY k.consumer, k.home_key ORDER BY k.consumer",
+        );
+        self.query(asked.bind(key)).await?.iter().map(held_key).collect()
     }
 
     /// The held events of a key, in order; from `after_n` on.
@@ -142,14 +227,27 @@ impl ReadStore {
         self.query(asked).await?.iter().map(dead_letter).collect()
     }
 
-    /// Records that were no events, oldest first.
+    /// The first records that were no events, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn dead_records(&self, max: u32) -> Result<Vec<DeadRecord>, StoreError> {
-        let asked =
-            Statement::same("SELECT consumer, topic, part, pos, code, digest, at FROM dead_record ORDER BY at LIMIT ?");
-        self.query(asked.bind(max.min(LIST_MAX))).await?.iter().map(dead_record).collect()
+        self.dead_records_behind(&DeadPlace::start(), max).await
+    }
+
+    /// The records behind a place in the same order, a page of at most [`LIST_MAX`].
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn dead_records_behind(&self, place: &DeadPlace, max: u32) -> Result<Vec<DeadRecord>, StoreError> {
+        let asked = Statement::same(
+            "SELECT consumer, topic, part, pos, code, digest, at FROM dead_record
+             WHERE (at, consumer, topic, part, pos) > (?, ?, ?, ?, ?)
+             ORDER BY at, consumer, topic, part, pos LIMIT ?",
+        );
+        let asked = asked.bind(place.at).bind(place.consumer.as_str()).bind(place.topic.as_str());
+        let asked = asked.bind(place.partition).bind(place.offset).bind(max.min(LIST_MAX));
+        self.query(asked).await?.iter().map(dead_record).collect()
     }
 
     /// Lets a parked key be applied again, in order, by the consumer's own worker. What fails again is parked again.

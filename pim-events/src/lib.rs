@@ -18,7 +18,8 @@ pub use consumer::{
     Head, HoldReason, KeyState, Order, Tail, Target,
 };
 pub use dead_letter::{
-    DeadLetter, DeadRecord, HeldKey, LIST_MAX, ReplayPlan, ReplaySelection, ReplayedKey, UnparkError,
+    DeadLetter, DeadPlace, DeadRecord, HeldKey, HeldPlace, LIST_MAX, ReplayPlan, ReplaySelection, ReplayedKey,
+    UnparkError,
 };
 pub use event::{
     DOMAIN_TOPIC, DecodeError, DomainEvent, EnvelopeError, Event, HEADER_BYTES_MAX, Headers, Origin, ParseOriginError,

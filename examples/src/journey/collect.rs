@@ -174,12 +174,12 @@ impl Journeys {
     ) -> Result<Vec<Hop>, JourneyError> {
         let names: Vec<&str> = wanted.iter().map(|consumer| consumer.name).collect();
         let heads = self.stores.reads.heads(&names, home).await?;
-        let held = self.stores.reads.held_keys(None, pim_events::LIST_MAX).await?;
+        let held = self.stores.reads.holds_of(home).await?;
         let mut hops = Vec::with_capacity(wanted.len());
         for consumer in wanted {
             let name = consumer.name;
             let head = heads.iter().find(|(known, head, _)| known == name && head.n >= n);
-            let is_held = held.iter().any(|key| key.consumer == name && key.key == home && key.n_first <= n);
+            let is_held = held.iter().any(|key| key.consumer == name && key.n_first <= n);
             let mut hop = hop(consumer.stage, name.to_owned(), home, n, None);
             match head {
                 Some((_, head, at)) => {

@@ -95,6 +95,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST", "/v1/admin/dead-letters/replay", Operate, On::DeadLetter, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/projections", Read, On::Projection, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/projections/{name}/rebuild", Operate, On::Projection, Class::Operate, Upstream::Admin),
+    route!("POST", "/v1/admin/projections/{name}/resume", Operate, On::Projection, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/journeys/{request_id}", Read, On::Journey, Class::Read, Upstream::Admin),
     route!("GET", "/v1/admin/lineage/{entity}/{id}", Read, On::Lineage, Class::Search, Upstream::Admin),
     route!("GET", "/v1/admin/operations", Read, On::Operation, Class::Read, Upstream::Admin),

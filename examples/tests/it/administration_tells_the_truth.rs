@@ -80,3 +80,51 @@ async fn a_map_with_findings_is_not_published() {
     let refused = world.get(&world.clinician(), "/v1/admin/shards").await;
     assert_eq!(refused.problem(), "forbidden");
 }
+
+#[tokio::test]
+async fn what_is_held_is_told_in_pages_and_a_stop_is_lifted() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let mut tx = world.stores.reads.db().begin().await.unwrap();
+    let hold = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 5)
+        INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
+        SELECT 'patient_search', unhex(printf('%032x', x)), 0, 'poison', 'test', 0, x / 2, 1, 1 FROM c;
+        INSERT INTO dead_record (consumer, topic, part, pos, home_key, code, digest, headers, payload, at)
+        SELECT 'patient_search', 'domain.v1', 0, 7, unhex(printf('%032x', 1)), 'test', x'00', '{}', '{}', 1;
+        INSERT INTO consumer_stop (consumer, reason, since) VALUES ('patient_search', 'held_keys', 0);";
+    tx.script(hold).await.unwrap();
+    tx.commit().await.unwrap();
+    let (mut keys, mut path) = (Vec::new(), "/v1/admin/dead-letters?limit=2".to_owned());
+    for _ in 0..3 {
+        let page = world.get(&sre, &path).await;
+        assert_eq!(page.status, StatusCode::OK, "{:?}", page.body);
+        assert_eq!(page.body["unreadable"].as_array().map(Vec::len), Some(1));
+        keys.extend(page.body["items"].as_array().unwrap().iter().map(|item| item["held"]["key"].to_string()));
+        let Some(cursor) = page.body["next_cursor"].as_str() else { break };
+        path = format!("/v1/admin/dead-letters?limit=2&cursor={cursor}");
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 5, "each once: {keys:?}");
+    let first = world.get(&sre, "/v1/admin/dead-letters?limit=1").await;
+    let cursor = first.body["next_unreadable_cursor"].as_str().unwrap();
+    let rest = world.get(&sre, &format!("/v1/admin/dead-letters?unreadable_cursor={cursor}")).await;
+    assert_eq!((&rest.body["unreadable"], &rest.body["next_unreadable_cursor"]), (&json!([]), &json!(null)));
+    for (query, problem) in [
+        ("limit=0", "invalid-query"),
+        ("limit=x", "invalid-query"),
+        ("page=2", "invalid-query"),
+        ("cursor=x", "invalid-cursor"),
+        (&format!("cursor={cursor}"), "invalid-cursor"),
+    ] {
+        let refused = world.get(&sre, &format!("/v1/admin/dead-letters?{query}")).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::BAD_REQUEST, problem), "{query}");
+    }
+    let resume = "/v1/admin/projections/patient_search/resume";
+    let resumed = world.post(&sre, resume, "r", &json!({})).await;
+    assert_eq!((resumed.status, &resumed.body["resumed"]), (StatusCode::OK, &json!(true)), "{:?}", resumed.body);
+    let again = world.post(&sre, resume, "s", &json!({})).await;
+    assert_eq!((again.status, again.problem()), (StatusCode::CONFLICT, "consumer-not-stopped"));
+    let strange = world.post(&sre, "/v1/admin/projections/nobody/resume", "t", &json!({})).await;
+    assert_eq!((strange.status, strange.problem()), (StatusCode::NOT_FOUND, "unknown-consumer"));
+}

@@ -67,7 +67,7 @@ pub enum UnitError {
     #[error("a write appends at least one event")]
     NoEvent,
     /// Too many rows in one unit.
-    #[error("a unit writes at most {most} rows")]
+    #[error("a unit takes at most {most} rows")]
     TooLarge {
         /// The bound.
         most: usize,

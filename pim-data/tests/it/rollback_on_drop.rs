@@ -2,9 +2,9 @@
 
 use pim_core::id::Id;
 use pim_data::backend::{Db, DbSettings, Statement};
-use pim_data::unit::UnitError;
+use pim_data::unit::{LOADS_MAX, UnitError, WRITES_MAX};
 
-use super::world::{Account, CustomerNote, ShopResource, World, bytes, cx, tell, write};
+use super::world::{Account, CustomerNote, Note, ShopResource, World, bytes, cx, tell, write};
 
 const TABLES: [&str; 5] = [
     "SELECT COUNT(*) FROM account_row",
@@ -147,4 +147,34 @@ async fn hand_typed_rows_of_foreign_buckets_are_refused_by_the_database() {
     assert!(world.raw(account.id, moved).await.is_err(), "a bucket that is not the id's");
     let lost = "UPDATE pim_bucket_owned SET state = 'moved'; UPDATE account_row SET points = 1";
     assert!(world.raw(account.id, lost).await.is_err(), "a bucket that is not owned");
+}
+
+/// Guard: `WRITES_MAX` and `LOADS_MAX`. What a unit collects is bounded, and what is above it is refused while the rest stays.
+#[tokio::test]
+async fn a_unit_takes_so_many_rows_and_no_more() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let permit = write(ShopResource::Note);
+    let mut ids: Vec<Id<Note>> = Vec::new();
+    while ids.len() <= LOADS_MAX {
+        let mut unit = world.cluster.begin(&cx(), account.id);
+        let note =
+            |id| CustomerNote { id, version: 0, customer: account.id, account: account.id, text: "n".to_owned() };
+        for _ in 0..WRITES_MAX {
+            let id = Id::child_of(account.id.bucket(), unit.at());
+            unit.save(&permit, &note(id)).expect("saves");
+            ids.push(id);
+        }
+        let surplus = unit.save(&permit, &note(Id::child_of(account.id.bucket(), unit.at())));
+        assert!(matches!(surplus, Err(UnitError::TooLarge { most: WRITES_MAX })), "{surplus:?}");
+        tell(&mut unit, "noted");
+        unit.commit().await.expect("commits");
+    }
+    let mut unit = world.cluster.begin(&cx(), account.id);
+    for id in &ids[..LOADS_MAX] {
+        unit.load::<CustomerNote>(&permit, *id).await.expect("loads");
+    }
+    unit.load::<CustomerNote>(&permit, ids[0]).await.expect("loads again what it has").expect("it is there");
+    let surplus = unit.load::<CustomerNote>(&permit, ids[LOADS_MAX]).await;
+    assert!(matches!(surplus, Err(UnitError::TooLarge { most: LOADS_MAX })), "{surplus:?}");
 }

@@ -108,6 +108,44 @@ pub(crate) fn stop_above(consumer: &str, max: u32, since: Timestamp, now: Timest
     .bind(max)
 }
 
+/// Stops the consumer, should it hold as much as it may: keys, events in their sequences, or records that are no events.
+pub(crate) fn stop_when_full(consumer: &str, limits: &HoldLimits, now: Timestamp) -> [Statement; 3] {
+    let stop = |text, reason: &'static str, max: u64| {
+        Statement::same(text).bind(consumer).bind(reason).bind(now).bind(consumer).bind(max).bind(max)
+    };
+    [
+        stop(
+            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
+             WHERE (SELECT count(*) FROM (SELECT 1 FROM held_key WHERE consumer = ? LIMIT ?) held) >= ?
+             ON CONFLICT DO NOTHING",
+            "held_keys",
+            limits.keys,
+        ),
+        stop(
+            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
+             WHERE (SELECT count(*) FROM (SELECT 1 FROM held_event WHERE consumer = ? LIMIT ?) held) >= ?
+             ON CONFLICT DO NOTHING",
+            "held_events",
+            limits.events,
+        ),
+        stop(
+            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
+             WHERE (SELECT count(*) FROM (SELECT 1 FROM dead_record WHERE consumer = ? LIMIT ?) dead) >= ?
+             ON CONFLICT DO NOTHING",
+            "dead_records",
+            limits.records,
+        ),
+    ]
+}
+
+/// How much a consumer may hold before it stops.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HoldLimits {
+    pub(crate) keys: u64,
+    pub(crate) events: u64,
+    pub(crate) records: u64,
+}
+
 /// Asks for heads and holds of `keys`; read the answer with [`states_of`].
 pub(crate) fn states(consumer: &str, keys: impl IntoIterator<Item = Uuid>) -> Statement {
     let mut list: Vec<String> = keys.into_iter().map(|key| key.simple().to_string()).collect();

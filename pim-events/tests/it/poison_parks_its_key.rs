@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use pim_core::shard::HomeKey;
 use pim_events::{
-    ConsumerSettings, NewRecord, Projection, ProjectionRunner, Publisher as _, ReplaySelection, UnparkError,
+    ConsumerSettings, DeadPlace, HeldPlace, NewRecord, Projection, ProjectionRunner, Publisher as _, ReplaySelection,
+    UnparkError,
 };
 use uuid::Uuid;
 
@@ -166,4 +167,107 @@ async fn unpark_refuses_what_is_not_parked() {
 async fn held(rig: &Rig, home: HomeKey) -> u64 {
     let keys = rig.store.held_keys(Some("journal"), 100).await.unwrap();
     keys.iter().find(|key| key.key == home.uuid()).map_or(0, |key| key.events)
+}
+
+async fn stopped_for(rig: &Rig, settings: ConsumerSettings, reason: &str) -> Running {
+    let settings = ConsumerSettings { pause_max_ms: 20, parked_per_minute_max: 1000, ..settings };
+    let projections: Vec<Arc<dyn Projection>> = vec![Arc::new(Journal::default())];
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, projections, &settings).await;
+    let runner = Running::projections(opened.unwrap());
+    eventually("it stops", || async {
+        let status = rig.store.status(&rig.bus).await.unwrap();
+        status.iter().any(|consumer| consumer.stopped.as_deref() == Some(reason))
+    })
+    .await;
+    runner
+}
+
+async fn bury(rig: &Rig, records: usize) {
+    for _ in 0..records {
+        let record = NewRecord {
+            topic: "domain.v1".into(),
+            key: Uuid::nil(),
+            headers: pim_events::Headers::default(),
+            payload: "{}".into(),
+        };
+        rig.bus.publish(vec![record]).await.unwrap();
+    }
+}
+
+/// Guard: `ledger::stop_when_full`. What a consumer may hold is bounded: in keys, in events, and in records that are none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_is_bounded() {
+    let batch_max = 1;
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    for _ in 0..9 {
+        rig.write(patient(), Uuid::new_v4(), &[POISON]).await;
+    }
+    let relay = Running::relay(rig.relay());
+    let settings = ConsumerSettings { batch_max, held_keys_max: 3, ..ConsumerSettings::default() };
+    let runner = stopped_for(&rig, settings, "held_keys").await;
+    runner.end().await;
+    // Each of the partitions may have had one record in hand.
+    let held = rig.store.held_keys(None, 100).await.unwrap().len();
+    assert!((3..=3 + 4).contains(&held), "{held}");
+    relay.end().await;
+
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let sick = patient();
+    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
+    rig.write(sick, Uuid::new_v4(), &[2, 3, 4, 5, 6, 7, 8, 9]).await;
+    let relay = Running::relay(rig.relay());
+    let settings = ConsumerSettings { batch_max, held_events_max: 4, ..ConsumerSettings::default() };
+    let runner = stopped_for(&rig, settings, "held_events").await;
+    runner.end().await;
+    assert_eq!(held_of(&rig, sick).await, 4);
+    relay.end().await;
+
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    bury(&rig, 6).await;
+    let settings = ConsumerSettings { batch_max, dead_records_max: 2, ..ConsumerSettings::default() };
+    let runner = stopped_for(&rig, settings, "dead_records").await;
+    runner.end().await;
+    assert_eq!(rig.store.dead_records(100).await.unwrap().len(), 2);
+}
+
+async fn held_of(rig: &Rig, home: HomeKey) -> u64 {
+    let holds = rig.store.holds_of(home.uuid()).await.unwrap();
+    holds.iter().filter(|held| held.consumer == "journal" && held.key == home.uuid()).map(|held| held.events).sum()
+}
+
+/// Pages hold each entry once, in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_is_listed_in_pages() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    for _ in 0..5 {
+        rig.write(patient(), Uuid::new_v4(), &[POISON]).await;
+    }
+    bury(&rig, 5).await;
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("all are put aside", || async {
+        let held = rig.store.held_keys(None, 100).await.unwrap().len();
+        (held, rig.store.dead_records(100).await.unwrap().len()) == (5, 5)
+    })
+    .await;
+    runner.end().await;
+    relay.end().await;
+    let all = rig.store.held_keys(None, 100).await.unwrap();
+    let (mut place, mut paged) = (HeldPlace::start(), Vec::new());
+    while let page @ [_, ..] = &rig.store.held_keys_behind(&place, Some("journal"), 2).await.unwrap()[..] {
+        paged.extend_from_slice(page);
+        place = HeldPlace::from(&page[page.len() - 1]);
+    }
+    assert_eq!(paged, all);
+    let all = rig.store.dead_records(100).await.unwrap();
+    let (mut place, mut paged) = (DeadPlace::start(), Vec::new());
+    while let page @ [_, ..] = &rig.store.dead_records_behind(&place, 2).await.unwrap()[..] {
+        paged.extend_from_slice(page);
+        place = DeadPlace::from(&page[page.len() - 1]);
+    }
+    assert_eq!(paged, all);
 }

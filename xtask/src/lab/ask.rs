@@ -81,8 +81,18 @@ pub(crate) enum ShardVerb {
 /// What can be asked of dead letters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqVerb {
-    /// Lists what is parked.
-    List,
+    /// Lists what is parked, and what was put aside because it is no event, page by page.
+    List {
+        /// Most entries of each list: 1 to 200.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Goes on with the parked keys: `next_cursor` of the page before.
+        #[arg(long)]
+        cursor: Option<String>,
+        /// Goes on with what was put aside: `next_unreadable_cursor` of the page before.
+        #[arg(long)]
+        unreadable_cursor: Option<String>,
+    },
     /// Applies a key's parked sequence in order and lets the key go on.
     Unpark {
         /// The consumer that parked it.
@@ -100,6 +110,11 @@ pub(crate) enum ProjectionVerb {
     /// Builds a new version from the log and swaps it in.
     Rebuild {
         /// The projection.
+        name: String,
+    },
+    /// Lets a consumer run again that stands still because it held too much.
+    Resume {
+        /// Its name, as in the list.
         name: String,
     },
 }
@@ -282,7 +297,13 @@ fn drain(shard: u16, to: &[u16], json: bool) -> Result<()> {
 /// Dead letters.
 pub(super) fn dlq(verb: &DlqVerb, json: bool) -> Result<()> {
     match verb {
-        DlqVerb::List => show("dead-letters", "/v1/admin/dead-letters", Role::Sre, json),
+        DlqVerb::List { limit, cursor, unreadable_cursor } => {
+            let mut path = format!("/v1/admin/dead-letters?limit={limit}");
+            for (name, value) in [("cursor", cursor), ("unreadable_cursor", unreadable_cursor)] {
+                path += &value.as_ref().map(|value| format!("&{name}={}", segment(value))).unwrap_or_default();
+            }
+            show("dead-letters", &path, Role::Sre, json)
+        }
         DlqVerb::Unpark { consumer, key } => {
             let path = format!("/v1/admin/dead-letters/{}/{}/unpark", segment(consumer), segment(key));
             print("unpark", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
@@ -298,6 +319,11 @@ pub(super) fn projection(verb: &ProjectionVerb, json: bool) -> Result<()> {
         ProjectionVerb::Rebuild { name } => {
             let path = format!("/v1/admin/projections/{}/rebuild", segment(name));
             print("rebuild", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
+            Ok(())
+        }
+        ProjectionVerb::Resume { name } => {
+            let path = format!("/v1/admin/projections/{}/resume", segment(name));
+            print("resume", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
             Ok(())
         }
     }

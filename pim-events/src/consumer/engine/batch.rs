@@ -90,6 +90,11 @@ impl<'a> Attempt<'a> {
         Ok(plan)
     }
 
+    /// Whether something is held or buried, so that there is more of it than before.
+    pub(super) fn puts_aside(&self) -> bool {
+        !self.holds.is_empty() || !self.dead.is_empty()
+    }
+
     /// Tells what became of the records, once it is committed.
     pub(super) fn tell(&self, kind: ConsumerKind, signals: &EventSignals, now: Timestamp) {
         let of_reason = |reason| self.holds.iter().filter(|(_, it, _)| *it == reason).count() as u64;

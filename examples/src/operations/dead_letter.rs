@@ -1,0 +1,163 @@
+//! Dead letters: what consumers hold, page by page, and how it is applied after all.
+
+use std::str::FromStr;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::routing::{get, post};
+use pim_core::clock::Timestamp;
+use pim_core::problem::{self, Problem, ProblemType};
+use pim_core::rbac::{Read, Write};
+use pim_events::{DeadPlace, DeadRecord, HeldKey, HeldPlace, ReplaySelection, UnparkError};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Intent, known_consumer, operate, unavailable};
+use crate::rig::{Answer, Command, Failure, May, Nothing, PageQuery, page_of};
+use crate::workers::Stores;
+
+/// The key goes on by itself, or has never been seen.
+const KEY_NOT_HELD: ProblemType = ProblemType::new("key-not-held", 404, "The consumer does not hold this key");
+/// An event before those that are held is missing; when it comes the key goes on by itself.
+const KEY_WAITS: ProblemType =
+    ProblemType::new("key-waits-for-event", 409, "The key waits for an event that is missing");
+/// Only a rebuild of the read model helps.
+const KEY_REWOUND: ProblemType =
+    ProblemType::new("key-rewound", 409, "The key's history was rewound: rebuild the read model");
+
+/// Events of a held key that its entry shows; how many there are is told beside.
+const LETTERS_MAX: u32 = 20;
+
+pub(super) fn routes() -> Router<Stores> {
+    Router::new()
+        .route("/v1/admin/dead-letters", get(dead_letters))
+        .route("/v1/admin/dead-letters/replay", post(replay))
+        .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
+}
+
+/// Two lists in one document, each with a place of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    limit: Option<u32>,
+    cursor: Option<String>,
+    unreadable_cursor: Option<String>,
+}
+
+async fn dead_letters(
+    State(stores): State<Stores>,
+    May(_permit): May<Read>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Answer, Failure> {
+    let Query(asked) = asked.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
+    let (of_keys, of_records) =
+        (PageQuery::new(asked.limit, asked.cursor), PageQuery::new(asked.limit, asked.unreadable_cursor));
+    let limit = of_keys.limit()?;
+    let place = of_keys.cursor()?.map_or(Ok(HeldPlace::start()), |cursor| held_place(cursor.key()))?;
+    let held = stores.reads.held_keys_behind(&place, None, limit).await.map_err(unavailable)?;
+    let mut items = Vec::with_capacity(held.len());
+    for key in &held {
+        let letters = stores.reads.dead_letters(&key.consumer, key.key, 0, LETTERS_MAX).await.map_err(unavailable)?;
+        items.push(json!({"held": key, "events": letters}));
+    }
+    let place = of_records.cursor()?.map_or(Ok(DeadPlace::start()), |cursor| dead_place(cursor.key()))?;
+    let records = stores.reads.dead_records_behind(&place, limit).await.map_err(unavailable)?;
+    let (held, records) = (page_of(&held, limit, key_text), page_of(&records, limit, record_text));
+    Answer::ok(&json!({
+        "items": items,
+        "next_cursor": held["next_cursor"],
+        "unreadable": records["items"],
+        "next_unreadable_cursor": records["next_cursor"],
+    }))
+}
+
+fn key_text(key: &HeldKey) -> String {
+    format!("{}/{}/{}", key.since.as_micros(), key.consumer, key.key)
+}
+
+fn record_text(record: &DeadRecord) -> String {
+    let DeadRecord { consumer, topic, partition, offset, at, .. } = record;
+    format!("{}/{consumer}/{topic}/{partition}/{offset}", at.as_micros())
+}
+
+fn held_place(text: &str) -> Result<HeldPlace, Failure> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [since, consumer, key] = parts[..] else { return Err(Problem::of(problem::INVALID_CURSOR).into()) };
+    Ok(HeldPlace { since: time(since)?, consumer: consumer.to_owned(), key: part(key)? })
+}
+
+fn dead_place(text: &str) -> Result<DeadPlace, Failure> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [at, consumer, topic, partition, offset] = parts[..] else {
+        return Err(Problem::of(problem::INVALID_CURSOR).into());
+    };
+    let (consumer, topic) = (consumer.to_owned(), topic.to_owned());
+    Ok(DeadPlace { at: time(at)?, consumer, topic, partition: part(partition)?, offset: part(offset)? })
+}
+
+fn time(text: &str) -> Result<Timestamp, Failure> {
+    part(text).map(Timestamp::from_micros)
+}
+
+fn part<T: FromStr>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| Problem::of(problem::INVALID_CURSOR).into())
+}
+
+async fn unpark(
+    State(stores): State<Stores>,
+    May(permit): May<Write>,
+    Path((consumer, key)): Path<(String, String)>,
+    command: Command<Nothing>,
+) -> Result<Answer, Failure> {
+    let key = Uuid::try_parse(&key).map_err(|_| Problem::of(problem::INVALID_ID).detail("the key of a held key"))?;
+    known_consumer(&consumer)?;
+    let intent = Intent::new("dead_letter.unpark", format!("{consumer}/{key}"), json!({}));
+    let effect = async {
+        match stores.reads.unpark(&consumer, key).await {
+            Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
+            Err(error) => Err(why_held(error)),
+        }
+    };
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+/// Each reason why a key cannot be un-parked is a problem of its own, because each is mended in another way.
+fn why_held(error: UnparkError) -> Failure {
+    match error {
+        UnparkError::NotHeld => Problem::of(KEY_NOT_HELD).into(),
+        UnparkError::Gap => Problem::of(KEY_WAITS).into(),
+        UnparkError::Rewound => Problem::of(KEY_REWOUND).into(),
+        other => unavailable(other),
+    }
+}
+
+/// Body of a replay: which parked keys, and whether to only say which they are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replaying {
+    #[serde(default)]
+    selection: ReplaySelection,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn replay(
+    State(stores): State<Stores>,
+    May(permit): May<Write>,
+    command: Command<Replaying>,
+) -> Result<Answer, Failure> {
+    let Replaying { selection, dry_run } = &command.body;
+    if *dry_run {
+        let plan = stores.reads.plan_replay(selection).await.map_err(unavailable)?;
+        return Answer::ok(&json!({"dry_run": true, "plan": plan}));
+    }
+    let asked = serde_json::to_value(selection).unwrap_or_default();
+    let effect = async {
+        let plan = stores.reads.replay(selection).await.map_err(unavailable)?;
+        Answer::ok(&json!({"dry_run": false, "plan": plan}))
+    };
+    let intent = Intent::new("dead_letter.replay", "", asked);
+    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
