@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pim_data::backend::SqlPair;
 use pim_events::{
-    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Refusal, Relay, Source, Subscriber as _,
+    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Refusal, Relay, RelaySettings, Source,
+    Subscriber as _,
 };
 use uuid::Uuid;
 
@@ -91,7 +92,10 @@ async fn relays_share_outboxes_by_lease() {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
     let other = Rig::open(folder.path()).await;
-    let relays = [Running::relay(rig.relay()), Running::relay(other.relay()), Running::relay(rig.relay())];
+    // A lease that does not run out however slow the machine is: nobody dies here.
+    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    let relay = |rig: &Rig| Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let relays = [relay(&rig), relay(&other), relay(&rig)];
     for step in 1..=50 {
         rig.write(patient(), Uuid::new_v4(), &[step]).await;
     }

@@ -52,6 +52,11 @@ async fn of_nine_programs_with_traffic_refusals_faults_and_poison() {
     provoker.poison(&stores).await;
     let struck = provoker.faults().await;
 
+    // Among the newest requests is one that billing answers, and one of encounters, whatever the personas did.
+    for path in ["claims", "encounters"] {
+        clinician.get(&format!("/v1/patients/{}/{path}", person.id)).await.unwrap();
+    }
+
     let emitted = Emitted::by(&nine, &sre, &logs).await;
     let headers = signals::event_headers(&stores).await;
     for program in PROGRAMS {
