@@ -23,7 +23,7 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pim_core::clock::Clock;
-use pim_lab::broker::{Broker, BrokerSettings, Profile, gateway_secret};
+use pim_lab::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
 use pim_lab::client::Client;
 use pim_lab::gateway::{Gateway, GatewaySettings};
 use pim_lab::rig::{Drain, ServeSettings, bind};
@@ -67,6 +67,7 @@ impl Edge {
             url: broker_url.clone(),
             data_dir: folder.clone(),
             profile: Profile::Lab,
+            key_rotation: KEY_ROTATION,
             clock: clock.clone(),
         };
         let broker = Broker::new(settings).expect("a broker").into_router(Drain::new(), json!({}), hub.clone());
