@@ -1,9 +1,11 @@
 //! What pim-events promises, each promise a module.
 #![expect(unreachable_pub, reason = "the rooms of a test binary are its own")]
 
+#[cfg(feature = "postgres")]
 use pim_data::backend::Engine;
 
 /// Which engine the promises of this level are tried on.
+#[cfg(feature = "postgres")]
 const ENGINE: Engine = Engine::Sqlite;
 
 mod append_refuses_what_is_wrong;

@@ -12,7 +12,9 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_core::shard::{HomeKey, ShardId, ShardMap};
-use pim_data::backend::{Db, Engine, SqlPair, Statement};
+#[cfg(feature = "postgres")]
+use pim_data::backend::Engine;
+use pim_data::backend::{Db, SqlPair, Statement};
 #[cfg(feature = "postgres")]
 use pim_data::cluster::CONTROL;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
@@ -27,6 +29,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+#[cfg(feature = "postgres")]
 use super::ENGINE;
 
 pim_core::id_kinds! {
@@ -204,9 +207,13 @@ pub async fn powerful(rig: &Rig, home: HomeKey) -> Db {
 pub async fn powerful_of(rig: &Rig, shard: ShardId) -> Db {
     #[cfg(feature = "postgres")]
     if ENGINE == Engine::Postgres {
-        let name = if shard == CONTROL { "control-super".to_owned() } else { format!("shard-{}-super", shard.0) };
-        let secrets = Arc::new(crate::server::secrets(rig.cluster.data_dir()));
-        return Db::connect(&name, secrets, pim_data::backend::ServerSettings::default()).await.unwrap();
+        let folder = rig.cluster.data_dir();
+        if shard != CONTROL {
+            return crate::server::superuser(folder, shard.0).await;
+        }
+        let (secrets, settings) =
+            (Arc::new(crate::server::secrets(folder)), pim_data::backend::ServerSettings::default());
+        return Db::connect("control-super", secrets, settings).await.unwrap();
     }
     rig.cluster.database(shard).unwrap().clone()
 }
