@@ -83,13 +83,25 @@ pub enum BackupError {
     Directory(#[from] DirectoryError),
     /// The restored directory cannot be opened.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(Box<OpenError>),
     /// The epochs cannot be raised.
     #[error(transparent)]
-    Publish(#[from] PublishError),
+    Publish(Box<PublishError>),
     /// The audit trail cannot be read.
     #[error(transparent)]
     Audit(#[from] CheckpointError),
+}
+
+impl From<OpenError> for BackupError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(Box::new(error))
+    }
+}
+
+impl From<PublishError> for BackupError {
+    fn from(error: PublishError) -> Self {
+        Self::Publish(Box::new(error))
+    }
 }
 
 impl IntoProblem for BackupError {
