@@ -218,7 +218,7 @@ impl Group {
     }
 
     fn place(&self) -> serde_json::Value {
-        let lanes: Vec<_> = self.lanes.iter().map(|(lane, epoch)| (lane, epoch)).collect();
+        let lanes: Vec<_> = self.lanes.iter().collect();
         json!({"low": self.low, "high": self.high, "last": self.last_seq, "lanes": lanes})
     }
 }
