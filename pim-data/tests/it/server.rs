@@ -13,7 +13,7 @@ const OWNER: &str = "pim_test_owner";
 const APPLICATION: &str = "pim_test_app";
 
 /// What a fresh server needs once; several test programs may come at the same time.
-const ROLES: &str = "SELECT pg_advisory_lock(7469, 0);
+const ROLES: &str = "SELECT pg_advisory_xact_lock(7469, 0);
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
     CREATE ROLE pim_app NOLOGIN;
@@ -24,8 +24,7 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_app') THEN
     CREATE ROLE pim_test_app LOGIN PASSWORD 'only-for-tests' IN ROLE pim_app;
   END IF;
-END $$;
-SELECT pg_advisory_unlock(7469, 0)";
+END $$";
 
 /// The connection strings of one test's databases: `shard-0`, `shard-0-owner`, `shard-0-super`, `control` …
 #[derive(Clone)]
