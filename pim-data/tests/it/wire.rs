@@ -137,7 +137,14 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
     // The first message has no type.
     let Some(length) = from_client.read_u32().await.ok() else { return };
     let mut hello = length.to_be_bytes().to_vec();
-    if rest(&mut from_client, length, &mut hello).await.is_none() || to_server.write_all(&hello).await.is_err() {
+    if rest(&mut from_client, length, &mut hello).await.is_none() {
+        return;
+    }
+    if state.is_deaf.load(Ordering::SeqCst) {
+        // The server must not wait for a password meanwhile: nobody could drop a database until it gives up.
+        std::future::pending::<()>().await;
+    }
+    if to_server.write_all(&hello).await.is_err() {
         return;
     }
     let (mut trip, mut sent, mut is_last) = (Trip::Ping, Vec::new(), false);
