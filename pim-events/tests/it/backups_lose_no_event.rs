@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pim_core::shard::HomeKey;
+use pim_data::backend::{Db, DbSettings};
 use pim_data::backup::{Companion, restore};
 use pim_data::cluster::ClusterSettings;
 use pim_data::schema::Schema;
@@ -48,7 +49,14 @@ async fn a_restored_system_applies_every_event_of_its_shards_once_and_in_order()
         Companion::Database("bus.db", rig.bus.db()),
         Companion::Folder("bus.archive"),
     ];
+    let earlier = folder.path().join("backups").join("earlier");
+    rig.cluster.back_up(&earlier, &companions).await.unwrap();
     // Behind the copies of read models and log, before those of the shards, events go out: they must not be missed.
+    let applied = rig.journal().await.len();
+    eventually("more is applied", || async { rig.journal().await.len() > applied + 50 }).await;
+    let open = async |name: &str| Db::open(&earlier.join(name), DbSettings::default()).await.unwrap();
+    let (reads, log) = (open("read.db").await, open("bus.db").await);
+    let companions = [Companion::Database("read.db", &reads), Companion::Database("bus.db", &log)];
     rig.cluster.back_up(&place, &companions).await.unwrap();
     stop.store(true, Ordering::SeqCst);
     writing.await.unwrap();
