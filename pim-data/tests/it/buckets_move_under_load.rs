@@ -1,113 +1,20 @@
 //! A bucket moves to another shard while it is written: nothing is lost, nothing fails, whoever carries it out may die.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pim_core::id::Id;
-use pim_core::shard::{Bucket, ShardId};
+use pim_core::shard::ShardId;
 use pim_data::audit::AuditFilter;
-use pim_data::backend::{Db, DbError};
 use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
-use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Outflow, Outlet, Run};
+use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Run};
 use pim_data::repository::Page;
 use pim_data::unit::{Tries, UnitError};
 
-use super::world::{
-    Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, tell, write,
-};
+use super::world::{Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, write};
 
-/// Says what the test wants; there is no outbox here.
-#[derive(Debug, Default)]
-struct Tap {
-    parked: AtomicBool,
-    waiting: AtomicBool,
-    asked: AtomicU64,
-}
-
-#[async_trait]
-impl Outlet for Tap {
-    async fn outflow(&self, _shard: &Db, _buckets: &[Bucket]) -> Result<Outflow, DbError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        Ok(if self.parked.load(Ordering::SeqCst) {
-            Outflow::Parked
-        } else if self.waiting.load(Ordering::SeqCst) {
-            Outflow::Waiting
-        } else {
-            Outflow::Dry
-        })
-    }
-}
-
-fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
-    let tap = Arc::new(Tap::default());
-    let short =
-        MoveSettings { pause_max: Duration::from_millis(200), lull_max: Duration::ZERO, ..MoveSettings::default() };
-    (Mover::new(cluster, tap.clone()).with_settings(short), tap)
-}
-
-/// An account with notes, some history and an answered request.
-async fn filled(world: &World) -> Account {
-    let account = world.register().await;
-    for points in 1..=3 {
-        world.change(account.id, |account| account.points = points).await.expect("commits");
-    }
-    for _ in 0..3 {
-        note(world, account.id).await.expect("commits");
-    }
-    let mut unit = world.cluster.begin(&keyed(&account.id.to_string(), "body"), account.id);
-    tell(&mut unit, "answered");
-    unit.answer(201, &serde_json::json!({"kept": true}));
-    unit.commit().await.expect("commits");
-    account
-}
-
-async fn note(world: &World, customer: Id<super::world::Customer>) -> Result<(), UnitError> {
-    let note = CustomerNote {
-        id: Id::child_of(customer.bucket(), world.cluster.clock().now()),
-        version: 0,
-        customer,
-        account: customer,
-        text: "hello".to_owned(),
-    };
-    let mut unit = world.cluster.begin(&cx(), customer);
-    unit.save(&write(ShopResource::Note), &note)?;
-    tell(&mut unit, "noted");
-    unit.commit().await.map(drop)
-}
-
-fn home_of(world: &World, account: &Account) -> (ShardId, ShardId) {
-    let from = world.cluster.router().route(&account.id).shard;
-    (from, ShardId(1 - from.0))
-}
-
-/// What the shard holds of the account, table by table.
-async fn rows_on(world: &World, shard: ShardId, account: &Account) -> Vec<u64> {
-    let db = world.powerful(shard).await;
-    let id = super::world::uuid(account.id.uuid());
-    let mut counts = Vec::new();
-    for (table, key) in [
-        ("account_row", "home_key"),
-        ("account_history", "home_key"),
-        ("note_row", "home_key"),
-        ("note_history", "home_key"),
-        ("key_head", "key"),
-        ("fact", "key"),
-    ] {
-        let text = format!("SELECT COUNT(*) FROM {table} WHERE {key} = {id}");
-        let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
-        counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
-    }
-    let text = format!("SELECT COUNT(*) FROM idempotency WHERE bucket = {}", account.id.bucket());
-    let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
-    counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
-    counts
-}
-
-const FILLED: [u64; 7] = [1, 4, 3, 3, 1, 8, 1];
-
+use super::moving::{FILLED, filled, home_of, mover, note, rows_on};
 #[tokio::test]
 async fn everything_of_a_bucket_moves_and_nothing_stays() {
     let world = World::new(2).await;
@@ -478,61 +385,6 @@ async fn a_change_between_copy_and_fence_is_brought_over() {
     let done = mover.run(&cx(), planned.id).await.expect("moves");
     assert_eq!(done.report.keys_copied_fenced, 1);
     assert_eq!(rows_on(&world, to, &account).await, [1, 5, 4, 4, 1, 10, 1]);
-}
-
-/// Guard: whoever finds nothing asks who owns the bucket before saying so.
-#[tokio::test]
-async fn readers_with_an_old_map_find_what_has_moved() {
-    let folder = Folder::new();
-    let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
-    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
-    let world = World { cluster, policy: super::world::policy(), folder };
-    let account = filled(&world).await;
-    let (_, to) = home_of(&world, &account);
-    let (there, _) = mover(&other);
-    let planned = there.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let moved = there.run(&cx(), planned.id).await.expect("moves");
-    assert_eq!(world.cluster.map().version().0, 1, "this router knows nothing yet");
-    let look = read(ShopResource::Account);
-    let found = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await;
-    assert!(found.expect("reads").is_some());
-    assert_eq!(world.cluster.map().version().0, 2);
-
-    let back = there.plan_reverse(&cx(), moved.id).await.expect("plans");
-    let moved = there.run(&cx(), back.id).await.expect("moves");
-    assert_eq!(world.cluster.history::<Account>(&cx(), &look, account.id).await.expect("reads").len(), 4);
-    let forth = there.plan_reverse(&cx(), moved.id).await.expect("plans");
-    there.run(&cx(), forth.id).await.expect("moves");
-    assert_eq!(world.cluster.map().version().0, 3, "one behind");
-    let mut unit = world.cluster.begin(&cx(), account.id);
-    assert!(unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads").is_some());
-}
-
-/// Guard: a replica's snapshot in which the bucket was elsewhere says nothing of its rows.
-#[tokio::test]
-async fn a_replica_from_before_the_move_is_not_believed() {
-    let lagging = |mut settings: pim_data::cluster::ClusterSettings| {
-        settings.replica_delay = Duration::from_secs(5);
-        settings
-    };
-    let world = World::with(2, lagging).await;
-    let account = filled(&world).await;
-    let (_, to) = home_of(&world, &account);
-    let look = read(ShopResource::Account);
-    let on_target = loop {
-        let other = world.register().await;
-        if world.cluster.router().route(&other.id).shard == to {
-            break other;
-        }
-    };
-    // Takes the snapshot.
-    let seen = world.cluster.read::<Account>(&cx(), &look, on_target.id, &Consistency::Eventual).await;
-    assert!(seen.expect("reads").is_some());
-    let (mover, _) = mover(&world.cluster);
-    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    mover.run(&cx(), planned.id).await.expect("moves");
-    let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Eventual).await;
-    assert!(seen.expect("reads").is_some());
 }
 
 /// Guard: rows are removed in a transaction that finds the shard without them as its own.

@@ -5,6 +5,7 @@ use pim_data::backend::Engine;
 /// Which engine the promises of this level are tried on.
 const ENGINE: Engine = Engine::Sqlite;
 
+mod moving;
 mod world;
 
 mod audit_detects_tampering;
@@ -17,6 +18,7 @@ mod history_is_automatic;
 mod idempotency_gives_one_effect;
 mod map_swaps_under_traffic;
 mod open_refuses_by_name;
+mod readers_follow_what_moved;
 mod reads_are_as_fresh_as_asked;
 mod rollback_on_drop;
 mod signals_are_as_declared;

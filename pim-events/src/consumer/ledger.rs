@@ -108,33 +108,26 @@ pub(crate) fn stop_above(consumer: &str, max: u32, since: Timestamp, now: Timest
     .bind(max)
 }
 
+/// Stops the consumer when it has as many rows in a table as it may.
+macro_rules! stop_when_full_of {
+    ($table:literal) => {
+        concat!(
+            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, '",
+            $table,
+            "s', ? WHERE (SELECT count(*) FROM (SELECT 1 FROM ",
+            $table,
+            " WHERE consumer = ? LIMIT ?) held) >= ? ON CONFLICT DO NOTHING",
+        )
+    };
+}
+
 /// Stops the consumer, should it hold as much as it may: keys, events in their sequences, or records that are no events.
 pub(crate) fn stop_when_full(consumer: &str, limits: &HoldLimits, now: Timestamp) -> [Statement; 3] {
-    let stop = |text, reason: &'static str, max: u64| {
-        Statement::same(text).bind(consumer).bind(reason).bind(now).bind(consumer).bind(max).bind(max)
-    };
+    let stop = |text, max: u64| Statement::same(text).bind(consumer).bind(now).bind(consumer).bind(max).bind(max);
     [
-        stop(
-            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
-             WHERE (SELECT count(*) FROM (SELECT 1 FROM held_key WHERE consumer = ? LIMIT ?) held) >= ?
-             ON CONFLICT DO NOTHING",
-            "held_keys",
-            limits.keys,
-        ),
-        stop(
-            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
-             WHERE (SELECT count(*) FROM (SELECT 1 FROM held_event WHERE consumer = ? LIMIT ?) held) >= ?
-             ON CONFLICT DO NOTHING",
-            "held_events",
-            limits.events,
-        ),
-        stop(
-            "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, ?, ?
-             WHERE (SELECT count(*) FROM (SELECT 1 FROM dead_record WHERE consumer = ? LIMIT ?) dead) >= ?
-             ON CONFLICT DO NOTHING",
-            "dead_records",
-            limits.records,
-        ),
+        stop(stop_when_full_of!("held_key"), limits.keys),
+        stop(stop_when_full_of!("held_event"), limits.events),
+        stop(stop_when_full_of!("dead_record"), limits.records),
     ]
 }
 

@@ -1,0 +1,104 @@
+//! What the promises of a move need: a mover, an outlet that says what the test wants, and an account with everything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pim_core::id::Id;
+use pim_core::shard::{Bucket, ShardId};
+use pim_data::backend::{Db, DbError};
+use pim_data::cluster::Cluster;
+use pim_data::relocation::{MoveSettings, Mover, Outflow, Outlet};
+use pim_data::unit::UnitError;
+
+use super::world::{Account, CustomerNote, ShopResource, World, cx, keyed, tell, write};
+
+/// Says what the test wants; there is no outbox here.
+#[derive(Debug, Default)]
+pub(crate) struct Tap {
+    pub(crate) parked: AtomicBool,
+    pub(crate) waiting: AtomicBool,
+    pub(crate) asked: AtomicU64,
+}
+
+#[async_trait]
+impl Outlet for Tap {
+    async fn outflow(&self, _shard: &Db, _buckets: &[Bucket]) -> Result<Outflow, DbError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(if self.parked.load(Ordering::SeqCst) {
+            Outflow::Parked
+        } else if self.waiting.load(Ordering::SeqCst) {
+            Outflow::Waiting
+        } else {
+            Outflow::Dry
+        })
+    }
+}
+
+pub(crate) fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
+    let tap = Arc::new(Tap::default());
+    let short =
+        MoveSettings { pause_max: Duration::from_millis(200), lull_max: Duration::ZERO, ..MoveSettings::default() };
+    (Mover::new(cluster, tap.clone()).with_settings(short), tap)
+}
+
+/// An account with notes, some history and an answered request.
+pub(crate) async fn filled(world: &World) -> Account {
+    let account = world.register().await;
+    for points in 1..=3 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+    }
+    for _ in 0..3 {
+        note(world, account.id).await.expect("commits");
+    }
+    let mut unit = world.cluster.begin(&keyed(&account.id.to_string(), "body"), account.id);
+    tell(&mut unit, "answered");
+    unit.answer(201, &serde_json::json!({"kept": true}));
+    unit.commit().await.expect("commits");
+    account
+}
+
+pub(crate) async fn note(world: &World, customer: Id<super::world::Customer>) -> Result<(), UnitError> {
+    let note = CustomerNote {
+        id: Id::child_of(customer.bucket(), world.cluster.clock().now()),
+        version: 0,
+        customer,
+        account: customer,
+        text: "hello".to_owned(),
+    };
+    let mut unit = world.cluster.begin(&cx(), customer);
+    unit.save(&write(ShopResource::Note), &note)?;
+    tell(&mut unit, "noted");
+    unit.commit().await.map(drop)
+}
+
+pub(crate) fn home_of(world: &World, account: &Account) -> (ShardId, ShardId) {
+    let from = world.cluster.router().route(&account.id).shard;
+    (from, ShardId(1 - from.0))
+}
+
+/// What the shard holds of the account, table by table.
+pub(crate) async fn rows_on(world: &World, shard: ShardId, account: &Account) -> Vec<u64> {
+    let db = world.powerful(shard).await;
+    let id = super::world::uuid(account.id.uuid());
+    let mut counts = Vec::new();
+    for (table, key) in [
+        ("account_row", "home_key"),
+        ("account_history", "home_key"),
+        ("note_row", "home_key"),
+        ("note_history", "home_key"),
+        ("key_head", "key"),
+        ("fact", "key"),
+    ] {
+        let text = format!("SELECT COUNT(*) FROM {table} WHERE {key} = {id}");
+        let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
+        counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
+    }
+    let text = format!("SELECT COUNT(*) FROM idempotency WHERE bucket = {}", account.id.bucket());
+    let statement = pim_data::backend::Statement::of(pim_data::backend::SqlPair::generated(text));
+    counts.push(db.query(statement).await.expect("reads")[0].count(0).expect("a count"));
+    counts
+}
+
+pub(crate) const FILLED: [u64; 7] = [1, 4, 3, 3, 1, 8, 1];
