@@ -2,6 +2,7 @@
 
 mod answer;
 mod command;
+mod control_row;
 mod failure;
 mod keys;
 mod launch;
@@ -17,6 +18,7 @@ mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
 pub use command::{BODY_BYTES_MAX, Command, Nothing};
+pub(crate) use control_row::control_row;
 pub use failure::Failure;
 pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
 pub use launch::{EXIT_PRECONDITION, EXIT_USAGE, launch};

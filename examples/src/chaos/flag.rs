@@ -2,16 +2,14 @@
 
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
-use pim_core::role::{ClosedEnum as _, ResourceCode};
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_core::role::ClosedEnum as _;
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::ChaosPoint;
 use crate::ids::{ChaosFlagId, ChaosFlagKind};
-use crate::policy::LabResource;
+use crate::rig::control_row;
 
 /// What strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,27 +71,4 @@ const TABLE: Table = Table {
     indexes: &[],
 };
 
-impl Entity for ChaosFlag {
-    type Kind = ChaosFlagKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Chaos)
-    }
-
-    fn id(&self) -> ChaosFlagId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+control_row!(ChaosFlag, ChaosFlagKind, Chaos, &TABLE);

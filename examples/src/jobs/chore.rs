@@ -2,14 +2,13 @@
 
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
-use pim_core::role::{ClosedEnum as _, ResourceCode};
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_core::role::ClosedEnum as _;
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{ChoreId, ChoreKind};
-use crate::policy::LabResource;
+use crate::rig::control_row;
 
 pim_core::closed_enum! {
     /// Which chore.
@@ -66,27 +65,4 @@ const TABLE: Table = Table {
     indexes: &[],
 };
 
-impl Entity for Chore {
-    type Kind = ChoreKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Operation)
-    }
-
-    fn id(&self) -> ChoreId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+control_row!(Chore, ChoreKind, Operation, &TABLE);

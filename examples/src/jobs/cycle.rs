@@ -1,14 +1,12 @@
 //! A billing cycle: the draft claims of a period are submitted.
 
 use pim_core::clock::Timestamp;
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{BillingCycleId, BillingCycleKind};
-use crate::policy::LabResource;
+use crate::rig::control_row;
 
 /// Where a cycle is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,27 +63,4 @@ const TABLE: Table = Table {
     indexes: &[&["state", "id"]],
 };
 
-impl Entity for BillingCycle {
-    type Kind = BillingCycleKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::BillingCycle)
-    }
-
-    fn id(&self) -> BillingCycleId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+control_row!(BillingCycle, BillingCycleKind, BillingCycle, &TABLE);

@@ -16,21 +16,18 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Permit, Read, Write};
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
 use pim_data::cluster::Cluster;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use pim_data::unit::UnitError;
 use pim_events::AppendExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Caller, Failure, May, PageQuery, page_of, write_control};
+use crate::rig::{Answer, Caller, Failure, May, PageQuery, control_row, page_of, write_control};
 
 /// How long an operation may take before a retry does it again; longer than any route's time.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -89,30 +86,7 @@ const TABLE: Table = Table {
     indexes: &[],
 };
 
-impl Entity for OperationRecord {
-    type Kind = OperationKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Operation)
-    }
-
-    fn id(&self) -> OperationId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+control_row!(OperationRecord, OperationKind, Operation, &TABLE);
 
 /// What is to be done.
 #[derive(Clone, Debug)]

@@ -1,8 +1,6 @@
 //! The records. Each is a home key of its own.
 
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use pim_events::DomainEvent;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,7 +9,7 @@ use uuid::Uuid;
 use crate::ids::{
     AccountId, AccountKind, FacilityId, FacilityKind, FlagId, FlagKind, PatientId, ProviderId, ProviderKind,
 };
-use crate::policy::LabResource;
+use crate::rig::control_row;
 
 macro_rules! reference {
     (
@@ -29,37 +27,14 @@ macro_rules! reference {
             $($(#[$fmeta])* pub $field: $field_type,)+
         }
 
-        impl Entity for $name {
-            type Kind = $kind;
-            const TABLE: &'static Table = &Table {
-                name: $table,
-                home_field: None,
-                facility_field: None,
-                columns: &[$($column),+],
-                references: &[],
-                indexes: &[],
-            };
-
-            fn resource() -> ResourceCode {
-                ResourceCode::of(LabResource::$resource)
-            }
-
-            fn id(&self) -> $id {
-                self.id
-            }
-
-            fn home(&self) -> HomeKey {
-                self.id.into()
-            }
-
-            fn facility(&self) -> Option<Uuid> {
-                None
-            }
-
-            fn version(&self) -> u64 {
-                self.version
-            }
-        }
+        control_row!($name, $kind, $resource, &Table {
+            name: $table,
+            home_field: None,
+            facility_field: None,
+            columns: &[$($column),+],
+            references: &[],
+            indexes: &[],
+        });
     };
 }
 
