@@ -94,7 +94,10 @@ pub enum MigrateError {
         source: DbError,
     },
     /// A step, or the declaration that it was generated from, was changed after it had been applied.
-    #[error("migration {version} ({name}) is not the one that was applied: add a new step instead of changing it")]
+    #[error(
+        "migration {version} ({name}) is not the one that was applied: another build wrote this data, so choose a new \
+         place for yours; whoever changes a released step adds a new one instead"
+    )]
     Edited {
         /// Which step.
         version: u32,
