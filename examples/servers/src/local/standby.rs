@@ -35,12 +35,25 @@ impl LocalServer {
         self.wait_until("streaming", || self.sql("postgres", &question).is_ok_and(|count| count != "0"))
     }
 
-    /// Makes commits wait for standbys, in the notation of `synchronous_standby_names`; empty for nobody.
+    /// Makes commits wait for standbys, in the notation of `synchronous_standby_names`; empty for nobody. Returns when
+    /// every commit that begins from now on does so, and the standbys that stream have been told.
     ///
     /// # Errors
     /// When it does not run.
     pub fn require_synchronous(&self, standbys: &str) -> Result<(), LocalError> {
-        self.configure(&[("synchronous_standby_names", standbys)])
+        self.configure(&[("synchronous_standby_names", standbys)])?;
+        let quoted = standbys.replace('\'', "''");
+        // A reload only sends a signal. A new session's setting is that of the server's first process, which has sent
+        // the signal on by then; the process that tells commits whether to wait is the one that makes checkpoints, and
+        // it looks at its signals before each.
+        let question = format!("SELECT current_setting('synchronous_standby_names') = '{quoted}'");
+        self.wait_until("reloaded", || self.sql("postgres", &question).is_ok_and(|it| it == "t"))?;
+        self.sql("postgres", "CHECKPOINT")?;
+        let question = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'async'
+                AND '{quoted}' ~ ('\\m' || application_name || '\\M')"
+        );
+        self.wait_until("synchronous", || self.sql("postgres", &question).is_ok_and(|count| count == "0"))
     }
 
     /// Makes a standby a primary and returns when it takes writes. It waits for no standby of its own: one that is
