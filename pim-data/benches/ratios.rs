@@ -4,6 +4,10 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
+#[cfg(feature = "postgres")]
+#[path = "ratios/server.rs"]
+mod server;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +26,7 @@ use pim_data::consistency::Consistency;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_data::migration::Migration;
 use pim_data::schema::Schema;
-use pim_data::unit::{CommitFacts, PartError, UnitPart};
+use pim_data::unit::{CommitFacts, PartCall, PartError, UnitPart};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -83,6 +87,37 @@ impl Entity for Account {
     }
 }
 
+impl Account {
+    fn example(id: Id<Customer>) -> Self {
+        let text = |text: &str| text.to_owned();
+        Self {
+            id,
+            version: 0,
+            facility: Some(Uuid::from_u128(9)),
+            given_name: text("Ada"),
+            family_name: text("Example"),
+            birth_date: text("1815-12-10"),
+            state: text("open"),
+            mail: text("ada@example.org"),
+            points: 0,
+        }
+    }
+
+    /// The audit record of a change of points, as somebody would build it by hand.
+    fn record(&self, cx: &RequestContext, points: i64, n: i64, at: i64) -> String {
+        let all = serde_json::json!({"given_name": self.given_name, "family_name": self.family_name,
+            "birth_date": self.birth_date, "state": self.state, "mail": self.mail, "points": points});
+        let digest = Sha256::digest(all.to_string().as_bytes());
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let body = serde_json::json!({"action": "change", "after": {"state": self.state, "points": points},
+            "after_digest": digest, "at": at, "before": {"state": self.state, "points": self.points},
+            "entity": "account", "home": self.id.to_string(), "id": self.id.to_string(), "n": n,
+            "request": cx.request_id().to_string(), "role": "clerk", "trace": cx.trace().trace_id().to_string(),
+            "user": "u-1", "version": self.version + 1});
+        body.to_string()
+    }
+}
+
 /// One outbox row of about 512 bytes.
 #[derive(Debug, Default)]
 struct Fact(Option<String>);
@@ -97,6 +132,10 @@ impl UnitPart for Fact {
         let insert = Statement::sqlite(FACT).bind(facts.home.uuid()).bind(facts.n_first);
         // Not taken out: a unit that is refused by the fence composes again.
         Ok(self.0.iter().map(|payload| insert.clone().bind(facts.route.bucket.get()).bind(payload.as_str())).collect())
+    }
+    fn call(&mut self, _facts: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        let call = |payload: &String| PartCall { part: "fact", data: serde_json::json!({"payload": payload}) };
+        Ok(self.0.as_ref().map(call))
     }
 }
 
@@ -119,19 +158,7 @@ impl Bench {
         for _ in 0..200 {
             let id = Id::random();
             let mut unit = bench.cluster.begin(&context(None), id);
-            let text = |text: &str| text.to_owned();
-            let account = Account {
-                id,
-                version: 0,
-                facility: Some(Uuid::from_u128(9)),
-                given_name: text("Ada"),
-                family_name: text("Example"),
-                birth_date: text("1815-12-10"),
-                state: text("open"),
-                mail: text("ada@example.org"),
-                points: 0,
-            };
-            unit.save(&write_permit(), &account).expect("saves");
+            unit.save(&write_permit(), &Account::example(id)).expect("saves");
             unit.part::<Fact>().0 = Some(bench.payload.clone());
             unit.commit().await.expect("commits");
             bench.accounts.push(id);
@@ -246,16 +273,7 @@ impl Bench {
             .bind(cx.request_id().uuid().as_bytes().to_vec())
             .bind(at);
         run(record, conn).await;
-        let digest = |points: i64| {
-            let all = serde_json::json!({"given_name": account.given_name, "family_name": account.family_name, "birth_date": account.birth_date,
-                "state": account.state, "mail": account.mail, "points": points});
-            Sha256::digest(all.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
-        let body = serde_json::json!({"action": "change", "after": {"state": account.state, "points": account.points + 1},
-            "after_digest": digest(account.points + 1), "at": at, "before": {"state": account.state, "points": account.points},
-            "entity": "account", "home": id.to_string(), "id": id.to_string(), "n": seen + 1, "request": cx.request_id().to_string(),
-            "role": "clerk", "trace": cx.trace().trace_id().to_string(), "user": "u-1", "version": account.version + 1});
-        let body = body.to_string();
+        let body = account.record(&cx, account.points + 1, seen + 1, at);
         let hash = Sha256::new().chain_update(&previous).chain_update(body.as_bytes()).finalize().to_vec();
         let audit = "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id) \
                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -408,6 +426,9 @@ async fn main() {
         measure.rounds.push((median(ours), median(peer)));
     }
     measure.print("data/one-row-read", 1.15, false);
+
+    #[cfg(feature = "postgres")]
+    server::measure().await;
 
     let verified = bench.cluster.verify_audit().await.expect("reads").verified;
     assert!(verified, "both sides wrote one sound trail");

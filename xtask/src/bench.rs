@@ -30,7 +30,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             continue;
         }
         // What breaks one area leaves the others to be measured.
-        match output_of(&mut cargo(&["bench", "--locked", "--quiet", "-p", package, "--bench", "ratios"])) {
+        let mut bench = cargo(&["bench", "--locked", "--quiet", "-p", package, "--bench", "ratios"]);
+        // Against a server too, when there is one.
+        if *area == "data" && std::env::var_os("LAB_TEST_POSTGRES_DSN").is_some() {
+            bench.args(["--features", "postgres"]);
+        }
+        match output_of(&mut bench) {
             Ok(text) => {
                 for line in text.lines().filter(|line| line.starts_with('{')) {
                     missed += usize::from(!print(line, args.json)?);
