@@ -1,4 +1,8 @@
-//! Who is calling, and on whose behalf.
+//! Who is calling, how we know, and on whose behalf.
+
+mod verifier;
+
+pub use verifier::{ActorError, ActorVerifier};
 
 use std::fmt;
 use std::str::FromStr;

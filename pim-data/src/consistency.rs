@@ -23,6 +23,12 @@ pub enum Consistency {
     Eventual,
 }
 
+impl From<ConsistencyToken> for Consistency {
+    fn from(token: ConsistencyToken) -> Self {
+        Self::ReadYourWrites(token)
+    }
+}
+
 /// A list of (home key, n): a read that carries it sees at least these writes.
 ///
 /// ```

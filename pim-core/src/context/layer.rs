@@ -1,8 +1,6 @@
 //! The layer that turns a token into an actor and a request context.
 
-use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,18 +8,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower::{Layer, Service};
 
-use super::{RequestContext, RequestId, SessionContext, SessionError, TraceContext};
+use super::{RequestContext, RequestId, TraceContext};
 use crate::deadline::Deadline;
-use crate::identity::Actor;
+use crate::identity::{Actor, ActorVerifier};
 use crate::problem::{BAD_REQUEST, IntoProblem as _, Problem, UNAUTHENTICATED, response_of};
-use crate::role::Role;
-use crate::token::{TokenVerifier, VerifiedToken};
 
 /// Carries the transaction token between hops.
 pub(super) const TXN_TOKEN_HEADER: HeaderName = HeaderName::from_static("txn-token");
 const BUDGET: Duration = Duration::from_secs(30);
-
-type ActorOf = dyn Fn(&VerifiedToken) -> Result<Actor, SessionError> + Send + Sync;
 
 /// Verifies the request's token and puts the [`Actor`] and a [`RequestContext`] into its extensions.
 ///
@@ -29,46 +23,29 @@ type ActorOf = dyn Fn(&VerifiedToken) -> Result<Actor, SessionError> + Send + Sy
 /// id and trace are taken from there, and a refusal (401 by cause, 503 when keys cannot be had) gets its body there. A
 /// [`Deadline`] in the extensions is kept when it is sooner than the layer's own budget.
 ///
-/// The default reads a transaction token, and the role is one of the program's own:
+/// The default takes the token from the header `Txn-Token`:
 ///
 /// ```
 /// use pim_core::context::RequestContextLayer;
-/// # use pim_core::clock::Clock;
-/// # use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
-/// # struct Keys;
-/// # #[async_trait::async_trait]
-/// # impl KeySource for Keys {
-/// #     async fn fetch(&self) -> Result<String, KeySourceError> { Err(KeySourceError("none")) }
+/// # use pim_core::identity::ActorVerifier;
+/// # fn build(verifier: ActorVerifier) -> RequestContextLayer {
+/// RequestContextLayer::new(verifier)
 /// # }
-/// pim_core::roles! { pub enum R { Clerk = "clerk" } }
-/// # let settings = VerifierSettings::transaction_token("urn:broker", "urn:shop");
-/// # let verifier = TokenVerifier::new(settings, KeyRing::new(Keys, Clock::system()), Clock::system());
-/// let layer = RequestContextLayer::new::<R>(verifier);
-/// # let _ = layer;
 /// ```
 ///
-/// Another credential and another reading of its claims:
+/// Another header, and less time:
 ///
 /// ```
 /// use std::time::Duration;
-/// use pim_core::context::{RequestContextLayer, SessionError};
-/// use pim_core::identity::Actor;
-/// # use pim_core::token::TokenVerifier;
-/// pim_core::roles! { pub enum R { Clerk = "clerk" } }
-/// # fn build(verifier: TokenVerifier) -> RequestContextLayer {
-/// RequestContextLayer::new::<R>(verifier)
-///     .bearer()
-///     .budget(Duration::from_secs(5))
-///     .actor_of(|token| match token.text("scope") {
-///         Some("shop") => Ok(Actor::new(token.subject.parse()?, R::Clerk)),
-///         _ => Err(SessionError::UnknownRole),
-///     })
+/// use pim_core::context::RequestContextLayer;
+/// # use pim_core::identity::ActorVerifier;
+/// # fn build(verifier: ActorVerifier) -> RequestContextLayer {
+/// RequestContextLayer::new(verifier).bearer().budget(Duration::from_secs(5))
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RequestContextLayer {
-    verifier: Arc<TokenVerifier>,
-    actor_of: Arc<ActorOf>,
+    verifier: ActorVerifier,
     credential: Credential,
     budget: Duration,
 }
@@ -79,34 +56,17 @@ enum Credential {
     Bearer,
 }
 
-impl fmt::Debug for RequestContextLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestContextLayer").field("credential", &self.credential).finish_non_exhaustive()
-    }
-}
-
 impl RequestContextLayer {
-    /// Reads the session context of a transaction token, in a program whose roles are `R`.
-    pub fn new<R: Role>(verifier: impl Into<Arc<TokenVerifier>>) -> Self {
-        let actor_of = |token: &VerifiedToken| Ok(SessionContext::actor_of::<R>(token)?.0);
-        let credential = Credential::TxnToken;
-        Self { verifier: verifier.into(), actor_of: Arc::new(actor_of), credential, budget: BUDGET }
+    /// Lets in whom the verifier names.
+    #[must_use]
+    pub const fn new(verifier: ActorVerifier) -> Self {
+        Self { verifier, credential: Credential::TxnToken, budget: BUDGET }
     }
 
     /// Takes the token from `Authorization: Bearer` instead of `Txn-Token`.
     #[must_use]
     pub const fn bearer(mut self) -> Self {
         self.credential = Credential::Bearer;
-        self
-    }
-
-    /// Reads the actor out of the claims in the program's own way.
-    #[must_use]
-    pub fn actor_of(
-        mut self,
-        read: impl Fn(&VerifiedToken) -> Result<Actor, SessionError> + Send + Sync + 'static,
-    ) -> Self {
-        self.actor_of = Arc::new(read);
         self
     }
 
@@ -119,8 +79,7 @@ impl RequestContextLayer {
 
     async fn actor(&self, headers: &HeaderMap) -> Result<Actor, Problem> {
         let token = self.credential.of(headers)?.ok_or_else(|| Problem::of(UNAUTHENTICATED))?;
-        let verified = self.verifier.verify(token).await.map_err(|error| error.into_problem())?;
-        (self.actor_of)(&verified).map_err(|error| error.into_problem())
+        self.verifier.verify(token).await.map_err(|error| error.into_problem())
     }
 
     async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Problem> {

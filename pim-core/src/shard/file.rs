@@ -41,7 +41,7 @@ impl MapFile {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let message = format!("line {line}: {}", error.message());
-            MapError::one(Finding::error(FindingCode::Syntax, "", message, "see docs of ShardMap for the form"))
+            MapError::one(Finding::error(FindingCode::Syntax, "", message, "see ShardMap::parse for the form"))
         })
     }
 

@@ -128,6 +128,31 @@ pub struct ShardMap {
 impl ShardMap {
     /// Reads a map file.
     ///
+    /// ```
+    /// let map = pim_core::shard::ShardMap::parse(r#"
+    ///     format = 1
+    ///     keyspace = "shop"                # a name for what is sharded
+    ///     version = 1                      # from 2 on, `parent` is the digest of the map before
+    ///
+    ///     [[shards]]
+    ///     id = 0
+    ///     name = "north"
+    ///     state = "live"                   # or draining, or retired
+    ///     [[shards.endpoints]]
+    ///     id = "north-primary"
+    ///     role = "primary"                 # or replica
+    ///     dsn_ref = "north"                # the name of a secret, never a connection string
+    ///
+    ///     [[ranges]]                       # together 0..=4095, without gaps or overlaps
+    ///     first = 0
+    ///     last = 4095
+    ///     shard = 0
+    ///     epoch = 1                        # rises whenever the range changes hands
+    /// "#)?;
+    /// assert_eq!(map.shards().len(), 1);
+    /// # Ok::<(), pim_core::shard::MapError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`MapError`] with every finding of severity `error`.
     pub fn parse(text: &str) -> Result<Self, MapError> {

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use pim_core::clock::Clock;
 use pim_core::context::{RequestContext, RequestContextLayer, RequestId, SessionError};
 use pim_core::deadline::Deadline;
-use pim_core::identity::Actor;
+use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::ProblemLayer;
 use pim_core::rbac::{Permit, Policy, RbacLayer, Reach, Read, Scope, Write};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
@@ -89,7 +89,7 @@ fn refused(status: u16, slug: &str, reason: &str) -> (u16, String, String) {
 async fn refusals_by_cause_and_their_twins() {
     let (issuer, clock) = (Issuer::new(), clock());
     let source = Source::of(issuer.jwks());
-    let layer = RequestContextLayer::new::<R>(txn_verifier(&source, &clock));
+    let layer = RequestContextLayer::new(ActorVerifier::new::<R>(txn_verifier(&source, &clock)));
     let at = |action, request| through(layer.clone(), action, request);
     let none = Request::builder().uri("/books").body(()).unwrap();
     assert_eq!(at(A::Look, none).await.unwrap_err(), refused(401, "unauthenticated", ""));
@@ -116,7 +116,7 @@ async fn refusals_by_cause_and_their_twins() {
 #[tokio::test]
 async fn what_the_service_finds() {
     let (issuer, clock) = (Issuer::new(), clock());
-    let layer = RequestContextLayer::new::<R>(txn_verifier(&Source::of(issuer.jwks()), &clock));
+    let layer = RequestContextLayer::new(ActorVerifier::new::<R>(txn_verifier(&Source::of(issuer.jwks()), &clock)));
     let id = RequestId::mint();
     let mut request = with_token(&txn(&issuer, &claims("keeper", &[FACILITY])));
     request.extensions_mut().insert(id);
@@ -137,14 +137,14 @@ async fn what_the_service_finds() {
 #[tokio::test]
 async fn a_bearer_token_read_in_the_programs_own_way() {
     let issuer = Issuer::new();
-    let layer =
-        RequestContextLayer::new::<R>(verifier(&Source::of(issuer.jwks()), &clock())).bearer().actor_of(|token| {
-            if token.text("scope") == Some("books") {
-                Ok(Actor::new(token.subject.parse()?, R::Reader))
-            } else {
-                Err(SessionError::UnknownRole)
-            }
-        });
+    let verifier = ActorVerifier::reading(verifier(&Source::of(issuer.jwks()), &clock()), |token| {
+        if token.text("scope") == Some("books") {
+            Ok(Actor::new(token.subject.parse()?, R::Reader))
+        } else {
+            Err(SessionError::UnknownRole)
+        }
+    });
+    let layer = RequestContextLayer::new(verifier).bearer();
     let bearer = |value: String| Request::builder().uri("/").header("authorization", value).body(()).unwrap();
     let scoped = issuer.token(&issuer.header(), &with(crate::issuer::claims(), "scope", json!("books")));
     assert!(through(layer.clone(), A::Look, bearer(format!("bearer {scoped}"))).await.is_ok());

@@ -1,21 +1,21 @@
 //! Signed statements of where every chain stood, kept outside the databases.
 
+mod lines;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use pim_core::clock::Timestamp;
 use pim_core::problem::{self, IntoProblem, Problem};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::verify::{AuditFinding, AuditFindingKind, VerifyReport, heads};
+use self::lines::{append, read};
+use super::verify::{VerifyReport, heads};
 use crate::backend::DbError;
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::Cluster;
 
 const KEY_FILE: &str = "audit-checkpoint.pk8";
 const LINES_FILE: &str = "audit-checkpoints.jsonl";
@@ -125,27 +125,6 @@ fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// One line of the file: what was signed, and the signature.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    body: String,
-    signature: String,
-}
-
-/// What is signed.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    format: u32,
-    at: i64,
-    number: u64,
-    /// SHA-256 of the line before, in base64url.
-    previous: String,
-    /// `shard/lane:seq:hash`, sorted.
-    heads: Vec<String>,
-}
-
 impl Cluster {
     /// Signs where every chain stands and appends that to a file beside the databases; the checkpoint's number.
     ///
@@ -182,84 +161,4 @@ impl Cluster {
         part.findings.into_iter().for_each(|finding| report.add(finding));
         Ok(heads)
     }
-}
-
-/// Appends a signed checkpoint; its number.
-pub(super) fn append(
-    path: &Path,
-    key: &CheckpointKey,
-    at: Timestamp,
-    heads: Vec<String>,
-) -> Result<u64, CheckpointError> {
-    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
-    // Several processes may append: the lock orders them, and ends with the file.
-    file.lock().map_err(failed)?;
-    let (mut number, mut previous) = (0, digest(""));
-    for line in BufReader::new(&file).lines() {
-        number += 1;
-        previous = digest(&line.map_err(failed)?);
-    }
-    let body = Body { format: 1, at: at.as_micros(), number: number + 1, previous, heads };
-    let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
-    let signature = key.sign(&body);
-    let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
-    line.push('\n');
-    file.seek(SeekFrom::End(0)).map_err(failed)?;
-    file.write_all(line.as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    if number == 0 {
-        sync_name(path).map_err(failed)?;
-    }
-    Ok(number + 1)
-}
-
-/// Reads every checkpoint, checks signatures and chain, and returns the newest heads.
-pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
-    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Heads::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    file.lock_shared().map_err(failed)?;
-    let (mut newest, mut previous) = (Heads::new(), digest(""));
-    for line in BufReader::new(&file).lines() {
-        let line = line.map_err(failed)?;
-        report.checkpoints += 1;
-        let seq = report.checkpoints;
-        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind });
-        match parse(&line, public) {
-            Some((body, heads)) => {
-                if body.previous != previous || body.number != seq {
-                    found(AuditFindingKind::CheckpointGap);
-                }
-                newest = heads;
-            }
-            None => found(AuditFindingKind::Forged),
-        }
-        previous = digest(&line);
-    }
-    Ok(newest)
-}
-
-fn parse(line: &str, public: &[u8]) -> Option<(Body, Heads)> {
-    let line: Line = serde_json::from_str(line).ok()?;
-    let signature = URL_SAFE_NO_PAD.decode(&line.signature).ok()?;
-    UnparsedPublicKey::new(&ED25519, public).verify(line.body.as_bytes(), &signature).ok()?;
-    let body: Body = serde_json::from_str(&line.body).ok()?;
-    let heads = body.heads.iter().map(|text| head_of(text)).collect::<Option<_>>()?;
-    Some((body, heads))
-}
-
-fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
-    let (shard, rest) = text.split_once('/')?;
-    let mut parts = rest.split(':');
-    let (lane, seq, hash) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned());
-    let shard: u16 = shard.parse().ok()?;
-    Some((((shard != CONTROL.0).then_some(shard), lane), (seq, hash)))
-}
-
-fn digest(line: &str) -> String {
-    URL_SAFE_NO_PAD.encode(Sha256::digest(line.as_bytes()))
 }

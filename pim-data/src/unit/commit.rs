@@ -11,12 +11,12 @@ use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
 use crate::backend::{Db, DbError, End, Engine, Member, Row, SqlPair, Statement, Value};
 use crate::cluster::CONTROL;
-use crate::consistency::ConsistencyToken;
+use crate::consistency::{Consistency, ConsistencyToken};
 use crate::entity::Table;
 use crate::retry::Backoff;
 use crate::{idempotency, scope};
 
-/// A unit that has been committed.
+/// A unit that has been committed. Where a token or a consistency is asked for, it is one: `&committed.into()`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Committed {
@@ -28,6 +28,18 @@ pub struct Committed {
     pub at: Timestamp,
     /// How often the fence refused a stale route before a newer map was taken over.
     pub fenced: u32,
+}
+
+impl From<Committed> for ConsistencyToken {
+    fn from(committed: Committed) -> Self {
+        committed.token
+    }
+}
+
+impl From<Committed> for Consistency {
+    fn from(committed: Committed) -> Self {
+        committed.token.into()
+    }
 }
 
 /// How patiently a refused unit waits for the map that refused it: a publication fences first and publishes last.

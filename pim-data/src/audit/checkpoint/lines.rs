@@ -1,0 +1,236 @@
+//! The file of checkpoints: one signed line each, chained by digest; an append reads no more than the last of them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write as _};
+use std::path::Path;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pim_core::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{CheckpointError, CheckpointKey, Head, Heads, sync_name};
+use crate::audit::verify::{AuditFinding, AuditFindingKind, VerifyReport};
+use crate::cluster::CONTROL;
+
+/// Longest line: the lanes of as many shards as a map may name take six mebibytes.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+/// How much of the end is looked at first; doubled until the last line is in it.
+const TAIL_BYTES: u64 = 16 << 10;
+
+/// One line of the file: what was signed, and the signature.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    body: String,
+    signature: String,
+}
+
+/// What is signed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    format: u32,
+    at: i64,
+    number: u64,
+    /// SHA-256 of the line before, in base64url.
+    previous: String,
+    /// `shard/lane:seq:hash`, sorted.
+    heads: Vec<String>,
+}
+
+/// The end of a file of lines.
+#[derive(Debug, PartialEq, Eq)]
+struct Tail {
+    /// The last whole line, without its end; none in a file that has no line.
+    last: Option<Vec<u8>>,
+    /// Where the whole lines end. What is behind was being written when the power went, and was never answered for.
+    end: u64,
+}
+
+/// Appends a signed checkpoint; its number.
+pub(super) fn append(
+    path: &Path,
+    key: &CheckpointKey,
+    at: Timestamp,
+    heads: Vec<String>,
+) -> Result<u64, CheckpointError> {
+    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+    // Several processes may append: the lock orders them, and ends with the file.
+    file.lock().map_err(failed)?;
+    let Tail { last, end } = tail(&mut file).map_err(failed)?;
+    file.set_len(end).map_err(failed)?;
+    let (number, previous) = match &last {
+        None => (0, digest(b"")),
+        Some(line) => match parse(line, &key.public()) {
+            Some((body, _)) => (body.number, digest(line)),
+            // Not ours, which verifying says: its place is counted, since it cannot be believed.
+            None => (count(&mut file).map_err(failed)?, digest(line)),
+        },
+    };
+    let body = Body { format: 1, at: at.as_micros(), number: number + 1, previous, heads };
+    let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
+    let signature = key.sign(&body);
+    let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
+    line.push('\n');
+    file.seek(SeekFrom::End(0)).map_err(failed)?;
+    file.write_all(line.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    if last.is_none() {
+        sync_name(path).map_err(failed)?;
+    }
+    Ok(number + 1)
+}
+
+/// Reads every checkpoint, one at a time, checks signatures and chain, and returns the newest heads.
+pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
+    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Heads::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    file.lock_shared().map_err(failed)?;
+    let (mut newest, mut previous, mut number) = (Heads::new(), digest(b""), 0);
+    let (mut file, mut line) = (BufReader::new(&file), Vec::new());
+    while next(&mut file, &mut line).map_err(failed)? {
+        report.checkpoints += 1;
+        let seq = report.checkpoints;
+        number += 1;
+        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind });
+        match parse(&line, public) {
+            Some((body, heads)) => {
+                if body.previous != previous || body.number != number {
+                    found(AuditFindingKind::CheckpointGap);
+                }
+                // What follows a gap continues from there: one finding a gap.
+                (newest, number) = (heads, body.number);
+            }
+            None => found(AuditFindingKind::Forged),
+        }
+        previous = digest(&line);
+    }
+    Ok(newest)
+}
+
+/// Reads the next whole line, without its end. What is longer than any line of ours comes in pieces, none of them signed.
+fn next(file: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, Error> {
+    line.clear();
+    let read = file.take(LINE_BYTES_MAX).read_until(b'\n', line)?;
+    Ok(line.pop_if(|byte| *byte == b'\n').is_some() || read as u64 == LINE_BYTES_MAX)
+}
+
+/// Finds the last whole line from the end, whatever is before it.
+fn tail(file: &mut (impl Read + Seek)) -> Result<Tail, Error> {
+    let len = file.seek(SeekFrom::End(0))?;
+    let mut bytes = Vec::new();
+    let mut span = TAIL_BYTES;
+    // Ends: the span doubles until it has the whole file, or two lines at their longest.
+    loop {
+        span = span.min(len);
+        file.seek(SeekFrom::Start(len - span))?;
+        bytes.clear();
+        file.take(span).read_to_end(&mut bytes)?;
+        let end = bytes.iter().rposition(|byte| *byte == b'\n');
+        let begin = end.and_then(|end| bytes[..end].iter().rposition(|byte| *byte == b'\n'));
+        match (begin, end) {
+            (Some(begin), Some(end)) => {
+                let last = Some(bytes[begin + 1..end].to_vec());
+                return Ok(Tail { last, end: len - span + end as u64 + 1 });
+            }
+            (None, Some(end)) if span == len => {
+                return Ok(Tail { last: Some(bytes[..end].to_vec()), end: end as u64 + 1 });
+            }
+            (None, None) if span == len => return Ok(Tail { last: None, end: 0 }),
+            _ if span > 2 * LINE_BYTES_MAX => {
+                return Err(Error::new(ErrorKind::InvalidData, "its last lines are longer than any checkpoint"));
+            }
+            _ => span *= 2,
+        }
+    }
+}
+
+/// How many whole lines there are.
+fn count(file: &mut File) -> Result<u64, Error> {
+    file.seek(SeekFrom::Start(0))?;
+    let (mut file, mut line, mut count) = (BufReader::new(file), Vec::new(), 0);
+    while next(&mut file, &mut line)? {
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn parse(line: &[u8], public: &[u8]) -> Option<(Body, Heads)> {
+    let line: Line = serde_json::from_slice(line).ok()?;
+    let signature = URL_SAFE_NO_PAD.decode(&line.signature).ok()?;
+    UnparsedPublicKey::new(&ED25519, public).verify(line.body.as_bytes(), &signature).ok()?;
+    let body: Body = serde_json::from_str(&line.body).ok()?;
+    let heads = body.heads.iter().map(|text| head_of(text)).collect::<Option<_>>()?;
+    Some((body, heads))
+}
+
+fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
+    let (shard, rest) = text.split_once('/')?;
+    let mut parts = rest.split(':');
+    let (lane, seq, hash) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned());
+    let shard: u16 = shard.parse().ok()?;
+    Some((((shard != CONTROL.0).then_some(shard), lane), (seq, hash)))
+}
+
+fn digest(line: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// Counts the bytes that are read through it.
+    struct Counted<R>(R, u64);
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+            let read = self.0.read(buffer)?;
+            self.1 += read as u64;
+            Ok(read)
+        }
+    }
+
+    impl<R: Seek> Seek for Counted<R> {
+        fn seek(&mut self, to: SeekFrom) -> Result<u64, Error> {
+            self.0.seek(to)
+        }
+    }
+
+    fn tail_of(text: &str) -> (Option<String>, u64) {
+        let tail = tail(&mut Cursor::new(text)).unwrap();
+        (tail.last.map(|line| String::from_utf8(line).unwrap()), tail.end)
+    }
+
+    #[test]
+    fn the_last_whole_line_is_found_whatever_follows_it() {
+        assert_eq!(tail_of(""), (None, 0));
+        assert_eq!(tail_of("torn"), (None, 0));
+        assert_eq!(tail_of("one\n"), (Some("one".to_owned()), 4));
+        assert_eq!(tail_of("one\ntorn"), (Some("one".to_owned()), 4));
+        assert_eq!(tail_of("one\ntwo\n"), (Some("two".to_owned()), 8));
+        assert_eq!(tail_of("one\ntwo\ntorn"), (Some("two".to_owned()), 8));
+        let long = "x".repeat(100_000);
+        assert_eq!(tail_of(&format!("one\n{long}\n")), (Some(long.clone()), 100_005));
+        assert_eq!(tail_of(&format!("{long}\n{long}")), (Some(long.clone()), 100_001));
+    }
+
+    /// Guard: `tail` begins at the end. However long the file is, an append reads as much as the last line needs.
+    #[test]
+    fn an_append_reads_no_more_than_the_end() {
+        let line = format!("{}\n", "x".repeat(1000));
+        let mut file = Counted(Cursor::new(line.repeat(5_000)), 0);
+        assert_eq!(tail(&mut file).unwrap().end, 5_000 * 1001);
+        assert!(file.1 <= 2 * TAIL_BYTES, "{} bytes were read", file.1);
+    }
+}
