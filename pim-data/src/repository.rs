@@ -417,6 +417,7 @@ async fn from_replica(
     }
     in_time(cx)?;
     let rows = shard.replica().query(select.clone(), one).await?;
+    let rows = if one { present(rows) } else { rows };
     if let (true, Some(bucket)) = (rows.is_empty(), bucket)
         && !shard.replica().has_received(bucket).await?
     {
@@ -441,8 +442,17 @@ async fn from_replica(
 async fn query(cx: &RequestContext, shard: &Shard, select: Statement, one: bool) -> Result<Vec<Row>, ReadError> {
     in_time(cx)?;
     let mut reader = shard.db().read_until(cx.deadline().instant()).await?;
+    if !one {
+        return Ok(reader.query(select).await?);
+    }
     // Without waiting for the engine to say that there is no second row: that costs another wake-up.
-    Ok(if one { reader.first(select).await?.into_iter().collect() } else { reader.query(select).await? })
+    Ok(present(reader.first(select).await?.into_iter().collect()))
+}
+
+/// A server's function for one row answers in any case: with nulls when there is none.
+fn present(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.retain(|row| *row.get(1) != Value::Null);
+    rows
 }
 
 fn in_time(cx: &RequestContext) -> Result<(), ReadError> {

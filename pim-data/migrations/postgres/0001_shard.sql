@@ -108,14 +108,16 @@ DECLARE
   calls text;
 BEGIN
   INSERT INTO public.pim_unit_part VALUES (part, writer) ON CONFLICT (name) DO UPDATE SET function = excluded.function;
-  SELECT string_agg(format(E'    WHEN %L THEN PERFORM public.%I(context, part->''data'', n + 1);\n', name, function), '' ORDER BY name)
+  SELECT string_agg(format(E'    WHEN %L THEN nothing := public.%I(context, part->''data'', n + 1);\n', name, function), '' ORDER BY name)
     INTO calls FROM public.pim_unit_part;
   EXECUTE format($body$
 CREATE OR REPLACE FUNCTION public.pim_write_parts(context jsonb, parts jsonb, n bigint) RETURNS bigint LANGUAGE plpgsql AS $f$
 DECLARE
   part jsonb;
+  nothing text;
 BEGIN
-  FOR part IN SELECT value FROM jsonb_array_elements(parts) LOOP
+  FOR place IN 0 .. jsonb_array_length(parts) - 1 LOOP
+    part := parts->place;
     CASE part->>'part'
 %s    ELSE RAISE EXCEPTION 'pim:unknown-part' USING ERRCODE = 'PM008';
     END CASE;

@@ -1,9 +1,15 @@
+-- What is called for its effect is assigned to `nothing` in all functions of the write and read path: an assignment is
+-- evaluated in place, where PERFORM starts a query, which takes several times as long as what it calls. For the same reason
+-- arrays are walked by their index.
+
 -- Who may be seen and written from here to the end of the transaction: 'all', 'facilities', 'own', or nothing.
 CREATE OR REPLACE FUNCTION public.pim_scope(scope jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  nothing text;
 BEGIN
-  PERFORM set_config('app.scope', coalesce(scope->>'scope', ''), true),
-          set_config('app.own', coalesce(scope->>'own', ''), true),
-          set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
+  nothing := set_config('app.scope', coalesce(scope->>'scope', ''), true);
+  nothing := set_config('app.own', coalesce(scope->>'own', ''), true);
+  nothing := set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
 END $$;
 
 -- Writes something that means nothing, so that this transaction's end waits for the standbys that a commit waits for. What
@@ -15,13 +21,15 @@ END $$;
 
 -- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them. A row that was typed by
 -- hand holds its bucket as a unit does, so that a fence waits for it; who has all buckets already needs no single one.
-CREATE OR REPLACE FUNCTION public.pim_owned() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_temp AS $$
+-- It runs as whoever writes: who may not read the ownership may not write rows either.
+CREATE OR REPLACE FUNCTION public.pim_owned() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  nothing text;
 BEGIN
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
-    PERFORM pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
+    nothing := pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
   END IF;
-  IF NOT EXISTS (SELECT FROM pim_bucket_owned WHERE bucket = NEW.bucket AND state IN ('owned', 'incoming')) THEN
+  IF NOT EXISTS (SELECT FROM public.pim_bucket_owned o WHERE o.bucket = NEW.bucket AND o.state IN ('owned', 'incoming')) THEN
     RAISE EXCEPTION 'pim:bucket-not-owned' USING ERRCODE = 'PM007';
   END IF;
   RETURN NEW;
@@ -36,14 +44,15 @@ DECLARE
   home uuid := (context->>'home')::uuid;
   owned record;
   known record;
+  nothing text;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
   END IF;
   IF context ? 'bulk' THEN
-    PERFORM pg_advisory_xact_lock_shared(7461, 4096);
+    nothing := pg_advisory_xact_lock_shared(7461, 4096);
   ELSE
-    PERFORM pg_advisory_xact_lock_shared(7461, bucket_no::int);
+    nothing := pg_advisory_xact_lock_shared(7461, bucket_no::int);
   END IF;
   SELECT o.epoch, o.state, o.map_version, o.moved_to INTO owned FROM public.pim_bucket_owned o WHERE o.bucket = bucket_no;
   IF NOT FOUND OR owned.state = 'moved' OR (owned.state = 'owned' AND owned.epoch <> (context->>'epoch')::bigint) THEN
@@ -54,10 +63,12 @@ BEGIN
       DETAIL = owned.map_version || ' ' || coalesce(owned.moved_to::text, '-');
   END IF;
   IF NOT context ? 'bulk' THEN
-    PERFORM pg_advisory_xact_lock(uuid_hash_extended(home, 7461));
+    nothing := pg_advisory_xact_lock(uuid_hash_extended(home, 7461));
   END IF;
-  PERFORM set_config('app.user', context->>'user', true), set_config('app.role', context->>'role', true),
-          set_config('app.request', context->>'request', true), set_config('app.trace', context->>'trace', true);
+  nothing := set_config('app.user', context->>'user', true);
+  nothing := set_config('app.role', context->>'role', true);
+  nothing := set_config('app.request', context->>'request', true);
+  nothing := set_config('app.trace', context->>'trace', true);
   IF context ? 'idempotency' THEN
     SELECT encode(i.body, 'hex') AS body, i.status, i.answer INTO known FROM public.idempotency i
       WHERE i.scope = decode(context->>'idempotency', 'hex');
@@ -83,18 +94,21 @@ DECLARE
   before bigint;
   reached bigint;
   answer jsonb := tail->'answer';
+  records jsonb := tail->'audit';
   record jsonb;
   lane_no bigint := bucket_no & 63;
   last_seq bigint;
   last_hash bytea;
+  previous_hash bytea;
   content text;
+  nothing text;
 BEGIN
   SELECT k.n INTO before FROM public.key_head k WHERE k.key = home;
-  before := coalesce(before, 0);
-  reached := public.pim_write_parts(context, tail->'parts', before);
-  IF reached > before THEN
-    INSERT INTO public.key_head AS k (key, bucket, n) VALUES (home, bucket_no, reached)
-      ON CONFLICT (key) DO UPDATE SET n = excluded.n;
+  reached := public.pim_write_parts(context, tail->'parts', coalesce(before, 0));
+  IF before IS NULL AND reached > 0 THEN
+    INSERT INTO public.key_head (key, bucket, n) VALUES (home, bucket_no, reached);
+  ELSIF reached > before THEN
+    UPDATE public.key_head k SET n = reached WHERE k.key = home;
   END IF;
   IF answer IS NOT NULL THEN
     INSERT INTO public.idempotency (scope, bucket, body, status, answer, request_id, created_at)
@@ -102,22 +116,23 @@ BEGIN
             answer->>'answer', (context->>'request')::uuid, (context->>'at')::bigint);
   END IF;
   IF NOT context ? 'bulk' THEN
-    PERFORM pg_advisory_xact_lock(7462, lane_no::int);
+    nothing := pg_advisory_xact_lock(7462, lane_no::int);
   END IF;
   SELECT a.seq, a.hash INTO last_seq, last_hash FROM public.audit a WHERE a.lane = lane_no ORDER BY a.seq DESC LIMIT 1;
   IF NOT FOUND THEN
     last_seq := 0;
     last_hash := decode(repeat('00', 32), 'hex');
   END IF;
-  FOR record IN SELECT value FROM jsonb_array_elements(tail->'audit') LOOP
+  FOR place IN 0 .. jsonb_array_length(records) - 1 LOOP
+    record := records->place;
     -- The number of the home key stands between the two halves: only the database knows it.
     content := (record->>'head') || reached || (record->>'tail');
+    previous_hash := last_hash;
     last_seq := last_seq + 1;
+    last_hash := sha256(previous_hash || convert_to(content, 'UTF8'));
     INSERT INTO public.audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id)
-    VALUES (lane_no, last_seq, last_hash, sha256(last_hash || convert_to(content, 'UTF8')), content,
-            (context->>'at')::bigint, (context->>'request')::uuid, context->>'user', home, record->>'entity',
-            (record->>'id')::uuid)
-    RETURNING hash INTO last_hash;
+    VALUES (lane_no, last_seq, previous_hash, last_hash, content, (context->>'at')::bigint, (context->>'request')::uuid,
+            context->>'user', home, record->>'entity', (record->>'id')::uuid);
   END LOOP;
   RETURN reached;
 END $$;

@@ -33,7 +33,7 @@ CREATE INDEX {table}_history_home ON {table}_history (home_key);
 CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   wall bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
-  last_from bigint;
+  last_to bigint;
   begins bigint;
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -43,12 +43,14 @@ BEGIN
   ELSE
     begins := wall;
   END IF;
-  SELECT h.valid_from INTO last_from FROM {table}_history h WHERE h.id = coalesce(NEW.id, OLD.id)
-    ORDER BY h.valid_from DESC LIMIT 1;
-  IF FOUND THEN
-    begins := greatest(begins, last_from + 1);
-    UPDATE {table}_history h SET valid_to = begins WHERE h.id = coalesce(NEW.id, OLD.id) AND h.valid_to IS NULL;
+  UPDATE {table}_history h SET valid_to = greatest(begins, h.valid_from + 1)
+    WHERE h.id = coalesce(NEW.id, OLD.id) AND h.valid_to IS NULL RETURNING h.valid_to INTO last_to;
+  IF NOT FOUND THEN
+    -- A row may come again after it went.
+    SELECT h.valid_to INTO last_to FROM {table}_history h WHERE h.id = coalesce(NEW.id, OLD.id)
+      ORDER BY h.valid_from DESC LIMIT 1;
   END IF;
+  begins := greatest(begins, last_to);
   IF TG_OP <> 'DELETE' THEN
     INSERT INTO {table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
     VALUES (NEW.id, NEW.home_key, NEW.bucket, NEW.facility_id, NEW.version, NEW.created_at, NEW.updated_at{new_names}, begins);
@@ -62,19 +64,21 @@ CREATE TRIGGER {table}_remember AFTER INSERT OR UPDATE OR DELETE ON {table}_row
 ALTER TABLE {table}_row ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table}_row FORCE ROW LEVEL SECURITY;
 CREATE POLICY {table}_scope ON {table}_row USING (
-  (SELECT current_setting('app.scope', true)) = 'all'
-  OR ((SELECT current_setting('app.scope', true)) = 'own'
-    AND home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid))
-  OR ((SELECT current_setting('app.scope', true)) = 'facilities'
-    AND facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])));
+  CASE (SELECT current_setting('app.scope', true))
+    WHEN 'all' THEN true
+    WHEN 'own' THEN home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid)
+    WHEN 'facilities' THEN facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])
+    ELSE false
+  END);
 ALTER TABLE {table}_history ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table}_history FORCE ROW LEVEL SECURITY;
 CREATE POLICY {table}_history_scope ON {table}_history FOR SELECT USING (
-  (SELECT current_setting('app.scope', true)) = 'all'
-  OR ((SELECT current_setting('app.scope', true)) = 'own'
-    AND home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid))
-  OR ((SELECT current_setting('app.scope', true)) = 'facilities'
-    AND facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])));
+  CASE (SELECT current_setting('app.scope', true))
+    WHEN 'all' THEN true
+    WHEN 'own' THEN home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid)
+    WHEN 'facilities' THEN facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])
+    ELSE false
+  END);
 -- For the trigger above, which runs as the owner.
 CREATE POLICY {table}_history_keeper ON {table}_history TO CURRENT_USER USING (true) WITH CHECK (true);
 CREATE VIEW {table} WITH (security_invoker = true) AS SELECT * FROM {table}_row;

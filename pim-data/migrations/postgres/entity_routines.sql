@@ -4,14 +4,18 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   home uuid := (context->>'home')::uuid;
   now_at bigint := (context->>'at')::bigint;
-  given record;
+  entered record;
+  given public.{table}_row;
+  nothing text;
 BEGIN
   IF NOT context ? 'entered' THEN
-    SELECT entered.n, entered.replay INTO n, replay FROM public.pim_enter(context) entered;
+    entered := public.pim_enter(context);
+    n := entered.n;
+    replay := entered.replay;
     IF replay IS NOT NULL THEN RETURN; END IF;
   END IF;
-  PERFORM public.pim_scope(record);
-  SELECT * INTO given FROM jsonb_to_record(record->'row') AS typed(pim_nothing text{typed});
+  nothing := public.pim_scope(record);
+  given := jsonb_populate_record(NULL::public.{table}_row, record->'row');
   IF (record->>'version')::bigint = 1 THEN
     INSERT INTO public.{table}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names})
     VALUES ((record->>'id')::uuid, home, (context->>'bucket')::bigint, (record->>'facility')::uuid, 1, now_at, now_at{given_names});
@@ -31,28 +35,35 @@ BEGIN
 END $$;
 
 -- Reads one row in order to change it, and looks up in the same snapshot whether the request was answered before.
-CREATE OR REPLACE FUNCTION public.pim_l_{table}_{digest}(scope jsonb, submission bytea, home uuid, wanted uuid)
-RETURNS TABLE (body bytea, status bigint, answer text, n bigint, id uuid, home_key uuid, facility_id uuid, version bigint,
-  created_at bigint, updated_at bigint{typed})
-LANGUAGE plpgsql STABLE ROWS 1 AS $$
+CREATE OR REPLACE FUNCTION public.pim_l_{table}_{digest}(scope jsonb, submission bytea, home uuid, wanted uuid, OUT body bytea,
+  OUT status bigint, OUT answer text, OUT n bigint, OUT id uuid, OUT home_key uuid, OUT facility_id uuid, OUT version bigint,
+  OUT created_at bigint, OUT updated_at bigint{out_columns})
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
+DECLARE
+  nothing text;
 BEGIN
-  PERFORM public.pim_scope(scope);
-  RETURN QUERY SELECT i.body, i.status, i.answer, k.n, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
+  nothing := public.pim_scope(scope);
+  SELECT i.body, i.status, i.answer, k.n, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
+    INTO body, status, answer, n, id, home_key, facility_id, version, created_at, updated_at{names}
     FROM (SELECT 1) one LEFT JOIN public.idempotency i ON i.scope = submission
     LEFT JOIN public.key_head k ON k.key = home
     LEFT JOIN public.{table}_row r ON r.id = wanted AND r.home_key = home;
 END $$;
 
--- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
-CREATE OR REPLACE FUNCTION public.pim_r_{table}_{digest}(scope jsonb, wanted uuid)
-RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
-LANGUAGE plpgsql STABLE ROWS 1 AS $$
+-- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are. This
+-- one answers with nulls when there is no such row: a function that returns a set would first store it.
+CREATE OR REPLACE FUNCTION public.pim_r_{table}_{digest}(scope jsonb, wanted uuid, OUT n bigint, OUT id uuid, OUT home_key uuid,
+  OUT facility_id uuid, OUT version bigint, OUT created_at bigint, OUT updated_at bigint{out_columns})
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
+DECLARE
+  nothing text;
 BEGIN
-  PERFORM public.pim_scope(scope);
-  RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
+  nothing := public.pim_scope(scope);
+  SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
       r.created_at, r.updated_at{row_names}
+    INTO n, id, home_key, facility_id, version, created_at, updated_at{names}
     FROM public.{table}_row r WHERE r.id = wanted;
 END $$;
 
@@ -60,8 +71,10 @@ CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(scope jsonb, home uuid,
 RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
+DECLARE
+  nothing text;
 BEGIN
-  PERFORM public.pim_scope(scope);
+  nothing := public.pim_scope(scope);
   IF home IS NULL THEN
     RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
         r.created_at, r.updated_at{row_names}
@@ -78,8 +91,10 @@ RETURNS TABLE (valid_from bigint, valid_to bigint, id uuid, home_key uuid, facil
   updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
+DECLARE
+  nothing text;
 BEGIN
-  PERFORM public.pim_scope(scope);
+  nothing := public.pim_scope(scope);
   RETURN QUERY SELECT r.valid_from, r.valid_to, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
     FROM public.{table}_history r
     WHERE r.id = wanted AND (instant IS NULL OR (r.valid_from <= instant AND (r.valid_to IS NULL OR r.valid_to > instant)))

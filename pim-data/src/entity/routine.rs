@@ -94,6 +94,7 @@ fn fill(template: &str, table: &Table, digest: &str) -> String {
         .replace("{row_names}", &each(&|column| format!(", r.{}", column.name)))
         .replace("{given_names}", &each(&|column| format!(", given.{}", column.name)))
         .replace("{sets}", &each(&|column| format!(", {0} = given.{0}", column.name)))
+        .replace("{out_columns}", &each(&|column| format!(", OUT {} {}", column.name, storage(column.kind))))
         .replace("{typed}", &each(&|column| format!(", {} {}", column.name, storage(column.kind))))
 }
 
