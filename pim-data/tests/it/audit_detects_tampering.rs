@@ -26,10 +26,21 @@ async fn tamper(world: &World, account: &Account, sql: &str) {
     world.raw(account.id, &sql).await.expect("runs");
 }
 
-async fn kinds(world: &World) -> Vec<AuditFindingKind> {
+/// What verifying finds about the account's lane: number and kind. Nothing may be found anywhere else.
+async fn found(world: &World, account: &Account) -> Vec<(u64, AuditFindingKind)> {
     let report: VerifyReport = world.cluster.verify_audit().await.expect("reads");
     assert_eq!(report.verified, report.findings.is_empty());
-    report.findings.iter().map(|finding| finding.kind).collect()
+    let route = world.cluster.router().route(&account.id);
+    let place = (Some(route.shard.0), u64::from(route.bucket.lane().get()));
+    assert!(report.findings.iter().all(|it| (it.shard, it.lane) == place), "{place:?}: {report:?}");
+    report.findings.iter().map(|finding| (finding.seq, finding.kind)).collect()
+}
+
+/// What verifying finds about the file of checkpoints: line and kind.
+async fn found_in_file(world: &World) -> Vec<(u64, AuditFindingKind)> {
+    let report = world.cluster.verify_audit().await.expect("reads");
+    assert!(report.findings.iter().all(|it| (it.shard, it.lane) == (None, 0)), "{report:?}");
+    report.findings.iter().map(|finding| (finding.seq, finding.kind)).collect()
 }
 
 #[tokio::test]
@@ -53,21 +64,21 @@ async fn a_changed_record_is_found() {
     let (world, account) = world().await;
     tamper(&world, &account, "UPDATE audit SET body = replace(body, '\"points\":2', '\"points\":9') WHERE seq = 3")
         .await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Changed]);
+    assert_eq!(found(&world, &account).await, [(3, AuditFindingKind::Changed)]);
 }
 
 #[tokio::test]
 async fn a_changed_label_is_found() {
     let (world, account) = world().await;
     tamper(&world, &account, "UPDATE audit SET user_id = 'somebody-else' WHERE seq = 2").await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Index]);
+    assert_eq!(found(&world, &account).await, [(2, AuditFindingKind::Index)]);
 }
 
 #[tokio::test]
 async fn a_removed_record_is_found() {
     let (world, account) = world().await;
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 2").await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Gap]);
+    assert_eq!(found(&world, &account).await, [(3, AuditFindingKind::Gap)], "the one before it is missing");
 }
 
 #[tokio::test]
@@ -76,7 +87,8 @@ async fn reordered_records_are_found() {
     let swap = "UPDATE audit SET seq = 99 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; \
                 UPDATE audit SET seq = 3 WHERE seq = 99";
     tamper(&world, &account, swap).await;
-    assert!(kinds(&world).await.contains(&AuditFindingKind::Broken));
+    let broken = [2, 3, 4].map(|seq| (seq, AuditFindingKind::Broken));
+    assert_eq!(found(&world, &account).await, broken, "both, and the one behind them");
 }
 
 #[tokio::test]
@@ -88,7 +100,7 @@ async fn an_appended_record_is_found() {
          FROM audit WHERE seq = 4"
     );
     tamper(&world, &account, &append).await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Broken]);
+    assert_eq!(found(&world, &account).await, [(5, AuditFindingKind::Broken)]);
 }
 
 #[tokio::test]
@@ -96,7 +108,7 @@ async fn a_cut_tail_is_found_by_the_checkpoint_alone() {
     let (world, account) = world().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 4").await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Truncated]);
+    assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Truncated)]);
 }
 
 #[tokio::test]
@@ -115,7 +127,7 @@ async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
     };
     tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = {} WHERE seq = 4", bytes(&hash)))
         .await;
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Rewritten]);
+    assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Rewritten)]);
 }
 
 #[tokio::test]
@@ -129,9 +141,9 @@ async fn a_forged_or_removed_checkpoint_is_found() {
     let whole = std::fs::read_to_string(&file).expect("is there");
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
-    assert_eq!(kinds(&world).await, [AuditFindingKind::CheckpointGap]);
+    assert_eq!(found_in_file(&world).await, [(2, AuditFindingKind::CheckpointGap)]);
     std::fs::write(&file, whole.replacen("\\\"number\\\":2", "\\\"number\\\":7", 1)).expect("writes");
-    assert!(kinds(&world).await.contains(&AuditFindingKind::Forged));
+    assert!(found_in_file(&world).await.contains(&(2, AuditFindingKind::Forged)));
 }
 
 /// Guard: `lines::tail` finds where whole lines end. A power cut may leave half a line, which was never answered for.
