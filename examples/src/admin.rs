@@ -1,10 +1,11 @@
-//! Administration and operations: reference data, audit, shards, outbox, lineage.
+//! Administration and operations: reference data, audit and its retention, shards, outbox, lineage.
 
 mod audit;
 mod lineage;
 mod operation;
 mod reference;
 mod relocation;
+mod retention;
 
 use axum::Router;
 
@@ -26,6 +27,7 @@ pub fn routes(stores: Stores) -> Router {
         .merge(audit::routes())
         .merge(operation::routes())
         .merge(relocation::routes())
+        .merge(retention::routes())
         .merge(lineage::routes())
         .merge(crate::operations::record_routes())
         .with_state(stores.cluster.clone());

@@ -5,8 +5,9 @@ mod checkpoint;
 mod query;
 mod verify;
 
-pub(crate) use chain::{LaneHead, Record, hex};
+pub(crate) use chain::{LaneHead, Record, hex, unhex};
 pub use checkpoint::{CheckpointError, CheckpointKey};
+pub(crate) use checkpoint::{Heads, Purge};
 pub use query::{AuditEntry, AuditFilter};
 pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};
 

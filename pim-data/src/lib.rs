@@ -14,6 +14,7 @@ mod inventory;
 pub mod migration;
 pub mod relocation;
 pub mod repository;
+pub mod retention;
 pub mod retry;
 pub mod schema;
 mod scope;

@@ -15,6 +15,8 @@ const MOVE_IDEMPOTENCY: &str = include_str!("../migrations/sqlite/0030_move_idem
 const MOVE_IDEMPOTENCY_POSTGRES: &str = include_str!("../migrations/postgres/0030_move_idempotency.sql");
 const MOVE: &str = include_str!("../migrations/sqlite/0031_move.sql");
 const MOVE_POSTGRES: &str = include_str!("../migrations/postgres/0031_move.sql");
+const RETENTION: &str = include_str!("../migrations/sqlite/0040_retention.sql");
+const RETENTION_POSTGRES: &str = include_str!("../migrations/postgres/0040_retention.sql");
 const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
@@ -58,9 +60,11 @@ impl Schema {
         let first = Migration::new(1, "shard infrastructure", INFRASTRUCTURE).with_postgres(INFRASTRUCTURE_POSTGRES);
         let idempotency = Migration::new(30, "idempotency by bucket", MOVE_IDEMPOTENCY);
         let moves = Migration::new(31, "moves of buckets", MOVE).with_postgres(MOVE_POSTGRES);
+        let retention = Migration::new(40, "retention", RETENTION).with_postgres(RETENTION_POSTGRES);
+        let idempotency = idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES);
         SchemaBuilder(Self {
-            shard: vec![first.clone(), idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES)],
-            control: vec![first, moves],
+            shard: vec![first.clone(), idempotency, retention.clone()],
+            control: vec![first, moves, retention],
             moved: Vec::new(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),
@@ -107,6 +111,11 @@ impl Schema {
     /// The entities of the shards, and other crates' tables that go with a bucket.
     pub(crate) fn movable(&self) -> (&[&'static Table], &[MovedTable]) {
         (&self.shard_tables, &self.moved)
+    }
+
+    /// The entities that a database holds.
+    pub(crate) fn tables_of(&self, control: bool) -> &[&'static Table] {
+        if control { &self.control_tables } else { &self.shard_tables }
     }
 
     pub(crate) fn is_control(&self, table: &Table) -> bool {

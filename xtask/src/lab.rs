@@ -7,6 +7,7 @@ mod doctor;
 mod document;
 mod journal;
 mod process;
+mod retention;
 mod servers;
 
 use std::path::PathBuf;
@@ -135,6 +136,11 @@ enum Verb {
         #[command(subcommand)]
         verb: ask::AuditVerb,
     },
+    /// Removing history and audit records whose time is over.
+    Retention {
+        #[command(subcommand)]
+        verb: retention::RetentionVerb,
+    },
 }
 
 /// Runs one verb.
@@ -164,5 +170,6 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         Verb::Dlq { verb } => ask::dlq(verb, json),
         Verb::Projection { verb } => ask::projection(verb, json),
         Verb::Audit { verb } => ask::audit(verb, json),
+        Verb::Retention { verb } => retention::run(verb, json),
     }
 }

@@ -10,6 +10,7 @@ use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::cluster::Cluster;
 use pim_data::entity::{Audited, Entity};
 use pim_data::repository::Period;
+use pim_data::retention::Retained;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -72,6 +73,7 @@ impl Asked<'_> {
         }
         let trail = self.cluster.audit(cx, self.permit, &AuditFilter::Entity(id.uuid())).await;
         let trail = trail.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?;
+        let retained = self.cluster.retained().await.map_err(|_| Problem::of(problem::UNAVAILABLE))?;
         let within = |at: Timestamp| self.query.as_of.is_none_or(|until| at <= until);
         let state = periods.iter().rev().find(|period| within(period.valid_from));
         let changes: Vec<Value> = trail.iter().filter(|entry| within(entry.at)).map(change).collect();
@@ -82,10 +84,12 @@ impl Asked<'_> {
             "state": state.map(|period| shown::<E>(&period.row)),
             "valid_from": state.map(|period| period.valid_from),
             "changes": changes,
+            // What is missing from before is not lost: its time was over.
+            "retained": retained,
         });
         if self.query.verify {
             let chain = self.cluster.verify_audit().await.map_err(|error| error.into_problem())?;
-            let deviations = deviations::<E>(&periods, &trail);
+            let deviations = deviations::<E>(&periods, &trail, &retained);
             let agrees = deviations.is_empty();
             found["verify"] = json!({ "audit_verified": chain.verified, "agrees": agrees, "deviations": deviations });
         }
@@ -113,14 +117,19 @@ fn shown<E: Entity>(row: &E) -> Value {
     Value::Object(shown)
 }
 
-/// Replays the trail against the history: each version once in both, with the same columns.
-fn deviations<E: Entity>(periods: &[Period<E>], trail: &[AuditEntry]) -> Vec<Value> {
+/// Replays the trail against the history: each version once in both, with the same columns. What is past its time may be
+/// missing from either.
+fn deviations<E: Entity>(periods: &[Period<E>], trail: &[AuditEntry], retained: &Retained) -> Vec<Value> {
     let mut found = Vec::new();
+    let is_past = |at: Timestamp, since: Option<Timestamp>| since.is_some_and(|since| at < since);
     let version_of = |entry: &AuditEntry| entry.body["version"].as_u64();
     for period in periods {
         let version = period.row.version();
         let mut recorded = trail.iter().filter(|entry| version_of(entry) == Some(version));
         let Some(entry) = recorded.next() else {
+            if is_past(period.valid_from, retained.audit_since) {
+                continue;
+            }
             found.push(json!({ "version": version, "what": "in the history but not in the trail" }));
             continue;
         };
@@ -133,7 +142,11 @@ fn deviations<E: Entity>(periods: &[Period<E>], trail: &[AuditEntry]) -> Vec<Val
         }
     }
     let known = |version: Option<u64>| periods.iter().any(|period| Some(period.row.version()) == version);
-    for entry in trail.iter().filter(|entry| !known(version_of(entry))) {
+    for (number, entry) in trail.iter().enumerate().filter(|(_, entry)| !known(version_of(entry))) {
+        // A period ends when the next change begins one.
+        if trail.get(number + 1).is_some_and(|next| is_past(next.at, retained.history_since)) {
+            continue;
+        }
         found.push(json!({ "version": version_of(entry), "what": "in the trail but not in the history" }));
     }
     found

@@ -64,6 +64,45 @@ async fn the_trail_and_the_lineage_agree() {
 }
 
 #[tokio::test]
+async fn what_is_past_its_time_goes_by_an_operators_word_and_lineage_says_so() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    let world = World::new().await;
+    let patient = world.registered("a").await;
+    let path = format!("/v1/patients/{}/transitions", patient.id());
+    world.post(&world.clinician(), &path, "move", &json!({"to": "active"})).await;
+    world.pass(100 * DAY);
+    let sre = world.session("sre", &[], None);
+    world.post(&world.clinician(), &path, "suspend", &json!({"to": "suspended"})).await;
+    let retain = async |key: &str, body: serde_json::Value| world.post(&sre, "/v1/admin/retention", key, &body).await;
+    let rows = |answer: &serde_json::Value| {
+        answer["items"].as_array().unwrap().iter().map(|item| item["rows"].as_u64().unwrap()).sum::<u64>()
+    };
+    let short = json!({"history_days": 30, "dry_run": true});
+    let plan = retain("p", short).await;
+    // Of the trail: the patient's two old records, and all but the newest of the two that made facility and provider, if
+    // they share a lane. Of the history: the first period of the patient.
+    assert_eq!((plan.status, &plan.body["dry_run"]), (StatusCode::OK, &json!(true)), "{:?}", plan.body);
+    let planned = rows(&plan.body);
+    assert!((3..=4).contains(&planned), "{:?}", plan.body);
+    let ran = retain("r", json!({"history_days": 30})).await;
+    assert_eq!((ran.status, rows(&ran.body)), (StatusCode::OK, planned), "{:?}", ran.body);
+    let again = retain("r2", json!({"history_days": 30})).await;
+    assert_eq!((rows(&again.body), &again.body["tombstone"]), (0, &json!(null)), "{:?}", again.body);
+
+    let lineage = world.get(&sre, &format!("/v1/admin/lineage/patient/{}?verify=true", patient.id())).await;
+    assert_eq!(lineage.body["verify"], json!({"audit_verified": true, "agrees": true, "deviations": []}));
+    assert_eq!(lineage.body["changes"].as_array().map(Vec::len), Some(1), "{:?}", lineage.body);
+    assert_eq!(lineage.body["retained"]["audit_since"], ran.body["audit_before"]);
+
+    let soon = retain("s", json!({"audit_days": 89})).await;
+    assert_eq!((soon.status.as_u16(), soon.problem()), (422, "invalid-body"), "{:?}", soon.body);
+    for session in [world.clinician(), world.session("admin", &[], None)] {
+        let refused = world.post(&session, "/v1/admin/retention", "x", &json!({})).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "forbidden"));
+    }
+}
+
+#[tokio::test]
 async fn a_map_with_findings_is_not_published() {
     let world = World::new().await;
     let sre = world.session("sre", &[], None);

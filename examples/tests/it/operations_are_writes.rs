@@ -21,12 +21,13 @@ async fn send(world: &World, token: &str, method: &str, path: &str, key: Option<
 }
 
 /// Every operation of an sre that can be done on a fresh directory, with a body, and with another one.
-fn operations(map: &str) -> [(&'static str, &'static str, Value, Value); 5] {
+fn operations(map: &str) -> [(&'static str, &'static str, Value, Value); 6] {
     let fault = |seconds: u64| json!({"fault": "error", "percent": 10, "seconds": seconds});
     let selection = |kind: &str| json!({"selection": {"event_type": kind}});
     [
         ("PUT", "/v1/admin/chaos/flags/billing-service", fault(600), fault(601)),
         ("POST", "/v1/admin/audit/verify", json!({}), Value::Null),
+        ("POST", "/v1/admin/retention", json!({}), json!({"audit_days": 91})),
         ("POST", "/v1/admin/projections/patient_search/rebuild", json!({}), Value::Null),
         ("POST", "/v1/admin/dead-letters/replay", selection("a"), selection("b")),
         ("POST", "/v1/admin/shards/map", json!({"map": map}), json!({"map": format!("{map}\n")})),
@@ -81,11 +82,11 @@ async fn the_same_key_is_the_same_operation_and_its_trail_names_request_and_user
         assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "forbidden"), "{path}");
     }
     let by_user = world.get(&sre, "/v1/admin/audit?user_id=dev-sre").await;
-    // Four operations that begin and end, and one fault.
-    assert_eq!(by_user.body["items"].as_array().map(Vec::len), Some(9), "{:?}", by_user.body);
+    // Five operations that begin and end, and one fault.
+    assert_eq!(by_user.body["items"].as_array().map(Vec::len), Some(11), "{:?}", by_user.body);
     let done = world.get(&sre, "/v1/admin/operations").await;
     let states: Vec<_> = done.body["items"].as_array().unwrap().iter().map(|row| row["state"].clone()).collect();
-    assert_eq!(states, vec![json!("done"); 4]);
+    assert_eq!(states, vec![json!("done"); 5]);
 }
 
 #[tokio::test]

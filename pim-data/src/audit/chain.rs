@@ -173,3 +173,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+/// A hash from its text; of anything else, one that no record has.
+pub(crate) fn unhex(text: &str) -> [u8; 32] {
+    let byte = |at: usize| text.get(2 * at..2 * at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    std::array::from_fn(|at| byte(at).unwrap_or(0xff))
+}

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pim_core::problem::{self, IntoProblem, Problem};
 
+pub(crate) use self::lines::{Purge, Signed};
 use self::lines::{append, read};
 use super::verify::{VerifyReport, heads};
 use crate::backend::DbError;
@@ -24,7 +25,7 @@ const LINES_FILE: &str = "audit-checkpoints.jsonl";
 pub(super) type Head = (u64, String);
 
 /// Heads by shard and lane.
-pub(super) type Heads = BTreeMap<(Option<u16>, u64), Head>;
+pub(crate) type Heads = BTreeMap<(Option<u16>, u64), Head>;
 
 /// Signs checkpoints. The secret key lies in a file that only its owner may read, beside but outside the databases.
 #[derive(Debug)]
@@ -134,31 +135,36 @@ impl Cluster {
     /// # Errors
     /// [`CheckpointError`]; nothing was appended then.
     pub async fn checkpoint_audit(&self) -> Result<u64, CheckpointError> {
+        self.sign_audit(None).await
+    }
+
+    /// As [`Cluster::checkpoint_audit`], with a tombstone.
+    pub(crate) async fn sign_audit(&self, purge: Option<Purge>) -> Result<u64, CheckpointError> {
         let heads = heads(self).await?;
         let (folder, at) = (self.data_dir().to_path_buf(), self.clock().now());
         let work = move || {
             let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
-            append(&folder.join(LINES_FILE), &key, at, heads)
+            append(&folder.join(LINES_FILE), &key, at, heads, purge)
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)?
     }
 
-    /// The newest heads that were signed; findings about the file itself go to the report.
-    pub(super) async fn checkpointed(&self, report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
+    /// What was signed; findings about the file itself go to the report.
+    pub(crate) async fn checkpointed(&self, report: &mut VerifyReport) -> Result<Signed, CheckpointError> {
         let folder = self.data_dir().to_path_buf();
         let mut part = VerifyReport::default();
-        let work = move || -> Result<(Heads, VerifyReport), CheckpointError> {
+        let work = move || -> Result<(Signed, VerifyReport), CheckpointError> {
             let lines = folder.join(LINES_FILE);
             if !lines.exists() {
-                return Ok((Heads::new(), part));
+                return Ok((Signed::default(), part));
             }
             let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
-            let heads = read(&lines, &key.public(), &mut part)?;
-            Ok((heads, part))
+            let signed = read(&lines, &key.public(), &mut part)?;
+            Ok((signed, part))
         };
-        let (heads, part) = tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)??;
+        let (signed, part) = tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)??;
         report.checkpoints = part.checkpoints;
         part.findings.into_iter().for_each(|finding| report.add(finding));
-        Ok(heads)
+        Ok(signed)
     }
 }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::chain::{GENESIS, hex, link};
-use super::checkpoint::{CheckpointError, Heads};
+use super::chain::{GENESIS, hex, link, unhex};
+use super::checkpoint::{CheckpointError, Head, Signed};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement};
 use crate::cluster::{CONTROL, Cluster};
 
@@ -85,7 +85,7 @@ impl Cluster {
             let Some(db) = self.database(source) else { continue };
             verify_shard(db, (source != CONTROL).then_some(source.0), &mut signed, &mut report).await?;
         }
-        for ((shard, lane), (seq, _)) in signed {
+        for ((shard, lane), (seq, _)) in signed.heads {
             report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated });
         }
         report.verified = report.findings.is_empty();
@@ -104,15 +104,18 @@ pub(super) const HEADS: SqlPair = SqlPair::same(
 async fn verify_shard(
     db: &Db,
     shard: Option<u16>,
-    signed: &mut Heads,
+    signed: &mut Signed,
     report: &mut VerifyReport,
 ) -> Result<(), DbError> {
     let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
+    let mut purged: Option<Head> = None;
     loop {
         let rows = db.query(Statement::of(RECORDS).bind(lane).bind(seq).bind(PAGE)).await?;
         for row in &rows {
             if row.int(0)? != lane {
-                (lane, seq, hash) = (row.int(0)?, 0, GENESIS);
+                lane = row.int(0)?;
+                purged = signed.tombstones.get(&(shard, row.count(0)?)).cloned();
+                (seq, hash) = begin(row, purged.as_ref())?;
                 report.lanes += 1;
             }
             let found = check(row, seq, &hash)?;
@@ -123,8 +126,11 @@ async fn verify_shard(
             if let Some(kind) = found {
                 report.add(AuditFinding { shard, lane: place.1, seq, kind });
             }
-            if signed.get(&place).is_some_and(|(signed_seq, _)| *signed_seq == seq) {
-                let is_same = signed.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
+            if purged.as_ref().is_some_and(|(end, signed_hash)| *end == seq && *signed_hash != hex(&hash)) {
+                report.add(AuditFinding { shard, lane: place.1, seq, kind: AuditFindingKind::Rewritten });
+            }
+            if signed.heads.get(&place).is_some_and(|(signed_seq, _)| *signed_seq == seq) {
+                let is_same = signed.heads.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
                 if !is_same {
                     report.add(AuditFinding { shard, lane: place.1, seq, kind: AuditFindingKind::Rewritten });
                 }
@@ -134,6 +140,17 @@ async fn verify_shard(
             return Ok(());
         }
     }
+}
+
+/// Behind what a lane's first record must stand: nothing, or what a tombstone says of the last one that went. Of records
+/// that a broken-off run has left before that, the first vouches for its place itself; the last must be the tombstone's.
+fn begin(first: &Row, purged: Option<&Head>) -> Result<(u64, [u8; 32]), DbError> {
+    let seq = first.count(1)?;
+    Ok(match purged {
+        Some((end, hash)) if seq > *end => (*end, unhex(hash)),
+        Some(_) if seq > 1 => (seq - 1, first.digest(2)?),
+        _ => (0, GENESIS),
+    })
 }
 
 fn check(row: &Row, seq_before: u64, hash_before: &[u8; 32]) -> Result<Option<AuditFindingKind>, DbError> {

@@ -154,7 +154,7 @@ async fn a_checkpoint_that_was_torn_is_no_forgery_and_is_written_over() {
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 1);
     let whole = std::fs::read(&file).expect("is there");
     std::fs::write(&file, [&whole[..], &whole[..whole.len() / 2]].concat()).expect("writes");
-    assert_eq!(kinds(&world).await, []);
+    assert_eq!(found_in_file(&world).await, []);
     world.change(account.id, |account| account.points = 10).await.expect("commits");
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 2);
     let report = world.cluster.verify_audit().await.expect("verifies");
@@ -174,10 +174,10 @@ async fn checkpoints_go_on_behind_a_gap() {
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 4);
-    assert_eq!(kinds(&world).await, [AuditFindingKind::CheckpointGap]);
+    assert_eq!(found_in_file(&world).await, [(2, AuditFindingKind::CheckpointGap)]);
     std::fs::write(&file, [lines[0], "{}", ""].join("\n")).expect("writes");
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 3);
-    assert_eq!(kinds(&world).await, [AuditFindingKind::Forged]);
+    assert_eq!(found_in_file(&world).await, [(2, AuditFindingKind::Forged)]);
 }
 
 #[cfg(unix)]

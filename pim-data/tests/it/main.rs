@@ -20,6 +20,7 @@ mod map_swaps_under_traffic;
 mod open_refuses_by_name;
 mod readers_follow_what_moved;
 mod reads_are_as_fresh_as_asked;
+mod retention_leaves_a_whole_trail;
 mod rollback_on_drop;
 mod signals_are_as_declared;
 mod stale_writers_lose;

@@ -26,6 +26,7 @@ promises! {
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
     reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
+    retention_leaves_a_whole_trail in "retention_leaves_a_whole_trail.rs",
     rollback_on_drop in "rollback_on_drop.rs",
     stale_writers_lose in "stale_writers_lose.rs",
     visibility_agrees_with_oracle in "visibility_agrees_with_oracle.rs",

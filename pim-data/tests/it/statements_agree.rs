@@ -102,5 +102,6 @@ async fn use_everything(world: &server::World) {
     cluster.checkpoint_audit().await.expect("signs");
     cluster.verify_audit().await.expect("reads");
     cluster.sweep_idempotency().await.expect("sweeps");
+    cluster.retained().await.expect("reads");
     cluster.health().await;
 }

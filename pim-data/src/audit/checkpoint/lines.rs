@@ -39,6 +39,43 @@ struct Body {
     previous: String,
     /// `shard/lane:seq:hash`, sorted.
     heads: Vec<String>,
+    /// What retention is about to remove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purge: Option<Purge>,
+}
+
+/// A tombstone: records that are about to go, because their time is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Purge {
+    /// Records of before this instant go, in microseconds.
+    pub(crate) before: i64,
+    /// By whose word.
+    pub(crate) user: String,
+    pub(crate) request: String,
+    /// The last record of each lane that goes, as `shard/lane:seq:hash`.
+    pub(crate) ends: Vec<String>,
+}
+
+/// What the lines of the file say, taken together.
+#[derive(Debug, Default)]
+pub(crate) struct Signed {
+    /// Where each chain stood at the newest line.
+    pub(in crate::audit) heads: Heads,
+    /// Up to where each chain was purged.
+    pub(crate) tombstones: Heads,
+}
+
+impl Signed {
+    fn take(&mut self, body: &Body, heads: Heads) {
+        self.heads = heads;
+        for (place, end) in body.purge.iter().flat_map(|purge| &purge.ends).filter_map(|text| head_of(text)) {
+            let known = self.tombstones.entry(place).or_insert_with(|| end.clone());
+            if known.0 < end.0 {
+                *known = end;
+            }
+        }
+    }
 }
 
 /// The end of a file of lines.
@@ -56,6 +93,7 @@ pub(super) fn append(
     key: &CheckpointKey,
     at: Timestamp,
     heads: Vec<String>,
+    purge: Option<Purge>,
 ) -> Result<u64, CheckpointError> {
     let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
@@ -71,7 +109,8 @@ pub(super) fn append(
             None => (count(&mut file).map_err(failed)?, digest(line)),
         },
     };
-    let body = Body { format: 1, at: at.as_micros(), number: number + 1, previous, heads };
+    let format = if purge.is_some() { 2 } else { 1 };
+    let body = Body { format, at: at.as_micros(), number: number + 1, previous, heads, purge };
     let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
     let signature = key.sign(&body);
     let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
@@ -85,16 +124,16 @@ pub(super) fn append(
     Ok(number + 1)
 }
 
-/// Reads every checkpoint, one at a time, checks signatures and chain, and returns the newest heads.
-pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Result<Heads, CheckpointError> {
+/// Reads every checkpoint, one at a time, checks signatures and chain, and returns what they say.
+pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Result<Signed, CheckpointError> {
     let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Heads::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Signed::default()),
         Err(error) => return Err(failed(error)),
     };
     file.lock_shared().map_err(failed)?;
-    let (mut newest, mut previous, mut number) = (Heads::new(), digest(b""), 0);
+    let (mut signed, mut previous, mut number) = (Signed::default(), digest(b""), 0);
     let (mut file, mut line) = (BufReader::new(&file), Vec::new());
     while next(&mut file, &mut line).map_err(failed)? {
         report.checkpoints += 1;
@@ -107,13 +146,14 @@ pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Res
                     found(AuditFindingKind::CheckpointGap);
                 }
                 // What follows a gap continues from there: one finding a gap.
-                (newest, number) = (heads, body.number);
+                signed.take(&body, heads);
+                number = body.number;
             }
             None => found(AuditFindingKind::Forged),
         }
         previous = digest(&line);
     }
-    Ok(newest)
+    Ok(signed)
 }
 
 /// Reads the next whole line, without its end. What is longer than any line of ours comes in pieces, none of them signed.
