@@ -6,5 +6,6 @@ mod run;
 mod status;
 mod summary;
 
+pub(crate) use flags::Settings;
 pub use flags::{Flags, Lasting, Traffic};
 pub use run::main;

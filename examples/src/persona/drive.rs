@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::plan::{Plan, PlannedSession};
+use super::profile::Profile;
 use super::record::{DriveReport, Snapshot};
 use super::session::{Shared, play};
 
@@ -25,6 +26,8 @@ pub struct DriveSettings {
     pub rate: f64,
     /// Decides the plan.
     pub seed: u64,
+    /// How the traffic is shaped and mixed.
+    pub profile: Profile,
     /// Where the spans of the calls go.
     pub spans: Spans,
     /// For how long sessions begin; until told to stop when absent.
@@ -45,7 +48,7 @@ impl Drive {
     pub fn start(settings: &DriveSettings) -> Self {
         let shared = Arc::new(Shared::new(settings.gateway.clone(), settings.spans.clone()));
         let slots = Arc::new(Semaphore::new(SESSIONS_MAX as usize));
-        let plan = Plan::new(settings.seed, settings.rate);
+        let plan = Plan::new(settings.seed, settings.rate).with_profile(settings.profile);
         let end_us =
             settings.duration.map_or(u64::MAX, |duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
         let sessions = plan.sessions().take_while(move |session| session.at_us < end_us);
@@ -122,7 +125,8 @@ mod tests {
     }
 
     async fn report(gateway: String, rate: f64) -> DriveReport {
-        let settings = DriveSettings { gateway, rate, seed: 1, spans: Spans::default(), duration: None };
+        let (profile, spans) = (Profile::default(), Spans::default());
+        let settings = DriveSettings { gateway, rate, seed: 1, profile, spans, duration: None };
         let drive = Drive::start(&settings);
         while drive.shared.recorder.due_so_far() < 5 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,23 +4,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::operation::{Operation, Script};
-use super::random::{Stream, below, draw, exponential};
+use super::profile::Profile;
+use super::random::{Stream, below, draw, exponential, unit};
 
 /// Sessions that a manifest's digest covers.
 const DIGEST_SESSIONS: u64 = 10_000;
-const THINK_MS_MEAN: f64 = 300.0;
-const THINK_MS_MAX: u64 = 5_000;
-
-/// Weights of what personas set out to do: patients read, clinicians do both, admins and engineers look.
-const MIX: &[(&str, Script, u64)] = &[
-    ("patient", Script::Portal, 32),
-    ("patient", Script::Booking, 8),
-    ("clinician", Script::LookUp, 24),
-    ("clinician", Script::Visit, 20),
-    ("clinician", Script::Intake, 6),
-    ("admin", Script::Billing, 7),
-    ("sre", Script::Watch, 3),
-];
 
 /// One step of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,36 +40,50 @@ pub struct PlannedSession {
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     seed: u64,
-    mean_gap_us: f64,
+    rate: f64,
+    profile: Profile,
 }
 
 impl Plan {
-    /// A plan of `rate` sessions a second.
+    /// A plan of `rate` sessions a second, shaped and mixed by the default profile.
     #[must_use]
     pub fn new(seed: u64, rate: f64) -> Self {
-        Self { seed, mean_gap_us: 1_000_000.0 / rate.max(1e-6) }
+        Self { seed, rate: rate.max(1e-6), profile: Profile::default() }
+    }
+
+    /// The same by another profile.
+    #[must_use]
+    pub const fn with_profile(self, profile: Profile) -> Self {
+        Self { profile, ..self }
     }
 
     /// Every session, in the order of their beginnings; without end.
     pub fn sessions(&self) -> impl Iterator<Item = PlannedSession> + Send + use<> {
         let plan = *self;
+        let shape = plan.profile.shape;
+        // Candidates come at the highest rate, and each stays with the chance that the shape leaves it (Lewis and Shedler).
+        let gap_us = 1_000_000.0 / (plan.rate * shape.highest());
         let mut at = 0.0_f64;
-        (0_u64..).map(move |number| {
-            at += exponential(draw(plan.seed, Stream::Arrival, number, 0), plan.mean_gap_us);
+        (0_u64..).filter_map(move |number| {
+            at += exponential(draw(plan.seed, Stream::Arrival, number, 0), gap_us);
+            if unit(draw(plan.seed, Stream::Arrival, number, 1)) * shape.highest() > shape.factor_at(at) {
+                return None;
+            }
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from zero, far below 2^63")]
             let at_us = at as u64;
-            plan.session(number, at_us)
+            Some(plan.session(number, at_us))
         })
     }
 
     fn session(&self, number: u64, at_us: u64) -> PlannedSession {
         let bits = |field| draw(self.seed, Stream::Session, number, field);
-        let total: u64 = MIX.iter().map(|(.., weight)| weight).sum();
+        let (mix, think) = (self.profile.mix.weights(), self.profile.think);
+        let total: u64 = mix.iter().map(|(.., weight)| weight).sum();
         let mut left = below(bits(0), total);
-        let mut chosen = MIX[0];
-        for entry in MIX {
+        let mut chosen = mix[0];
+        for entry in mix {
             if left < entry.2 {
-                chosen = *entry;
+                chosen = entry;
                 break;
             }
             left -= entry.2;
@@ -90,8 +92,13 @@ impl Plan {
         let mut step_at = 0;
         let mut steps = Vec::with_capacity(script.operations().len());
         for (index, operation) in (10_u64..).zip(script.operations()) {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of thinking")]
-            let think_ms = (exponential(bits(index), THINK_MS_MEAN) as u64).min(THINK_MS_MAX);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "milliseconds of thinking"
+            )]
+            let think_ms = (exponential(bits(index), think.ms_mean as f64) as u64).min(think.ms_max);
             step_at += if index == 10 { 0 } else { think_ms * 1000 };
             steps.push(PlannedStep { operation: *operation, at_us: step_at });
             step_at += operation.expected_service_us();
@@ -135,15 +142,49 @@ pub struct Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::persona::{Course, Shape};
+
+    fn shaped(kind: Course) -> Plan {
+        let shape = Shape { kind, period_s: 100, burst_s: 10, low: 0.5, peak: 3.0 };
+        Plan::new(7, 20.0).with_profile(Profile { shape, ..Profile::default() })
+    }
 
     #[test]
     fn the_same_seed_is_the_same_plan_in_any_thread() {
-        let here = Plan::new(7, 20.0).manifest();
-        for threads in [1, 2, 8] {
-            let others: Vec<_> = (0..threads).map(|_| std::thread::spawn(|| Plan::new(7, 20.0).manifest())).collect();
-            assert!(others.into_iter().all(|other| other.join().unwrap() == here), "{threads} threads");
+        let mut digests = std::collections::BTreeSet::new();
+        for kind in [Course::Constant, Course::Diurnal, Course::Burst, Course::Ramp] {
+            let here = shaped(kind).manifest();
+            for threads in [1, 2, 8] {
+                let others: Vec<_> =
+                    (0..threads).map(|_| std::thread::spawn(move || shaped(kind).manifest())).collect();
+                assert!(others.into_iter().all(|other| other.join().unwrap() == here), "{kind:?} {threads} threads");
+            }
+            digests.insert(here.digest);
         }
-        assert_ne!(Plan::new(8, 20.0).manifest().digest, here.digest);
+        digests.insert(Plan::new(8, 20.0).manifest().digest);
+        assert_eq!(digests.len(), 5, "another shape or seed is another plan");
+    }
+
+    #[test]
+    fn sessions_follow_the_shape() {
+        let count = |kind, from_s: u64, to_s: u64| {
+            let sessions = shaped(kind).sessions().map(|session| session.at_us / 1_000_000);
+            sessions.take_while(|at| *at < to_s).filter(|at| *at >= from_s).count()
+        };
+        // Ten seconds at 20 a second times the factor that the shape has in them.
+        for (kind, from_s, expected) in [
+            (Course::Constant, 50, 200),
+            (Course::Diurnal, 0, 108),
+            (Course::Diurnal, 45, 600),
+            (Course::Burst, 100, 600),
+            (Course::Burst, 150, 100),
+            (Course::Ramp, 0, 125),
+            (Course::Ramp, 300, 600),
+        ] {
+            let found = count(kind, from_s, from_s + 10);
+            let (low, high) = (expected * 3 / 4, expected * 5 / 4);
+            assert!((low..=high).contains(&found), "{kind:?} from {from_s} s: {found}, not about {expected}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The persona simulator as a program of its own: `plan` prints the manifest, `load` drives a running lab.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,13 +13,18 @@ use serde_json::{Value, json};
 
 use super::drive::{Drive, DriveSettings};
 use super::plan::Plan;
+use super::profile::Profile;
 use crate::client::Client;
-use crate::rig::{Drain, EXIT_PRECONDITION, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
-use crate::show::{Lasting, Traffic};
+use crate::rig::{
+    Drain, EXIT_PRECONDITION, EXIT_USAGE, HttpKeys, Parts, ServeSettings, Service, SessionGate, SettingsError, bind,
+};
+use crate::show::{Lasting, Settings, Traffic};
 use crate::signals::Hub;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const NAME: &str = "persona-simulator";
+/// Sessions a second where the settings name none.
+const RATE: f64 = 2.0;
 /// The traffic run says nothing.
 const EXIT_INVALID: u8 = 6;
 
@@ -34,12 +40,15 @@ struct Flags {
 enum Verb {
     /// Prints the traffic manifest with its digest; starts nothing.
     Plan {
+        /// The lab's settings (YAML), of which seed, traffic and personas count; variables `PIM_…` overlay them.
+        #[arg(long, value_name = "FILE")]
+        profile: Option<PathBuf>,
         /// Decides the plan.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        #[arg(long)]
+        seed: Option<u64>,
         /// Sessions a second.
-        #[arg(long, default_value_t = 2.0, value_parser = rate)]
-        rate: f64,
+        #[arg(long, value_parser = rate)]
+        rate: Option<f64>,
         /// One JSON object.
         #[arg(long)]
         json: bool,
@@ -53,14 +62,17 @@ enum Verb {
         #[arg(long, value_parser = base_url)]
         broker: Option<String>,
         /// Sessions a second.
-        #[arg(long, default_value_t = 2.0, value_parser = rate)]
-        rate: f64,
+        #[arg(long, value_parser = rate)]
+        rate: Option<f64>,
         /// How long, such as `30s` or `5m`; until told to stop when absent.
         #[arg(long = "for", value_name = "DURATION")]
         duration: Option<Lasting>,
+        /// The lab's settings (YAML), of which seed, traffic and personas count; variables `PIM_…` overlay them.
+        #[arg(long, value_name = "FILE")]
+        profile: Option<PathBuf>,
         /// Decides the plan.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        #[arg(long)]
+        seed: Option<u64>,
         /// Where health is served.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
@@ -84,26 +96,47 @@ fn base_url(text: &str) -> Result<String, &'static str> {
     if is_usable { Ok(text.trim_end_matches('/').to_owned()) } else { Err(RULE) }
 }
 
+/// Seed, rate and profile of the traffic: flags over settings.
+fn traffic(profile: Option<&Path>, seed: Option<u64>, rate: Option<f64>) -> Result<(u64, f64, Profile), SettingsError> {
+    let settings = Settings::of(profile)?;
+    let planned = match settings.traffic {
+        Traffic::Rate(rate) => rate,
+        Traffic::Off => RATE,
+    };
+    Ok((seed.unwrap_or(settings.seed), rate.unwrap_or(planned), settings.personas))
+}
+
+fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
     match Flags::parse().verb {
-        Verb::Plan { seed, rate, json } => {
-            let manifest = serde_json::to_value(Plan::new(seed, rate).manifest()).unwrap_or(Value::Null);
+        Verb::Plan { profile, seed, rate, json } => {
+            let (seed, rate, profile) = match traffic(profile.as_deref(), seed, rate) {
+                Ok(traffic) => traffic,
+                Err(error) => return refused(EXIT_USAGE, &error.into()),
+            };
+            let manifest = Plan::new(seed, rate).with_profile(profile).manifest();
+            let manifest = serde_json::to_value(manifest).unwrap_or(Value::Null);
             println!("{}", if json { manifest.to_string() } else { format!("{manifest:#}") });
             ExitCode::SUCCESS
         }
-        Verb::Load { gateway, broker, rate, duration, seed, listen, json } => {
+        Verb::Load { gateway, broker, profile, rate, duration, seed, listen, json } => {
+            let (seed, rate, profile) = match traffic(profile.as_deref(), seed, rate) {
+                Ok(traffic) => traffic,
+                Err(error) => return refused(EXIT_USAGE, &error.into()),
+            };
             let duration = duration.map(Duration::from);
-            let settings = DriveSettings { gateway, rate, seed, duration, spans: Spans::default() };
+            let settings = DriveSettings { gateway, rate, seed, profile, duration, spans: Spans::default() };
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let outcome = runtime
                 .context("cannot start the runtime")
                 .and_then(|runtime| runtime.block_on(load(settings, broker, listen, json)));
-            outcome.unwrap_or_else(|error| {
-                eprintln!("error: {error:#}");
-                ExitCode::from(EXIT_PRECONDITION)
-            })
+            outcome.unwrap_or_else(|error| refused(EXIT_PRECONDITION, &error))
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Flags of `services`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::persona::Profile;
 use crate::rig::{Layers, SettingsError};
 
 /// Most shards of a map.
@@ -133,13 +134,14 @@ impl FromStr for Lasting {
 /// Settings of `services`, from all layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     pub(super) data_dir: PathBuf,
     pub(super) listen: SocketAddr,
     pub(super) shards: u16,
     pub(super) patients: u32,
-    pub(super) seed: u64,
-    pub(super) traffic: Traffic,
+    pub(crate) seed: u64,
+    pub(crate) traffic: Traffic,
+    pub(crate) personas: Profile,
     pub(super) in_flight_max: usize,
     pub(super) persona_calls_per_second: u32,
 }
@@ -153,6 +155,7 @@ impl Default for Settings {
             patients: 10_000,
             seed: 1,
             traffic: Traffic::Rate(2.0),
+            personas: Profile::default(),
             in_flight_max: 512,
             persona_calls_per_second: 1_000,
         }
@@ -160,8 +163,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Defaults, a file and the environment, for a program that takes some of the lab's settings.
+    pub(crate) fn of(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let layers = Layers::<Self>::new();
+        let layers = if let Some(path) = file { layers.file(path)? } else { layers };
+        let settings = layers.environment(std::env::vars())?.into_settings();
+        settings.check()?;
+        Ok(settings)
+    }
+
     /// What a type alone cannot say.
     fn check(&self) -> Result<(), SettingsError> {
+        self.personas.check()?;
         let bounds = [
             ("shards", i64::from(self.shards), 1, SHARDS_MAX),
             ("patients", i64::from(self.patients), 0, PATIENTS_MAX),

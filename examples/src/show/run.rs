@@ -150,6 +150,7 @@ async fn drive(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> 
             gateway: lab.gateway.clone(),
             rate,
             seed: settings.seed,
+            profile: settings.personas,
             spans: lab.stores.hub.traces().spans("persona-simulator"),
             duration: flags.duration(),
         })),

@@ -85,9 +85,12 @@ pub(crate) struct SeedArgs {
 /// Arguments of `lab load`.
 #[derive(Args, Debug)]
 pub(crate) struct LoadArgs {
+    /// A YAML profile, of which traffic and personas count.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Sessions a second.
-    #[arg(long, default_value = "5")]
-    rate: String,
+    #[arg(long, value_name = "RATE")]
+    rate: Option<String>,
     /// How long, for example `30s`.
     #[arg(long = "for", value_name = "DURATION", default_value = "30s")]
     duration: String,
@@ -227,7 +230,8 @@ pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
     let state = if api::named().is_some() { None } else { Some(State::load()?) };
     let mut command = Command::new(built("persona-simulator")?);
     command.args(["load", "--json"]);
-    option(&mut command, "--rate", Some(&args.rate));
+    place(&mut command, "--profile", args.profile.as_deref())?;
+    option(&mut command, "--rate", args.rate.as_ref());
     option(&mut command, "--for", Some(&args.duration));
     option(&mut command, "--gateway", state.as_ref().map(|it| it.gateway.as_str()).or(api::named()));
     option(&mut command, "--broker", state.as_ref().map(|it| &it.broker));

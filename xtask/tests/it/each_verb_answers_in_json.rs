@@ -124,6 +124,14 @@ fn without_a_lab() {
     let lab = Background { folder: folder.join("lab"), is_up: false };
     let plan = lab.ask(&["plan", "--seed", "7"]).document("plan");
     assert_eq!((plan["digest"].as_str().map(str::len), &plan["seed"]), (Some(64), &7.into()));
+    let profile = folder.join("profile.yaml");
+    std::fs::write(&profile, "seed: 7\nshards: 8\npersonas: {shape: {kind: burst, period_s: 60, burst_s: 5}}\n")
+        .unwrap();
+    let shaped = lab.ask(&["plan", "--profile", &profile]).document("plan");
+    assert_eq!(shaped["seed"], 7);
+    assert_ne!(shaped["digest"], plan["digest"], "another shape is another plan");
+    std::fs::write(&profile, "seed: 7\nshards: 2\n").unwrap();
+    assert_eq!(lab.ask(&["plan", "--profile", &profile]).document("plan")["digest"], plan["digest"]);
     let seed = ["seed", "--data-dir", &folder.join("data"), "--patients", "40", "--shards", "2"];
     let first = lab.ask(&seed).document("seed");
     assert_eq!((&first["seeded_patients"], &first["audit_verified"]), (&40.into(), &true.into()), "{first}");

@@ -19,6 +19,13 @@ fn check(common: &[&str], rows: &[Row<'_>]) {
 #[test]
 fn of_bad_arguments() {
     let folder = Folder::new("usage");
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.join(name)
+    };
+    let unknown = file("unknown.yaml", "personas: {shape: {knid: burst}}\n");
+    let course = file("course.yaml", "personas: {shape: {kind: zigzag}}\n");
+    let bound = file("bound.yaml", "personas: {shape: {low: 9.5}}\n");
     check(
         &["--folder", &folder.join("lab"), "--json"],
         &[
@@ -32,6 +39,11 @@ fn of_bad_arguments() {
             (&["up", "--profile", "/nowhere/lab.yaml"], 2, "/nowhere/lab.yaml"),
             (&["plan", "--rate=-1"], 2, "--rate"),
             (&["plan", "--rate=0"], 2, "--rate"),
+            (&["plan", "--profile", &unknown], 2, "did you mean `kind`?"),
+            (&["plan", "--profile", &course], 2, "`personas.shape.kind`"),
+            (&["plan", "--profile", &bound], 2, "`personas.shape.low`"),
+            (&["up", "--profile", &unknown], 2, "`personas.shape.knid`"),
+            (&["load", "--gateway", "http://127.0.0.1:1", "--profile", &unknown], 2, "`personas.shape.knid`"),
             (&["seed", "--patients", "some"], 2, "--patients"),
             (&["shard", "publish", "/nowhere/map.toml"], 2, "/nowhere/map.toml"),
             (&["audit", "show"], 2, "--request"),
