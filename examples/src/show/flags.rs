@@ -65,7 +65,7 @@ fn whole(text: &str) -> Result<u64, &'static str> {
 
 /// How much traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "Written", into = "String")]
 pub enum Traffic {
     /// None.
     Off,
@@ -86,11 +86,22 @@ impl FromStr for Traffic {
     }
 }
 
-impl TryFrom<String> for Traffic {
+/// As a file may write it: a rate needs no quotes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be `off` or sessions a second, above 0 and at most 10000")]
+enum Written {
+    Text(String),
+    Number(f64),
+}
+
+impl TryFrom<Written> for Traffic {
     type Error = &'static str;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        match written {
+            Written::Text(text) => text.parse(),
+            Written::Number(rate) => rate.to_string().parse(),
+        }
     }
 }
 
@@ -214,5 +225,51 @@ impl Flags {
 
     pub(super) const fn is_ephemeral(&self) -> bool {
         self.ephemeral
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::persona::{Course, Plan};
+
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/weekday.yaml");
+
+    fn keys(tree: &Value, above: &str, into: &mut Vec<String>) {
+        for (name, below) in tree.as_object().into_iter().flatten() {
+            let key = format!("{above}{name}");
+            keys(below, &format!("{key}."), into);
+            into.push(key);
+        }
+    }
+
+    fn sorted(tree: &Value) -> Vec<String> {
+        let mut all = Vec::new();
+        keys(tree, "", &mut all);
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn the_example_profile_has_every_key_and_none_else() {
+        let settings = Settings::of(Some(Path::new(EXAMPLE))).unwrap();
+        assert_eq!((settings.personas.shape.kind, settings.personas.shape.period_s), (Course::Diurnal, 600));
+        let written: Value = serde_norway::from_str(&std::fs::read_to_string(EXAMPLE).unwrap()).unwrap();
+        assert_eq!(sorted(&written), sorted(&serde_json::to_value(Settings::default()).unwrap()));
+        let shaped = Plan::new(settings.seed, 5.0).with_profile(settings.personas).manifest();
+        assert_ne!(shaped.digest, Plan::new(settings.seed, 5.0).manifest().digest);
+    }
+
+    #[test]
+    fn a_rate_needs_no_quotes() {
+        let of = |text: &str| serde_norway::from_str::<Traffic>(text).map_err(|error| error.to_string());
+        assert_eq!(of("5").unwrap(), Traffic::Rate(5.0));
+        assert_eq!(of("'2.5'").unwrap(), Traffic::Rate(2.5));
+        assert_eq!(of("off").unwrap(), Traffic::Off);
+        for bad in ["0", "-1", "[1]", "fast", "20000"] {
+            assert!(of(bad).unwrap_err().contains("`off` or sessions a second"), "{bad}");
+        }
     }
 }
