@@ -128,7 +128,7 @@ const TABLE: Table = Table {
         Column::new("paid", ColumnKind::Json).shown(),
     ],
     references: &[("home_key", "patient"), ("encounter_id", "encounter")],
-    indexes: &[&["state", "id"]],
+    indexes: &[&["state", "bucket", "id"]],
 };
 
 impl Entity for Claim {

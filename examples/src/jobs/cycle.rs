@@ -35,8 +35,8 @@ pub struct BillingCycle {
     pub period_to: Timestamp,
     /// Claims that this cycle has submitted.
     pub submitted: u64,
-    /// The shard that is being looked at.
-    pub shard: u16,
+    /// The bucket that is being looked at; those before it are done. Buckets, for they can change their shard meanwhile.
+    pub bucket_at: u16,
     /// The claim behind which to go on there.
     pub after: Option<Uuid>,
     /// Which worker has it.
@@ -54,7 +54,7 @@ const TABLE: Table = Table {
         Column::new("period_from", ColumnKind::Time).shown(),
         Column::new("period_to", ColumnKind::Time).shown(),
         Column::new("submitted", ColumnKind::Int).shown(),
-        Column::new("shard", ColumnKind::Int).shown(),
+        Column::new("bucket_at", ColumnKind::Int).shown(),
         Column::new("after", ColumnKind::Uuid).shown().nullable(),
         Column::new("owner", ColumnKind::Uuid).shown().nullable(),
         Column::new("lease_until", ColumnKind::Time).shown().nullable(),

@@ -50,7 +50,7 @@ async fn ask(
             period_from: from,
             period_to: to,
             submitted: 0,
-            shard: 0,
+            bucket_at: 0,
             after: None,
             owner: None,
             lease_until: None,

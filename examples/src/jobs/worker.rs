@@ -6,9 +6,9 @@ use pim_core::context::{RequestContext, RequestId};
 use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, SystemScope, Write};
-use pim_core::shard::ShardId;
+use pim_core::shard::{Bucket, ShardId, ShardMap};
 use pim_data::backend::{SqlPair, Statement};
-use pim_data::cluster::{CONTROL, Cluster};
+use pim_data::cluster::{CONTROL, Cluster, DirectoryError};
 use pim_data::unit::{Tries, UnitError};
 use pim_events::{AppendError, AppendExt as _};
 use uuid::Uuid;
@@ -30,15 +30,24 @@ const REASON: SystemScope = SystemScope::new("submit the claims of a billing cyc
 
 /// What stops a step; the next look tries again.
 #[derive(Debug, thiserror::Error)]
-enum JobError {
+#[non_exhaustive]
+pub enum JobError {
+    /// A unit of work failed.
     #[error(transparent)]
     Unit(#[from] UnitError),
+    /// An event does not fit.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// Claims cannot be listed.
     #[error(transparent)]
     Database(#[from] pim_data::backend::DbError),
+    /// The map of the shards cannot be read.
+    #[error(transparent)]
+    Map(#[from] DirectoryError),
+    /// Nobody could write it down.
     #[error("the service's name is no subject")]
     Actor,
+    /// The lease ran out.
     #[error("somebody else has taken the cycle over")]
     Lost,
 }
@@ -69,38 +78,75 @@ fn context() -> Result<RequestContext, JobError> {
     Ok(RequestContext::new(RequestId::mint(), actor, Deadline::after(PATIENCE)))
 }
 
+/// Buckets that lie side by side on one shard, as one map has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    shard: ShardId,
+    first: Bucket,
+    last: Bucket,
+}
+
+impl Run {
+    /// From a bucket on; `None` behind the last bucket.
+    fn at(map: &ShardMap, first: u16) -> Option<Self> {
+        let first = Bucket::new(first).ok()?;
+        let (shard, _) = map.owner(first);
+        let here = (first.get()..)
+            .map_while(|bucket| Bucket::new(bucket).ok())
+            .take_while(|bucket| map.owner(*bucket).0 == shard);
+        Some(Self { shard, first, last: here.last()? })
+    }
+}
+
 /// One page of one cycle; whether there was anything to do.
-async fn step(cluster: &Cluster, worker: Uuid) -> Result<bool, JobError> {
+///
+/// Bucket by bucket, not shard by shard: a bucket that moves takes its claims to a shard that may have been looked at.
+///
+/// # Errors
+/// [`JobError`]; what was submitted before it stays so, and the next step goes on from there.
+pub async fn step(cluster: &Cluster, worker: Uuid) -> Result<bool, JobError> {
     let Some(id) = open_cycle(cluster, worker).await? else { return Ok(false) };
     let cx = context()?;
     let Some(cycle) = lease(cluster, &cx, id, worker).await? else { return Ok(false) };
-    let shards = cluster.map().shards().len();
-    let Some(db) = cluster.database(ShardId(cycle.shard)) else { return finish(cluster, &cx, &cycle, worker).await };
-    let text = format!(
-        "SELECT id, home_key FROM claim_row WHERE state = 'draft' AND id > ? AND created_at >= ? AND created_at < ? \
-         ORDER BY id LIMIT {PAGE}"
-    );
-    let page = Statement::of(SqlPair::generated(text)).bind(cycle.after.unwrap_or(Uuid::nil()));
-    let rows = db.query(page.bind(cycle.period_from).bind(cycle.period_to)).await?;
+    let map = cluster.map();
+    let Some(run) = Run::at(&map, cycle.bucket_at) else { return finish(cluster, &cx, &cycle, worker, 0).await };
+    let Some(db) = cluster.database(run.shard) else { return Err(UnitError::UnknownShard(run.shard).into()) };
+    let rows = db.query(drafts(&cycle, run)).await?;
+    let _newest = cluster.refresh_map()?;
+    if cluster.map().version() != map.version() {
+        // What was not found may have been taken away before it was looked for: look again, by the newer map.
+        return Ok(true);
+    }
     let mut submitted = 0;
     for row in &rows {
         let (claim, patient) = (row.uuid(0).map_err(UnitError::from)?, row.uuid(1).map_err(UnitError::from)?);
         submitted += u64::from(submit(cluster, &cx, claim, patient).await?);
     }
-    let is_last_page = rows.len() < PAGE as usize;
-    if is_last_page && usize::from(cycle.shard) + 1 >= shards {
-        return finish_with(cluster, &cx, &cycle, worker, submitted).await;
+    let behind = match rows.last().filter(|_| rows.len() >= PAGE as usize) {
+        Some(last) => {
+            let bucket = last.count(2).map_err(UnitError::from)?;
+            (u16::try_from(bucket).unwrap_or(u16::MAX), Some(last.uuid(0).map_err(UnitError::from)?))
+        }
+        None => (run.last.get() + 1, None),
+    };
+    if Bucket::new(behind.0).is_err() {
+        return finish(cluster, &cx, &cycle, worker, submitted).await;
     }
-    let after = rows.last().map(|row| row.uuid(0)).transpose().map_err(UnitError::from)?;
     advance(cluster, &cx, &cycle, worker, |next| {
         next.submitted += submitted;
-        if is_last_page {
-            (next.shard, next.after) = (next.shard + 1, None);
-        } else {
-            next.after = after;
-        }
+        (next.bucket_at, next.after) = behind;
     })
     .await
+}
+
+/// The next drafts of a period in a run of buckets.
+fn drafts(cycle: &BillingCycle, run: Run) -> Statement {
+    let text = format!(
+        "SELECT id, home_key, bucket FROM claim_row WHERE state = 'draft' AND (bucket, id) > (?, ?) AND bucket <= ? \
+         AND created_at >= ? AND created_at < ? ORDER BY bucket, id LIMIT {PAGE}"
+    );
+    let page = Statement::of(SqlPair::generated(text)).bind(run.first.get()).bind(cycle.after.unwrap_or(Uuid::nil()));
+    page.bind(run.last.get()).bind(cycle.period_from).bind(cycle.period_to)
 }
 
 /// A cycle that waits, that is ours, or whose worker has been silent for too long.
@@ -165,11 +211,7 @@ async fn submit(cluster: &Cluster, cx: &RequestContext, claim: Uuid, patient: Uu
     }
 }
 
-async fn finish(cluster: &Cluster, cx: &RequestContext, cycle: &BillingCycle, worker: Uuid) -> Result<bool, JobError> {
-    finish_with(cluster, cx, cycle, worker, 0).await
-}
-
-async fn finish_with(
+async fn finish(
     cluster: &Cluster,
     cx: &RequestContext,
     cycle: &BillingCycle,

@@ -2,6 +2,7 @@
 
 mod administration_tells_the_truth;
 mod buckets_move_by_an_operators_word;
+mod cycles_miss_no_claim;
 mod documents_cover_every_route;
 mod each_refusal_has_its_name;
 mod every_route_is_served;

@@ -133,6 +133,11 @@ impl World {
         Self { dir, clock, cluster: stores.cluster.clone(), stores, router, signer, facility, provider }
     }
 
+    /// The same data directory, opened once more as another program would.
+    pub(crate) async fn beside(&self) -> Stores {
+        open(&self.dir, &self.clock).await
+    }
+
     /// Ends everything and opens the same data directory again.
     pub(crate) async fn restarted(mut self) -> Self {
         let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));

@@ -1,0 +1,129 @@
+//! A billing cycle submits every draft of its period, also of a bucket that changes its shard while the cycle runs.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::id::Id;
+use pim_core::rbac::{Permit, SystemScope, Write};
+use pim_core::shard::ShardId;
+use pim_data::cluster::Cluster;
+use pim_data::relocation::Mover;
+use pim_events::{AppendExt as _, OutboxOutlet, RetentionSettings};
+use pim_lab::billing::{Claim, ClaimDrafted, ClaimState, Money};
+use pim_lab::ids::{ClaimId, EncounterId, PatientId};
+use pim_lab::jobs::step;
+use pim_lab::policy::{LabAction, LabResource};
+use pim_lab::rig::Drain;
+use pim_lab::workers::service_actor;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::world::World;
+
+/// More than a cycle of two shards ever needs here.
+const STEPS_MAX: usize = 20;
+
+fn context() -> RequestContext {
+    let actor = service_actor("test").unwrap();
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)))
+}
+
+/// A patient of the second shard, with a draft.
+async fn drafted(world: &World) -> (PatientId, ClaimId) {
+    let clinician = world.clinician();
+    for number in 0..100 {
+        let mut body = world.registration();
+        body["syn_number"] = json!(format!("SYN-{number:08}"));
+        let registered = world.post(&clinician, "/v1/patients", &format!("patient-{number}"), &body).await;
+        let patient_id: PatientId = registered.id().parse().unwrap();
+        if world.cluster.router().route(&patient_id).shard != ShardId(1) {
+            continue;
+        }
+        let path = format!("/v1/patients/{patient_id}/encounters");
+        let encounter_id: EncounterId =
+            world.post(&clinician, &path, "encounter", &world.scheduling()).await.id().parse().unwrap();
+        let mut unit = world.cluster.begin(&context(), patient_id);
+        let id: ClaimId = Id::child_derived(patient_id.bucket(), unit.at(), b"claim", 0);
+        let (facility_id, total) = (world.facility, Money::usd_cents(12_000));
+        let claim = Claim {
+            id,
+            version: 0,
+            patient_id,
+            facility_id,
+            encounter_id,
+            state: ClaimState::Draft,
+            lines: Vec::new(),
+            payments: Vec::new(),
+            total,
+            paid: Money::usd_cents(0),
+        };
+        let scope = SystemScope::new("draft a claim for a test");
+        let permit = Permit::<Write>::system(scope, LabAction::Write, LabResource::Claim);
+        let version = unit.save(&permit, &claim).unwrap();
+        unit.append(&ClaimDrafted { claim_id: id, version, patient_id, facility_id, encounter_id, total }).unwrap();
+        unit.commit().await.unwrap();
+        return (patient_id, id);
+    }
+    panic!("no patient of the second shard");
+}
+
+async fn asked(world: &World) {
+    let period = json!({"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"});
+    let cycle = world.post(&world.session("admin", &[], None), "/v1/billing-cycles", "cycle", &period).await;
+    assert_eq!(cycle.status, StatusCode::CREATED, "{:?}", cycle.body);
+}
+
+/// Moves the patient's bucket to the first shard.
+async fn moved(world: &World, patient: PatientId) {
+    let relay = Drain::new();
+    let (stores, stop) = (world.stores.clone(), relay.clone());
+    let relaying = tokio::spawn(async move { stores.relay(20, &RetentionSettings::default(), stop).await });
+    let (cx, mover) = (context(), Mover::new(&world.cluster, std::sync::Arc::new(OutboxOutlet)));
+    let planned = mover.plan(&cx, [patient.bucket()], ShardId(0)).await.unwrap();
+    mover.run(&cx, planned.id).await.unwrap();
+    relay.begin();
+    relaying.await.unwrap().unwrap();
+    assert_eq!(world.cluster.router().route(&patient).shard, ShardId(0));
+}
+
+async fn finished(cluster: &Cluster, worker: Uuid) {
+    for _ in 0..STEPS_MAX {
+        if !step(cluster, worker).await.unwrap() {
+            return;
+        }
+    }
+    panic!("the cycle does not end");
+}
+
+async fn state(world: &World, claim: ClaimId) -> String {
+    let shown = world.get(&world.session("admin", &[], None), &format!("/v1/claims/{claim}")).await;
+    shown.body["state"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Guard: what is left to look at is a matter of buckets; their shards may have been looked at before they came there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_bucket_that_moves_to_a_shard_that_was_looked_at() {
+    let world = World::new().await;
+    let (patient, claim) = drafted(&world).await;
+    asked(&world).await;
+    let worker = Uuid::new_v4();
+    assert!(step(&world.cluster, worker).await.unwrap(), "the buckets of the first shard");
+    assert_eq!(state(&world, claim).await, "draft");
+    moved(&world, patient).await;
+    finished(&world.cluster, worker).await;
+    assert_eq!(state(&world, claim).await, "submitted");
+}
+
+/// Guard: a worker whose map is old asks a shard that has nothing any more, and must not believe it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_a_worker_whose_map_is_old() {
+    let world = World::new().await;
+    let (patient, claim) = drafted(&world).await;
+    asked(&world).await;
+    let stale = world.beside().await;
+    moved(&world, patient).await;
+    finished(&stale.cluster, Uuid::new_v4()).await;
+    assert_eq!(state(&world, claim).await, "submitted");
+}
