@@ -262,14 +262,15 @@ impl Bench {
         run(fact, conn).await;
         let advance = sqlx::query("UPDATE key_head SET n = ? WHERE key = ?").bind(seen + 1).bind(key.clone());
         run(advance, conn).await;
-        let record = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
-                      VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let record = "INSERT INTO idempotency (scope, bucket, body, status, answer, n, request_id, created_at) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
         let record = sqlx::query(record)
             .bind(scope.scope().to_vec())
             .bind(bucket)
             .bind(scope.body().to_vec())
             .bind(200)
             .bind(serde_json::json!({"points": account.points + 1}).to_string())
+            .bind(seen + 1)
             .bind(cx.request_id().uuid().as_bytes().to_vec())
             .bind(at);
         run(record, conn).await;

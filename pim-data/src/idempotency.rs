@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
-use pim_core::shard::Bucket;
+use pim_core::shard::{Bucket, HomeKey};
 use serde_json::Value as Json;
 
 use crate::backend::{DbError, Engine, Row, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
+use crate::consistency::ConsistencyToken;
 use crate::unit::UnitError;
 
 /// How long an answer is kept.
@@ -23,14 +24,18 @@ pub struct StoredAnswer {
     pub status: u16,
     /// JSON body.
     pub body: Json,
+    /// Lets a later read see at least what the submission wrote, as the first answer's token did.
+    pub token: ConsistencyToken,
 }
 
 /// The columns and the join by which a statement also looks the request's record up; one bind, [`scope_bind`].
-pub(crate) const COLUMNS: &str = "i.body, i.status, i.answer";
+pub(crate) const COLUMNS: &str = "i.body, i.status, i.answer, i.n AS answered";
+/// How many they are.
+pub(crate) const WIDTH: usize = 4;
 pub(crate) const JOIN: &str = "LEFT JOIN idempotency i ON i.scope = ?";
 
 const RECORD: SqlPair = SqlPair::sqlite(
-    "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO idempotency (scope, bucket, body, status, answer, n, request_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 );
 
 /// Finds nothing for a request without a key.
@@ -38,8 +43,8 @@ pub(crate) fn scope_bind(cx: &RequestContext) -> Value {
     cx.idempotency().map(|scope| scope.scope().to_vec()).into()
 }
 
-/// Ends a unit whose request was answered before; [`COLUMNS`] begin at `from`.
-pub(crate) fn check(cx: &RequestContext, row: &Row, from: usize) -> Result<(), UnitError> {
+/// Ends a unit on a home key whose request was answered before; [`COLUMNS`] begin at `from`.
+pub(crate) fn check(cx: &RequestContext, home: HomeKey, row: &Row, from: usize) -> Result<(), UnitError> {
     let Some(scope) = cx.idempotency() else { return Ok(()) };
     if *row.get(from) == Value::Null {
         return Ok(());
@@ -49,19 +54,21 @@ pub(crate) fn check(cx: &RequestContext, row: &Row, from: usize) -> Result<(), U
     }
     let status = u16::try_from(row.int(from + 1)?).unwrap_or(500);
     let body = serde_json::from_str(row.text(from + 2)?).unwrap_or(Json::Null);
-    Err(UnitError::Replay(StoredAnswer { status, body }))
+    let token = ConsistencyToken::of(home.uuid(), row.count(from + 3)?);
+    Err(UnitError::Replay(StoredAnswer { status, body, token }))
 }
 
-/// The record of this request, when it has a key and an answer.
+/// The record of this request, when it has a key and an answer; `n` is the home key's number after the unit.
 pub(crate) fn record(
     cx: &RequestContext,
     bucket: Bucket,
-    answer: Option<&StoredAnswer>,
+    answer: Option<&(u16, Json)>,
+    n: u64,
     at: Timestamp,
 ) -> Option<Statement> {
-    let (scope, answer) = (cx.idempotency()?, answer?);
+    let (scope, (status, body)) = (cx.idempotency()?, answer?);
     let insert = Statement::of(RECORD).bind(scope.scope()).bind(bucket.get()).bind(scope.body());
-    let insert = insert.bind(answer.status).bind(answer.body.to_string());
+    let insert = insert.bind(*status).bind(body.to_string()).bind(n);
     Some(insert.bind(cx.request_id().uuid()).bind(at))
 }
 

@@ -27,7 +27,6 @@ use uuid::Uuid;
 use crate::backend::{Engine, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
 use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
-use crate::idempotency::StoredAnswer;
 use crate::schema::Schema;
 use crate::{idempotency, scope};
 
@@ -52,7 +51,8 @@ pub struct Unit {
     pub(crate) loaded: Vec<(Uuid, Stored)>,
     pub(crate) writes: Vec<Pending>,
     pub(crate) parts: Vec<Box<dyn UnitPart>>,
-    pub(crate) answer: Option<StoredAnswer>,
+    /// Status and body.
+    pub(crate) answer: Option<(u16, Json)>,
     /// Whether the bucket is about to change hands: worth a longer wait than a stale route.
     pub(crate) draining: bool,
 }
@@ -122,7 +122,7 @@ impl Unit {
             let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
             let found = reader.first(select).await?;
             drop(reader);
-            let is_there = found.as_ref().is_some_and(|row| *row.get(4) != Value::Null);
+            let is_there = found.as_ref().is_some_and(|row| *row.get(ROW) != Value::Null);
             if is_there || !self.cluster.has_left(self.route, self.cx.deadline(), tries).await? {
                 break found;
             }
@@ -130,26 +130,26 @@ impl Unit {
             tries += 1;
         };
         let Some(row) = row else { return Ok(None) };
-        if let Err(found) = idempotency::check(&self.cx, &row, 0) {
+        if let Err(found) = idempotency::check(&self.cx, self.home, &row, 0) {
             let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
                 shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(server::SETTLE)).await?;
             }
             return Err(found);
         }
-        let head = if *row.get(3) == Value::Null { 0 } else { row.count(3)? };
+        let head = if *row.get(HEAD) == Value::Null { 0 } else { row.count(HEAD)? };
         if *self.head.get_or_insert(head) != head {
             return Err(UnitError::Conflict);
         }
-        if *row.get(4) == Value::Null {
+        if *row.get(ROW) == Value::Null {
             return Ok(None);
         }
-        let entity = from_row::<E>(&row, 4)?;
+        let entity = from_row::<E>(&row, ROW)?;
         self.loaded.retain(|(known, _)| *known != id.uuid());
         if self.loaded.len() == LOADS_MAX {
             return Err(UnitError::TooLarge { most: LOADS_MAX });
         }
-        self.loaded.push((id.uuid(), stored(E::TABLE, &row, 4)?));
+        self.loaded.push((id.uuid(), stored(E::TABLE, &row, ROW)?));
         Ok(Some(entity))
     }
 
@@ -216,9 +216,13 @@ impl Unit {
 
     /// The answer that an equal submission will get from now on; commits with the rest.
     pub fn answer(&mut self, status: u16, body: &Json) {
-        self.answer = Some(StoredAnswer { status, body: body.clone() });
+        self.answer = Some((status, body.clone()));
     }
 }
+
+/// Where the key's number is in an answer of [`select`], and where the row begins.
+const HEAD: usize = idempotency::WIDTH;
+const ROW: usize = HEAD + 1;
 
 /// The stored answer's columns, the key's number and the row's, whichever of them there are.
 fn select(

@@ -47,7 +47,7 @@ impl Answer {
 
     /// The answer to an equal submission, as it was kept.
     pub(crate) fn replayed(stored: StoredAnswer) -> Self {
-        Self { status: stored.status, body: stored.body, token: None }
+        Self { status: stored.status, body: stored.body, token: Some(stored.token) }
     }
 
     pub(super) fn with_token(mut self, token: ConsistencyToken) -> Self {

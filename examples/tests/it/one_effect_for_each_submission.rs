@@ -14,6 +14,8 @@ async fn a_repeated_registration_is_the_same_answer() {
     let first = world.registered("same").await;
     let second = world.registered("same").await;
     assert_eq!((first.status, &first.body, first.etag()), (second.status, &second.body, second.etag()));
+    assert!(first.headers.contains_key("x-pim-token"));
+    assert_eq!(first.headers["x-pim-token"], second.headers["x-pim-token"], "who repeats reads their write too");
     let other_key = world.registered("another").await;
     assert_ne!(first.id(), other_key.id());
 }

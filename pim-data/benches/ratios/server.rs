@@ -147,8 +147,8 @@ impl ServerBench {
             WHERE k.key = $1 FOR UPDATE OF k";
         const ROW: &str = "UPDATE account_row SET version = version + 1, updated_at = $1, facility_id = $2, given_name = $3, \
             family_name = $4, birth_date = $5, state = $6, mail = $7, points = $8 WHERE id = $9 AND version = $10";
-        const RECORD: &str = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
-            VALUES ($1, $2, $3, 200, $4, $5, $6) RETURNING pg_advisory_xact_lock(7462, $7)::text";
+        const RECORD: &str = "INSERT INTO idempotency (scope, bucket, body, status, answer, n, request_id, created_at) \
+            VALUES ($1, $2, $3, 200, $4, $5, $6, $7) RETURNING pg_advisory_xact_lock(7462, $8)::text";
         const LAST: &str = "SELECT seq, hash FROM audit WHERE lane = $1 ORDER BY seq DESC LIMIT 1";
         const AUDIT: &str = "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, \
             entity_id) VALUES ($1, $2, $3, $4, $5, $6, $7, 'u-1', $8, 'account', $8)";
@@ -178,7 +178,7 @@ impl ServerBench {
         run(sqlx::query("UPDATE key_head SET n = $1 WHERE key = $2").bind(n).bind(key), conn).await;
         let answer = serde_json::json!({"points": points}).to_string();
         let record = sqlx::query(RECORD).bind(scope.scope().as_slice()).bind(bucket).bind(scope.body().as_slice());
-        run(record.bind(answer).bind(request).bind(at).bind(lane as i32), conn).await;
+        run(record.bind(answer).bind(n).bind(request).bind(at).bind(lane as i32), conn).await;
         let last = sqlx::query(LAST).bind(lane).fetch_one(&mut *conn).await.expect("is there");
         let (seq, previous): (i64, Vec<u8>) = (last.get(0), last.get(1));
         let body = account.record(&cx, points, n, at);

@@ -53,13 +53,14 @@ END $$;
 CREATE TRIGGER key_head_rises BEFORE UPDATE ON key_head FOR EACH ROW EXECUTE FUNCTION pim_head_rises();
 GRANT SELECT, INSERT, UPDATE ON key_head TO pim_app;
 
--- What makes a retry the same request, and the answer that it gets.
+-- What makes a retry the same request, and the answer that it gets; n is the home key's number after it.
 CREATE TABLE idempotency (
   scope bytea PRIMARY KEY CHECK (length(scope) = 32),
   bucket bigint NOT NULL,
   body bytea NOT NULL CHECK (length(body) = 32),
   status bigint NOT NULL,
   answer text NOT NULL,
+  n bigint NOT NULL CHECK (n >= 0),
   request_id uuid NOT NULL,
   created_at bigint NOT NULL
 );

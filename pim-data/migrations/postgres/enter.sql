@@ -70,10 +70,10 @@ BEGIN
   nothing := set_config('app.request', context->>'request', true);
   nothing := set_config('app.trace', context->>'trace', true);
   IF context ? 'idempotency' THEN
-    SELECT encode(i.body, 'hex') AS body, i.status, i.answer INTO known FROM public.idempotency i
+    SELECT encode(i.body, 'hex') AS body, i.status, i.answer, i.n INTO known FROM public.idempotency i
       WHERE i.scope = decode(context->>'idempotency', 'hex');
     IF FOUND THEN
-      replay := jsonb_build_object('body', known.body, 'status', known.status, 'answer', known.answer);
+      replay := jsonb_build_object('body', known.body, 'status', known.status, 'answer', known.answer, 'n', known.n);
       PERFORM public.pim_settle();
       RETURN;
     END IF;
@@ -111,9 +111,9 @@ BEGIN
     UPDATE public.key_head k SET n = reached WHERE k.key = home;
   END IF;
   IF answer IS NOT NULL THEN
-    INSERT INTO public.idempotency (scope, bucket, body, status, answer, request_id, created_at)
+    INSERT INTO public.idempotency (scope, bucket, body, status, answer, n, request_id, created_at)
     VALUES (decode(context->>'idempotency', 'hex'), bucket_no, decode(answer->>'body', 'hex'), (answer->>'status')::bigint,
-            answer->>'answer', (context->>'request')::uuid, (context->>'at')::bigint);
+            answer->>'answer', reached, (context->>'request')::uuid, (context->>'at')::bigint);
   END IF;
   IF NOT context ? 'bulk' THEN
     nothing := pg_advisory_xact_lock(7462, lane_no::int);

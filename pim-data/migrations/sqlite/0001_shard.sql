@@ -19,13 +19,14 @@ CREATE TRIGGER key_head_rises BEFORE UPDATE ON key_head WHEN NEW.n <= OLD.n BEGI
   SELECT RAISE(ABORT, 'pim:key-head-must-rise');
 END;
 
--- What makes a retry the same request, and the answer that it gets.
+-- What makes a retry the same request, and the answer that it gets; n is the home key's number after it.
 CREATE TABLE idempotency (
   scope BLOB PRIMARY KEY CHECK (length(scope) = 32),
   bucket INTEGER NOT NULL,
   body BLOB NOT NULL CHECK (length(body) = 32),
   status INTEGER NOT NULL,
   answer TEXT NOT NULL,
+  n INTEGER NOT NULL CHECK (n >= 0),
   request_id BLOB NOT NULL,
   created_at INTEGER NOT NULL
 ) WITHOUT ROWID;

@@ -68,7 +68,7 @@ impl Layout {
         let mut keys: Vec<KeyPart> = entities.iter().enumerate().map(|(group, table)| rows_of(table, group)).collect();
         keys.extend(entities.iter().enumerate().map(|(group, table)| history_of(table, group)));
         keys.push(plain("key_head", "key", &["key", "bucket", "n"], entities.len()));
-        let idempotency = ["scope", "bucket", "body", "status", "answer", "request_id", "created_at"];
+        let idempotency = ["scope", "bucket", "body", "status", "answer", "n", "request_id", "created_at"];
         let mut buckets = vec![by_bucket("idempotency", &["scope"], &idempotency)];
         for other in others {
             match other.belongs {

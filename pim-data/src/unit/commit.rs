@@ -192,12 +192,12 @@ impl Unit {
     fn check_entered(&self, rows: &[Row]) -> Result<Entered, UnitError> {
         let row = rows.first().ok_or(DbError::Closed)?;
         self.check_fence(row)?;
-        idempotency::check(&self.cx, row, 3)?;
-        let head = if *row.get(6) == Value::Null { 0 } else { row.count(6)? };
+        idempotency::check(&self.cx, self.home, row, FENCE_WIDTH)?;
+        let head = if *row.get(HEAD) == Value::Null { 0 } else { row.count(HEAD)? };
         if self.head.is_some_and(|seen| seen != head) {
             return Err(UnitError::Conflict);
         }
-        Ok(Entered { head, lane: LaneHead::at(row, 7)? })
+        Ok(Entered { head, lane: LaneHead::at(row, HEAD + 1)? })
     }
 
     fn check_fence(&self, row: &Row) -> Result<(), UnitError> {
@@ -229,7 +229,13 @@ impl Unit {
             let upsert = Statement::of(ADVANCE).bind(self.home.uuid()).bind(self.route.bucket.get());
             statements.push(upsert.bind(entered.head));
         }
-        statements.extend(idempotency::record(&self.cx, self.route.bucket, self.answer.as_ref(), self.at));
+        statements.extend(idempotency::record(
+            &self.cx,
+            self.route.bucket,
+            self.answer.as_ref(),
+            entered.head,
+            self.at,
+        ));
         for pending in &self.writes {
             let record = Record::of(self, pending, entered.head);
             statements.push(entered.lane.append(&record));
@@ -282,6 +288,10 @@ impl Unit {
         }
     }
 }
+
+/// Columns of the fence in an answer of [`look_up`]; the stored answer follows, then the key's number.
+const FENCE_WIDTH: usize = 3;
+const HEAD: usize = FENCE_WIDTH + idempotency::WIDTH;
 
 /// What an embedded unit finds when it enters; a server's is `pim_enter`.
 fn look_up() -> SqlPair {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::Record;
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::consistency::ConsistencyToken;
 use crate::entity::Calls;
 use crate::idempotency::StoredAnswer;
 use crate::scope;
@@ -71,7 +72,7 @@ impl Unit {
         }
         if let Some(submission) = self.cx.idempotency() {
             context["idempotency"] = crate::audit::hex(submission.scope()).into();
-            if let Some(StoredAnswer { status, body }) = &self.answer {
+            if let Some((status, body)) = &self.answer {
                 let known = crate::audit::hex(submission.body());
                 tail["answer"] = json!({"body": known, "status": status, "answer": body.to_string()});
             }
@@ -184,7 +185,8 @@ impl Unit {
         }
         let status = stored["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(500);
         let body = stored["answer"].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Err(UnitError::Replay(StoredAnswer { status, body }))
+        let token = ConsistencyToken::of(self.home.uuid(), stored["n"].as_u64().unwrap_or_default());
+        Err(UnitError::Replay(StoredAnswer { status, body, token }))
     }
 
     /// The commit was not answered: asks the idempotency record, once nobody is on the home key any more.

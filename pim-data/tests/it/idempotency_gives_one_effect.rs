@@ -40,6 +40,23 @@ async fn a_second_submission_gets_the_stored_answer() {
     assert_eq!(world.count(id, "SELECT COUNT(*) FROM fact").await, 1);
 }
 
+/// Guard: who repeats a submission, for its answer was lost, reads their write like anybody who got it.
+#[tokio::test]
+async fn a_stored_answer_lets_see_what_the_first_one_let_see() {
+    let world = World::new(1).await;
+    let cx = keyed("k-1", "{}");
+    let first = register(&world, &cx).await.expect("commits");
+    let id = Id::<Customer>::derive(cx.idempotency().expect("a key").scope(), 0);
+    let mut unit = world.cluster.begin(&super::world::cx(), id);
+    let permit = write(ShopResource::Account);
+    let account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
+    unit.save(&permit, &account).expect("saves");
+    tell(&mut unit, "seen");
+    assert_eq!(unit.commit().await.expect("commits").n, 2);
+    let again = replayed(register(&world, &cx).await);
+    assert_eq!((again.token.n_of(id.uuid()), &again.token), (Some(1), &first.token));
+}
+
 #[tokio::test]
 async fn another_body_under_the_same_key_is_refused() {
     let world = World::new(1).await;
@@ -83,8 +100,9 @@ async fn a_retried_transition_is_answered_before_its_rules_are_asked() {
         unit.answer(200, &json!({"state": "closed"}));
         unit.commit().await
     };
-    close().await.expect("commits");
-    assert_eq!(replayed(close().await).body, json!({"state": "closed"}));
+    let first = close().await.expect("commits");
+    let again = replayed(close().await);
+    assert_eq!((again.body, again.token), (json!({"state": "closed"}), first.token));
     assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 2);
 }
 

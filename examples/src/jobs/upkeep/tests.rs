@@ -87,8 +87,8 @@ async fn a_sweep_removes_what_is_older_than_promised() {
     let worker = place.worker();
     worker.enter().await.expect("enters");
     let db = place.stores.cluster.database(CONTROL).expect("a database");
-    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, request_id, created_at) \
-                  VALUES (randomblob(32), 1, zeroblob(32), 201, '{}', zeroblob(16), ?)";
+    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, n, request_id, created_at) \
+                  VALUES (randomblob(32), 1, zeroblob(32), 201, '{}', 1, zeroblob(16), ?)";
     let old = place.clock.now();
     let fill = (0..2500).map(|_| Statement::sqlite(insert).bind(old)).collect();
     db.begin().await.expect("begins").commit_with(fill).await.expect("fills");

@@ -31,9 +31,12 @@ struct Submission {
     body: Value,
 }
 
+/// Status, version and consistency token, body.
+type Told = (u16, [Option<String>; 2], Value);
+
 /// What an answer says of the write: not of the request that carried it.
-fn told(answer: &RawAnswer) -> (u16, Option<String>, Value) {
-    (answer.status, answer.header("etag").map(str::to_owned), answer.body.clone())
+fn told(answer: &RawAnswer) -> Told {
+    (answer.status, ["etag", "x-pim-token"].map(|name| answer.header(name).map(str::to_owned)), answer.body.clone())
 }
 
 struct Lab {
@@ -64,7 +67,7 @@ impl Lab {
 }
 
 /// Sends a write that nobody has sent before sixteen times at once, and once more.
-async fn sent_at_once(lab: &Lab, submission: &Submission, status: u16) -> (u16, Option<String>, Value) {
+async fn sent_at_once(lab: &Lab, submission: &Submission, status: u16) -> Told {
     let answers = join_all((0..AT_ONCE).map(|_| lab.send(submission))).await;
     let first = told(&answers[0]);
     assert_eq!(first.0, status, "{}: {:#}", submission.path, first.2);
@@ -120,7 +123,7 @@ impl Story<'_> {
     }
 }
 
-fn id_in(answer: &(u16, Option<String>, Value)) -> &str {
+fn id_in(answer: &Told) -> &str {
     answer.2["id"].as_str().expect("an id")
 }
 
@@ -137,7 +140,8 @@ async fn again_at_once_and_after_a_kill() {
     let patient = format!("/v1/patients/{}", id_in(&registered));
     let scheduled = sent_at_once(&lab, &story.schedule(&patient), 201).await;
     let begun = sent_at_once(&lab, &Story::begin(&patient, id_in(&scheduled)), 200).await;
-    assert_eq!(begun.1.as_deref(), Some("\"2\""), "moved once");
+    assert_eq!(begun.1[0].as_deref(), Some("\"2\""), "moved once");
+    assert!(begun.1[1].is_some(), "the token comes with each of them");
     let built = sent_at_once(&lab, &Story::build(), 201).await;
 
     lab.program.kill().await.unwrap();
