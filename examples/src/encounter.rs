@@ -14,5 +14,7 @@ pub use event::{
     EncounterStarted,
 };
 pub use http::{SERVICE, routes};
-pub use parts::{Diagnosis, NOTE_LENGTH_MAX, Note, Observation, Order, PARTS_MAX, Procedure};
+pub use parts::{
+    Diagnosis, NOTE_LENGTH_MAX, Note, NoteText, Observation, ObservationKind, Order, OrderKind, PARTS_MAX, Procedure,
+};
 pub use record::{Encounter, EncounterState, VisitKind};

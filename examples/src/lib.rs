@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod billing;
 pub mod broker;
+pub mod care;
 pub mod chaos;
 pub mod client;
 pub mod compose;

@@ -9,6 +9,8 @@ mod program;
 mod random;
 mod record;
 mod session;
+mod way;
+mod worklist;
 
 pub use drive::{Drive, DriveSettings};
 pub use feistel::Permutation;

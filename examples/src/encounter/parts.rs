@@ -118,6 +118,12 @@ impl std::fmt::Debug for Note {
 #[serde(try_from = "String", into = "String")]
 pub struct NoteText(String);
 
+impl std::fmt::Debug for NoteText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NoteText").finish_non_exhaustive()
+    }
+}
+
 impl TryFrom<String> for NoteText {
     type Error = &'static str;
 

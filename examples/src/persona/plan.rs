@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::operation::{Operation, Script};
 use super::profile::Profile;
 use super::random::{Stream, below, draw, exponential, unit};
+use crate::care::{Act, pathways};
 
 /// Sessions that a manifest's digest covers.
 const DIGEST_SESSIONS: u64 = 10_000;
@@ -15,6 +16,9 @@ const DIGEST_SESSIONS: u64 = 10_000;
 pub struct PlannedStep {
     /// What.
     pub operation: Operation,
+    /// The act of care that is done by it, with its particulars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<Act<'static>>,
     /// Its intended time after the session's beginning, in microseconds: thinking, and the expected service of the steps before.
     pub at_us: u64,
 }
@@ -90,8 +94,9 @@ impl Plan {
         }
         let (role, script, _) = chosen;
         let mut step_at = 0;
-        let mut steps = Vec::with_capacity(script.operations().len());
-        for (index, operation) in (10_u64..).zip(script.operations()) {
+        let planned = script.steps(pathways(), |field| draw(self.seed, Stream::Visit, number, field));
+        let mut steps = Vec::with_capacity(planned.len());
+        for (index, (operation, act)) in (10_u64..).zip(planned) {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_precision_loss,
@@ -100,7 +105,7 @@ impl Plan {
             )]
             let think_ms = (exponential(bits(index), think.ms_mean as f64) as u64).min(think.ms_max);
             step_at += if index == 10 { 0 } else { think_ms * 1000 };
-            steps.push(PlannedStep { operation: *operation, at_us: step_at });
+            steps.push(PlannedStep { operation, act, at_us: step_at });
             step_at += operation.expected_service_us();
         }
         PlannedSession { number, at_us, role, choice: bits(1), script, steps }
@@ -163,6 +168,21 @@ mod tests {
         }
         digests.insert(Plan::new(8, 20.0).manifest().digest);
         assert_eq!(digests.len(), 5, "another shape or seed is another plan");
+    }
+
+    #[test]
+    fn a_visit_carries_one_encounter_from_its_planning_to_its_end() {
+        let visits = Plan::new(2, 10.0).sessions().take(2_000).filter(|session| session.script == Script::Visit);
+        let mut courses = std::collections::BTreeSet::new();
+        for visit in visits {
+            let course: Vec<_> = visit.steps.iter().map(|step| step.operation).collect();
+            let at = |wanted| course.iter().position(|operation| *operation == wanted).unwrap();
+            assert!(at(Operation::EncounterSchedule) < at(Operation::EncounterStart), "{course:?}");
+            assert!(at(Operation::EncounterStart) < at(Operation::DiagnosisAdd), "{course:?}");
+            assert!(at(Operation::DiagnosisAdd) < at(Operation::EncounterComplete), "{course:?}");
+            courses.insert(course);
+        }
+        assert!(courses.len() > 10, "{} courses", courses.len());
     }
 
     #[test]

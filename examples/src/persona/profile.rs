@@ -72,6 +72,8 @@ pub struct Mix {
     pub intake: u64,
     /// Administrators look at claims and revenue.
     pub billing: u64,
+    /// Administrators carry the claims of visits on.
+    pub settle: u64,
     /// Engineers look at the platform.
     pub watch: u64,
 }
@@ -94,7 +96,7 @@ impl Default for Shape {
 
 impl Default for Mix {
     fn default() -> Self {
-        Self { portal: 32, booking: 8, look_up: 24, visit: 20, intake: 6, billing: 7, watch: 3 }
+        Self { portal: 32, booking: 8, look_up: 24, visit: 20, intake: 6, billing: 7, settle: 10, watch: 3 }
     }
 }
 
@@ -106,7 +108,7 @@ impl Default for Think {
 
 impl Mix {
     /// Role, script and weight, in the order in which they are drawn.
-    pub(super) const fn weights(&self) -> [(&'static str, Script, u64); 7] {
+    pub(super) const fn weights(&self) -> [(&'static str, Script, u64); 8] {
         [
             ("patient", Script::Portal, self.portal),
             ("patient", Script::Booking, self.booking),
@@ -114,6 +116,7 @@ impl Mix {
             ("clinician", Script::Visit, self.visit),
             ("clinician", Script::Intake, self.intake),
             ("admin", Script::Billing, self.billing),
+            ("admin", Script::Settle, self.settle),
             ("sre", Script::Watch, self.watch),
         ]
     }
@@ -191,7 +194,7 @@ mod tests {
         assert!(shape(|it| it.low = 3.0).unwrap_err().contains("`personas.shape.low`"));
         assert!(shape(|it| it.peak = f64::NAN).unwrap_err().contains("`personas.shape.peak`"));
         assert!(shape(|it| it.period_s = 0).unwrap_err().contains("`personas.shape.period_s`"));
-        let mix = Mix { portal: 0, booking: 0, look_up: 0, visit: 0, intake: 0, billing: 0, watch: 0 };
+        let mix = Mix { portal: 0, booking: 0, look_up: 0, visit: 0, intake: 0, billing: 0, settle: 0, watch: 0 };
         assert!(Profile { mix, ..Profile::default() }.check().unwrap_err().to_string().contains("`personas.mix`"));
     }
 }

@@ -19,6 +19,10 @@ pub enum Stream {
     Session = 5,
     /// Round keys of permutations.
     Permutation = 6,
+    /// How the visits and claims of sessions go.
+    Visit = 7,
+    /// What patients have behind them.
+    Past = 8,
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

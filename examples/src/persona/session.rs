@@ -1,15 +1,13 @@
-//! One session: a persona, a token, and the requests of a script, each of which may need what the ones before found.
+//! One session: a persona, a token, and the steps of its plan, each at its time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
 use pim_core::clock::Clock;
-use pim_core::context::TraceContext;
-use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
-use pim_core::signal::{Span, SpanKind, Spans};
+use pim_core::signal::Spans;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
@@ -18,23 +16,21 @@ use super::operation::Operation;
 use super::plan::PlannedSession;
 use super::random::below;
 use super::record::{Measured, Recorder};
+use super::way::{Next, Way, pick};
+use super::worklist::Worklist;
 use crate::client::Client;
 use crate::rig::Drain;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN_GOOD_FOR: Duration = Duration::from_secs(10 * 60);
 /// Most providers that are looked up.
 const PLACES_MAX: usize = 200;
 const PERSONAS_PER_ROLE: u64 = 8;
-const DIAGNOSES: &[&str] = &["E11.9", "I10", "J45.909", "Z00.00", "S93.401A", "O09.90"];
-const GIVEN: &[&str] = &["Alma", "Boris", "Clea", "Dov", "Esra", "Finn"];
-const FAMILY: &[&str] = &["Thornfield", "Wildbrook", "Stonewick", "Marshley"];
-const INITIALS: &str = "abcdefghijklmnopqrstuvwxyz";
 
 #[derive(Clone, Debug)]
-struct SignedIn {
-    authorization: HeaderValue,
-    told: Value,
+pub(super) struct SignedIn {
+    pub(super) authorization: HeaderValue,
+    pub(super) told: Value,
     until: Instant,
 }
 
@@ -43,8 +39,8 @@ struct SignedIn {
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) gateway: String,
-    spans: Spans,
-    clock: Clock,
+    pub(super) spans: Spans,
+    pub(super) clock: Clock,
     pub(super) recorder: Recorder,
     pub(super) begun: Instant,
     stop: Drain,
@@ -55,6 +51,8 @@ pub(super) struct Shared {
     tokens: Mutex<BTreeMap<String, SignedIn>>,
     /// Facility and provider of whom patients may book with; looked up once, by the first who books.
     places: OnceCell<Vec<(String, String)>>,
+    /// Visits whose claims wait for billing.
+    pub(super) settling: Worklist,
 }
 
 impl Shared {
@@ -71,6 +69,7 @@ impl Shared {
             run: uuid::Uuid::new_v4(),
             tokens: Mutex::new(BTreeMap::new()),
             places: OnceCell::new(),
+            settling: Worklist::default(),
         }
     }
 
@@ -158,9 +157,13 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         if step.operation == Operation::AppointmentBook {
             way.place = pick(shared.places(&signed).await, session.choice.rotate_left(29));
         }
-        let Some((method, path, body)) = way.request(step.operation) else {
-            shared.recorder.cut_short();
-            return;
+        let (method, path, body) = match way.next(step) {
+            Next::Ask(method, path, body) => (method, path, body),
+            Next::PassOver => continue,
+            Next::Stuck => {
+                shared.recorder.cut_short();
+                return;
+            }
         };
         shared.recorder.due();
         let sent = Instant::now();
@@ -170,131 +173,8 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         let lateness = sent.saturating_duration_since(intended);
         let (operation, role) = (step.operation, session.role);
         shared.recorder.done(Measured { operation, role, lateness, service, failed });
-        if let Some((_, document)) = answer {
-            way.learn(operation, &document);
-        }
-    }
-}
-
-/// What a session knows on its way.
-struct Way<'s> {
-    shared: &'s Shared,
-    session: &'s PlannedSession,
-    signed: &'s SignedIn,
-    patient: Option<String>,
-    encounter: Option<String>,
-    /// Facility and provider to book with.
-    place: Option<&'s (String, String)>,
-    keys: u32,
-}
-
-fn pick<T>(list: &[T], bits: u64) -> Option<&T> {
-    let at = below(bits, list.len().max(1) as u64);
-    list.get(usize::try_from(at).unwrap_or(0))
-}
-
-type Planned = (Method, String, Option<Value>);
-
-impl<'s> Way<'s> {
-    fn new(shared: &'s Shared, session: &'s PlannedSession, signed: &'s SignedIn) -> Self {
-        let patient = signed.told["patient_id"].as_str().map(str::to_owned);
-        Self { shared, session, signed, patient, encounter: None, place: None, keys: 0 }
-    }
-
-    fn pick<'a>(&self, list: &[&'a str], salt: u32) -> &'a str {
-        let bits = self.session.choice.rotate_left(salt);
-        list[usize::try_from(below(bits, list.len() as u64)).unwrap_or(0)]
-    }
-
-    /// The request of an operation; `None` when what it needs was not found.
-    fn request(&self, operation: Operation) -> Option<Planned> {
-        let get = |path: String| Some((Method::GET, path, None));
-        let post = |path: String, body: Value| Some((Method::POST, path, Some(body)));
-        let patient = || self.patient.clone().map(|id| format!("/v1/patients/{id}"));
-        let encounter = || Some(format!("{}/encounters/{}", patient()?, self.encounter.clone()?));
-        let told = |member: &str| self.signed.told[member].clone();
-        match operation {
-            Operation::PatientSearch => {
-                let at = usize::try_from(below(self.session.choice.rotate_left(3), 26)).unwrap_or(0);
-                get(format!("/v1/patients?name={}&limit=5", &INITIALS[at..=at]))
-            }
-            Operation::PatientRead => get(patient()?),
-            Operation::SummaryRead => get(format!("{}/summary", patient()?)),
-            Operation::PatientRegister => post("/v1/patients".to_owned(), self.registration()),
-            Operation::EncounterList => get(format!("{}/encounters?limit=10", patient()?)),
-            Operation::EncounterSchedule => post(
-                format!("{}/encounters", patient()?),
-                json!({"facility_id": told("facility_id"), "provider_id": told("provider_id"), "kind": "office_visit",
-                    "scheduled_at": "2026-03-02T09:00:00Z"}),
-            ),
-            Operation::EncounterStart => post(format!("{}/transitions", encounter()?), json!({"to": "in_progress"})),
-            Operation::DiagnosisAdd => {
-                post(format!("{}/diagnoses", encounter()?), json!({"code": self.pick(DIAGNOSES, 7)}))
-            }
-            Operation::EncounterComplete => post(format!("{}/transitions", encounter()?), json!({"to": "completed"})),
-            Operation::TimelineRead => get(format!("{}/timeline?limit=20", patient()?)),
-            Operation::ClaimList => get(format!("{}/claims?limit=10", patient()?)),
-            Operation::AppointmentBook => {
-                let (facility, provider) = self.place?;
-                post(
-                    format!("{}/appointments", patient()?),
-                    json!({"facility_id": facility, "provider_id": provider, "scheduled_at": "2026-04-01T10:00:00Z"}),
-                )
-            }
-            Operation::FacilityList => get("/v1/admin/facilities?limit=10".to_owned()),
-            Operation::RevenueRead => get("/v1/revenue?from=2026-01-01&to=2030-12-31".to_owned()),
-            Operation::ShardsRead => get("/v1/admin/shards".to_owned()),
-            Operation::OutboxRead => get("/v1/admin/outbox".to_owned()),
-        }
-    }
-
-    fn registration(&self) -> Value {
-        json!({
-            "facility_id": self.signed.told["facility_id"], "given_name": self.pick(GIVEN, 11),
-            "family_name": self.pick(FAMILY, 13), "birth_date": "1984-06-15", "sex": "unknown",
-            "syn_number": format!("SYN-{:08}", 90_000_000 + below(self.session.choice.rotate_left(17), 10_000_000)),
-        })
-    }
-
-    async fn send(
-        &mut self,
-        operation: Operation,
-        method: &Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Option<(StatusCode, Value)> {
-        let (trace, began) = (TraceContext::root(), (self.shared.clock.now(), Instant::now()));
-        let mut headers = HeaderMap::with_capacity(3);
-        headers.insert(TRACEPARENT_HEADER, HeaderValue::from_str(&trace.to_string()).ok()?);
-        headers.insert(AUTHORIZATION, self.signed.authorization.clone());
-        if body.is_some() {
-            self.keys += 1;
-            let key = format!("{}-{}-{}", self.shared.run.as_simple(), self.session.number, self.keys);
-            headers.insert("idempotency-key", HeaderValue::from_str(&key).ok()?);
-        }
-        let url = format!("{}{path}", self.shared.gateway);
-        let answer = self.shared.client.exchange(method.clone(), &url, headers, body, PATIENCE).await;
-        let (status, told, bytes) = answer.ok()?;
-        // Under the id that the answer names: a caller's own trace is a link, no part of the lab's.
-        if let Some(request) = told.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()?.parse().ok()) {
-            let time = (began.0, began.1.elapsed());
-            let span = Span::new(SpanKind::Client, operation.name(), trace, request, time);
-            self.shared.spans.keep(span.answered(Some(status.as_u16())));
-        }
-        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
-    }
-
-    fn learn(&mut self, operation: Operation, document: &Value) {
-        let id = |value: &Value| value["id"].as_str().map(str::to_owned);
-        match operation {
-            Operation::PatientSearch => {
-                let found = document["items"].as_array().map_or(&[][..], Vec::as_slice);
-                let at = usize::try_from(below(self.session.choice.rotate_left(23), found.len().max(1) as u64));
-                self.patient = found.get(at.unwrap_or(0)).and_then(id).or(self.patient.take());
-            }
-            Operation::PatientRegister => self.patient = id(document).or(self.patient.take()),
-            Operation::EncounterSchedule => self.encounter = id(document),
-            _ => {}
+        if let Some((status, document)) = answer {
+            way.learn(operation, status, &document);
         }
     }
 }
