@@ -8,6 +8,7 @@ mod money;
 
 pub use claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod};
 pub use drafting::DraftClaim;
+pub(crate) use drafting::lines_of;
 pub use event::{ClaimDrafted, ClaimMoved, LineAdded, PaymentMade};
 pub use http::{SERVICE, routes};
 pub use money::{Currency, Money};

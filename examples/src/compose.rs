@@ -2,7 +2,7 @@
 
 mod settle;
 
-pub use settle::{Settled, settle};
+pub use settle::{Settled, backlog, settle, settle_until};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -70,11 +70,23 @@ impl Lab {
     /// # Errors
     /// When a port or a store cannot be had; the error says what to do.
     pub async fn start(settings: LabSettings) -> anyhow::Result<Self> {
+        Self::start_filled(settings, |_| std::future::ready(Ok(()))).await.map(|(lab, ())| lab)
+    }
+
+    /// The same, with something to be done to the stores before any part runs, such as filling them.
+    ///
+    /// # Errors
+    /// When a port or a store cannot be had, or of what is to be done.
+    pub async fn start_filled<T, Fut: Future<Output = anyhow::Result<T>>>(
+        settings: LabSettings,
+        fill: impl FnOnce(Stores) -> Fut,
+    ) -> anyhow::Result<(Self, T)> {
         // The port first: a second lab must not touch the data directory of the first.
         let front = bind(ServeSettings::at(settings.listen)).await?;
         let clock = Clock::system();
         let stores =
             Stores::open(&settings.data_dir, settings.shards, Access::Exclusive, clock.clone(), &settings.hub).await?;
+        let filled = fill(stores.clone()).await?;
         let mut lab = Self {
             gateway: front.url(),
             stores,
@@ -105,7 +117,7 @@ impl Lab {
         lab.programs.insert("gateway", front.url());
         let edge = lab.edge.clone();
         lab.front.spawn(front.serve(gateway.into_router(edge.clone()), edge));
-        Ok(lab)
+        Ok((lab, filled))
     }
 
     async fn start_broker(&mut self, settings: &LabSettings, clock: &Clock) -> anyhow::Result<String> {

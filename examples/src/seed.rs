@@ -1,5 +1,6 @@
 //! Filling a new data directory: the same people for the same seed, whatever the number of shards or threads.
 
+mod past;
 mod people;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +19,7 @@ use pim_events::AppendExt as _;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use self::past::{Past, Story};
 use self::people::People;
 use crate::broker::PersonaDirectory;
 use crate::policy::{LabAction, LabResource};
@@ -31,6 +33,8 @@ pub struct SeedSettings {
     pub patients: u32,
     /// Decides everything else.
     pub seed: u64,
+    /// How many in a hundred have something behind them: an appointment, an encounter and its claim.
+    pub history_percent: u8,
 }
 
 /// What was made.
@@ -61,7 +65,7 @@ pub async fn seed(
     if is_filled(stores).await? {
         return Ok(Seeded { patients: 0, personas: 0 });
     }
-    let people = People::of(settings.seed, settings.patients);
+    let people = People::of(settings);
     let cx = RequestContext::new(RequestId::mint(), service_actor("seed")?, Deadline::after(PATIENCE));
     // Nobody asks for the journey of ten thousand patients at once, and their spans would push out all others.
     let cx = cx.with_trace(TraceContext::root().with_sampled(false));
@@ -95,8 +99,8 @@ async fn fill_shards(
                 .filter(|&n| stores.cluster.router().route(&people.patient_id(n)).shard == id)
                 .collect();
             for chunk in mine.chunks(CHUNK) {
-                let units = chunk.iter().map(|&n| patient_unit(&stores, &people, &cx, n));
-                let units = units.collect::<anyhow::Result<Vec<Unit>>>()?;
+                let units = chunk.iter().map(|&n| patient_units(&stores, &people, &cx, n));
+                let units = units.collect::<anyhow::Result<Vec<Vec<Unit>>>>()?.into_iter().flatten().collect();
                 // A patient that is there already was committed before an interruption: leave it.
                 match stores.cluster.commit_bulk(id, units).await {
                     Ok(_) | Err(UnitError::AlreadyExists { .. }) => {}
@@ -121,18 +125,26 @@ async fn fill_shards(
     Ok(())
 }
 
-fn patient_unit(stores: &Stores, people: &People, cx: &RequestContext, n: u32) -> anyhow::Result<Unit> {
+/// A patient with what is planned for them, and what they have behind them.
+fn patient_units(stores: &Stores, people: &People, cx: &RequestContext, n: u32) -> anyhow::Result<Vec<Unit>> {
     let patient = people.patient(n).context("a made-up patient does not fit its own rules")?;
     let mut unit = stores.cluster.begin(cx, patient.id);
-    let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Patient);
-    let version = unit.save(&permit, &patient)?;
+    let version = unit.save(&permit(LabResource::Patient), &patient)?;
     unit.append(&patient.registered(version))?;
     for encounter in people.encounters(n, patient.id) {
-        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Encounter);
-        let version = unit.save(&permit, &encounter)?;
+        let version = unit.save(&permit(LabResource::Encounter), &encounter)?;
         unit.append(&people::scheduled(&encounter, version))?;
     }
-    Ok(unit)
+    if !people.has_past(n) {
+        return Ok(vec![unit]);
+    }
+    let mut story = Story::from(unit);
+    Past::of(people, n, patient).tell(&mut story)?;
+    Ok(story.units)
+}
+
+fn permit(resource: LabResource) -> Permit<Write> {
+    Permit::<Write>::system(REASON, LabAction::Write, resource)
 }
 
 async fn fill_control(stores: &Stores, people: &People, cx: &RequestContext) -> anyhow::Result<()> {
@@ -163,8 +175,7 @@ fn reference_unit<E: Entity>(
     resource: LabResource,
     (table, id): (&str, Uuid),
 ) -> anyhow::Result<Unit> {
-    let permit = Permit::<Write>::system(REASON, LabAction::Write, resource);
-    let version = unit.save(&permit, entity)?;
+    let version = unit.save(&permit(resource), entity)?;
     unit.append(&ReferenceChanged { table: table.to_owned(), id, version })?;
     Ok(unit)
 }

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::backend::{Engine, SqlPair, Statement, Value};
 use crate::cluster::Cluster;
-use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, values_of};
+use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, stored_as, values_of};
 use crate::schema::Schema;
 use crate::{idempotency, scope};
 
@@ -151,6 +151,23 @@ impl Unit {
         }
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, ROW)?));
         Ok(Some(entity))
+    }
+
+    /// Begins the unit that comes after this one in a bulk, as if it had loaded what this one saves: of the units of one
+    /// [`Cluster::commit_bulk`] none can read what the others write.
+    ///
+    /// Commit compares versions: a unit whose predecessor was not written is refused as stale.
+    ///
+    /// # Errors
+    /// [`UnitError::TooLarge`] above [`LOADS_MAX`] rows.
+    pub fn following(&self) -> Result<Self, UnitError> {
+        let mut next = Self::new(self.cluster.clone(), self.cx.clone(), self.home, self.route);
+        next.loaded.clone_from(&self.loaded);
+        for pending in &self.writes {
+            next.loaded.retain(|(known, _)| *known != pending.id);
+            next.loaded.push((pending.id, stored_as(pending.table, &pending.after)));
+        }
+        if next.loaded.len() > LOADS_MAX { Err(UnitError::TooLarge { most: LOADS_MAX }) } else { Ok(next) }
     }
 
     /// Collects a row to be written: inserted when its version is 0, else changed from the version that was loaded.

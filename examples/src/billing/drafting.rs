@@ -35,9 +35,12 @@ impl CommandHandler for DraftClaim {
 
     async fn handle(&self, _cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
         let completed: EncounterCompleted = event.decode()?;
+        if completed.claim_id.is_some() {
+            return Ok(Effect::Nothing);
+        }
         let scope = SystemScope::new("draft the claim of a completed encounter");
         let permit = Permit::<Write>::system(scope, LabAction::Write, LabResource::Claim);
-        let lines = lines_of(&completed);
+        let lines = lines_of(&completed.procedures);
         let total = lines.iter().map(|line| line.amount.cents()).sum();
         // Derived from the event, so that another delivery makes the same claim.
         let id: ClaimId = Id::child_derived(completed.patient_id.bucket(), event.time, event.id.as_bytes(), 0);
@@ -66,8 +69,9 @@ impl CommandHandler for DraftClaim {
     }
 }
 
-fn lines_of(completed: &EncounterCompleted) -> Vec<Line> {
+/// What a visit is charged for.
+pub(crate) fn lines_of(procedures: &[ProcedureCode]) -> Vec<Line> {
     let visit = ProcedureCode::try_from(VISIT_CODE.to_owned()).ok().map(|code| (code, VISIT_CENTS));
-    let done = completed.procedures.iter().map(|code| (code.clone(), PROCEDURE_CENTS));
+    let done = procedures.iter().map(|code| (code.clone(), PROCEDURE_CENTS));
     visit.into_iter().chain(done).map(|(code, cents)| Line { code, amount: Money::usd_cents(cents) }).collect()
 }

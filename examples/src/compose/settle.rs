@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use pim_events::Source;
+use pim_events::{ConsumerStatus, Source};
 use tokio::time::Instant;
 
 use crate::workers::Stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// While others need the machine more than whoever looks.
+const LOOK_SELDOM: Duration = Duration::from_millis(100);
 
 /// Whether the flow came to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,31 @@ pub async fn settle(stores: &Stores) -> Settled {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Settled::Yes
+}
+
+/// Waits until nothing is on its way, or until a time; whichever comes first.
+///
+/// # Errors
+/// When a store cannot be read.
+pub async fn settle_until(stores: &Stores, give_up: Instant) -> anyhow::Result<()> {
+    while backlog(stores).await? > 0 && Instant::now() < give_up {
+        tokio::time::sleep(LOOK_SELDOM).await;
+    }
+    Ok(())
+}
+
+/// Events that wait in outboxes, and those that the slowest consumer has before it.
+///
+/// # Errors
+/// When a store cannot be read.
+pub async fn backlog(stores: &Stores) -> anyhow::Result<u64> {
+    let (now, mut waiting) = (stores.cluster.clock().now(), 0);
+    for source in Source::all(&stores.cluster) {
+        waiting += source.status(now).await?.backlog;
+    }
+    let consumers = stores.reads.status(&stores.bus).await?;
+    let lag = |consumer: &ConsumerStatus| consumer.partitions.iter().map(|part| part.lag).sum::<u64>();
+    Ok(waiting + consumers.iter().map(lag).max().unwrap_or(0))
 }
 
 async fn is_quiet(stores: &Stores) -> bool {

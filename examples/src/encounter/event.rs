@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::appointment::AppointmentState;
 use super::code::{DiagnosisCode, ProcedureCode};
 use super::record::VisitKind;
-use crate::ids::{AppointmentId, EncounterId, FacilityId, PatientId, ProviderId};
+use crate::ids::{AppointmentId, ClaimId, EncounterId, FacilityId, PatientId, ProviderId};
 
 macro_rules! fact {
     (
@@ -96,6 +96,9 @@ fact!(
     diagnoses: Vec<DiagnosisCode>,
     /// What was done.
     procedures: Vec<ProcedureCode>,
+    /// Its claim, when that was written with it: nothing is left to draft then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claim_id: Option<ClaimId>,
 );
 
 fact!(

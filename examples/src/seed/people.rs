@@ -3,6 +3,7 @@
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 
+use super::SeedSettings;
 use crate::broker::Persona;
 use crate::encounter::{Encounter, EncounterScheduled, EncounterState, VisitKind};
 use crate::ids::{EncounterId, FacilityId, PatientId, ProviderId};
@@ -12,13 +13,13 @@ use crate::reference::{Account, Facility, Provider};
 
 /// How many facilities there are.
 pub(super) const FACILITIES: u64 = 8;
-const PROVIDERS_PER_FACILITY: u64 = 2;
+pub(super) const PROVIDERS_PER_FACILITY: u64 = 2;
 const NUMBERS: u64 = 90_000_000;
 /// Personas of each role that may sign in by name.
 const PERSONAS_PER_ROLE: u32 = 8;
 /// Monday, 2 March 2026, 08:00 UTC, in microseconds: the data set does not depend on the day it is made.
-const EPOCH_MICROS: i64 = 1_772_438_400_000_000;
-const HOUR_MICROS: i64 = 3_600_000_000;
+pub(super) const EPOCH_MICROS: i64 = 1_772_438_400_000_000;
+pub(super) const HOUR_MICROS: i64 = 3_600_000_000;
 
 const GIVEN: &[&str] = &[
     "Ada", "Bela", "Cora", "Dario", "Edda", "Falk", "Gala", "Hanno", "Ines", "Jona", "Kira", "Levi", "Mona", "Nils",
@@ -45,21 +46,29 @@ const SPECIALTIES: &[&str] = &["family_medicine", "internal_medicine"];
 /// A data set.
 #[derive(Clone, Debug)]
 pub(super) struct People {
-    seed: u64,
+    pub(super) seed: u64,
     patients: u32,
+    history_percent: u8,
     numbers: Permutation,
 }
 
 impl People {
-    pub(super) fn of(seed: u64, patients: u32) -> Self {
-        Self { seed, patients, numbers: Permutation::new(seed, NUMBERS) }
+    pub(super) fn of(settings: &SeedSettings) -> Self {
+        let SeedSettings { patients, seed, history_percent } = *settings;
+        Self { seed, patients, history_percent, numbers: Permutation::new(seed, NUMBERS) }
+    }
+
+    /// Whether a patient has something behind them: those who may sign in by name, and a share of the others.
+    pub(super) fn has_past(&self, n: u32) -> bool {
+        let bits = draw(self.seed, Stream::Past, u64::from(n), 0);
+        self.history_percent > 0 && (n < PERSONAS_PER_ROLE || below(bits, 100) < u64::from(self.history_percent))
     }
 
     pub(super) const fn count(&self) -> u32 {
         self.patients
     }
 
-    fn scope(&self, kind: &str, n: u64) -> Vec<u8> {
+    pub(super) fn scope(&self, kind: &str, n: u64) -> Vec<u8> {
         format!("{kind}/{}/{n}", self.seed).into_bytes()
     }
 
@@ -72,15 +81,15 @@ impl People {
         Id::derive(&self.scope("patient", u64::from(n)), 0)
     }
 
-    fn facility_id(&self, n: u64) -> FacilityId {
+    pub(super) fn facility_id(&self, n: u64) -> FacilityId {
         Id::derive(&self.scope("facility", n), 0)
     }
 
-    fn provider_id(&self, n: u64) -> ProviderId {
+    pub(super) fn provider_id(&self, n: u64) -> ProviderId {
         Id::derive(&self.scope("provider", n), 0)
     }
 
-    fn facility_of(&self, n: u32) -> u64 {
+    pub(super) fn facility_of(&self, n: u32) -> u64 {
         below(draw(self.seed, Stream::Patient, u64::from(n), 1), FACILITIES)
     }
 

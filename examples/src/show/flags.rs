@@ -15,6 +15,7 @@ use crate::rig::{Layers, SettingsError};
 const SHARDS_MAX: i64 = 1024;
 /// Most patients: as many as there are synthetic numbers.
 const PATIENTS_MAX: i64 = 90_000_000;
+const HISTORY_PERCENT_MAX: i64 = 100;
 
 /// Most requests at once that may be allowed.
 const IN_FLIGHT_MAX: i64 = 65_536;
@@ -41,6 +42,9 @@ pub struct Flags {
     /// Synthetic patients of a new data directory [default: 10000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=PATIENTS_MAX))]
     patients: Option<u32>,
+    /// Of a new data directory, how many patients in a hundred have a visit and its claim behind them [default: 2].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=HISTORY_PERCENT_MAX))]
+    history: Option<u8>,
     /// Seed of data and traffic [default: 1].
     #[arg(long, value_name = "N", value_parser = whole)]
     seed: Option<u64>,
@@ -150,6 +154,7 @@ pub(crate) struct Settings {
     pub(super) listen: SocketAddr,
     pub(super) shards: u16,
     pub(super) patients: u32,
+    pub(super) history_percent: u8,
     pub(crate) seed: u64,
     pub(crate) traffic: Traffic,
     pub(crate) personas: Profile,
@@ -164,6 +169,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             shards: 4,
             patients: 10_000,
+            history_percent: 2,
             seed: 1,
             traffic: Traffic::Rate(2.0),
             personas: Profile::default(),
@@ -189,6 +195,7 @@ impl Settings {
         let bounds = [
             ("shards", i64::from(self.shards), 1, SHARDS_MAX),
             ("patients", i64::from(self.patients), 0, PATIENTS_MAX),
+            ("history_percent", i64::from(self.history_percent), 0, HISTORY_PERCENT_MAX),
             ("in_flight_max", i64::try_from(self.in_flight_max).unwrap_or(i64::MAX), 1, IN_FLIGHT_MAX),
             ("persona_calls_per_second", i64::from(self.persona_calls_per_second), 1, i64::from(u32::MAX)),
         ];
@@ -213,6 +220,7 @@ impl Flags {
         let layers = layers.flag("data_dir", self.data_dir.as_ref().map(|path| path.display().to_string()))?;
         let layers = layers.flag("listen", self.listen.map(|address| address.to_string()))?;
         let layers = layers.flag("shards", self.shards)?.flag("patients", self.patients)?.flag("seed", self.seed)?;
+        let layers = layers.flag("history_percent", self.history)?;
         let settings = layers.flag("traffic", self.traffic.map(String::from))?.into_settings();
         settings.check()?;
         Ok(settings)

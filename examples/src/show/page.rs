@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::compose::Lab;
+use crate::compose::{Lab, backlog};
 
 const ROLES: [&str; 4] = ["patient", "clinician", "admin", "sre"];
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,6 +18,8 @@ pub(super) struct Ready {
     programs: BTreeMap<&'static str, String>,
     tokens: BTreeMap<&'static str, Value>,
     pub(super) ready_ms: u64,
+    /// Events that read models have not folded yet: what was seeded a moment ago.
+    backlog: u64,
     data_dir: String,
 }
 
@@ -31,7 +33,8 @@ impl Ready {
             tokens.insert(role, client.post_json(&url, &json!({"role": role}), PATIENCE).await?);
         }
         let data_dir = lab.stores.cluster.data_dir().display().to_string();
-        Ok(Self { gateway: lab.gateway.clone(), programs: lab.programs.clone(), tokens, ready_ms, data_dir })
+        let backlog = backlog(&lab.stores).await?;
+        Ok(Self { gateway: lab.gateway.clone(), programs: lab.programs.clone(), tokens, ready_ms, backlog, data_dir })
     }
 
     /// As one JSON object.
@@ -45,6 +48,7 @@ impl Ready {
             "services": self.programs,
             "tokens": tokens,
             "ready_ms": self.ready_ms,
+            "backlog": self.backlog,
             "rss_mib": resident_mib(),
             "pid": std::process::id(),
             "data_dir": self.data_dir,
@@ -55,6 +59,9 @@ impl Ready {
     pub(super) fn as_text(&self) -> String {
         let gateway = &self.gateway;
         let mut text = format!("\nready after {} ms, {:.0} MiB resident\n\n", self.ready_ms, resident_mib());
+        if self.backlog > 0 {
+            text.push_str(&format!("read models still fold {} events of what was seeded\n\n", self.backlog));
+        }
         for (name, url) in &self.programs {
             text.push_str(&format!("  {name:<18} {url}\n"));
         }

@@ -17,13 +17,16 @@ use super::flags::{Flags, Settings, Traffic};
 use super::page::Ready;
 use super::status::StatusLine;
 use super::summary::Summary;
-use crate::compose::{Lab, LabSettings};
+use crate::compose::{Lab, LabSettings, settle_until};
 use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
 use crate::runs::summarize;
 use crate::seed::{SeedSettings, Seeded, seed};
 use crate::signals;
+use crate::workers::Stores;
 
+/// How long after the beginning of seeding read models are waited for; what they have not folded then is told.
+const FOLDED_WITHIN: Duration = Duration::from_secs(4);
 /// Most lines of progress where there is no terminal to draw on.
 const PLAIN_LINES: u64 = 4;
 
@@ -83,18 +86,30 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let drain = Drain::new();
     drain.on_signal();
     let data_dir = DataDir::of(flags, &settings);
-    let lab = Lab::start(LabSettings {
+    let parts = LabSettings {
         data_dir: data_dir.path.clone(),
         listen: settings.listen,
         shards: Some(settings.shards),
         in_flight_max: settings.in_flight_max,
         persona_calls_per_second: settings.persona_calls_per_second,
         hub,
-    })
-    .await?;
-    let seeding = Instant::now();
-    let seeded = seed_with_progress(flags, &settings, &lab, &drain).await?;
-    let seeded_ms = millis(seeding.elapsed());
+    };
+    // Nobody folds what is being seeded, and nobody asks for what is not there yet.
+    let fill = async |stores| {
+        let seeding = Instant::now();
+        Ok((seed_with_progress(flags, &settings, &stores, &drain).await?, seeding))
+    };
+    let (lab, (seeded, seeding)) = Lab::start_filled(parts, fill).await?;
+    let seeded_ms = match seeded.patients {
+        0 => 0,
+        _ => {
+            tokio::select! {
+                settled = settle_until(&lab.stores, seeding + FOLDED_WITHIN) => settled?,
+                () = drain.begun() => {}
+            }
+            millis(seeding.elapsed())
+        }
+    };
     let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
     if flags.json {
         let mut line = ready.as_json();
@@ -119,7 +134,12 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
 }
 
 /// A bar on a terminal, a line now and then elsewhere. Whoever stops the program meanwhile need not wait for the end.
-async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab, drain: &Drain) -> anyhow::Result<Seeded> {
+async fn seed_with_progress(
+    flags: &Flags,
+    settings: &Settings,
+    stores: &Stores,
+    drain: &Drain,
+) -> anyhow::Result<Seeded> {
     // Standard output stays for the lines that programs read.
     let bar = ProgressBar::with_draw_target(Some(u64::from(settings.patients)), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("seeding  {bar:40} {pos}/{len} patients  {elapsed}");
@@ -133,9 +153,10 @@ async fn seed_with_progress(flags: &Flags, settings: &Settings, lab: &Lab, drain
             eprintln!("seeding {done}/{} patients on {} shards", settings.patients, settings.shards);
         }
     };
-    let asked = SeedSettings { patients: settings.patients, seed: settings.seed };
+    let (patients, history_percent) = (settings.patients, settings.history_percent);
+    let asked = SeedSettings { patients, seed: settings.seed, history_percent };
     let seeded = tokio::select! {
-        seeded = seed(&lab.stores, &asked, progress) => seeded?,
+        seeded = seed(stores, &asked, progress) => seeded?,
         () = drain.begun() => anyhow::bail!("stopped while seeding: the next start goes on where this one was"),
     };
     bar.finish_and_clear();

@@ -143,7 +143,7 @@ impl Nine {
 async fn furnish(data_dir: &Path) -> Result<()> {
     let hub = Hub::new(None)?;
     let stores = Stores::open(data_dir, Some(SHARDS), Access::Shared, Clock::system(), &hub).await?;
-    seed(&stores, &SeedSettings { patients: 0, seed: 1 }, |_| {}).await?;
+    seed(&stores, &SeedSettings { patients: 0, seed: 1, history_percent: 0 }, |_| {}).await?;
     Ok(())
 }
 

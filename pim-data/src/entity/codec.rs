@@ -99,6 +99,13 @@ pub(crate) fn stored(table: &'static Table, row: &Row, from: usize) -> Result<St
     Ok(Stored { shown })
 }
 
+/// The same of a row that is about to be written with these members.
+pub(crate) fn stored_as(table: &'static Table, after: &Map<String, Json>) -> Stored {
+    let shown = table.columns.iter().filter(|column| column.audited == Audited::Shown);
+    let member = |name: &str| (name.to_owned(), after.get(name).cloned().unwrap_or(Json::Null));
+    Stored { shown: shown.map(|column| member(column.name)).collect() }
+}
+
 fn to_json(kind: ColumnKind, row: &Row, index: usize, table: &'static str) -> Result<Json, DecodeError> {
     if *row.get(index) == Value::Null {
         return Ok(Json::Null);

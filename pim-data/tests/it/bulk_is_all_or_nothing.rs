@@ -33,6 +33,44 @@ async fn all_rows_come_with_history_audit_and_facts() {
     world.change(ids[7], |account| account.points = 1).await.expect("goes on from there");
 }
 
+/// A unit that changes what another unit of the same bulk inserts.
+fn renamed(first: &Unit, id: Id<Customer>, name: &str) -> Unit {
+    let mut unit = first.following().expect("follows");
+    let account = Account { version: 1, name: name.to_owned(), state: "seen".to_owned(), ..Account::new(id) };
+    assert_eq!(unit.save(&write(ShopResource::Account), &account).expect("saves"), 2);
+    tell(&mut unit, "renamed");
+    unit
+}
+
+#[tokio::test]
+async fn a_unit_goes_on_from_what_the_one_before_it_wrote() {
+    let world = World::new(1).await;
+    let id = Id::<Customer>::random();
+    let first = unit(&world, id);
+    let second = renamed(&first, id, "Grace Example");
+    assert_eq!(world.cluster.commit_bulk(ShardId(0), vec![first, second]).await.expect("commits"), 2);
+    for (what, count) in [
+        ("SELECT COUNT(*) FROM account_history", 2),
+        ("SELECT version FROM account_row", 2),
+        ("SELECT n FROM key_head", 2),
+        ("SELECT COUNT(*) FROM audit WHERE body LIKE '%\"seen\"%' AND body LIKE '%\"open\"%'", 1),
+    ] {
+        assert_eq!(world.count(id, what).await, count, "{what}");
+    }
+    assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: what a unit believes that another has written is compared with what is there.
+#[tokio::test]
+async fn a_unit_whose_predecessor_was_not_written_is_stale() {
+    let world = World::new(1).await;
+    let id = Id::<Customer>::random();
+    let second = renamed(&unit(&world, id), id, "Grace Example");
+    let refused = world.cluster.commit_bulk(ShardId(0), vec![second]).await;
+    assert!(matches!(refused, Err(UnitError::Stale { .. })), "{refused:?}");
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 0);
+}
+
 #[tokio::test]
 async fn one_key_that_is_there_already_undoes_all() {
     let world = World::new(1).await;

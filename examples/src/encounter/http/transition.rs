@@ -67,6 +67,7 @@ fn append(unit: &mut Unit, encounter: &Encounter) -> Result<(), Failure> {
             completed_at: unit.at(),
             diagnoses: encounter.diagnoses.iter().map(|diagnosis| diagnosis.code.clone()).collect(),
             procedures: encounter.procedures.iter().map(|procedure| procedure.code.clone()).collect(),
+            claim_id: None,
         }),
         EncounterState::Archived => unit.append(&EncounterArchived { encounter_id, version, patient_id, facility_id }),
     }?;

@@ -38,7 +38,8 @@ async fn completed(clinician: &Caller, number: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn and_revenue_shows_them() {
-    let arguments = ["--ephemeral", "--listen", "127.0.0.1:0", "--patients", "20", "--traffic", "off", "--json"];
+    let arguments = ["--ephemeral", "--listen", "127.0.0.1:0", "--patients", "20", "--history", "0"];
+    let arguments = [&arguments[..], &["--traffic", "off", "--json"]].concat();
     let services = Program::start("services", &arguments).await.unwrap();
     let gateway = services.told("gateway");
     let clinician = Caller::sign_in(gateway, "clinician").await.unwrap();

@@ -74,7 +74,7 @@ fn check_lines(out: &str, has_traffic: bool) {
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let (ready, summary) = (lines.first().expect("a line"), lines.last().expect("a line"));
     assert_eq!((&ready["event"], &summary["event"]), (&"ready".into(), &"summary".into()));
-    for member in ["gateway", "admin", "ready_ms", "rss_mib"] {
+    for member in ["gateway", "admin", "ready_ms", "backlog", "rss_mib"] {
         assert!(!ready[member].is_null(), "{member}: {ready}");
     }
     assert!(ready["tokens"].as_object().is_some_and(|tokens| tokens.len() == 4), "{ready}");

@@ -48,7 +48,7 @@ impl Place {
             hub: Hub::new(None).unwrap(),
         });
         let lab = lab.await.unwrap();
-        seed(&lab.stores, &SeedSettings { patients: 20, seed: 1 }, |_| {}).await.unwrap();
+        seed(&lab.stores, &SeedSettings { patients: 20, seed: 1, history_percent: 0 }, |_| {}).await.unwrap();
         let clinician = Caller::sign_in(&lab.gateway, "clinician").await.unwrap();
         let mut tokens = BTreeMap::from([(Who::Clinician, clinician.token().to_owned())]);
         for (who, role) in [(Who::Patient, "patient"), (Who::Admin, "admin"), (Who::Sre, "sre")] {
