@@ -21,6 +21,8 @@ pub struct Caller {
     pub facility: String,
     /// The provider behind the persona, if any.
     pub provider: String,
+    /// The persona's own record, if any.
+    pub patient: String,
 }
 
 static KEYS: AtomicU64 = AtomicU64::new(0);
@@ -42,8 +44,9 @@ impl Caller {
         let told = client.post_json(&url, &json!({"role": role}), PATIENCE).await.context("sign in")?;
         let text = |member: &str| told[member].as_str().unwrap_or_default().to_owned();
         let (token, facility, provider) = (text("access_token"), text("facility_id"), text("provider_id"));
+        let patient = text("patient_id");
         ensure!(!token.is_empty(), "no token for {role}");
-        Ok(Self { client, gateway: gateway.to_owned(), token, facility, provider })
+        Ok(Self { client, gateway: gateway.to_owned(), token, facility, provider, patient })
     }
 
     /// The access token.

@@ -1,5 +1,6 @@
 //! What the domain services promise, one module a promise, driven through their routers.
 
+mod a_past_is_of_the_seed;
 mod administration_tells_the_truth;
 mod buckets_move_by_an_operators_word;
 mod cycles_miss_no_claim;

@@ -37,6 +37,9 @@ pub(crate) struct UpArgs {
     /// Number of synthetic patients of a new data directory.
     #[arg(long)]
     patients: Option<u32>,
+    /// How many patients in a hundred have a visit and its claim behind them.
+    #[arg(long, value_name = "PERCENT")]
+    history: Option<u8>,
     /// Sessions a second, or `off`.
     #[arg(long)]
     traffic: Option<String>,
@@ -77,6 +80,9 @@ pub(crate) struct SeedArgs {
     /// Number of synthetic patients.
     #[arg(long)]
     patients: Option<u32>,
+    /// How many patients in a hundred have a visit and its claim behind them.
+    #[arg(long, value_name = "PERCENT")]
+    history: Option<u8>,
     /// Seed of the dataset.
     #[arg(long)]
     seed: Option<u64>,
@@ -128,6 +134,7 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     option(&mut command, "--seed", args.seed);
     option(&mut command, "--shards", args.shards);
     option(&mut command, "--patients", args.patients);
+    option(&mut command, "--history", args.history);
     option(&mut command, "--traffic", args.traffic.as_ref());
     option(&mut command, "--listen", args.listen.as_ref());
     // A group of its own, so that Ctrl-C in this terminal does not stop the lab.
@@ -210,6 +217,7 @@ pub(super) fn seed(args: &SeedArgs, json: bool) -> Result<()> {
     place(&mut command, "--data-dir", args.data_dir.as_deref())?;
     option(&mut command, "--shards", args.shards);
     option(&mut command, "--patients", args.patients);
+    option(&mut command, "--history", args.history);
     option(&mut command, "--seed", args.seed);
     let (told, outcome) = run_to_end(&mut command)?;
     if let (Some(ready), Some(summary)) = (journal::event_in(&told, "ready"), journal::event_in(&told, "summary")) {

@@ -132,9 +132,10 @@ fn without_a_lab() {
     assert_ne!(shaped["digest"], plan["digest"], "another shape is another plan");
     std::fs::write(&profile, "seed: 7\nshards: 2\n").unwrap();
     assert_eq!(lab.ask(&["plan", "--profile", &profile]).document("plan")["digest"], plan["digest"]);
-    let seed = ["seed", "--data-dir", &folder.join("data"), "--patients", "40", "--shards", "2"];
+    let seed = ["seed", "--data-dir", &folder.join("data"), "--patients", "40", "--history", "50", "--shards", "2"];
     let first = lab.ask(&seed).document("seed");
     assert_eq!((&first["seeded_patients"], &first["audit_verified"]), (&40.into(), &true.into()), "{first}");
+    assert!(first["facts"].as_u64().is_some_and(|facts| facts > 200), "they have a past: {first}");
     assert_eq!(lab.ask(&seed).document("seed")["seeded_patients"], 0, "it has been filled");
     let status = lab.run(&["status"]);
     assert_eq!((status.code, &status.document("status")["running"]), (Some(3), &false.into()));

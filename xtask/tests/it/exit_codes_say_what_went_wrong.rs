@@ -45,6 +45,7 @@ fn of_bad_arguments() {
             (&["up", "--profile", &unknown], 2, "`personas.shape.knid`"),
             (&["load", "--gateway", "http://127.0.0.1:1", "--profile", &unknown], 2, "`personas.shape.knid`"),
             (&["seed", "--patients", "some"], 2, "--patients"),
+            (&["seed", "--history", "some"], 2, "--history"),
             (&["shard", "publish", "/nowhere/map.toml"], 2, "/nowhere/map.toml"),
             (&["audit", "show"], 2, "--request"),
             (&["servers", "up", "--shards", "0"], 2, "1 to 16"),

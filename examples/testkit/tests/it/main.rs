@@ -5,6 +5,7 @@ mod bad_input_is_named;
 mod chores_are_done_once;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
+mod first_start_has_a_past;
 mod metrics_are_what_scrapers_read;
 mod narrative_works_as_written;
 mod no_path_reaches_further;

@@ -45,6 +45,18 @@ async fn everybody(stores: &Stores) -> Vec<Person> {
     all
 }
 
+/// What was written down of anybody.
+async fn notes(stores: &Stores) -> Vec<String> {
+    const SELECT: &str = "SELECT note.value ->> 'text' FROM encounter_row, json_each(notes) note";
+    let mut all = Vec::new();
+    for described in stores.cluster.map().shards() {
+        let db = stores.cluster.database(described.id).unwrap();
+        let rows = db.query(Statement::sqlite(SELECT)).await.unwrap();
+        all.extend(rows.iter().map(|row| row.text(0).unwrap().to_owned()));
+    }
+    all
+}
+
 impl Person {
     /// Somebody of whom everything is known.
     pub(super) async fn any(stores: &Stores) -> Self {
@@ -66,6 +78,9 @@ impl Particulars {
             // Names are folded for the search; a given name in small letters may be part of any word.
             all.insert(person.family_name.to_lowercase());
         }
+        let written = notes(stores).await;
+        assert!(!written.is_empty(), "a past has notes");
+        all.extend(written);
         all.remove("");
         Self(all)
     }
