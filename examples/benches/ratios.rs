@@ -70,7 +70,7 @@ impl Edge {
             key_rotation: KEY_ROTATION,
             clock: clock.clone(),
         };
-        let broker = Broker::new(settings).expect("a broker").into_router(Drain::new(), json!({}), hub.clone());
+        let broker = Broker::new(settings).expect("a broker").into_router(Drain::new(), hub.clone());
         tokio::spawn(bound.serve(broker, Drain::new()));
         let upstream = serve(Router::new().fallback(|| async { ANSWER })).await;
         let mut upstreams: BTreeMap<_, _> = Upstream::ALL.into_iter().map(|it| (it, upstream.clone())).collect();

@@ -10,5 +10,5 @@ pub use claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod};
 pub use drafting::DraftClaim;
 pub(crate) use drafting::lines_of;
 pub use event::{ClaimDrafted, ClaimMoved, LineAdded, PaymentMade};
-pub use http::{SERVICE, routes};
+pub use http::SERVICE;
 pub use money::{Currency, Money};

@@ -12,7 +12,7 @@ mod keyfile;
 mod program;
 mod session;
 
-pub use http::{Broker, BrokerError, BrokerSettings, KEY_ROTATION, Profile};
+pub use http::{Broker, BrokerError, BrokerSettings, KEY_ROTATION, Profile, openapi};
 pub use identity::{Persona, PersonaDirectory};
 pub use keychain::KeychainError;
 pub use keyfile::{KeyFileError, gateway_secret};

@@ -11,7 +11,7 @@ mod watch;
 
 pub use bus::{StruckPublisher, StruckSubscriber};
 pub use flag::{ChaosFlag, FaultName};
-pub use http::routes;
+pub use http::endpoints;
 pub use watch::{flags_in, watch, watch_over_http};
 
 use std::sync::{Mutex, PoisonError};

@@ -12,14 +12,13 @@ use axum::Router;
 use pim_core::clock::Clock;
 use pim_data::cluster::Access;
 use pim_events::RetentionSettings;
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
 use crate::chaos;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::jobs::UpkeepSettings;
-use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, SessionGate, bind};
+use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, bind, sessions};
 use crate::routes::Upstream;
 use crate::signals::Hub;
 use crate::workers::Stores;
@@ -130,14 +129,13 @@ impl Lab {
             key_rotation: KEY_ROTATION,
             clock: clock.clone(),
         })?;
-        let router =
-            broker.into_router(self.services.clone(), json!({"openapi": "3.1.0", "paths": {}}), settings.hub.clone());
+        let router = broker.into_router(self.services.clone(), settings.hub.clone());
         self.serve("session-broker", bound, router);
         Ok(url)
     }
 
     async fn start_services(&mut self, broker: &str, clock: &Clock) -> anyhow::Result<BTreeMap<Upstream, String>> {
-        let gate = SessionGate::trusting(HttpKeys::at(format!("{broker}/jwks.json").parse()?), clock.clone());
+        let sessions = sessions(HttpKeys::at(format!("{broker}/jwks.json").parse()?), clock.clone());
         let declared = [
             (Upstream::Patient, &patient::SERVICE),
             (Upstream::Encounter, &encounter::SERVICE),
@@ -148,8 +146,8 @@ impl Lab {
         for (upstream, service) in declared {
             let bound = free_port().await?;
             upstreams.insert(upstream, bound.url());
-            let router = service.router(&self.stores, &gate, &self.services);
-            self.serve(service.name, bound, router);
+            let router = service.router(&self.stores, &sessions, &self.services);
+            self.serve(service.name(), bound, router);
         }
         Ok(upstreams)
     }

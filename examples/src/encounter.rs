@@ -13,7 +13,7 @@ pub use event::{
     AppointmentMade, AppointmentMoved, EncounterArchived, EncounterCompleted, EncounterExtended, EncounterScheduled,
     EncounterStarted,
 };
-pub use http::{SERVICE, routes};
+pub use http::SERVICE;
 pub use parts::{
     Diagnosis, NOTE_LENGTH_MAX, Note, NoteText, Observation, ObservationKind, Order, OrderKind, PARTS_MAX, Procedure,
 };

@@ -3,29 +3,28 @@
 mod dead_letter;
 mod ledger;
 
-pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate, routes as record_routes};
+pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate};
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use http::HeaderValue;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::clock::Timestamp;
+use pim_core::context::TXN_TOKEN_HEADER;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
 use pim_events::{Rebuild, Subscriber, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::journey::{Journeys, as_mermaid, as_text};
 use crate::policy::LabResource;
 use crate::projections;
-use crate::rig::{Answer, Caller, Command, Failure, May, Nothing, TXN_TOKEN_HEADER};
+use crate::rig::{Answer, Asked, Caller, Command, Endpoints, Failure, May, Nothing, Operation};
 use crate::runs::summarize;
 use crate::workers::Stores;
 
@@ -34,19 +33,16 @@ const UNKNOWN_CONSUMER: ProblemType = ProblemType::new("unknown-consumer", 404, 
 /// The consumer runs already.
 const NOT_STOPPED: ProblemType = ProblemType::new("consumer-not-stopped", 409, "The consumer does not stand still");
 
-/// The routes, for the admin service.
-pub fn routes(stores: Stores) -> Router {
-    let journeys = Router::new().route("/v1/admin/journeys/{request_id}", get(show_journey));
-    let journeys = journeys.with_state(Journeys::over(stores.clone()));
-    Router::new()
-        .route("/v1/admin/projections", get(list_projections))
-        .route("/v1/admin/projections/{name}/rebuild", post(rebuild))
-        .route("/v1/admin/projections/{name}/resume", post(resume))
-        .route("/v1/admin/runs/summary", get(run_summary))
-        .merge(dead_letter::routes())
-        .with_state(stores.clone())
-        .merge(journeys)
-        .merge(crate::chaos::routes(stores.cluster, stores.hub))
+/// The operations, for the admin service.
+pub fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/projections", "Tells how consumers and read models are"), list_projections)
+        .serve(Operation::operate("/v1/admin/projections/{name}/rebuild", "Rebuilds a read model"), rebuild)
+        .serve(Operation::operate("/v1/admin/projections/{name}/resume", "Lifts a consumer's stop"), resume)
+        .serve(Operation::tell("/v1/admin/runs/summary", "Tells what the run came to"), run_summary)
+        .serve(Operation::tell("/v1/admin/journeys/{request_id}", "Tells the journey of a request"), show_journey)
+        .merge(dead_letter::endpoints())
+        .merge(ledger::endpoints())
 }
 
 /// Every consumer may hold keys and stand still: read models, and commands that events drive.
@@ -126,18 +122,19 @@ async fn show_journey(
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Since {
+    /// From when on, as an RFC 3339 time
+    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
 }
 
 async fn run_summary(
     State(stores): State<Stores>,
     May(_permit): May<Read>,
-    query: Result<Query<Since>, QueryRejection>,
+    Asked(asked): Asked<Since>,
 ) -> Result<Answer, Failure> {
-    let Query(asked) = query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("since must be an instant"))?;
     let since = asked.since.unwrap_or(Timestamp::from_micros(0));
     let summary = summarize(&stores, since).await.map_err(unavailable)?;
     let mut document = serde_json::to_value(&summary).unwrap_or(Value::Null);

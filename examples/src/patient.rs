@@ -6,6 +6,6 @@ mod record;
 mod value;
 
 pub use event::{PatientCorrected, PatientMoved, PatientRegistered};
-pub use http::{SERVICE, routes};
+pub use http::SERVICE;
 pub use record::{Patient, PatientState};
 pub use value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};

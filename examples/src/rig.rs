@@ -1,34 +1,40 @@
 //! What every program of the lab is built with: listening, sessions, permits, commands, answers, draining.
 
 mod answer;
+mod caller;
 mod command;
-mod control_row;
+mod endpoint;
 mod failure;
+mod gate;
 mod keys;
 mod launch;
 mod openapi;
 mod page;
 mod program;
+mod read;
+mod row;
 mod serve;
 mod service;
-mod session;
 mod settings;
 mod spans;
 mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
+pub use caller::{Asked, Caller, May, PathId};
 pub use command::{BODY_BYTES_MAX, Command, Nothing};
-pub(crate) use control_row::control_row;
+pub use endpoint::{Argument, Arguments, Endpoints, Taken};
 pub use failure::Failure;
-pub use keys::{HttpKeys, TRUST_DOMAIN, TXN_ISSUER};
+pub use gate::{TRUST_DOMAIN, TXN_ISSUER, sessions};
+pub use keys::HttpKeys;
 pub use launch::{EXIT_PRECONDITION, EXIT_USAGE, launch};
-pub use openapi::{Listed, Operation, document};
+pub use openapi::{Operation, Schemas, document};
 pub use page::{Cursor, PageQuery, page_of};
 pub use program::{Declaration, ServiceFlags, ServiceSettings};
+pub use read::{list, list_control, show, show_control};
+pub(crate) use row::{control_row, patient_row, row};
 pub use serve::{Bound, Drain, Peer, ServeError, ServeSettings, bind};
 pub(crate) use service::exposition;
 pub use service::{Parts, Service};
-pub use session::{Caller, DEADLINE_HEADER, May, PathId, SessionGate, TXN_TOKEN_HEADER};
 pub use settings::{Layers, SettingsError};
 pub use spans::{SPANS_PATH, SPANS_PER_ANSWER_MAX};
 pub use write::{write, write_control};

@@ -25,11 +25,12 @@ use serde_json::json;
 
 use crate::billing::DraftClaim;
 use crate::chaos::{self, StruckPublisher, StruckSubscriber};
+use crate::client::Client;
 use crate::jobs::{Upkeep, UpkeepSettings};
 use crate::journey::Programs;
 use crate::policy::LabRole;
 use crate::reference::ReferenceBook;
-use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
 
@@ -48,6 +49,8 @@ pub struct Stores {
     pub registry: Registry,
     /// What this process tells of itself.
     pub hub: Hub,
+    /// How other programs are asked.
+    pub client: Client,
     /// Programs that keep spans of their own beside this one; none when every part is in one process.
     pub programs: Programs,
 }
@@ -55,6 +58,12 @@ pub struct Stores {
 impl FromRef<Stores> for Cluster {
     fn from_ref(stores: &Stores) -> Self {
         stores.cluster.clone()
+    }
+}
+
+impl FromRef<Stores> for ReadStore {
+    fn from_ref(stores: &Stores) -> Self {
+        stores.reads.clone()
     }
 }
 
@@ -91,7 +100,8 @@ impl Stores {
             reads.install(projection.as_ref()).await?;
         }
         let reference = ReferenceBook::over(cluster.clone());
-        Ok(Self { cluster, bus, reads, reference, registry, hub: hub.clone(), programs: Programs::none() })
+        let (hub, client, programs) = (hub.clone(), Client::new(), Programs::none());
+        Ok(Self { cluster, bus, reads, reference, registry, hub, client, programs })
     }
 
     /// Lets the reference book follow the events of this log until told to stop. To be opened before anybody looks into it.
@@ -248,7 +258,7 @@ impl Worker {
     /// When a store cannot be opened or the port cannot be had.
     pub async fn run(self, settings: WorkerSettings, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(settings.listen)).await?;
-        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
+        let sessions = sessions(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
         let stores =
             Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
@@ -266,7 +276,7 @@ impl Worker {
             Self::OutboxProcessor => None,
         };
         println!("{}", json!({"event": "ready", "service": self.name(), "url": bound.url()}));
-        let router = Service::new(parts).spans(&gate).into_router();
+        let router = Service::new(parts).spans(&sessions).into_router();
         let serving = tokio::spawn(bound.serve(router, drain.clone()));
         match upkeep {
             None => stores.relay(settings.pause_max_ms, &settings.retention, drain).await?,

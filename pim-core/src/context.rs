@@ -4,7 +4,7 @@ mod layer;
 mod session;
 mod trace;
 
-pub use layer::{RequestContextLayer, WithContext};
+pub use layer::{RequestContextLayer, TXN_TOKEN_HEADER, WithContext};
 pub use session::{SessionContext, SessionError};
 pub use trace::{ParseTraceError, ParseTraceIdError, SpanId, TraceContext, TraceId};
 

@@ -4,6 +4,6 @@ mod layer;
 mod permit;
 mod policy;
 
-pub use layer::{Authorized, PolicyHandle, RbacLayer, Required, Unset};
+pub use layer::{Authorized, PolicyHandle, RbacLayer, Required, Requirement, Unset};
 pub use permit::{AccessKind, Permit, Read, Scope, SystemScope, Write};
 pub use policy::{Denied, DenyReason, Policy, PolicyBuilder, PolicyError, Reach};

@@ -1,8 +1,6 @@
 //! Looking at the audit trail and verifying it.
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::{get, post};
+use axum::extract::State;
 use pim_core::context::RequestId;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Read, Write};
@@ -10,18 +8,24 @@ use pim_data::audit::AuditFilter;
 use pim_data::cluster::Cluster;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use crate::operations::{Intent, operate};
-use crate::rig::{Answer, Caller, Command, Failure, May, Nothing};
+use crate::rig::{Answer, Asked, Caller, Command, Endpoints, Failure, May, Nothing, Operation};
+use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Cluster> {
-    Router::new().route("/v1/admin/audit", get(look)).route("/v1/admin/audit/verify", post(verify))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/audit", "Looks into the audit trail"), look)
+        .serve(Operation::operate("/v1/admin/audit/verify", "Verifies the audit trail"), verify)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct LookQuery {
+    /// The id of a request; this or user_id
     request_id: Option<String>,
+    /// The id of a user; this or request_id
     user_id: Option<String>,
 }
 
@@ -29,10 +33,9 @@ async fn look(
     State(cluster): State<Cluster>,
     May(permit): May<Read>,
     caller: Caller,
-    query: Result<Query<LookQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(query): Asked<LookQuery>,
 ) -> Result<Answer, Failure> {
     let invalid = || Problem::of(problem::INVALID_QUERY).detail("give either request_id or user_id");
-    let Query(query) = query.map_err(|_| invalid())?;
     let filter = match (query.request_id, query.user_id) {
         (Some(request), None) => {
             let request: RequestId =

@@ -1,8 +1,6 @@
 //! How an entity came to be what it is: its state as of a time, who changed it, and whether audit and history agree.
 
-use axum::Router;
-use axum::extract::{Path, Query, State};
-use axum::routing::get;
+use axum::extract::{Path, State};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, IntoProblem as _, Problem};
 use pim_core::rbac::{Permit, Read};
@@ -13,21 +11,27 @@ use pim_data::repository::Period;
 use pim_data::retention::Retained;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::IntoParams;
 
 use crate::billing::Claim;
 use crate::encounter::{Appointment, Encounter};
 use crate::patient::Patient;
 use crate::policy::LabResource;
-use crate::rig::{Answer, Caller, Failure, May};
+use crate::rig::{Answer, Asked, Caller, Endpoints, Failure, May, Operation};
+use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Cluster> {
-    Router::new().route("/v1/admin/lineage/{entity}/{id}", get(lineage))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    let told = Operation::tell("/v1/admin/lineage/{entity}/{id}", "Tells how an entity came to be what it is");
+    Endpoints::new().serve(told, lineage)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct LineageQuery {
+    /// Until when, as an RFC 3339 time
+    #[param(value_type = Option<String>, format = DateTime)]
     as_of: Option<Timestamp>,
+    /// Whether trail and history are compared: true or false
     #[serde(default)]
     verify: bool,
 }
@@ -37,11 +41,9 @@ async fn lineage(
     May(permit): May<Read>,
     caller: Caller,
     Path((entity, id)): Path<(String, String)>,
-    query: Result<Query<LineageQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(query): Asked<LineageQuery>,
 ) -> Result<Answer, Failure> {
-    let invalid = || Problem::of(problem::INVALID_QUERY).detail("as_of is an RFC 3339 time, verify is true or false");
-    let Query(query) = query.map_err(|_| invalid())?;
-    let asked = Asked { cluster: &cluster, permit: &permit, caller: &caller, id: &id, query: &query };
+    let asked = Question { cluster: &cluster, permit: &permit, caller: &caller, id: &id, query: &query };
     match entity.as_str() {
         "patient" => asked.of::<Patient>(LabResource::Patient).await,
         "appointment" => asked.of::<Appointment>(LabResource::Appointment).await,
@@ -53,7 +55,7 @@ async fn lineage(
     }
 }
 
-struct Asked<'a> {
+struct Question<'a> {
     cluster: &'a Cluster,
     permit: &'a Permit<Read>,
     caller: &'a Caller,
@@ -61,7 +63,7 @@ struct Asked<'a> {
     query: &'a LineageQuery,
 }
 
-impl Asked<'_> {
+impl Question<'_> {
     async fn of<E: Entity>(&self, resource: LabResource) -> Result<Answer, Failure> {
         let id = self.id.parse::<pim_core::id::Id<E::Kind>>();
         let id = id.map_err(|error| Problem::of(problem::INVALID_ID).detail(error.to_string()))?;

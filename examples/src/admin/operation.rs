@@ -1,8 +1,6 @@
 //! Shards, their map, and the outbox.
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::get;
+use axum::extract::State;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
 use pim_core::shard::{MapError, ShardMap};
@@ -12,21 +10,23 @@ use pim_events::Source;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::operations::{Intent, operate};
-use crate::rig::{Answer, Command, Failure, May};
+use crate::rig::{Answer, Asked, Command, Endpoints, Failure, May, Operation};
+use crate::workers::Stores;
 
 /// A shard map that may not be published.
 const INVALID_MAP: ProblemType = ProblemType::new("invalid-shard-map", 422, "The shard map has findings");
 /// Handovers of one publication at most; more is more than one step.
 const HANDOVERS_MAX: usize = pim_core::shard::HANDOVERS_MAX;
 
-pub(super) fn routes() -> Router<Cluster> {
-    Router::new()
-        .route("/v1/admin/shards", get(shards))
-        .route("/v1/admin/shards/map", get(map).post(publish))
-        .route("/v1/admin/outbox", get(outbox))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/shards", "Tells how the shards are"), shards)
+        .serve(Operation::tell("/v1/admin/shards/map", "Shows the shard map in force"), map)
+        .serve(Operation::operate("/v1/admin/shards/map", "Publishes a shard map"), publish)
+        .serve(Operation::tell("/v1/admin/outbox", "Tells what the outboxes still hold"), outbox)
 }
 
 async fn shards(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
@@ -38,9 +38,10 @@ async fn map(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<
     Answer::ok(&json!({ "version": map.version(), "toml": map.to_toml() }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct PublishQuery {
+    /// Only says what it would come to: true or false
     #[serde(default)]
     dry_run: bool,
 }
@@ -48,7 +49,7 @@ struct PublishQuery {
 /// Body of a publication.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Publication {
+struct Publication {
     /// The map as its TOML text.
     map: String,
 }
@@ -57,10 +58,9 @@ pub(super) struct Publication {
 async fn publish(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
-    query: Result<Query<PublishQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(query): Asked<PublishQuery>,
     command: Command<Publication>,
 ) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("dry_run is true or false"))?;
     let next = ShardMap::parse(&command.body.map).map_err(|error| refused(&error))?;
     let current = cluster.map();
     if query.dry_run {

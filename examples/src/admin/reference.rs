@@ -2,12 +2,10 @@
 
 mod change;
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::get;
+use axum::extract::State;
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Read, Write};
+use pim_core::rbac::Write;
 use pim_core::role::ClosedEnum as _;
 use pim_data::cluster::Cluster;
 use pim_data::consistency::ConsistencyToken;
@@ -22,39 +20,34 @@ use self::change::{FacilityChange, ProviderChange, change};
 use crate::ids::{FacilityId, PatientId};
 use crate::policy::LabRole;
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceBook, ReferenceChanged};
-use crate::rig::{Answer, Caller, Command, Failure, May, Operation, PageQuery, PathId, page_of, write_control};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, list_control, show_control, write_control};
 use crate::workers::Stores;
-
-pub(super) const OPERATIONS: &[Operation] = &[
-    Operation::list::<Facility>("/v1/admin/facilities", "Lists facilities"),
-    Operation::create::<NewFacility, Facility>("/v1/admin/facilities", "Makes a facility"),
-    Operation::get::<Facility>("/v1/admin/facilities/{id}", "Shows a facility"),
-    Operation::change::<FacilityChange, Facility>("PATCH", "/v1/admin/facilities/{id}", "Changes a facility"),
-    Operation::list::<Provider>("/v1/admin/providers", "Lists providers"),
-    Operation::create::<NewProvider, Provider>("/v1/admin/providers", "Makes a provider"),
-    Operation::get::<Provider>("/v1/admin/providers/{id}", "Shows a provider"),
-    Operation::change::<ProviderChange, Provider>("PATCH", "/v1/admin/providers/{id}", "Changes a provider"),
-    Operation::list::<Account>("/v1/admin/accounts", "Lists accounts"),
-    Operation::create::<NewAccount, Account>("/v1/admin/accounts", "Makes an account"),
-    Operation::list::<Flag>("/v1/admin/flags", "Lists flags"),
-    Operation::create::<NewFlag, Flag>("/v1/admin/flags", "Makes a flag"),
-];
 
 const FACILITIES_MAX: usize = 16;
 
-pub(super) fn routes() -> Router<Stores> {
-    Router::new()
-        .route("/v1/admin/facilities", get(list::<Facility>).post(create::<NewFacility>))
-        .route("/v1/admin/facilities/{id}", get(show::<Facility>).patch(change::<FacilityChange>))
-        .route("/v1/admin/providers", get(list::<Provider>).post(create::<NewProvider>))
-        .route("/v1/admin/providers/{id}", get(show::<Provider>).patch(change::<ProviderChange>))
-        .route("/v1/admin/accounts", get(list::<Account>).post(create::<NewAccount>))
-        .route("/v1/admin/flags", get(list::<Flag>).post(create::<NewFlag>))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::list::<Facility>("/v1/admin/facilities", "Lists facilities"), list_control::<Facility>)
+        .serve(Operation::create::<Facility>("/v1/admin/facilities", "Makes a facility"), create::<NewFacility>)
+        .serve(Operation::get::<Facility>("/v1/admin/facilities/{id}", "Shows a facility"), show_control::<Facility>)
+        .serve(
+            Operation::patch::<Facility>("/v1/admin/facilities/{id}", "Changes a facility"),
+            change::<FacilityChange>,
+        )
+        .serve(Operation::list::<Provider>("/v1/admin/providers", "Lists providers"), list_control::<Provider>)
+        .serve(Operation::create::<Provider>("/v1/admin/providers", "Makes a provider"), create::<NewProvider>)
+        .serve(Operation::get::<Provider>("/v1/admin/providers/{id}", "Shows a provider"), show_control::<Provider>)
+        .serve(Operation::patch::<Provider>("/v1/admin/providers/{id}", "Changes a provider"), change::<ProviderChange>)
+        .serve(Operation::list::<Account>("/v1/admin/accounts", "Lists accounts"), list_control::<Account>)
+        .serve(Operation::create::<Account>("/v1/admin/accounts", "Makes an account"), create::<NewAccount>)
+        .serve(Operation::list::<Flag>("/v1/admin/flags", "Lists flags"), list_control::<Flag>)
+        .serve(Operation::create::<Flag>("/v1/admin/flags", "Makes a flag"), create::<NewFlag>)
 }
 
 /// A label: 1 to 80 characters without control characters.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
+#[schema(example = "North Clinic")]
 struct Label(String);
 
 impl TryFrom<String> for Label {
@@ -67,7 +60,7 @@ impl TryFrom<String> for Label {
 }
 
 /// The body that makes a record.
-trait NewRecord: Clone + DeserializeOwned + Send + Sync + 'static {
+trait NewRecord: Clone + DeserializeOwned + ToSchema + Send + Sync + 'static {
     type Record: Entity;
 
     /// The record at a version.
@@ -97,6 +90,8 @@ fn state_code_of(label: &Label) -> Result<String, Failure> {
 #[serde(deny_unknown_fields)]
 struct NewFacility {
     name: Label,
+    /// Two capital letters.
+    #[schema(value_type = String, example = "OR")]
     state_code: Label,
 }
 
@@ -136,7 +131,9 @@ impl NewRecord for NewProvider {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewAccount {
+    #[schema(value_type = String, example = "u-77")]
     subject: Label,
+    #[schema(value_type = String, example = "clinician")]
     role: Label,
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -191,28 +188,6 @@ impl NewRecord for NewFlag {
     fn record(&self, id: crate::ids::FlagId, version: u64) -> Result<Flag, Failure> {
         Ok(Flag { id, version, name: self.name.0.clone(), enabled: self.enabled })
     }
-}
-
-async fn list<E: Entity>(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list_control::<E>(&caller.cx, &permit, page).await?;
-    Answer::ok(&page_of(&rows, page.limit, |row| row.id().to_string()))
-}
-
-async fn show<E: Entity>(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(id): PathId<Id<E::Kind>>,
-) -> Result<Answer, Failure> {
-    let row = cluster.read_control::<E>(&caller.cx, &permit, id).await?;
-    Answer::ok(&row.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
 }
 
 async fn create<B: NewRecord>(

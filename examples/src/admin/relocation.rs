@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
 use pim_core::context::RequestContext;
 use pim_core::problem::{self, IntoProblem as _, Problem};
 use pim_core::rbac::{Read, Write};
@@ -18,31 +16,35 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::operations::{Intent, operate};
-use crate::rig::{Answer, Command, Failure, May, Nothing};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Nothing, Operation};
+use crate::workers::Stores;
 
 /// Moves that are listed.
 const LISTED_MAX: u32 = 100;
 /// Buckets of one request: as many as its time allows for.
 const REQUESTED_MAX: usize = 256;
 
-pub(super) fn routes() -> Router<Cluster> {
-    Router::new()
-        .route("/v1/admin/shards/moves", get(list).post(start))
-        .route("/v1/admin/shards/moves/{id}/reverse", post(reverse))
-        .route("/v1/admin/shards/moves/{id}/cancel", post(cancel))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/shards/moves", "Lists moves of buckets"), list)
+        .serve(Operation::operate("/v1/admin/shards/moves", "Moves buckets to another shard"), start)
+        .serve(Operation::operate("/v1/admin/shards/moves/{id}/reverse", "Moves the buckets of a move back"), reverse)
+        .serve(Operation::operate("/v1/admin/shards/moves/{id}/cancel", "Gives up a move"), cancel)
 }
 
 /// Body of a move: a run of buckets, or some of those that a shard still has.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Moving {
+struct Moving {
     /// The first bucket.
+    #[schema(example = 7, maximum = 4095)]
     first: Option<u16>,
     /// The last one; the first when absent.
     last: Option<u16>,
     /// Instead of buckets: the shard to be emptied, 64 buckets a request.
     shard: Option<u16>,
     /// Where they go.
+    #[schema(example = 1)]
     to: u16,
     /// Only says what would move.
     #[serde(default)]

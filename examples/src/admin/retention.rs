@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::post;
 use pim_core::problem::IntoProblem;
 use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
@@ -14,23 +12,27 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::operations::{Intent, operate};
-use crate::rig::{Answer, Command, Failure, May};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
+use crate::workers::Stores;
 
 /// Rows that one request removes at most: as many as its time allows for.
 const ROWS_MAX: u64 = 20_000;
 const DAY_SECS: u64 = 24 * 3600;
 
-pub(super) fn routes() -> Router<Cluster> {
-    Router::new().route("/v1/admin/retention", post(run))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    let remove = Operation::operate("/v1/admin/retention", "Removes history and audit records whose time is over");
+    Endpoints::new().serve(remove, run)
 }
 
 /// Body of a run.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Retaining {
+struct Retaining {
     /// Days that audit records are kept, at least 90; that when absent.
+    #[schema(example = 90)]
     audit_days: Option<u32>,
     /// Days that periods of history are kept after their end, at least 1; 365 when absent.
+    #[schema(example = 365)]
     history_days: Option<u32>,
     /// Only says what would go.
     #[serde(default)]

@@ -1,17 +1,14 @@
 //! The claim and its states.
 
 use pim_core::clock::Timestamp;
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::money::Money;
 use crate::encounter::ProcedureCode;
 use crate::ids::{ClaimId, ClaimKind, EncounterId, FacilityId, PatientId};
-use crate::policy::LabResource;
+use crate::rig::patient_row;
 
 /// Most lines, and most payments, of one claim.
 pub const ENTRIES_MAX: usize = 200;
@@ -131,27 +128,4 @@ const TABLE: Table = Table {
     indexes: &[&["state", "bucket", "id"]],
 };
 
-impl Entity for Claim {
-    type Kind = ClaimKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Claim)
-    }
-
-    fn id(&self) -> ClaimId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.patient_id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        Some(self.facility_id.uuid())
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+patient_row!(Claim, ClaimKind, Claim, &TABLE, |it| it.patient_id.into());

@@ -1,10 +1,8 @@
 //! The HTTP side of claims.
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::{get, post};
+use axum::extract::State;
 use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Read, Write};
+use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
@@ -14,45 +12,39 @@ use super::claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod}
 use super::event::{ClaimMoved, LineAdded, PaymentMade};
 use super::money::Money;
 use crate::ids::{ClaimId, PatientId};
-use crate::rig::{
-    Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
-};
+use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, list, show, write};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
-/// The routes, with the revenue and the billing cycles of their rooms.
-pub fn routes(stores: Stores) -> Router {
-    let cycles = crate::jobs::routes(stores.cluster.clone());
-    Router::new()
-        .route("/v1/patients/{patient_id}/claims", get(list))
-        .route("/v1/claims/{claim_id}", get(show))
-        .route("/v1/patients/{patient_id}/claims/{claim_id}/lines", post(add_line))
-        .route("/v1/patients/{patient_id}/claims/{claim_id}/transitions", post(transition))
-        .route("/v1/patients/{patient_id}/claims/{claim_id}/payments", post(pay))
-        .with_state(stores.cluster)
-        .merge(crate::projections::billing_routes(stores.reads))
-        .merge(cycles)
-}
-
 /// The billing service.
-pub const SERVICE: Declaration = Declaration {
-    name: Upstream::Billing.name(),
-    port: 8084,
-    routes,
-    openapi: || document(Upstream::Billing, OPERATIONS),
-};
+pub const SERVICE: Declaration = Declaration { upstream: Upstream::Billing, port: 8084, endpoints };
 
-const OPERATIONS: &[Operation] = &[
-    Operation::list::<Claim>("/v1/patients/{patient_id}/claims", "Lists the claims of a patient"),
-    Operation::get::<Claim>("/v1/claims/{claim_id}", "Shows a claim"),
-    Operation::create::<Line, Claim>("/v1/patients/{patient_id}/claims/{claim_id}/lines", "Adds a line to a draft"),
-    Operation::change::<Transition, Claim>(
-        "POST",
-        "/v1/patients/{patient_id}/claims/{claim_id}/transitions",
-        "Moves a claim to another state",
-    ),
-    Operation::create::<Paying, Claim>("/v1/patients/{patient_id}/claims/{claim_id}/payments", "Takes a payment"),
-];
+/// The operations, with the revenue and the billing cycles of their rooms.
+fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(
+            Operation::list::<Claim>("/v1/patients/{patient_id}/claims", "Lists the claims of a patient"),
+            list::<Claim>,
+        )
+        .serve(Operation::get::<Claim>("/v1/claims/{claim_id}", "Shows a claim"), show::<Claim>)
+        .serve(
+            Operation::create::<Claim>("/v1/patients/{patient_id}/claims/{claim_id}/lines", "Adds a line to a draft"),
+            add_line,
+        )
+        .serve(
+            Operation::transition::<Claim>(
+                "/v1/patients/{patient_id}/claims/{claim_id}/transitions",
+                "Moves a claim to another state",
+            ),
+            transition,
+        )
+        .serve(
+            Operation::create::<Claim>("/v1/patients/{patient_id}/claims/{claim_id}/payments", "Takes a payment"),
+            pay,
+        )
+        .merge(crate::projections::billing_endpoints())
+        .merge(crate::jobs::endpoints())
+}
 
 /// Body of a transition.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -68,29 +60,6 @@ struct Transition {
 struct Paying {
     amount: Money,
     method: PaymentMethod,
-}
-
-async fn list(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(patient_id): PathId<PatientId>,
-    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list::<Claim>(&caller.cx, &permit, patient_id, page, &caller.consistency).await?;
-    Answer::ok(&page_of(&rows, page.limit, |claim| claim.id.to_string()))
-}
-
-async fn show(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(id): PathId<ClaimId>,
-) -> Result<Answer, Failure> {
-    let claim = cluster.read::<Claim>(&caller.cx, &permit, id, &caller.consistency).await?;
-    Answer::ok(&claim.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
 }
 
 fn check_state(claim: &Claim, wanted: ClaimState) -> Result<(), Failure> {
@@ -122,9 +91,7 @@ async fn add_line(
 ) -> Result<Answer, Failure> {
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Claim>(permit, id).await?;
-        let mut claim = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(claim.version)?;
+        let mut claim = command.load::<Claim>(&mut unit, permit, id).await?;
         check_state(&claim, ClaimState::Draft)?;
         check_room(claim.lines.len())?;
         let amount = command.body.amount;
@@ -147,13 +114,10 @@ async fn transition(
     let to = command.body.to;
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Claim>(permit, id).await?;
-        let mut claim = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(claim.version)?;
+        let mut claim = command.load::<Claim>(&mut unit, permit, id).await?;
         let from = claim.state;
         if !from.may_become(to) {
-            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "claim");
-            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+            return Err(Failure::illegal_transition::<Claim>(from.name(), to.name()));
         }
         claim.state = to;
         claim.version = unit.save(permit, &claim)?;
@@ -173,9 +137,7 @@ async fn pay(
     let Paying { amount, method } = command.body;
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Claim>(permit, id).await?;
-        let mut claim = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(claim.version)?;
+        let mut claim = command.load::<Claim>(&mut unit, permit, id).await?;
         check_state(&claim, ClaimState::Adjudicated)?;
         check_room(claim.payments.len())?;
         let paid = sum(claim.paid, amount)?;

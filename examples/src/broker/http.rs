@@ -18,6 +18,7 @@ use pim_core::problem::{self, IntoProblem as _, Problem};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::GATEWAY_AUDIENCE;
@@ -27,7 +28,8 @@ use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
 use super::session::Sessions;
-use crate::rig::{Drain, Failure, Parts, Service, SessionGate};
+use crate::rig::{Drain, Endpoints, Failure, Operation, Parts, Service, document, sessions};
+use crate::routes::Upstream;
 use crate::signals::Hub;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -114,19 +116,19 @@ impl Broker {
     }
 
     /// Its HTTP side.
-    pub fn into_router(self, drain: Drain, openapi: Value, hub: Hub) -> Router {
-        let parts = Parts { name: "session-broker", cluster: None, drain, openapi, hub };
-        let gate = SessionGate::trusting(self.0.issuer.keys.clone(), self.0.issuer.clock.clone());
+    pub fn into_router(self, drain: Drain, hub: Hub) -> Router {
+        let parts = Parts { openapi: openapi(), name: "session-broker", cluster: None, drain, hub };
+        let sessions = sessions(self.0.issuer.keys.clone(), self.0.issuer.clock.clone());
         let routes = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks.json", get(keys))
             .route("/authorize", get(authorize))
             .route("/oauth/token", post(token))
             .route("/dev/token", post(dev_token))
-            .route("/v1/dev/token", post(dev_token))
             .route("/sessions/revoke", post(revoke))
+            .merge(endpoints().into_router())
             .with_state(self);
-        Service::new(parts).open_routes(routes).spans(&gate).into_router()
+        Service::new(parts).open_routes(routes).spans(&sessions).into_router()
     }
 
     fn check_gateway(&self, headers: &HeaderMap) -> Result<(), Failure> {
@@ -262,13 +264,31 @@ async fn exchange(broker: &Broker, asked: &TokenRequest) -> Result<Json<Value>, 
     })))
 }
 
-/// Body of a request to the development identity provider.
-#[derive(Debug, Deserialize)]
+/// The broker's OpenAPI document: of what the gateway forwards to it.
+#[must_use]
+pub fn openapi() -> Value {
+    document(Upstream::Broker, endpoints().operations())
+}
+
+fn endpoints() -> Endpoints<Broker> {
+    let token = Operation::operate("/v1/dev/token", "Signs a persona in at the development identity provider");
+    Endpoints::new().serve(token, dev_token)
+}
+
+/// Body of a request to the development identity provider: a role or a subject at least.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DevTokenRequest {
+    /// In which role.
+    #[schema(example = "clinician")]
     role: Option<String>,
+    /// As whom.
     subject: Option<String>,
+    /// The caller's own record.
+    #[schema(value_type = Option<String>, format = "uuid")]
     patient: Option<Uuid>,
+    /// A facility of affiliation.
+    #[schema(value_type = Option<String>, format = "uuid")]
     facility: Option<Uuid>,
 }
 

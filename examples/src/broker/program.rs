@@ -56,7 +56,7 @@ impl BrokerProgram {
         let broker = Broker::new(settings)?;
         println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
         let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
-        let router = broker.into_router(drain.clone(), json!({"openapi": "3.1.0", "paths": {}}), hub);
+        let router = broker.into_router(drain.clone(), hub);
         bound.serve(router, drain).await;
         Ok(())
     }

@@ -1,11 +1,8 @@
 //! Arming and disarming, for the admin service: each is a write like any other, with its audit record and its idempotency key.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::routing::{get, put};
+use axum::extract::{FromRef, Path, State};
 use pim_core::chaos::{LATENCY_MAX, LEASE_MAX, LeaseError};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, IntoProblem as _, Problem};
@@ -21,34 +18,44 @@ use utoipa::ToSchema;
 use super::flag::{ChaosFlag, FaultName};
 use super::{ChaosPoint, check, flags_in};
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Caller, Command, Failure, May, Nothing, write_control};
+use crate::rig::{Answer, Caller, Command, Endpoints, Failure, May, Nothing, Operation, write_control};
 use crate::signals::Hub;
+use crate::workers::Stores;
 
-/// The routes, for the admin service.
-pub fn routes(cluster: Cluster, hub: Hub) -> Router {
-    Router::new()
-        .route("/v1/admin/chaos/flags", get(list))
-        .route("/v1/admin/chaos/flags/{point}", put(arm).delete(disarm))
-        .with_state(Arc::new(Operator { cluster, hub }))
+/// The operations, for the admin service.
+pub fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/chaos/flags", "Lists the faults in force"), list)
+        .serve(Operation::put::<ChaosFlag>("/v1/admin/chaos/flags/{point}", "Arms a fault"), arm)
+        .serve(Operation::delete::<ChaosFlag>("/v1/admin/chaos/flags/{point}", "Ends a fault"), disarm)
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Operator {
     cluster: Cluster,
     hub: Hub,
 }
 
+impl FromRef<Stores> for Operator {
+    fn from_ref(stores: &Stores) -> Self {
+        Self { cluster: stores.cluster.clone(), hub: stores.hub.clone() }
+    }
+}
+
 /// Body of an injection. How much is struck and for how long has no default: both must be said.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Injection {
+struct Injection {
     fault: FaultName,
     /// Of the `latency` fault, in milliseconds.
+    #[schema(example = 50)]
     #[serde(default)]
     latency_ms: u64,
     /// Of a hundred calls, so many.
+    #[schema(example = 10, minimum = 1, maximum = 100)]
     percent: u8,
     /// Ends by itself after this.
+    #[schema(example = 30, minimum = 1)]
     seconds: u64,
 }
 
@@ -88,11 +95,7 @@ impl Injection {
     }
 }
 
-async fn list(
-    State(operator): State<Arc<Operator>>,
-    May(permit): May<Read>,
-    caller: Caller,
-) -> Result<Answer, Failure> {
+async fn list(State(operator): State<Operator>, May(permit): May<Read>, caller: Caller) -> Result<Answer, Failure> {
     let page = pim_data::repository::Page { after: None, limit: 100 };
     let flags = operator.cluster.list_control::<ChaosFlag>(&caller.cx, &permit, page).await?;
     let now = operator.cluster.clock().now();
@@ -130,7 +133,7 @@ fn save(unit: &mut Unit, permit: &Permit<Write>, flag: &mut ChaosFlag) -> Result
 }
 
 async fn arm(
-    State(operator): State<Arc<Operator>>,
+    State(operator): State<Operator>,
     May(permit): May<Write>,
     Path(point): Path<String>,
     command: Command<Injection>,
@@ -150,7 +153,7 @@ async fn arm(
 }
 
 async fn disarm(
-    State(operator): State<Arc<Operator>>,
+    State(operator): State<Operator>,
     May(permit): May<Write>,
     Path(point): Path<String>,
     command: Command<Nothing>,

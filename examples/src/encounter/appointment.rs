@@ -1,15 +1,12 @@
 //! Appointments.
 
 use pim_core::clock::Timestamp;
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::ids::{AppointmentId, AppointmentKind, FacilityId, PatientId, ProviderId};
-use crate::policy::LabResource;
+use crate::rig::patient_row;
 
 /// Where an appointment is in its life: booked → fulfilled, cancelled or missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -81,27 +78,4 @@ const TABLE: Table = Table {
     indexes: &[],
 };
 
-impl Entity for Appointment {
-    type Kind = AppointmentKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Appointment)
-    }
-
-    fn id(&self) -> AppointmentId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.patient_id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        Some(self.facility_id.uuid())
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+patient_row!(Appointment, AppointmentKind, Appointment, &TABLE, |it| it.patient_id.into());

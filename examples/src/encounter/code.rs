@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 /// A diagnosis by ICD-10-CM, such as `E11.9`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(example = "E11.9")]
 pub struct DiagnosisCode(String);
 
 impl TryFrom<String> for DiagnosisCode {
@@ -25,6 +26,7 @@ impl TryFrom<String> for DiagnosisCode {
 /// A procedure or supply by HCPCS level II, such as `G0402`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(example = "G0402")]
 pub struct ProcedureCode(String);
 
 impl TryFrom<String> for ProcedureCode {

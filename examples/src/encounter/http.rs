@@ -4,89 +4,53 @@ mod appointment;
 mod parts;
 mod transition;
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::{get, post};
+use axum::extract::State;
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Permit, Read, Write};
+use pim_core::rbac::{Permit, Write};
 use pim_data::cluster::Cluster;
 use pim_data::unit::Unit;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use self::appointment::Booking;
-use super::appointment::Appointment;
 use super::event::EncounterScheduled;
-use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
 use super::record::{Encounter, EncounterState, VisitKind};
-use crate::ids::{EncounterId, FacilityId, PatientId, ProviderId};
+use crate::ids::{FacilityId, PatientId, ProviderId};
 use crate::patient::{Patient, PatientState};
 use crate::policy::LabResource;
 use crate::reference::{Facility, Provider, ReferenceBook};
-use crate::rig::{
-    Answer, Caller, Command, Declaration, Failure, May, Operation, PageQuery, PathId, document, page_of, write,
-};
+use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, list, show, write};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
-/// The routes, with the timeline of the read models' room.
-pub fn routes(stores: Stores) -> Router {
-    let read_models = crate::projections::encounter_routes(stores.reads.clone());
-    Router::new()
-        .route("/v1/patients/{patient_id}/encounters", post(schedule).get(list))
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/transitions", post(transition::transition))
-        .route("/v1/encounters/{encounter_id}", get(show))
-        .merge(parts::routes())
-        .merge(appointment::routes())
-        .with_state(stores)
-        .merge(read_models)
-}
-
 /// The encounter service.
-pub const SERVICE: Declaration = Declaration {
-    name: Upstream::Encounter.name(),
-    port: 8083,
-    routes,
-    openapi: || document(Upstream::Encounter, OPERATIONS),
-};
+pub const SERVICE: Declaration = Declaration { upstream: Upstream::Encounter, port: 8083, endpoints };
 
-const OPERATIONS: &[Operation] = &[
-    Operation::create::<Booking, Appointment>("/v1/patients/{patient_id}/appointments", "Books an appointment"),
-    Operation::list::<Appointment>("/v1/patients/{patient_id}/appointments", "Lists the appointments of a patient"),
-    Operation::change::<appointment::Transition, Appointment>(
-        "POST",
-        "/v1/patients/{patient_id}/appointments/{appointment_id}/transitions",
-        "Moves an appointment to another state",
-    ),
-    Operation::create::<Scheduling, Encounter>("/v1/patients/{patient_id}/encounters", "Schedules an encounter"),
-    Operation::list::<Encounter>("/v1/patients/{patient_id}/encounters", "Lists the encounters of a patient"),
-    Operation::get::<Encounter>("/v1/encounters/{encounter_id}", "Shows an encounter"),
-    Operation::change::<transition::Transition, Encounter>(
-        "POST",
-        "/v1/patients/{patient_id}/encounters/{encounter_id}/transitions",
-        "Moves an encounter to another state",
-    ),
-    Operation::create::<Diagnosis, Encounter>(
-        "/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses",
-        "Adds a diagnosis",
-    ),
-    Operation::create::<Procedure, Encounter>(
-        "/v1/patients/{patient_id}/encounters/{encounter_id}/procedures",
-        "Adds a procedure",
-    ),
-    Operation::create::<Order, Encounter>(
-        "/v1/patients/{patient_id}/encounters/{encounter_id}/orders",
-        "Adds an order",
-    ),
-    Operation::create::<Observation, Encounter>(
-        "/v1/patients/{patient_id}/encounters/{encounter_id}/observations",
-        "Adds an observation",
-    ),
-    Operation::create::<Note, Encounter>("/v1/patients/{patient_id}/encounters/{encounter_id}/notes", "Adds a note"),
-];
+/// The operations, with the timeline of the read models' room.
+fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .merge(appointment::endpoints())
+        .serve(
+            Operation::create::<Encounter>("/v1/patients/{patient_id}/encounters", "Schedules an encounter"),
+            schedule,
+        )
+        .serve(
+            Operation::list::<Encounter>("/v1/patients/{patient_id}/encounters", "Lists the encounters of a patient"),
+            list::<Encounter>,
+        )
+        .serve(Operation::get::<Encounter>("/v1/encounters/{encounter_id}", "Shows an encounter"), show::<Encounter>)
+        .serve(
+            Operation::transition::<Encounter>(
+                "/v1/patients/{patient_id}/encounters/{encounter_id}/transitions",
+                "Moves an encounter to another state",
+            ),
+            transition::transition,
+        )
+        .merge(parts::endpoints())
+        .merge(crate::projections::encounter_endpoints())
+}
 
 /// Body of a new encounter.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -144,29 +108,6 @@ async fn schedule(
         Ok((unit, Answer::created(&encounter)?))
     })
     .await
-}
-
-async fn list(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(patient_id): PathId<PatientId>,
-    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list::<Encounter>(&caller.cx, &permit, patient_id, page, &caller.consistency).await?;
-    Answer::ok(&page_of(&rows, page.limit, |encounter| encounter.id.to_string()))
-}
-
-async fn show(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(id): PathId<EncounterId>,
-) -> Result<Answer, Failure> {
-    let encounter = cluster.read::<Encounter>(&caller.cx, &permit, id, &caller.consistency).await?;
-    Answer::ok(&encounter.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
 }
 
 /// The id of something new in a patient's record: a retried submission makes the same one.

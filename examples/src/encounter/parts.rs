@@ -17,9 +17,9 @@ pub const NOTE_LENGTH_MAX: usize = 4000;
 pub struct Diagnosis {
     /// ICD-10-CM.
     pub code: DiagnosisCode,
-    /// When it was entered; ours, not the caller's.
+    /// When it was entered; ours, whatever a caller says.
     #[serde(default = "epoch")]
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, read_only)]
     pub at: Timestamp,
 }
 
@@ -31,7 +31,7 @@ pub struct Procedure {
     pub code: ProcedureCode,
     /// When it was entered.
     #[serde(default = "epoch")]
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, read_only)]
     pub at: Timestamp,
 }
 
@@ -45,7 +45,7 @@ pub struct Order {
     pub code: ProcedureCode,
     /// When it was entered.
     #[serde(default = "epoch")]
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, read_only)]
     pub at: Timestamp,
 }
 
@@ -73,7 +73,7 @@ pub struct Observation {
     pub value: i64,
     /// When it was entered.
     #[serde(default = "epoch")]
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, read_only)]
     pub at: Timestamp,
 }
 
@@ -103,7 +103,7 @@ pub struct Note {
     pub text: NoteText,
     /// When it was entered.
     #[serde(default = "epoch")]
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, read_only)]
     pub at: Timestamp,
 }
 
@@ -116,6 +116,7 @@ impl std::fmt::Debug for Note {
 /// Text of a note.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(example = "Reports no pain.")]
 pub struct NoteText(String);
 
 impl std::fmt::Debug for NoteText {

@@ -1,16 +1,13 @@
 //! The encounter and its states.
 
 use pim_core::clock::Timestamp;
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
 use crate::ids::{EncounterId, EncounterKind, FacilityId, PatientId, ProviderId};
-use crate::policy::LabResource;
+use crate::rig::patient_row;
 
 /// Where an encounter is in its life: scheduled → in progress → completed → archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -127,27 +124,4 @@ const TABLE: Table = Table {
     indexes: &[],
 };
 
-impl Entity for Encounter {
-    type Kind = EncounterKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Encounter)
-    }
-
-    fn id(&self) -> EncounterId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.patient_id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        Some(self.facility_id.uuid())
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+patient_row!(Encounter, EncounterKind, Encounter, &TABLE, |it| it.patient_id.into());

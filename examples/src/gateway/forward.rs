@@ -5,13 +5,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
 use http::{HeaderValue, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use pim_core::context::{RequestId, TraceContext};
+use pim_core::context::{RequestId, TXN_TOKEN_HEADER, TraceContext};
+use pim_core::deadline::DEADLINE_HEADER;
 use pim_core::edge::sanitize;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
@@ -19,7 +20,7 @@ use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use super::admit::Admitted;
 use super::http::Gateway;
 use crate::client::ClientError;
-use crate::rig::{BODY_BYTES_MAX, DEADLINE_HEADER, TXN_TOKEN_HEADER};
+use crate::rig::BODY_BYTES_MAX;
 
 /// The caller announced a body and did not send it.
 const BODY_LATE: ProblemType = ProblemType::new("body-late", 408, "The body did not arrive in time");
@@ -85,9 +86,9 @@ async fn collected(body: Body) -> Result<Bytes, Problem> {
 /// What the gateway itself says to the upstream; nothing of it can come from the caller.
 fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions, budget: Duration) {
     name_request(headers, extensions);
-    headers.insert(HeaderName::from_static(DEADLINE_HEADER), HeaderValue::from(budget_ms(budget)));
+    headers.insert(DEADLINE_HEADER, HeaderValue::from(budget_ms(budget)));
     if let Some(token) = &admitted.txn_token {
-        headers.insert(HeaderName::from_static(TXN_TOKEN_HEADER), token.clone());
+        headers.insert(TXN_TOKEN_HEADER, token.clone());
     }
 }
 

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
 use pim_core::edge::EdgeGuardLayer;
+use pim_core::identity::ActorVerifier;
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::rate::{Limit, LimitError, RateTable};
 use pim_core::request_id::{RequestIdLayer, Trust};
@@ -25,6 +26,7 @@ use super::{admit, forward, openapi};
 use crate::broker::GATEWAY_AUDIENCE;
 use crate::chaos::ChaosPoint;
 use crate::client::Client;
+use crate::policy::LabRole;
 use crate::rig::{Drain, HttpKeys, exposition};
 use crate::routes::Upstream;
 use crate::signals::Hub;
@@ -68,7 +70,7 @@ pub struct Gateway(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    verifier: TokenVerifier,
+    verifier: ActorVerifier,
     sessions: SessionExchange,
     client: Client,
     upstreams: BTreeMap<Upstream, String>,
@@ -97,7 +99,7 @@ impl Gateway {
         let accepted = VerifierSettings::access_token(settings.broker.as_str(), GATEWAY_AUDIENCE);
         let (persona, address) = (settings.persona_calls_per_second, settings.address_calls_per_second);
         Ok(Self(Arc::new(Inner {
-            verifier: TokenVerifier::new(accepted, ring, clock.clone()),
+            verifier: ActorVerifier::new::<LabRole>(TokenVerifier::new(accepted, ring, clock.clone())),
             sessions: SessionExchange::new(client.clone(), &settings.broker, &settings.secret, clock),
             client,
             upstreams: settings.upstreams,
@@ -135,7 +137,7 @@ impl Gateway {
             .layer(RequestIdLayer::new(Trust::Edge))
     }
 
-    pub(super) fn verifier(&self) -> &TokenVerifier {
+    pub(super) fn verifier(&self) -> &ActorVerifier {
         &self.0.verifier
     }
 

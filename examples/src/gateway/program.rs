@@ -12,7 +12,7 @@ use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
 use crate::chaos;
 use crate::client::Client;
-use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
 use crate::routes::Upstream;
 use crate::signals;
 
@@ -102,7 +102,7 @@ impl GatewayProgram {
         })?;
         let openapi = json!({"openapi": "3.1.0", "paths": {}});
         let parts = Parts { name: "gateway", cluster: None, drain: drain.clone(), openapi, hub };
-        let inside = Service::new(parts).spans(&SessionGate::trusting(keys, Clock::system())).into_router();
+        let inside = Service::new(parts).spans(&sessions(keys, Clock::system())).into_router();
         let ready = json!({
             "event": "ready", "service": "gateway", "url": bound.url(), "internal_url": internal.url(),
         });

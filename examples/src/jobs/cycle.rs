@@ -3,13 +3,14 @@
 use pim_core::clock::Timestamp;
 use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{BillingCycleId, BillingCycleKind};
 use crate::rig::control_row;
 
 /// Where a cycle is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CycleState {
     /// Asked for.
@@ -21,27 +22,33 @@ pub enum CycleState {
 }
 
 /// A billing cycle.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct BillingCycle {
     /// Which.
+    #[schema(value_type = String, format = "uuid")]
     pub id: BillingCycleId,
     /// Rises by one with each change.
     pub version: u64,
     /// State.
     pub state: CycleState,
     /// Claims drafted from here on.
+    #[schema(value_type = String, format = DateTime)]
     pub period_from: Timestamp,
     /// Claims drafted before here.
+    #[schema(value_type = String, format = DateTime)]
     pub period_to: Timestamp,
     /// Claims that this cycle has submitted.
     pub submitted: u64,
     /// The bucket that is being looked at; those before it are done. Buckets, for they can change their shard meanwhile.
     pub bucket_at: u16,
     /// The claim behind which to go on there.
+    #[schema(value_type = Option<String>, format = "uuid")]
     pub after: Option<Uuid>,
     /// Which worker has it.
+    #[schema(value_type = Option<String>, format = "uuid")]
     pub owner: Option<Uuid>,
     /// Until when, unless it says so again.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub lease_until: Option<Timestamp>,
 }
 

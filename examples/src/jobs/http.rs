@@ -1,32 +1,41 @@
 //! Asking for a billing cycle, and looking at them.
 
-use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::routing::get;
+use axum::extract::State;
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Read, Write};
+use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::cycle::{BillingCycle, CycleState};
 use crate::ids::BillingCycleId;
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, page_of, write_control};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, list_control, write_control};
+use crate::workers::Stores;
 
-/// The routes, for the billing service.
-pub fn routes(cluster: Cluster) -> Router {
-    Router::new().route("/v1/billing-cycles", get(list).post(ask)).with_state(cluster)
+/// The operations, for the billing service.
+pub fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::create::<BillingCycle>("/v1/billing-cycles", "Asks for a billing cycle"), ask)
+        .serve(
+            Operation::list::<BillingCycle>("/v1/billing-cycles", "Lists the billing cycles"),
+            list_control::<BillingCycle>,
+        )
 }
 
 /// Body of a cycle: the period whose draft claims are submitted.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[schema(as = BillingPeriod)]
 #[serde(deny_unknown_fields)]
 struct Period {
+    /// Claims drafted from here on.
+    #[schema(value_type = String, format = DateTime, example = "2026-01-01T00:00:00Z")]
     from: Timestamp,
+    /// Claims drafted before here.
+    #[schema(value_type = String, format = DateTime, example = "2026-02-01T00:00:00Z")]
     to: Timestamp,
 }
 
@@ -61,16 +70,4 @@ async fn ask(
         Ok((unit, Answer::created(&cycle)?))
     })
     .await
-}
-
-async fn list(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list_control::<BillingCycle>(&caller.cx, &permit, page).await?;
-    Answer::ok(&page_of(&rows, page.limit, |cycle| cycle.id.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::extract::FromRef;
 use http::HeaderValue;
 use pim_core::clock::Timestamp;
 use pim_core::context::{RequestContext, RequestId, TraceId};
@@ -77,11 +78,17 @@ fn consumers() -> Vec<Consumer> {
     models.chain(commands).collect()
 }
 
+impl FromRef<Stores> for Journeys {
+    fn from_ref(stores: &Stores) -> Self {
+        Self::over(stores.clone())
+    }
+}
+
 impl Journeys {
     /// Over the stores, and the programs that they name.
     #[must_use]
     pub fn over(stores: Stores) -> Self {
-        Self { stores, client: Client::new() }
+        Self { client: stores.client.clone(), stores }
     }
 
     /// Tells the journey of a request. `session` is the session context of who asks, which other programs are shown.

@@ -4,15 +4,15 @@ use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use pim_core::context::{RequestContext, RequestId, TraceId};
+use pim_core::context::{RequestContext, RequestId, TXN_TOKEN_HEADER, TraceId};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use pim_telemetry::trace::SpanLine;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
-use crate::rig::{SPANS_PATH, SPANS_PER_ANSWER_MAX, TXN_TOKEN_HEADER};
+use crate::rig::{SPANS_PATH, SPANS_PER_ANSWER_MAX};
 
 /// How long a program may take to answer.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -133,7 +133,7 @@ impl Programs {
 }
 
 fn headers(cx: &RequestContext, session: &HeaderValue) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([(HeaderName::from_static(TXN_TOKEN_HEADER), session.clone())]);
+    let mut headers = HeaderMap::from_iter([(TXN_TOKEN_HEADER, session.clone())]);
     let said = [(REQUEST_ID_HEADER, cx.request_id().to_string()), (TRACEPARENT_HEADER, cx.trace().to_string())];
     for (name, value) in said {
         if let Ok(value) = HeaderValue::from_str(&value) {

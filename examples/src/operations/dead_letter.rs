@@ -2,20 +2,18 @@
 
 use std::str::FromStr;
 
-use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
+use axum::extract::{Path, State};
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
 use pim_events::{DeadPlace, DeadRecord, HeldKey, HeldPlace, ReplaySelection, UnparkError};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{Intent, known_consumer, operate, unavailable};
-use crate::rig::{Answer, Command, Failure, May, Nothing, PageQuery, page_of};
+use crate::rig::{Answer, Asked, Command, Endpoints, Failure, May, Nothing, Operation, PageQuery, page_of};
 use crate::workers::Stores;
 
 /// The key goes on by itself, or has never been seen.
@@ -30,28 +28,30 @@ const KEY_REWOUND: ProblemType =
 /// Events of a held key that its entry shows; how many there are is told beside.
 const LETTERS_MAX: u32 = 20;
 
-pub(super) fn routes() -> Router<Stores> {
-    Router::new()
-        .route("/v1/admin/dead-letters", get(dead_letters))
-        .route("/v1/admin/dead-letters/replay", post(replay))
-        .route("/v1/admin/dead-letters/{consumer}/{key}/unpark", post(unpark))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/admin/dead-letters", "Lists what consumers hold"), dead_letters)
+        .serve(Operation::operate("/v1/admin/dead-letters/replay", "Applies what is held again"), replay)
+        .serve(Operation::operate("/v1/admin/dead-letters/{consumer}/{key}/unpark", "Lets a held key go on"), unpark)
 }
 
 /// Two lists in one document, each with a place of its own.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Places {
+    /// How many items of each list, 1 to 200
     limit: Option<u32>,
+    /// The next_cursor of the page before
     cursor: Option<String>,
+    /// The next_unreadable_cursor of the page before
     unreadable_cursor: Option<String>,
 }
 
 async fn dead_letters(
     State(stores): State<Stores>,
     May(_permit): May<Read>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    Asked(asked): Asked<Places>,
 ) -> Result<Answer, Failure> {
-    let Query(asked) = asked.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
     let (of_keys, of_records) =
         (PageQuery::new(asked.limit, asked.cursor), PageQuery::new(asked.limit, asked.unreadable_cursor));
     let limit = of_keys.limit()?;
@@ -134,13 +134,45 @@ fn why_held(error: UnparkError) -> Failure {
 }
 
 /// Body of a replay: which parked keys, and whether to only say which they are.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = Replay)]
 #[serde(deny_unknown_fields)]
 struct Replaying {
     #[serde(default)]
-    selection: ReplaySelection,
+    selection: Selection,
+    /// Only says which keys they are.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// Those with an event that fits everything that is given.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[schema(as = ReplaySelection)]
+#[serde(deny_unknown_fields)]
+struct Selection {
+    /// Of this consumer.
+    consumer: Option<String>,
+    /// This key.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    key: Option<Uuid>,
+    /// With an event of this type.
+    event_type: Option<String>,
+    /// With an event written at or after this instant.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// With an event written before this instant.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// With an event that this event caused.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    causation: Option<Uuid>,
+}
+
+impl From<Selection> for ReplaySelection {
+    fn from(asked: Selection) -> Self {
+        let Selection { consumer, key, event_type, from, until, causation } = asked;
+        Self { consumer, key, event_type, from, until, causation }
+    }
 }
 
 async fn replay(
@@ -148,8 +180,9 @@ async fn replay(
     May(permit): May<Write>,
     command: Command<Replaying>,
 ) -> Result<Answer, Failure> {
-    let Replaying { selection, dry_run } = &command.body;
-    if *dry_run {
+    let Replaying { selection, dry_run } = command.body;
+    let selection = &ReplaySelection::from(selection);
+    if dry_run {
         let plan = stores.reads.plan_replay(selection).await.map_err(unavailable)?;
         return Answer::ok(&json!({"dry_run": true, "plan": plan}));
     }

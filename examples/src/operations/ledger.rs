@@ -6,16 +6,12 @@
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::routing::get;
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem, ProblemType};
-use pim_core::rbac::{Permit, Read, Write};
+use pim_core::rbac::{Permit, Write};
 use pim_data::cluster::Cluster;
 use pim_data::entity::{Column, ColumnKind, Table};
 use pim_data::unit::UnitError;
@@ -27,7 +23,8 @@ use utoipa::ToSchema;
 use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Caller, Failure, May, PageQuery, control_row, page_of, write_control};
+use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, list_control, write_control};
+use crate::workers::Stores;
 
 /// How long an operation may take before a retry does it again; longer than any route's time.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -208,19 +205,8 @@ async fn close(
     .await
 }
 
-/// The routes, for the admin service.
-pub fn routes() -> Router<Cluster> {
-    Router::new().route("/v1/admin/operations", get(list))
-}
-
-async fn list(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list_control::<OperationRecord>(&caller.cx, &permit, page).await?;
-    Answer::ok(&page_of(&rows, page.limit, |record| record.id.to_string()))
+/// The list of operations, for the admin service.
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    let listed = Operation::list::<OperationRecord>("/v1/admin/operations", "Lists what was done by whom");
+    Endpoints::new().serve(listed, list_control::<OperationRecord>)
 }

@@ -1,13 +1,10 @@
 //! The HTTP side of patients.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Read, Write};
+use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
-use pim_data::entity::Entity as _;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -17,39 +14,28 @@ use super::record::{Patient, PatientState};
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId};
 use crate::reference::{Facility, ReferenceBook};
-use crate::rig::{Answer, Caller, Command, Declaration, Failure, May, Operation, PathId, document, write};
+use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, show, write};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
-/// The routes, with the searches and summaries of the read models' room.
-pub fn routes(stores: Stores) -> Router {
-    let read_models = crate::projections::patient_routes(stores.reads.clone());
-    Router::new()
-        .route("/v1/patients", post(register))
-        .route("/v1/patients/{patient_id}", get(show).patch(correct))
-        .route("/v1/patients/{patient_id}/transitions", post(transition))
-        .with_state(stores)
-        .merge(read_models)
-}
-
 /// The patient service.
-pub const SERVICE: Declaration = Declaration {
-    name: Upstream::Patient.name(),
-    port: 8082,
-    routes,
-    openapi: || document(Upstream::Patient, OPERATIONS),
-};
+pub const SERVICE: Declaration = Declaration { upstream: Upstream::Patient, port: 8082, endpoints };
 
-const OPERATIONS: &[Operation] = &[
-    Operation::create::<Registration, Patient>("/v1/patients", "Registers a patient"),
-    Operation::get::<Patient>("/v1/patients/{patient_id}", "Shows a patient"),
-    Operation::change::<Correction, Patient>("PATCH", "/v1/patients/{patient_id}", "Corrects a patient's particulars"),
-    Operation::change::<Transition, Patient>(
-        "POST",
-        "/v1/patients/{patient_id}/transitions",
-        "Moves a patient's record to another state",
-    ),
-];
+/// The operations, with the searches and summaries of the read models' room.
+fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::create::<Patient>("/v1/patients", "Registers a patient"), register)
+        .serve(Operation::get::<Patient>("/v1/patients/{patient_id}", "Shows a patient"), show::<Patient>)
+        .serve(Operation::patch::<Patient>("/v1/patients/{patient_id}", "Corrects a patient's particulars"), correct)
+        .serve(
+            Operation::transition::<Patient>(
+                "/v1/patients/{patient_id}/transitions",
+                "Moves a patient's record to another state",
+            ),
+            transition,
+        )
+        .merge(crate::projections::patient_endpoints())
+}
 
 /// Body of a registration.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -139,16 +125,6 @@ async fn register(
     }
 }
 
-async fn show(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(id): PathId<PatientId>,
-) -> Result<Answer, Failure> {
-    let patient = cluster.read::<Patient>(&caller.cx, &permit, id, &caller.consistency).await?;
-    Answer::ok(&patient.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
-}
-
 async fn correct(
     State(cluster): State<Cluster>,
     State(book): State<ReferenceBook>,
@@ -158,9 +134,7 @@ async fn correct(
 ) -> Result<Answer, Failure> {
     let (permit, command, book) = (&permit, &command, &book);
     write(&cluster, &command.cx, id, move |mut unit| async move {
-        let found = unit.load::<Patient>(permit, id).await?;
-        let mut patient = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(patient.version)?;
+        let mut patient = command.load::<Patient>(&mut unit, permit, id).await?;
         if patient.state == PatientState::Retired {
             return Err(Problem::of(problem::ILLEGAL_TRANSITION).with("from", patient.state.name()).into());
         }
@@ -209,13 +183,10 @@ async fn transition(
     let to = command.body.to;
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, id, move |mut unit| async move {
-        let found = unit.load::<Patient>(permit, id).await?;
-        let mut patient = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(patient.version)?;
+        let mut patient = command.load::<Patient>(&mut unit, permit, id).await?;
         let from = patient.state;
         if !from.may_become(to) {
-            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", Patient::TABLE.name);
-            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+            return Err(Failure::illegal_transition::<Patient>(from.name(), to.name()));
         }
         patient.state = to;
         let version = unit.save(permit, &patient)?;

@@ -1,15 +1,12 @@
 //! The record and its states.
 
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId, PatientKind};
-use crate::policy::LabResource;
+use crate::rig::patient_row;
 
 /// Where a patient's record is in its life: registered → active → suspended → retired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -99,27 +96,4 @@ const TABLE: Table = Table {
     indexes: &[&["facility_id", "id"]],
 };
 
-impl Entity for Patient {
-    type Kind = PatientKind;
-    const TABLE: &'static Table = &TABLE;
-
-    fn resource() -> ResourceCode {
-        ResourceCode::of(LabResource::Patient)
-    }
-
-    fn id(&self) -> PatientId {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        Some(self.facility_id.uuid())
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
-}
+patient_row!(Patient, PatientKind, Patient, &TABLE, |it| it.id.into());

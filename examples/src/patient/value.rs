@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 macro_rules! checked_text {
     ($(#[$meta:meta])* $name:ident, $rule:literal, $check:expr $(, unless $guard:path)?) => {
-        $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        $(#[$meta])*
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -50,6 +50,7 @@ macro_rules! checked_text {
 
 checked_text!(
     /// A given or family name.
+    #[schema(example = "Ada")]
     PersonName,
     "must be a name of 1 to 80 letters, spaces, hyphens or apostrophes",
     |text| {
@@ -61,6 +62,7 @@ checked_text!(
 
 checked_text!(
     /// A synthetic patient number: `SYN-` and eight digits. Nothing that could be a real identifier is taken.
+    #[schema(example = "SYN-99000042")]
     SynNumber,
     "must be a synthetic number such as SYN-00000042; identifiers of real people are refused",
     |text| text.strip_prefix("SYN-").is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
@@ -68,6 +70,7 @@ checked_text!(
 
 checked_text!(
     /// A telephone number of the range that is kept free for fiction: 555-0100 to 555-0199.
+    #[schema(example = "202-555-0142")]
     Telephone,
     "must be a fictional number such as 202-555-0142; numbers of real people are refused",
     |text| {
@@ -80,6 +83,7 @@ checked_text!(
 
 checked_text!(
     /// A mail address in a domain that is kept for examples (RFC 2606).
+    #[schema(example = "ada@example.org")]
     Mail,
     "must be an address at example.org; addresses of real people are refused",
     |text| {
@@ -91,6 +95,7 @@ checked_text!(
 
 checked_text!(
     /// A date of birth, `YYYY-MM-DD`, from 1900 on.
+    #[schema(example = "1980-02-29")]
     BirthDate,
     "must be a date such as 1980-02-29, from 1900 on",
     |text| text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok_and(|date| (1900..=2100).contains(&date.year()))
@@ -98,6 +103,7 @@ checked_text!(
 
 checked_text!(
     /// A street address in one line.
+    #[schema(example = "12 Sample Street, Springfield")]
     Address,
     "must be an address of 1 to 200 printable characters",
     |text| !text.trim().is_empty() && text.chars().count() <= 200 && !text.chars().any(char::is_control),

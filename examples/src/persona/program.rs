@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::profile::Profile;
 use crate::client::Client;
 use crate::rig::{
-    Drain, EXIT_PRECONDITION, EXIT_USAGE, HttpKeys, Parts, ServeSettings, Service, SessionGate, SettingsError, bind,
+    Drain, EXIT_PRECONDITION, EXIT_USAGE, HttpKeys, Parts, ServeSettings, Service, SettingsError, bind, sessions,
 };
 use crate::show::{Lasting, Settings, Traffic};
 use crate::signals::Hub;
@@ -158,7 +158,7 @@ async fn load(
     let mut service = Service::new(Parts { name: NAME, cluster: None, drain: drain.clone(), openapi, hub });
     if let Some(broker) = broker {
         let keys = HttpKeys::at(format!("{broker}/jwks.json").parse().context("--broker is no URL")?);
-        service = service.spans(&SessionGate::trusting(keys, Clock::system()));
+        service = service.spans(&sessions(keys, Clock::system()));
     }
     if json {
         println!("{}", json!({"event": "ready", "service": NAME, "url": bound.url()}));

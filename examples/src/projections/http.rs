@@ -1,59 +1,62 @@
 //! The routes that are answered from read models.
 
-use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::Read;
 use pim_events::ReadStore;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::revenue::{RevenueLine, revenue};
 use super::search::{SearchQuery, search};
 use super::summary::summary;
 use super::timeline::timeline;
 use crate::ids::{FacilityId, PatientId};
-use crate::rig::{Answer, Failure, May, PageQuery, PathId, page_of};
+use crate::rig::{Answer, Asked, Endpoints, Failure, May, Operation, PageQuery, PathId, page_of};
+use crate::workers::Stores;
 
 /// Search and summary, for the patient service.
-pub fn patient_routes(store: ReadStore) -> Router {
-    Router::new()
-        .route("/v1/patients", get(find))
-        .route("/v1/patients/{patient_id}/summary", get(show_summary))
-        .with_state(store)
+pub fn patient_endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::tell("/v1/patients", "Searches patients"), find)
+        .serve(Operation::tell("/v1/patients/{patient_id}/summary", "Sums up what is known of a patient"), show_summary)
 }
 
 /// The timeline, for the encounter service.
-pub fn encounter_routes(store: ReadStore) -> Router {
-    Router::new().route("/v1/patients/{patient_id}/timeline", get(show_timeline)).with_state(store)
+pub fn encounter_endpoints() -> Endpoints<Stores> {
+    let timeline = Operation::tell("/v1/patients/{patient_id}/timeline", "Tells what happened to a patient, in order");
+    Endpoints::new().serve(timeline, show_timeline)
 }
 
 /// Revenue, for the billing service.
-pub fn billing_routes(store: ReadStore) -> Router {
-    Router::new().route("/v1/revenue", get(show_revenue)).with_state(store)
+pub fn billing_endpoints() -> Endpoints<Stores> {
+    Endpoints::new().serve(Operation::tell("/v1/revenue", "Sums up revenue by facility and day"), show_revenue)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Find {
+    /// How a given or family name begins
     name: Option<String>,
+    /// A date such as 1980-02-29
     birth_date: Option<String>,
+    /// The id of a facility
+    #[param(value_type = Option<String>, format = "uuid")]
     facility: Option<FacilityId>,
+    /// How many items, 1 to 200
     limit: Option<u32>,
+    /// The next_cursor of the page before
     cursor: Option<String>,
 }
 
 async fn find(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
-    query: Result<Query<Find>, QueryRejection>,
+    Asked(asked): Asked<Find>,
 ) -> Result<Answer, Failure> {
-    let Query(asked) =
-        query.map_err(|_| Problem::of(problem::INVALID_QUERY).detail("name, birth_date, facility, limit, cursor"))?;
     let page = PageQuery::new(asked.limit, asked.cursor).by_id()?;
     let is_date = |text: &String| text.parse::<jiff::civil::Date>().is_ok();
     if asked.birth_date.as_ref().is_some_and(|text| !is_date(text)) {
@@ -82,9 +85,8 @@ async fn show_timeline(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
     PathId(id): PathId<PatientId>,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    Asked(query): Asked<PageQuery>,
 ) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
     let after = match query.cursor()? {
         None => 0,
         Some(cursor) => cursor.key().parse().map_err(|_| Problem::of(problem::INVALID_CURSOR))?,
@@ -94,11 +96,15 @@ async fn show_timeline(
     Answer::ok(&page_of(&entries, limit, |entry| entry.n.to_string()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Span {
+    /// The first day, such as 2026-01-01
     from: String,
+    /// The last day, such as 2026-01-31
     to: String,
+    /// The id of a facility
+    #[param(value_type = Option<String>, format = "uuid")]
     facility: Option<FacilityId>,
 }
 
@@ -106,10 +112,9 @@ async fn show_revenue(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
     headers: HeaderMap,
-    query: Result<Query<Span>, QueryRejection>,
+    Asked(span): Asked<Span>,
 ) -> Result<Response, Failure> {
     let bad = || Problem::of(problem::INVALID_QUERY).detail("give from and to as dates such as 2026-01-31");
-    let Query(span) = query.map_err(|_| bad())?;
     let date = |text: &str| text.parse::<jiff::civil::Date>().map(|date| date.to_string()).map_err(|_| bad());
     let (from, to) = (date(&span.from)?, date(&span.to)?);
     let lines = revenue(&store, &permit, &from, &to, span.facility.map(FacilityId::uuid)).await?;

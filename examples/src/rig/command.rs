@@ -4,14 +4,18 @@ use axum::extract::{FromRequest, Request};
 use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pim_core::context::{IdempotencyScope, RequestContext};
+use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
+use pim_core::rbac::{Permit, Write};
 use pim_data::consistency::ConsistencyToken;
+use pim_data::entity::Entity;
+use pim_data::unit::Unit;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::session::seen_by;
+use super::caller::seen_by;
 use super::{Caller, Failure};
 use crate::identifier::{MARK, REAL_IDENTIFIER};
 
@@ -38,11 +42,27 @@ pub struct Command<T> {
 }
 
 impl<T> Command<T> {
+    /// Loads what the write is about, in the version that the caller has seen.
+    ///
+    /// # Errors
+    /// A `not-found` or `stale-version` problem, or what the unit fails with.
+    pub async fn load<E: Entity>(
+        &self,
+        unit: &mut Unit,
+        permit: &Permit<Write>,
+        id: Id<E::Kind>,
+    ) -> Result<E, Failure> {
+        let found = unit.load::<E>(permit, id).await?;
+        let row = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        self.check_version(row.version())?;
+        Ok(row)
+    }
+
     /// Refuses the write when the caller has seen another version.
     ///
     /// # Errors
     /// A `stale-version` problem.
-    pub fn check_version(&self, current: u64) -> Result<(), Failure> {
+    fn check_version(&self, current: u64) -> Result<(), Failure> {
         match self.if_match {
             Some(seen) if seen != current => {
                 Err(Problem::of(problem::STALE_VERSION).with("current_version", current).into())

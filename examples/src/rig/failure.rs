@@ -1,7 +1,8 @@
 //! What a handler gives back when it cannot give an answer.
 
 use axum::response::{IntoResponse, Response};
-use pim_core::problem::{IntoProblem, Problem, response_of};
+use pim_core::problem::{ILLEGAL_TRANSITION, IntoProblem, Problem, response_of};
+use pim_data::entity::Entity;
 use pim_data::unit::UnitError;
 use pim_events::AppendError;
 
@@ -15,6 +16,13 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The state machine of `E` does not lead from here to there.
+    #[must_use]
+    pub fn illegal_transition<E: Entity>(from: &'static str, to: &'static str) -> Self {
+        let illegal = Problem::of(ILLEGAL_TRANSITION).with("entity", E::TABLE.name);
+        illegal.with("from", from).with("to", to).into()
+    }
+
     /// What the caller is told.
     #[must_use]
     pub fn into_problem(self) -> Problem {

@@ -1,6 +1,5 @@
-//! The broker's public keys, fetched over HTTP within bounds, and the gate that trusts them.
+//! The broker's public keys, fetched over HTTP within bounds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,15 +9,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use pim_core::clock::Clock;
-use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
-
-use super::SessionGate;
-
-/// Who issues transaction tokens, as their `iss`; independent of where the broker listens.
-pub const TXN_ISSUER: &str = "urn:pim:session-broker";
-/// Whom transaction tokens are for, as their `aud`: every service of the lab.
-pub const TRUST_DOMAIN: &str = "urn:pim:lab";
+use pim_core::token::{KeySource, KeySourceError};
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 const BYTES_MAX: usize = 64 * 1024;
@@ -59,15 +50,5 @@ impl KeySource for HttpKeys {
     async fn fetch(&self) -> Result<String, KeySourceError> {
         let got = tokio::time::timeout(FETCH_TIMEOUT, self.get()).await;
         got.unwrap_or(Err(KeySourceError("the broker does not answer in time")))
-    }
-}
-
-impl SessionGate {
-    /// A gate that trusts the transaction tokens of the lab's broker, by the keys of a source.
-    #[must_use]
-    pub fn trusting(keys: impl KeySource, clock: Clock) -> Self {
-        let settings = VerifierSettings::transaction_token(TXN_ISSUER, TRUST_DOMAIN);
-        let ring = KeyRing::new(keys, clock.clone());
-        Self::new(Arc::new(TokenVerifier::new(settings, ring, clock)))
     }
 }

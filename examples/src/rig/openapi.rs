@@ -1,63 +1,111 @@
-//! The OpenAPI 3.1 document of a service: its routes from the route table, its bodies and answers from the handlers' own types.
+//! The OpenAPI 3.1 document of a service: its policies from the route table, what operations take from their handlers.
 
 use std::collections::BTreeMap;
 
-use pim_core::role::{Access as ActionAccess, Action as _};
+use pim_core::role::ClosedEnum as _;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
+use super::endpoint::{Taken, Verb};
 use crate::routes::{Access, ROUTES, Route, Upstream};
 
-type Schemas = BTreeMap<String, Value>;
+/// Schemas of a document, by name.
+pub type Schemas = BTreeMap<String, Value>;
 
-/// What one route takes and answers, by the types of its handler.
+/// One operation: where it is, what it is for and what it answers. What it takes is known once it has a handler.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
-    method: &'static str,
-    template: &'static str,
+    pub(super) method: Verb,
+    pub(super) template: &'static str,
     summary: &'static str,
     status: u16,
-    body: Option<fn(&mut Schemas) -> Value>,
     answer: fn(&mut Schemas) -> Value,
+    takes: fn(&mut Taken, &mut Schemas),
 }
 
 /// Answers of a list: the items are `T`.
 #[derive(Clone, Copy, Debug)]
-pub struct Listed<T>(std::marker::PhantomData<fn() -> T>);
+struct Listed<T>(std::marker::PhantomData<fn() -> T>);
 
 impl Operation {
+    const fn new(
+        method: Verb,
+        template: &'static str,
+        summary: &'static str,
+        answer: fn(&mut Schemas) -> Value,
+    ) -> Self {
+        Self { method, template, summary, status: 200, answer, takes: |_, _| {} }
+    }
+
     /// A read that answers `A`.
     #[must_use]
     pub const fn get<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
-        Self { method: "GET", template, summary, status: 200, body: None, answer: reference::<A> }
+        Self::new(Verb::Get, template, summary, reference::<A>)
     }
 
     /// A read that answers a page of `A`.
     #[must_use]
     pub const fn list<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
-        Self { method: "GET", template, summary, status: 200, body: None, answer: Listed::<A>::page }
+        Self::new(Verb::Get, template, summary, Listed::<A>::page)
     }
 
-    /// A write that takes `B` and makes `A`.
+    /// A read that answers a document of its own form.
     #[must_use]
-    pub const fn create<B: ToSchema, A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
-        Self { method: "POST", template, summary, status: 201, body: Some(reference::<B>), answer: reference::<A> }
+    pub const fn tell(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Get, template, summary, document_of_its_own)
     }
 
-    /// A write that takes `B` and changes `A`.
+    /// A write that makes `A`.
     #[must_use]
-    pub const fn change<B: ToSchema, A: ToSchema>(
-        method: &'static str,
-        template: &'static str,
-        summary: &'static str,
-    ) -> Self {
-        Self { method, template, summary, status: 200, body: Some(reference::<B>), answer: reference::<A> }
+    pub const fn create<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
+        let made = Self::new(Verb::Post, template, summary, reference::<A>);
+        Self { status: 201, ..made }
     }
 
-    fn describes(&self, route: &Route) -> bool {
-        self.method == route.method && self.template == route.template
+    /// A write that moves `A` to another state.
+    #[must_use]
+    pub const fn transition<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Post, template, summary, reference::<A>)
     }
+
+    /// A write that changes `A`.
+    #[must_use]
+    pub const fn patch<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Patch, template, summary, reference::<A>)
+    }
+
+    /// An operation that says what it did in a document of its own form.
+    #[must_use]
+    pub const fn operate(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Post, template, summary, document_of_its_own)
+    }
+
+    /// Puts something in force.
+    #[must_use]
+    pub const fn put<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Put, template, summary, reference::<A>)
+    }
+
+    /// Ends something.
+    #[must_use]
+    pub const fn delete<A: ToSchema>(template: &'static str, summary: &'static str) -> Self {
+        Self::new(Verb::Delete, template, summary, reference::<A>)
+    }
+
+    pub(super) const fn taking(self, takes: fn(&mut Taken, &mut Schemas)) -> Self {
+        Self { takes, ..self }
+    }
+
+    /// Whether it is what the table calls this.
+    #[must_use]
+    pub fn describes(&self, route: &Route) -> bool {
+        self.method.name() == route.method && self.template == route.template
+    }
+}
+
+fn document_of_its_own(_schemas: &mut Schemas) -> Value {
+    json!({"type": "object"})
 }
 
 impl<T: ToSchema> Listed<T> {
@@ -74,13 +122,13 @@ impl<T: ToSchema> Listed<T> {
     }
 }
 
-/// The document of the routes that an upstream serves. A route whose types are not given is described by the table alone.
+/// The document of the routes that an upstream serves. A route that no operation describes is not in it, which a test refuses.
 #[must_use]
 pub fn document(upstream: Upstream, operations: &[Operation]) -> Value {
     let mut schemas = Schemas::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for route in ROUTES.iter().filter(|route| route.upstream == upstream) {
-        let operation = operations.iter().find(|operation| operation.describes(route));
+        let Some(operation) = operations.iter().find(|operation| operation.describes(route)) else { continue };
         let described = described(route, operation, &mut schemas);
         paths.entry(route.template).or_default().insert(route.method.to_ascii_lowercase(), described);
     }
@@ -101,37 +149,29 @@ pub fn document(upstream: Upstream, operations: &[Operation]) -> Value {
     })
 }
 
-fn described(route: &Route, operation: Option<&Operation>, schemas: &mut Schemas) -> Value {
-    let mut parameters: Vec<Value> = route.template.split('/').filter_map(path_parameter).collect();
+fn described(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Value {
     let mut described = Map::new();
-    let mut is_write = false;
     if let Access::Granted(action, resource) = route.access {
-        is_write = action.access() == ActionAccess::Write;
         described.insert("security".to_owned(), json!([{"bearer": []}]));
-        let (action, resource): (pim_core::role::ActionCode, pim_core::role::ResourceCode) =
-            (action.into(), resource.into());
         described.insert("x-pim-action".to_owned(), json!(action.name()));
         described.insert("x-pim-resource".to_owned(), json!(resource.name()));
     }
-    if is_write {
-        parameters.push(header("Idempotency-Key", true, "makes a retry the same request"));
-        parameters.push(header("If-Match", false, "the version that the caller has seen"));
-    }
-    let answer = operation.map(|operation| (operation.answer)(schemas));
-    let status = operation.map_or(200, |operation| operation.status).to_string();
-    let content = answer.map_or_else(|| json!({}), |schema| json!({"application/json": {"schema": schema}}));
+    let mut taken = Taken::default();
+    (operation.takes)(&mut taken, schemas);
+    let mut parameters: Vec<Value> = route.template.split('/').filter_map(path_parameter).collect();
+    parameters.extend(taken.parameters);
+    let answer = json!({"application/json": {"schema": (operation.answer)(schemas)}});
     let problem = json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
     let responses = json!({
-        status: {"description": "done", "content": content},
+        operation.status.to_string(): {"description": "done", "content": answer},
         "default": {"description": "a problem, named by its type", "content": problem},
     });
     described.insert("operationId".to_owned(), json!(operation_id(route)));
-    described.insert("summary".to_owned(), json!(operation.map_or("", |operation| operation.summary)));
+    described.insert("summary".to_owned(), json!(operation.summary));
     described.insert("tags".to_owned(), json!([route.upstream.name()]));
     described.insert("parameters".to_owned(), Value::Array(parameters));
-    if let Some(body) = operation.and_then(|operation| operation.body) {
-        let content = json!({"application/json": {"schema": body(schemas)}});
-        described.insert("requestBody".to_owned(), json!({"required": true, "content": content}));
+    if let Some(body) = taken.body {
+        described.insert("requestBody".to_owned(), body);
     }
     described.insert("responses".to_owned(), responses);
     Value::Object(described)
@@ -140,11 +180,6 @@ fn described(route: &Route, operation: Option<&Operation>, schemas: &mut Schemas
 fn path_parameter(part: &str) -> Option<Value> {
     let name = part.strip_prefix('{')?.strip_suffix('}')?;
     Some(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-}
-
-fn header(name: &str, required: bool, description: &str) -> Value {
-    let schema = json!({"type": "string", "maxLength": 128});
-    json!({"name": name, "in": "header", "required": required, "description": description, "schema": schema})
 }
 
 /// `POST /v1/patients/{patient_id}/claims` becomes `post_patients_by_patient_id_claims`.
@@ -158,7 +193,7 @@ fn operation_id(route: &Route) -> String {
 }
 
 /// Puts a type and everything that it refers to among the schemas.
-fn reference<T: ToSchema>(schemas: &mut Schemas) -> Value {
+pub(super) fn reference<T: ToSchema>(schemas: &mut Schemas) -> Value {
     let mut found: Vec<(String, RefOr<Schema>)> = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut found);
     for (name, schema) in found {

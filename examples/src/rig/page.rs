@@ -6,6 +6,7 @@ use pim_core::problem::{self, Problem};
 use pim_data::repository::Page;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Failure;
@@ -14,10 +15,12 @@ const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 200;
 
 /// Query parameters of a list.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
+    /// How many items, 1 to 200
     limit: Option<u32>,
+    /// The next_cursor of the page before
     cursor: Option<String>,
 }
 

@@ -10,14 +10,16 @@ use axum::Router;
 use clap::Parser;
 use http::Uri;
 use pim_core::clock::Clock;
+use pim_core::context::RequestContextLayer;
 use pim_data::cluster::Access;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
-use super::{Drain, HttpKeys, Parts, ServeSettings, Service, SessionGate, bind};
+use super::{Drain, Endpoints, HttpKeys, Parts, ServeSettings, Service, bind, document, sessions};
 use crate::chaos;
 use crate::journey::Programs;
+use crate::routes::Upstream;
 use crate::signals;
 use crate::workers::Stores;
 
@@ -29,27 +31,37 @@ const EXIT_PRECONDITION: u8 = 3;
 /// What a domain service is.
 #[derive(Clone, Copy, Debug)]
 pub struct Declaration {
-    /// Its name.
-    pub name: &'static str,
+    /// Which of the programs behind the gateway.
+    pub upstream: Upstream,
     /// The port that it listens on by default.
     pub port: u16,
-    /// Its routes.
-    pub routes: fn(Stores) -> Router,
-    /// Its OpenAPI document.
-    pub openapi: fn() -> Value,
+    /// Its routes, with what its document says of them.
+    pub endpoints: fn() -> Endpoints<Stores>,
 }
 
 impl Declaration {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.upstream.name()
+    }
+
+    /// Its OpenAPI document.
+    #[must_use]
+    pub fn openapi(&self) -> Value {
+        document(self.upstream, (self.endpoints)().operations())
+    }
+
     /// The whole service.
-    pub fn router(&self, stores: &Stores, gate: &SessionGate, drain: &Drain) -> Router {
-        self.framing((self.routes)(stores.clone()), stores, gate, drain)
+    pub fn router(&self, stores: &Stores, sessions: &RequestContextLayer, drain: &Drain) -> Router {
+        self.framing((self.endpoints)().into_router().with_state(stores.clone()), stores, sessions, drain)
     }
 
     /// What a service has around its routes: sessions, problems, health, spans.
-    pub fn framing(&self, routes: Router, stores: &Stores, gate: &SessionGate, drain: &Drain) -> Router {
-        let (name, openapi, hub) = (self.name, (self.openapi)(), stores.hub.clone());
+    pub fn framing(&self, routes: Router, stores: &Stores, sessions: &RequestContextLayer, drain: &Drain) -> Router {
+        let (name, openapi, hub) = (self.name(), self.openapi(), stores.hub.clone());
         let parts = Parts { name, cluster: Some(stores.cluster.clone()), drain: drain.clone(), openapi, hub };
-        Service::new(parts).routes(routes, gate).spans(gate).into_router()
+        Service::new(parts).routes(routes, sessions).spans(sessions).into_router()
     }
 }
 
@@ -179,11 +191,11 @@ impl Declaration {
             ..ServeSettings::at(settings.listen)
         })
         .await?;
-        let (_telemetry, hub) = signals::install(self.name, pim_telemetry::LogSettings::default(), true)?;
+        let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
         let mut stores =
             Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
         stores.programs = settings.programs;
-        let gate = SessionGate::trusting(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
+        let sessions = sessions(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.
         let (unready, closing) = (Drain::new(), Drain::new());
         unready.on_signal();
@@ -196,8 +208,8 @@ impl Declaration {
         });
         tokio::spawn(chaos::watch(stores.cluster.clone(), hub.clone(), unready.begun()));
         tokio::spawn(stores.reference_followed(closing.clone()).await?);
-        let router = self.router(&stores, &gate, &unready);
-        println!("{}", serde_json::json!({"event": "ready", "service": self.name, "url": bound.url()}));
+        let router = self.router(&stores, &sessions, &unready);
+        println!("{}", serde_json::json!({"event": "ready", "service": self.name(), "url": bound.url()}));
         bound.serve(router, closing).await;
         Ok(())
     }

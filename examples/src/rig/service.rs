@@ -1,4 +1,4 @@
-//! The stack around a domain router: request id, problems, session, health.
+//! The stack around a domain router: request id, problems, session and policy, health.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -7,6 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, VARY};
+use pim_core::context::RequestContextLayer;
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::role::ClosedEnum as _;
@@ -14,7 +15,8 @@ use pim_data::cluster::Cluster;
 use pim_telemetry::exposition::Format;
 use serde_json::{Value, json};
 
-use super::{Drain, SessionGate};
+use super::Drain;
+use super::gate::guarded;
 use crate::chaos::{self, ChaosPoint};
 use crate::signals::Hub;
 
@@ -33,7 +35,7 @@ pub struct Parts {
     pub hub: Hub,
 }
 
-/// A service: public routes behind the session gate, and what operations need beside them.
+/// A service: public routes behind session and policy, and what operations need beside them.
 #[derive(Clone, Debug)]
 pub struct Service {
     parts: Parts,
@@ -50,8 +52,8 @@ impl Service {
 
     /// Routes that need a session; each must be in one of the route tables.
     #[must_use]
-    pub fn routes(mut self, routes: Router, gate: &SessionGate) -> Self {
-        let mut gated = routes.route_layer(middleware::from_fn_with_state(gate.clone(), SessionGate::pass));
+    pub fn routes(mut self, routes: Router, sessions: &RequestContextLayer) -> Self {
+        let mut gated = guarded(routes, sessions);
         if let Some(point) = ChaosPoint::from_name(self.parts.name) {
             gated = gated.route_layer(middleware::from_fn_with_state((self.parts.hub.clone(), point), strike));
         }
@@ -61,9 +63,9 @@ impl Service {
 
     /// Tells operations of the lab the spans that this program keeps.
     #[must_use]
-    pub fn spans(self, gate: &SessionGate) -> Self {
+    pub fn spans(self, sessions: &RequestContextLayer) -> Self {
         let traces = self.parts.hub.traces().clone();
-        self.routes(super::spans::routes(traces), gate)
+        self.routes(super::spans::routes(traces), sessions)
     }
 
     /// Routes that decide for themselves who may use them.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use pim_core::context::{RequestContext, RequestId, TraceId};
@@ -10,18 +10,22 @@ use pim_core::problem::{self, Problem};
 use pim_core::rbac::Read;
 use pim_telemetry::trace::{SpanLine, TraceStore};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::{Failure, May};
+use super::{Asked, Failure, May};
 
 /// Where the spans of a request, or of a trace, are asked for.
 pub const SPANS_PATH: &str = "/internal/spans";
 /// Most spans of one answer.
 pub const SPANS_PER_ANSWER_MAX: usize = 1_000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Whose {
+    /// Of a request; this or trace_id
+    #[param(value_type = Option<String>, format = "uuid")]
     request_id: Option<RequestId>,
+    /// Of a trace; this or request_id
     trace_id: Option<String>,
 }
 
@@ -33,10 +37,9 @@ async fn spans(
     State(traces): State<TraceStore>,
     May(_permit): May<Read>,
     _cx: axum::Extension<RequestContext>,
-    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+    Asked(asked): Asked<Whose>,
 ) -> Result<Json<Vec<SpanLine>>, Failure> {
     let bad = || Problem::of(problem::INVALID_QUERY).detail("name a request_id or a trace_id");
-    let Query(asked) = asked.map_err(|_| bad())?;
     let trace = asked.trace_id.as_deref().map(TraceId::from_str).transpose().map_err(|_| bad())?;
     let found = match (asked.request_id, trace) {
         (Some(request), None) => traces.of_request(request),

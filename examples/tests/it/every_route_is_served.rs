@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use pim_core::clock::Clock;
 use pim_data::cluster::Access;
-use pim_lab::rig::{Declaration, Drain, HttpKeys, SessionGate};
+use pim_lab::rig::{Declaration, Drain, HttpKeys, sessions};
 use pim_lab::routes::{ROUTES, Upstream};
 use pim_lab::signals::Hub;
 use pim_lab::workers::Stores;
@@ -31,8 +31,8 @@ async fn none_is_missing_and_none_is_open() {
     let mut wrong = Vec::new();
     for route in ROUTES {
         let Some(service) = service_of(route.upstream) else { continue };
-        let gate = SessionGate::trusting(keys(), Clock::system());
-        let router = service.router(&stores, &gate, &Drain::new());
+        let sessions = sessions(keys(), Clock::system());
+        let router = service.router(&stores, &sessions, &Drain::new());
         let path = route.template.replace(['{', '}'], "");
         let request = Request::builder().method(route.method).uri(path).body(Body::empty()).unwrap();
         let status = router.oneshot(request).await.unwrap().status();

@@ -52,7 +52,7 @@ async fn edge(calls_per_second: u32) -> Edge {
         key_rotation: KEY_ROTATION,
         clock: Clock::system(),
     };
-    let broker = Broker::new(settings).unwrap().into_router(Drain::new(), json!({}), hub.clone());
+    let broker = Broker::new(settings).unwrap().into_router(Drain::new(), hub.clone());
     tokio::spawn(bound.serve(broker, Drain::new()));
     let (reached, headers) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
     let (counting, seen) = (Arc::clone(&reached), Arc::clone(&headers));

@@ -22,7 +22,7 @@ use pim_events::AppendExt as _;
 use pim_lab::ids::{FacilityId, PatientId, ProviderId};
 use pim_lab::policy::{LabAction, LabResource, LabRole};
 use pim_lab::reference::{Facility, Provider, ReferenceChanged};
-use pim_lab::rig::{Drain, SessionGate, TRUST_DOMAIN, TXN_ISSUER};
+use pim_lab::rig::{Drain, TRUST_DOMAIN, TXN_ISSUER, sessions};
 use pim_lab::signals::Hub;
 use pim_lab::workers::{Stores, service_actor};
 use pim_lab::{admin, billing, encounter, patient};
@@ -112,14 +112,14 @@ async fn furnish(cluster: &Cluster, facility: FacilityId, provider: ProviderId) 
 
 fn router(stores: &Stores, signer: &Signer, clock: &Clock) -> Router {
     let keys = || Keys(json!({"keys": [signer.jwk()]}).to_string());
-    let gate = SessionGate::trusting(keys(), clock.clone());
+    let sessions = sessions(keys(), clock.clone());
     let drain = Drain::new();
     // Each has its own health and document; the routes are what these tests drive.
     let mut gated = Router::new();
     for service in [patient::SERVICE, encounter::SERVICE, billing::SERVICE, admin::SERVICE] {
-        gated = gated.merge((service.routes)(stores.clone()));
+        gated = gated.merge((service.endpoints)().into_router().with_state(stores.clone()));
     }
-    patient::SERVICE.framing(gated, stores, &gate, &drain)
+    patient::SERVICE.framing(gated, stores, &sessions, &drain)
 }
 
 impl World {

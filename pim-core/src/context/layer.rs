@@ -14,10 +14,12 @@ use crate::identity::{Actor, ActorVerifier};
 use crate::problem::{BAD_REQUEST, IntoProblem as _, Problem, UNAUTHENTICATED, response_of};
 
 /// Carries the transaction token between hops.
-pub(super) const TXN_TOKEN_HEADER: HeaderName = HeaderName::from_static("txn-token");
+pub const TXN_TOKEN_HEADER: HeaderName = HeaderName::from_static("txn-token");
 const BUDGET: Duration = Duration::from_secs(30);
 
 /// Verifies the request's token and puts the [`Actor`] and a [`RequestContext`] into its extensions.
+///
+/// The actor stands in the answer's extensions too, so that who observes from outside can say for whom it was.
 ///
 /// Put it inside [`RequestIdLayer`](crate::request_id::RequestIdLayer) and [`ProblemLayer`](crate::problem::ProblemLayer):
 /// id and trace are taken from there, and a refusal (401 by cause, 503 when keys cannot be had) gets its body there. A
@@ -82,7 +84,7 @@ impl RequestContextLayer {
         self.verifier.verify(token).await.map_err(|error| error.into_problem())
     }
 
-    async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Problem> {
+    async fn admit<B>(&self, request: &mut Request<B>) -> Result<Actor, Problem> {
         let actor = self.actor(request.headers()).await?;
         let extensions = request.extensions_mut();
         let id = extensions.get().copied().unwrap_or_else(RequestId::mint);
@@ -90,9 +92,9 @@ impl RequestContextLayer {
         let own = Deadline::after(self.budget);
         let deadline = extensions.get::<Deadline>().map_or(own, |given| own.min(*given));
         let cx = RequestContext::new(id, actor.clone(), deadline).with_trace(trace);
-        extensions.insert(actor);
+        extensions.insert(actor.clone());
         extensions.insert(cx);
-        Ok(())
+        Ok(actor)
     }
 }
 
@@ -159,10 +161,12 @@ where
             let (parts, body) = request.into_parts();
             let mut head = Request::from_parts(parts, ());
             match layer.admit(&mut head).await {
-                Ok(()) => {
+                Ok(actor) => {
                     let (parts, ()) = head.into_parts();
                     request = Request::from_parts(parts, body);
-                    inner.call(request).await
+                    let mut response = inner.call(request).await?;
+                    response.extensions_mut().insert(actor);
+                    Ok(response)
                 }
                 Err(problem) => Ok(response_of(problem)),
             }

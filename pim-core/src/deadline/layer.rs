@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tokio::time::timeout_at;
 use tower::{Layer, Service};
@@ -40,18 +41,30 @@ enum Hops {
 /// let behind_it = DeadlineLayer::new(Duration::from_secs(5)).inside().floor(Duration::from_millis(20));
 /// # let _ = (at_the_edge, behind_it);
 /// ```
+///
+/// Some requests get less than the others:
+///
+/// ```
+/// # use std::time::Duration;
+/// # use http::Method;
+/// # use pim_core::deadline::DeadlineLayer;
+/// let layer = DeadlineLayer::new(Duration::from_secs(30))
+///     .budget_of(|head| (head.method == Method::GET).then_some(Duration::from_secs(2)));
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer {
     budget: Duration,
     floor: Duration,
     hops: Hops,
+    budget_of: fn(&Parts) -> Option<Duration>,
 }
 
 impl DeadlineLayer {
     /// A layer for the edge, with a budget for each request.
     #[must_use]
     pub const fn new(budget: Duration) -> Self {
-        Self { budget, floor: FLOOR, hops: Hops::Edge }
+        Self { budget, floor: FLOOR, hops: Hops::Edge, budget_of: |_| None }
     }
 
     /// Lets an earlier hop shorten the budget.
@@ -68,10 +81,18 @@ impl DeadlineLayer {
         self
     }
 
-    fn deadline_of(&self, headers: &HeaderMap) -> Result<Deadline, Problem> {
+    /// Gives some requests a budget of their own, which is never more than the layer's.
+    #[must_use]
+    pub const fn budget_of(mut self, find: fn(&Parts) -> Option<Duration>) -> Self {
+        self.budget_of = find;
+        self
+    }
+
+    fn deadline_of(&self, head: &Parts) -> Result<Deadline, Problem> {
+        let budget = (self.budget_of)(head).map_or(self.budget, |own| own.min(self.budget));
         let left = match self.hops {
-            Hops::Edge => self.budget,
-            Hops::Inside => left_by_caller(headers).map_or(self.budget, |left| left.min(self.budget)),
+            Hops::Edge => budget,
+            Hops::Inside => left_by_caller(&head.headers).map_or(budget, |left| left.min(budget)),
         };
         if left < self.floor { Err(Problem::of(DEADLINE_EXCEEDED)) } else { Ok(Deadline::after(left)) }
     }
@@ -112,13 +133,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let deadline = match self.layer.deadline_of(request.headers()) {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let deadline = match self.layer.deadline_of(&head) {
             Ok(deadline) => deadline,
             Err(problem) => return Box::pin(std::future::ready(Ok(response_of(problem)))),
         };
-        request.extensions_mut().insert(deadline);
-        let answer = self.inner.call(request);
+        head.extensions.insert(deadline);
+        let answer = self.inner.call(Request::from_parts(head, body));
         Box::pin(async move {
             match timeout_at(deadline.instant(), answer).await {
                 Ok(outcome) => outcome,

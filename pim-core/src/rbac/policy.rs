@@ -63,6 +63,8 @@ struct Cell {
 pub enum DenyReason {
     /// No grant for this role, action and resource.
     NoGrant,
+    /// Nothing says what the request needs: nobody has decided who may do this.
+    NoPolicy,
     /// The grant needs a record of the caller's own, and the caller has none.
     NoOwnRecord,
     /// The grant needs an affiliation, and the caller has none.
@@ -77,6 +79,7 @@ impl DenyReason {
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoGrant => "no-grant",
+            Self::NoPolicy => "no-policy",
             Self::NoOwnRecord => "no-own-record",
             Self::NoFacility => "no-facility",
             Self::WrongAccess => "wrong-access",

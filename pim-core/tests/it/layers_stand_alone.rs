@@ -70,6 +70,10 @@ async fn an_earlier_hop_may_shorten_the_time_and_never_lengthen_it() {
     for nothing in [None, Some("-1"), Some("soon")] {
         assert_eq!(timed(inside, nothing, Duration::ZERO).await.into_body(), "5000");
     }
+    // Some requests have less than the others, and none has more.
+    let budget_of = |head: &Parts| Some(Duration::from_secs(if head.headers.is_empty() { 2 } else { 900 }));
+    assert_eq!(timed(inside.budget_of(budget_of), None, Duration::ZERO).await.into_body(), "2000");
+    assert_eq!(timed(inside.budget_of(budget_of), Some("900000"), Duration::ZERO).await.into_body(), "5000");
     // At the edge nobody is an earlier hop.
     assert_eq!(timed(DeadlineLayer::new(Duration::from_secs(5)), Some("1"), Duration::ZERO).await.into_body(), "5000");
 }

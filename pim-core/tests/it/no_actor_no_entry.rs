@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::request::Parts;
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use pim_core::clock::Clock;
 use pim_core::context::{RequestContext, RequestContextLayer, RequestId, SessionError};
 use pim_core::deadline::Deadline;
 use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::ProblemLayer;
-use pim_core::rbac::{Permit, Policy, RbacLayer, Reach, Read, Scope, Write};
+use pim_core::rbac::{Permit, Policy, RbacLayer, Reach, Read, Required, Scope, Write};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
@@ -165,4 +166,57 @@ async fn the_policy_alone_trusts_nobody() {
     let mut request = with_token("x");
     request.extensions_mut().insert(Actor::new("u-1".parse().unwrap(), R::Reader));
     assert_eq!(app.oneshot(request).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn what_nobody_decided_nobody_may() {
+    let table = |head: &Parts| match (&head.method, head.uri.path()) {
+        (&Method::GET, "/books") => Some(Required::new(A::Look, T::Book)),
+        (&Method::POST, "/books") => Some(Required::new(A::Lend, T::Book)),
+        _ => None,
+    };
+    let permits = service_fn(|request: Request<()>| async move {
+        let (read, write) = (request.extensions().get::<Permit<Read>>(), request.extensions().get::<Permit<Write>>());
+        let granted = write.map(Permit::action).or(read.map(Permit::action)).map_or("", |action| action.name());
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(granted)))
+    });
+    let app = ServiceBuilder::new().layer(ProblemLayer).layer(RbacLayer::new(policy()).require_by(table));
+    let app = app.service(permits);
+    let keeper = Actor::new("u-1".parse().unwrap(), R::Keeper).with_facilities(&[FACILITY]).unwrap();
+    let reader = Actor::new("u-2".parse().unwrap(), R::Reader);
+    let asked = async |actor: Option<&Actor>, method: Method, path: &str| {
+        let mut request = Request::builder().method(method).uri(path).body(()).unwrap();
+        if let Some(actor) = actor {
+            request.extensions_mut().insert(actor.clone());
+        }
+        let (head, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap_or_default();
+        (head.status.as_u16(), document["reason"].as_str().map_or(text, str::to_owned))
+    };
+    let is = |status: u16, said: &str| (status, said.to_owned());
+    assert_eq!(asked(Some(&reader), Method::GET, "/books").await, is(200, "look"));
+    assert_eq!(asked(Some(&keeper), Method::POST, "/books").await, is(200, "lend"));
+    assert_eq!(asked(Some(&reader), Method::POST, "/books").await, is(403, "no-grant"));
+    for actor in [&reader, &keeper] {
+        assert_eq!(asked(Some(actor), Method::DELETE, "/books").await, is(403, "no-policy"));
+        assert_eq!(asked(Some(actor), Method::GET, "/books/7").await, is(403, "no-policy"));
+    }
+    assert_eq!(asked(None, Method::GET, "/books/7").await.0, 401, "who it is comes first");
+}
+
+#[tokio::test]
+async fn the_answer_says_for_whom_it_was() {
+    let (issuer, clock) = (Issuer::new(), clock());
+    let layer = RequestContextLayer::new(ActorVerifier::new::<R>(txn_verifier(&Source::of(issuer.jwks()), &clock)));
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let app = ServiceBuilder::new().layer(layer).layer(RbacLayer::new(policy()).require(A::Lend, T::Book));
+    let app = app.service(inner);
+    let whose = async |token: &str| {
+        let answer = app.clone().oneshot(with_token(token)).await.unwrap();
+        answer.extensions().get::<Actor>().map(|actor| actor.subject().to_string())
+    };
+    assert_eq!(whose(&txn(&issuer, &claims("keeper", &[FACILITY]))).await.as_deref(), Some("u-1"));
+    assert_eq!(whose(&txn(&issuer, &claims("reader", &[]))).await.as_deref(), Some("u-1"), "refusals too");
+    assert_eq!(whose("x").await, None);
 }

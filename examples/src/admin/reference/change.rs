@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use pim_core::id::Id;
-use pim_core::problem::{self, Problem};
 use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_data::consistency::ConsistencyToken;
@@ -18,7 +17,7 @@ use crate::reference::{Facility, Provider, ReferenceBook, ReferenceChanged};
 use crate::rig::{Answer, Command, Failure, May, PathId, write_control};
 
 /// The body that changes a record.
-pub(super) trait Change: Clone + DeserializeOwned + Send + Sync + 'static {
+pub(super) trait Change: Clone + DeserializeOwned + ToSchema + Send + Sync + 'static {
     type Record: Entity;
 
     /// Changes the record.
@@ -42,6 +41,8 @@ pub(super) trait Change: Clone + DeserializeOwned + Send + Sync + 'static {
 #[serde(deny_unknown_fields)]
 pub(super) struct FacilityChange {
     name: Option<Label>,
+    /// Two capital letters.
+    #[schema(value_type = Option<String>, example = "OR")]
     state_code: Option<Label>,
     active: Option<bool>,
 }
@@ -113,9 +114,7 @@ pub(super) async fn change<C: Change>(
 ) -> Result<Answer, Failure> {
     let (permit, command, book) = (&permit, &command, &book);
     write_control(&cluster, &command.cx, id, move |mut unit| async move {
-        let found = unit.load::<C::Record>(permit, id).await?;
-        let mut record = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(record.version())?;
+        let mut record = command.load::<C::Record>(&mut unit, permit, id).await?;
         command.body.check(book, &command.seen).await?;
         command.body.apply_to(&mut record)?;
         let version = unit.save(permit, &record)?;

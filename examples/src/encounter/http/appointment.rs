@@ -1,11 +1,8 @@
 //! Making and ending appointments.
 
-use axum::Router;
-use axum::extract::{Query, State};
-use axum::routing::post;
+use axum::extract::State;
 use pim_core::clock::Timestamp;
-use pim_core::problem::{self, Problem};
-use pim_core::rbac::{Read, Write};
+use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
@@ -16,19 +13,32 @@ use crate::encounter::appointment::{Appointment, AppointmentState};
 use crate::encounter::event::{AppointmentMade, AppointmentMoved};
 use crate::ids::{AppointmentId, FacilityId, PatientId, ProviderId};
 use crate::reference::{Facility, Provider, ReferenceBook};
-use crate::rig::{Answer, Caller, Command, Failure, May, PageQuery, PathId, page_of, write};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, PathId, list, write};
 use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Stores> {
-    Router::new()
-        .route("/v1/patients/{patient_id}/appointments", post(make).get(list))
-        .route("/v1/patients/{patient_id}/appointments/{appointment_id}/transitions", post(transition))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    Endpoints::new()
+        .serve(Operation::create::<Appointment>("/v1/patients/{patient_id}/appointments", "Books an appointment"), make)
+        .serve(
+            Operation::list::<Appointment>(
+                "/v1/patients/{patient_id}/appointments",
+                "Lists the appointments of a patient",
+            ),
+            list::<Appointment>,
+        )
+        .serve(
+            Operation::transition::<Appointment>(
+                "/v1/patients/{patient_id}/appointments/{appointment_id}/transitions",
+                "Moves an appointment to another state",
+            ),
+            transition,
+        )
 }
 
 /// Body of a new appointment.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Booking {
+struct Booking {
     #[schema(value_type = String, format = "uuid")]
     facility_id: FacilityId,
     #[schema(value_type = String, format = "uuid")]
@@ -41,7 +51,7 @@ pub(super) struct Booking {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = AppointmentTransition)]
-pub(super) struct Transition {
+struct Transition {
     to: AppointmentState,
 }
 
@@ -81,19 +91,6 @@ async fn make(
     .await
 }
 
-async fn list(
-    State(cluster): State<Cluster>,
-    May(permit): May<Read>,
-    caller: Caller,
-    PathId(patient_id): PathId<PatientId>,
-    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Answer, Failure> {
-    let Query(query) = query.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
-    let page = query.by_id()?;
-    let rows = cluster.list::<Appointment>(&caller.cx, &permit, patient_id, page, &caller.consistency).await?;
-    Answer::ok(&page_of(&rows, page.limit, |appointment| appointment.id.to_string()))
-}
-
 async fn transition(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
@@ -103,13 +100,10 @@ async fn transition(
     let to = command.body.to;
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Appointment>(permit, id).await?;
-        let mut appointment = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(appointment.version)?;
+        let mut appointment = command.load::<Appointment>(&mut unit, permit, id).await?;
         let from = appointment.state;
         if !from.may_become(to) {
-            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "appointment");
-            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+            return Err(Failure::illegal_transition::<Appointment>(from.name(), to.name()));
         }
         appointment.state = to;
         appointment.version = unit.save(permit, &appointment)?;

@@ -1,33 +1,44 @@
 //! Adding to an encounter while it goes on.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::post;
 use pim_core::clock::Timestamp;
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
 use crate::encounter::event::EncounterExtended;
 use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Procedure};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
-use crate::rig::{Answer, Command, Failure, May, PathId, write};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, PathId, write};
 use crate::workers::Stores;
 
-pub(super) fn routes() -> Router<Stores> {
-    Router::new()
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses", post(extend::<Diagnosis>))
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/procedures", post(extend::<Procedure>))
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/orders", post(extend::<Order>))
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/observations", post(extend::<Observation>))
-        .route("/v1/patients/{patient_id}/encounters/{encounter_id}/notes", post(extend::<Note>))
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    const fn adding(template: &'static str, summary: &'static str) -> Operation {
+        Operation::create::<Encounter>(template, summary)
+    }
+    Endpoints::new()
+        .serve(
+            adding("/v1/patients/{patient_id}/encounters/{encounter_id}/diagnoses", "Adds a diagnosis"),
+            extend::<Diagnosis>,
+        )
+        .serve(
+            adding("/v1/patients/{patient_id}/encounters/{encounter_id}/procedures", "Adds a procedure"),
+            extend::<Procedure>,
+        )
+        .serve(adding("/v1/patients/{patient_id}/encounters/{encounter_id}/orders", "Adds an order"), extend::<Order>)
+        .serve(
+            adding("/v1/patients/{patient_id}/encounters/{encounter_id}/observations", "Adds an observation"),
+            extend::<Observation>,
+        )
+        .serve(adding("/v1/patients/{patient_id}/encounters/{encounter_id}/notes", "Adds a note"), extend::<Note>)
 }
 
 /// Something that an encounter is made of.
-trait Part: Clone + DeserializeOwned + Send + Sync + 'static {
+trait Part: Clone + DeserializeOwned + ToSchema + Send + Sync + 'static {
     const NAME: &'static str;
 
     fn list(encounter: &mut Encounter) -> &mut Vec<Self>;
@@ -71,9 +82,7 @@ async fn extend<P: Part>(
 ) -> Result<Answer, Failure> {
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Encounter>(permit, id).await?;
-        let mut encounter = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(encounter.version)?;
+        let mut encounter = command.load::<Encounter>(&mut unit, permit, id).await?;
         if encounter.state != EncounterState::InProgress {
             let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "encounter");
             return Err(illegal.with("from", encounter.state.name()).detail("the encounter is not in progress").into());

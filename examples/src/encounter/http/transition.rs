@@ -1,7 +1,6 @@
 //! Moving an encounter through its states.
 
 use axum::extract::State;
-use pim_core::problem::{self, Problem};
 use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_data::unit::Unit;
@@ -31,13 +30,10 @@ pub(super) async fn transition(
     let to = command.body.to;
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
-        let found = unit.load::<Encounter>(permit, id).await?;
-        let mut encounter = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        command.check_version(encounter.version)?;
+        let mut encounter = command.load::<Encounter>(&mut unit, permit, id).await?;
         let from = encounter.state;
         if !from.may_become(to) {
-            let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "encounter");
-            return Err(illegal.with("from", from.name()).with("to", to.name()).into());
+            return Err(Failure::illegal_transition::<Encounter>(from.name(), to.name()));
         }
         encounter.state = to;
         match to {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
+use pim_core::context::TXN_TOKEN_HEADER;
 use pim_data::backend::Statement;
 use pim_events::Subscriber as _;
 use pim_lab::client::Client;
 use pim_lab::projections;
-use pim_lab::rig::{SPANS_PATH, TXN_TOKEN_HEADER};
+use pim_lab::rig::SPANS_PATH;
 use pim_lab::routes::ROUTE_LABELS;
 use pim_lab::workers::{Stores, commands};
 use pim_testkit::caller::Caller;
@@ -157,7 +158,7 @@ async fn metrics_at(url: &str) -> String {
 }
 
 async fn spans_at(url: &str, session: &HeaderValue, request: &str) -> Vec<Value> {
-    let shown = HeaderMap::from_iter([(HeaderName::from_static(TXN_TOKEN_HEADER), session.clone())]);
+    let shown = HeaderMap::from_iter([(TXN_TOKEN_HEADER, session.clone())]);
     let url = format!("{url}{SPANS_PATH}?request_id={request}");
     let (status, _, body) = Client::new().exchange(Method::GET, &url, shown, None, PATIENCE).await.unwrap();
     assert_eq!(status, StatusCode::OK, "{url}");
