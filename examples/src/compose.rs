@@ -18,10 +18,10 @@ use crate::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secre
 use crate::chaos;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::jobs::UpkeepSettings;
-use crate::rig::{Bound, Drain, HttpKeys, ServeSettings, bind, sessions};
+use crate::rig::{Bound, Drain, HttpKeys, PostgresSettings, ServeSettings, bind, sessions};
 use crate::routes::Upstream;
 use crate::signals::Hub;
-use crate::workers::Stores;
+use crate::workers::{Place, Stores};
 use crate::{admin, billing, encounter, patient};
 
 /// How the whole lab is set up.
@@ -33,6 +33,8 @@ pub struct LabSettings {
     pub listen: SocketAddr,
     /// How many shards a new data directory gets; none opens an existing one as it is.
     pub shards: Option<u16>,
+    /// The servers that rows are kept on instead of files.
+    pub postgres: PostgresSettings,
     /// Most requests at once.
     pub in_flight_max: usize,
     /// Calls a second of one persona.
@@ -83,8 +85,8 @@ impl Lab {
         // The port first: a second lab must not touch the data directory of the first.
         let front = bind(ServeSettings::at(settings.listen)).await?;
         let clock = Clock::system();
-        let stores =
-            Stores::open(&settings.data_dir, settings.shards, Access::Exclusive, clock.clone(), &settings.hub).await?;
+        let place = Place { data_dir: &settings.data_dir, shards: settings.shards, postgres: &settings.postgres };
+        let stores = Stores::open_at(place, Access::Exclusive, clock.clone(), &settings.hub).await?;
         let filled = fill(stores.clone()).await?;
         let mut lab = Self {
             gateway: front.url(),

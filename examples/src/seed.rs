@@ -10,9 +10,10 @@ use anyhow::Context as _;
 use futures_util::future::join_all;
 use pim_core::context::{RequestContext, RequestId, TraceContext};
 use pim_core::deadline::Deadline;
-use pim_core::rbac::{Permit, SystemScope, Write};
+use pim_core::rbac::{Permit, Read, SystemScope, Write};
 use pim_core::shard::ShardKey as _;
 use pim_data::backend::Statement;
+use pim_data::cluster::CONTROL;
 use pim_data::entity::Entity;
 use pim_data::unit::{Unit, UnitError};
 use pim_events::AppendExt as _;
@@ -23,7 +24,7 @@ use self::past::{Past, Story};
 use self::people::People;
 use crate::broker::PersonaDirectory;
 use crate::policy::{LabAction, LabResource};
-use crate::reference::ReferenceChanged;
+use crate::reference::{Facility, ReferenceChanged};
 use crate::workers::{Stores, service_actor};
 
 /// What to make.
@@ -62,11 +63,11 @@ pub async fn seed(
     settings: &SeedSettings,
     progress: impl Fn(u32) + Send + Sync,
 ) -> anyhow::Result<Seeded> {
-    if is_filled(stores).await? {
+    let cx = RequestContext::new(RequestId::mint(), service_actor("seed")?, Deadline::after(PATIENCE));
+    if is_filled(stores, &cx).await? {
         return Ok(Seeded { patients: 0, personas: 0 });
     }
     let people = People::of(settings);
-    let cx = RequestContext::new(RequestId::mint(), service_actor("seed")?, Deadline::after(PATIENCE));
     // Nobody asks for the journey of ten thousand patients at once, and their spans would push out all others.
     let cx = cx.with_trace(TraceContext::root().with_sampled(false));
     fill_shards(stores, &people, &cx, progress).await?;
@@ -77,9 +78,10 @@ pub async fn seed(
 }
 
 /// The facilities are written last, so all of them say that everything is there.
-async fn is_filled(stores: &Stores) -> anyhow::Result<bool> {
-    let control = stores.cluster.database(pim_data::cluster::CONTROL).context("no control database")?;
-    let counted = control.query(Statement::same("SELECT COUNT(*) FROM facility_row")).await?;
+async fn is_filled(stores: &Stores, cx: &RequestContext) -> anyhow::Result<bool> {
+    let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Facility);
+    let counted = Statement::same("SELECT COUNT(*) FROM facility");
+    let counted = stores.cluster.select::<Facility>(cx, &permit, CONTROL, counted).await?;
     Ok(counted.first().context("nothing counted")?.count(0)? >= people::FACILITIES)
 }
 

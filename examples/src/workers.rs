@@ -3,7 +3,7 @@
 mod moves;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,10 @@ use crate::jobs::{Upkeep, UpkeepSettings};
 use crate::journey::Programs;
 use crate::policy::LabRole;
 use crate::reference::ReferenceBook;
-use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
+use crate::rig::{
+    Checked, Drain, HttpKeys, Parts, PostgresSettings, ServeSettings, ServerPlaces, Service, SettingsError, bind,
+    sessions,
+};
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
 
@@ -53,6 +56,17 @@ pub struct Stores {
     pub client: Client,
     /// Programs that keep spans of their own beside this one; none when every part is in one process.
     pub programs: Programs,
+}
+
+/// Where stores are.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The folder of maps, keys and the bus, and of rows when they are kept in files.
+    pub data_dir: &'a Path,
+    /// How many shards a new data directory of files gets; none opens an existing one as it is.
+    pub shards: Option<u16>,
+    /// The servers, if rows are kept on some.
+    pub postgres: &'a PostgresSettings,
 }
 
 impl FromRef<Stores> for Cluster {
@@ -79,22 +93,44 @@ impl Stores {
     /// # Errors
     /// When a store cannot be opened; the error names it and what to do.
     pub async fn open(
-        data_dir: &std::path::Path,
+        data_dir: &Path,
         shards: Option<u16>,
         access: Access,
         clock: Clock,
         hub: &Hub,
     ) -> anyhow::Result<Self> {
+        let place = Place { data_dir, shards, postgres: &PostgresSettings::default() };
+        Self::open_at(place, access, clock, hub).await
+    }
+
+    /// As [`Stores::open`]; rows and read models are on servers where the place names some. The bus stays in the data
+    /// directory.
+    ///
+    /// # Errors
+    /// When a store cannot be opened; the error names it and what to do.
+    pub async fn open_at(place: Place<'_>, access: Access, clock: Clock, hub: &Hub) -> anyhow::Result<Self> {
+        let Place { data_dir, shards, postgres } = place;
+        let servers = postgres.places()?;
         let registry = schema::registry()?;
         let schema = schema::schema(&registry)?;
         let mut settings = ClusterSettings::at(data_dir).with_access(access);
         settings.clock = clock.clone();
         settings.signals = hub.data();
-        settings.map = shards.map(ShardMap::even).transpose()?;
+        settings.map = match &servers {
+            Some(servers) => Some(servers.map.clone()),
+            None => shards.map(ShardMap::even).transpose()?,
+        };
+        settings.servers = servers.as_ref().map(|it| it.servers.clone());
         let cluster = Cluster::open(settings, schema).await?;
         let bus = EmbeddedBus::open(&data_dir.join("bus.db"), BusSettings::default(), clock.clone()).await;
         let bus = bus.context("cannot open the bus")?;
-        let reads = ReadStore::open(&data_dir.join("read.db"), clock).await?.with_signals(&hub.events());
+        let reads = match servers {
+            Some(ServerPlaces { servers, read_store, .. }) => {
+                ReadStore::connect(&read_store, servers.secrets, servers.settings, clock).await
+            }
+            None => ReadStore::open(&data_dir.join("read.db"), clock).await,
+        };
+        let reads = reads?.with_signals(&hub.events());
         // Every program that asks the read models finds their tables, whichever started first.
         for projection in projections::all() {
             reads.install(projection.as_ref()).await?;
@@ -208,6 +244,8 @@ pub struct WorkerSettings {
     pub data_dir: PathBuf,
     /// How many shards a new data directory gets; an existing one must have as many.
     pub shards: u16,
+    /// The servers that rows are kept on instead of files.
+    pub postgres: PostgresSettings,
     /// Where the broker publishes its keys.
     pub jwks_url: String,
     /// Longest pause between two looks for work, in milliseconds.
@@ -226,12 +264,19 @@ impl Default for WorkerSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_dir: PathBuf::from("target/pim-data"),
             shards: 4,
+            postgres: PostgresSettings::default(),
             jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
             pause_max_ms: 100,
             drain_timeout_ms: 10_000,
             retention: RetentionSettings::default(),
             upkeep: UpkeepSettings::default(),
         }
+    }
+}
+
+impl Checked for WorkerSettings {
+    fn check(&self) -> Result<(), SettingsError> {
+        Ok(self.postgres.places().map(drop)?)
     }
 }
 
@@ -260,8 +305,8 @@ impl Worker {
         let bound = bind(ServeSettings::at(settings.listen)).await?;
         let sessions = sessions(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
-        let stores =
-            Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
+        let place = Place { data_dir: &settings.data_dir, shards: Some(settings.shards), postgres: &settings.postgres };
+        let stores = Stores::open_at(place, Access::Shared, Clock::system(), &hub).await?;
         let cluster = Some(stores.cluster.clone());
         let parts = Parts {
             name: self.name(),

@@ -18,5 +18,6 @@ pub mod retention;
 pub mod retry;
 pub mod schema;
 mod scope;
+mod selection;
 pub mod signals;
 pub mod unit;

@@ -455,10 +455,10 @@ fn present(mut rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
-fn in_time(cx: &RequestContext) -> Result<(), ReadError> {
+pub(crate) fn in_time(cx: &RequestContext) -> Result<(), ReadError> {
     cx.deadline().remaining().map(drop).ok_or(ReadError::Deadline)
 }
 
-fn check_resource<E: Entity>(permit: &Permit<Read>) -> Result<(), ReadError> {
+pub(crate) fn check_resource<E: Entity>(permit: &Permit<Read>) -> Result<(), ReadError> {
     if permit.resource() == E::resource() { Ok(()) } else { Err(ReadError::Denied { entity: E::TABLE.name }) }
 }

@@ -6,6 +6,7 @@ mod ask;
 mod doctor;
 mod document;
 mod journal;
+mod nine;
 mod process;
 mod retention;
 mod servers;

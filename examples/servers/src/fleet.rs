@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::guard::{Guard, SERVERS};
@@ -136,7 +136,8 @@ impl Fleet {
         for database in UNSHARDED_DATABASES {
             fleet.provide(&server, database)?;
         }
-        let map = folder.join("shard-map.toml");
+        fleet.link_service_secrets()?;
+        let map = fleet.shard_map();
         fs::write(&map, fleet.map()).map_err(at(&map))?;
         guard.disarm().map_err(at(folder))?;
         Ok(fleet)
@@ -156,10 +157,22 @@ impl Fleet {
         Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards })
     }
 
-    /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`), `control`, `read-store`.
+    /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`), `control` and `read-store` (`-owner`).
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.folder.join("secrets")
+    }
+
+    /// A folder with those of them that services need: no owner's but the read store's.
+    #[must_use]
+    pub fn service_secrets(&self) -> PathBuf {
+        self.folder.join("service-secrets")
+    }
+
+    /// The map that names them.
+    #[must_use]
+    pub fn shard_map(&self) -> PathBuf {
+        self.folder.join("shard-map.toml")
     }
 
     /// How many shards there are.
@@ -262,6 +275,18 @@ impl Fleet {
 
     fn login(&self, server: &LocalServer, who: &str, database: &str) -> String {
         server.dsn_of(&format!("pim_lab_{who}"), &self.password, database)
+    }
+
+    /// Links, so that a secret that is told anew is told anew to services.
+    fn link_service_secrets(&self) -> Result<(), FleetError> {
+        let folder = self.service_secrets();
+        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(at(folder.clone()))?;
+        let of_shards = (0..self.shards).map(secret_of).flat_map(|name| [format!("{name}-standby"), name]);
+        for name in of_shards.chain(["control".to_owned(), "read-store-owner".to_owned()]) {
+            let link = folder.join(&name);
+            symlink(Path::new("../secrets").join(&name), &link).map_err(at(link))?;
+        }
+        Ok(())
     }
 
     /// Readers see the old secret or the new one.

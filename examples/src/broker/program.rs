@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Broker, BrokerSettings, KEY_ROTATION, Profile};
-use crate::rig::{Drain, ServeSettings, bind};
+use crate::rig::{Checked, Drain, ServeSettings, bind};
 use crate::signals;
 
 /// Settings of the broker program.
@@ -37,6 +37,8 @@ impl Default for BrokerProgram {
         }
     }
 }
+
+impl Checked for BrokerProgram {}
 
 impl BrokerProgram {
     /// Runs the broker until it is told to stop.

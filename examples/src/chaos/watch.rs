@@ -2,33 +2,42 @@
 
 use std::time::Duration;
 
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::rbac::{Permit, Read, SystemScope};
 use pim_core::role::ClosedEnum as _;
-use pim_data::backend::{DbError, Statement};
+use pim_data::backend::Statement;
 use pim_data::cluster::{CONTROL, Cluster};
+use pim_data::repository::ReadError;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::ChaosPoint;
 use super::flag::{ChaosFlag, FaultName};
 use crate::client::Client;
+use crate::policy::{LabAction, LabResource};
 use crate::signals::Hub;
+use crate::workers::service_actor;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Spreads the looks of many programs over time.
 const JITTER_MS: u128 = 250;
 const PATIENCE: Duration = Duration::from_millis(500);
+const REASON: SystemScope = SystemScope::new("look for faults that are armed");
 const FLAGS_MAX: usize = ChaosPoint::ALL.len();
 
 /// The row of every point that ever had a fault, ended ones included.
 ///
 /// # Errors
-/// [`DbError`] when the control database does not answer.
-pub async fn flags_in(cluster: &Cluster) -> Result<Vec<ChaosFlag>, DbError> {
-    const SELECT: &str = "SELECT id, version, point, fault, latency_ms, percent, began_at, ends_at FROM chaos_flag_row \
+/// [`ReadError`] when the control database does not answer.
+pub async fn flags_in(cluster: &Cluster) -> Result<Vec<ChaosFlag>, ReadError> {
+    const SELECT: &str = "SELECT id, version, point, fault, latency_ms, percent, began_at, ends_at FROM chaos_flag \
                           ORDER BY id LIMIT 100";
-    let Some(db) = cluster.database(CONTROL) else { return Ok(Vec::new()) };
+    let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Chaos);
+    let Ok(actor) = service_actor("chaos-watch") else { return Ok(Vec::new()) };
+    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(PATIENCE));
     let mut flags = Vec::new();
-    for row in db.query(Statement::same(SELECT)).await? {
+    for row in cluster.select::<ChaosFlag>(&cx, &permit, CONTROL, Statement::same(SELECT)).await? {
         let fault = Value::from(row.text(3)?);
         // A row of a newer program may know a point or a fault that this one does not: not for us.
         let (Ok(fault), Ok(id)) = (serde_json::from_value::<FaultName>(fault), row.uuid(0)?.to_string().parse()) else {

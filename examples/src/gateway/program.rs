@@ -12,7 +12,7 @@ use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
 use crate::chaos;
 use crate::client::Client;
-use crate::rig::{Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
+use crate::rig::{Checked, Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
 use crate::routes::Upstream;
 use crate::signals;
 
@@ -65,6 +65,8 @@ impl Default for GatewayProgram {
         }
     }
 }
+
+impl Checked for GatewayProgram {}
 
 impl GatewayProgram {
     /// Runs the gateway until it is told to stop.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use pim_core::context::{RequestContext, RequestId};
 use pim_core::deadline::Deadline;
 use pim_core::id::Id;
-use pim_core::rbac::{Permit, SystemScope, Write};
+use pim_core::rbac::{Permit, Read, SystemScope, Write};
 use pim_core::shard::{Bucket, ShardId, ShardMap};
 use pim_data::backend::{SqlPair, Statement};
 use pim_data::cluster::{CONTROL, Cluster, DirectoryError};
+use pim_data::repository::ReadError;
 use pim_data::unit::{Tries, UnitError};
 use pim_events::{AppendError, AppendExt as _};
 use uuid::Uuid;
@@ -40,7 +41,7 @@ pub enum JobError {
     Append(#[from] AppendError),
     /// Claims cannot be listed.
     #[error(transparent)]
-    Database(#[from] pim_data::backend::DbError),
+    Read(#[from] ReadError),
     /// The map of the shards cannot be read.
     #[error(transparent)]
     Map(#[from] DirectoryError),
@@ -110,8 +111,8 @@ pub async fn step(cluster: &Cluster, worker: Uuid) -> Result<bool, JobError> {
     let Some(cycle) = lease(cluster, &cx, id, worker).await? else { return Ok(false) };
     let map = cluster.map();
     let Some(run) = Run::at(&map, cycle.bucket_at) else { return finish(cluster, &cx, &cycle, worker, 0).await };
-    let Some(db) = cluster.database(run.shard) else { return Err(UnitError::UnknownShard(run.shard).into()) };
-    let rows = db.query(drafts(&cycle, run)).await?;
+    let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Claim);
+    let rows = cluster.select::<Claim>(&cx, &permit, run.shard, drafts(&cycle, run)).await?;
     let _newest = cluster.refresh_map()?;
     if cluster.map().version() != map.version() {
         // What was not found may have been taken away before it was looked for: look again, by the newer map.
@@ -142,7 +143,7 @@ pub async fn step(cluster: &Cluster, worker: Uuid) -> Result<bool, JobError> {
 /// The next drafts of a period in a run of buckets.
 fn drafts(cycle: &BillingCycle, run: Run) -> Statement {
     let text = format!(
-        "SELECT id, home_key, bucket FROM claim_row WHERE state = 'draft' AND (bucket, id) > (?, ?) AND bucket <= ? \
+        "SELECT id, home_key, bucket FROM claim WHERE state = 'draft' AND (bucket, id) > (?, ?) AND bucket <= ? \
          AND created_at >= ? AND created_at < ? ORDER BY bucket, id LIMIT {PAGE}"
     );
     let page = Statement::of(SqlPair::generated(text)).bind(run.first.get()).bind(cycle.after.unwrap_or(Uuid::nil()));
@@ -151,10 +152,11 @@ fn drafts(cycle: &BillingCycle, run: Run) -> Statement {
 
 /// A cycle that waits, that is ours, or whose worker has been silent for too long.
 async fn open_cycle(cluster: &Cluster, worker: Uuid) -> Result<Option<BillingCycleId>, JobError> {
-    const SELECT: &str = "SELECT id FROM billing_cycle_row WHERE state = 'pending' \
+    const SELECT: &str = "SELECT id FROM billing_cycle WHERE state = 'pending' \
          OR (state = 'running' AND (owner = ? OR lease_until < ?)) ORDER BY created_at LIMIT 1";
-    let Some(db) = cluster.database(CONTROL) else { return Ok(None) };
-    let rows = db.query(Statement::same(SELECT).bind(worker).bind(cluster.clock().now())).await?;
+    let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::BillingCycle);
+    let waiting = Statement::same(SELECT).bind(worker).bind(cluster.clock().now());
+    let rows = cluster.select::<BillingCycle>(&context()?, &permit, CONTROL, waiting).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Id::from_uuid(row.uuid(0).map_err(UnitError::from)?).ok())
 }

@@ -17,6 +17,17 @@ pub const EXIT_USAGE: u8 = 2;
 /// A port in use, or a data directory that cannot be used.
 pub const EXIT_PRECONDITION: u8 = 3;
 
+/// Settings of a program, which know what their types alone cannot say.
+pub trait Checked: Serialize + DeserializeOwned + Default {
+    /// Refuses what cannot be used, before anything is touched.
+    ///
+    /// # Errors
+    /// [`SettingsError`] naming the key and the fix.
+    fn check(&self) -> Result<(), SettingsError> {
+        Ok(())
+    }
+}
+
 /// Flags that every program takes.
 #[derive(Debug, Parser)]
 #[command(disable_version_flag = true)]
@@ -41,7 +52,7 @@ struct Flags {
 /// Reads flags and settings, then runs `run` until it ends; it is told by the drain when to.
 pub fn launch<T, F, Fut>(port: u16, run: F) -> ExitCode
 where
-    T: Serialize + DeserializeOwned + Default,
+    T: Checked,
     F: FnOnce(T, Drain) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
@@ -68,7 +79,7 @@ where
     }
 }
 
-fn settings<T: Serialize + DeserializeOwned + Default>(flags: &Flags, port: u16) -> Result<T, SettingsError> {
+fn settings<T: Checked>(flags: &Flags, port: u16) -> Result<T, SettingsError> {
     let default_listen = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
     let mut layers = Layers::<T>::new().flag("listen", Some(default_listen))?;
     if let Some(path) = &flags.config {
@@ -83,7 +94,9 @@ fn settings<T: Serialize + DeserializeOwned + Default>(flags: &Flags, port: u16)
         let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::from(value));
         layers = layers.flag(key, Some(value))?;
     }
-    Ok(layers.into_settings())
+    let settings = layers.into_settings();
+    settings.check()?;
+    Ok(settings)
 }
 
 fn refused(code: u8, error: &anyhow::Error) -> ExitCode {

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
-use super::{Drain, Endpoints, HttpKeys, Parts, ServeSettings, Service, bind, document, sessions};
+use super::{Drain, Endpoints, HttpKeys, Parts, PostgresSettings, ServeSettings, Service, bind, document, sessions};
 use crate::chaos;
 use crate::journey::Programs;
 use crate::routes::Upstream;
 use crate::signals;
-use crate::workers::Stores;
+use crate::workers::{Place, Stores};
 
 /// A bad flag or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -73,8 +73,10 @@ pub struct ServiceSettings {
     pub listen: SocketAddr,
     /// The data directory, shared with the other programs.
     pub data_dir: PathBuf,
-    /// How many shards a new data directory gets; an existing one must have as many.
+    /// How many shards a new data directory gets; an existing one must have as many. A shard map says it better.
     pub shards: u16,
+    /// The servers that rows are kept on instead of files.
+    pub postgres: PostgresSettings,
     /// Where the broker publishes its keys.
     pub jwks_url: String,
     /// Where the other programs tell what they remember of a request; only the admin service asks.
@@ -93,6 +95,7 @@ impl Default for ServiceSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_dir: PathBuf::from("target/pim-data"),
             shards: 4,
+            postgres: PostgresSettings::default(),
             jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
             programs: Programs::default(),
             connections_max: 2048,
@@ -157,6 +160,7 @@ impl ServiceFlags {
             let rule = "must be an http address such as http://127.0.0.1:8081/jwks.json".to_owned();
             return Err(SettingsError::Value { key, origin, rule });
         }
+        settings.postgres.places()?;
         Ok(settings)
     }
 }
@@ -192,8 +196,8 @@ impl Declaration {
         })
         .await?;
         let (_telemetry, hub) = signals::install(self.name(), pim_telemetry::LogSettings::default(), true)?;
-        let mut stores =
-            Stores::open(&settings.data_dir, Some(settings.shards), Access::Shared, Clock::system(), &hub).await?;
+        let place = Place { data_dir: &settings.data_dir, shards: Some(settings.shards), postgres: &settings.postgres };
+        let mut stores = Stores::open_at(place, Access::Shared, Clock::system(), &hub).await?;
         stores.programs = settings.programs;
         let sessions = sessions(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.

@@ -51,6 +51,9 @@ pub enum SettingsError {
         /// What to do.
         fix: String,
     },
+    /// The servers cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] super::PostgresError),
     /// The value does not fit its key.
     #[error("`{key}` in {origin} does not fit: {rule}")]
     Value {

@@ -9,7 +9,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::persona::Profile;
-use crate::rig::{Layers, SettingsError};
+use crate::rig::{Layers, PostgresSettings, SettingsError};
 
 /// Most shards of a map.
 const SHARDS_MAX: i64 = 1024;
@@ -54,6 +54,9 @@ pub struct Flags {
     /// Ends by itself after this time, such as `30s` or `5m`; without it Ctrl-C ends it.
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<Lasting>,
+    /// Brings the databases up to date, makes the data set and ends; events are moved by whoever comes next.
+    #[arg(long, conflicts_with = "duration")]
+    pub seed_only: bool,
     /// One JSON object a line on standard output.
     #[arg(long)]
     pub json: bool,
@@ -153,6 +156,7 @@ pub(crate) struct Settings {
     pub(super) data_dir: PathBuf,
     pub(super) listen: SocketAddr,
     pub(super) shards: u16,
+    pub(super) postgres: PostgresSettings,
     pub(super) patients: u32,
     pub(super) history_percent: u8,
     pub(crate) seed: u64,
@@ -168,6 +172,7 @@ impl Default for Settings {
             data_dir: PathBuf::from("target/pim-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             shards: 4,
+            postgres: PostgresSettings::default(),
             patients: 10_000,
             history_percent: 2,
             seed: 1,
@@ -205,6 +210,7 @@ impl Settings {
                 return Err(SettingsError::Value { key: key.to_owned(), origin: "the settings".to_owned(), rule });
             }
         }
+        self.postgres.places()?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The run itself: seed, start, show, drain, sum up.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pim_core::clock::Clock;
+use pim_data::cluster::Access;
 use pim_telemetry::LogSettings;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::flags::{Flags, Settings, Traffic};
@@ -22,8 +24,8 @@ use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
 use crate::runs::summarize;
 use crate::seed::{SeedSettings, Seeded, seed};
-use crate::signals;
-use crate::workers::Stores;
+use crate::signals::{self, Hub};
+use crate::workers::{Place, Stores};
 
 /// How long after the beginning of seeding read models are waited for; what they have not folded then is told.
 const FOLDED_WITHIN: Duration = Duration::from_secs(4);
@@ -86,10 +88,14 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let drain = Drain::new();
     drain.on_signal();
     let data_dir = DataDir::of(flags, &settings);
+    if flags.seed_only {
+        return seed_alone(flags, &settings, &data_dir.path, &hub, &drain).await;
+    }
     let parts = LabSettings {
         data_dir: data_dir.path.clone(),
         listen: settings.listen,
         shards: Some(settings.shards),
+        postgres: settings.postgres.clone(),
         in_flight_max: settings.in_flight_max,
         persona_calls_per_second: settings.persona_calls_per_second,
         hub,
@@ -113,7 +119,7 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
     if flags.json {
         let mut line = ready.as_json();
-        line["shards"] = Value::from(settings.shards);
+        line["shards"] = Value::from(lab.stores.cluster.map().shards().len());
         line["seeded_patients"] = Value::from(seeded.patients);
         line["seeded_ms"] = Value::from(seeded_ms);
         println!("{line}");
@@ -131,6 +137,31 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
         println!("{}", summary.as_text());
     }
     Ok(summary.verdict.exit_code())
+}
+
+/// Makes the data set for programs that are started later.
+async fn seed_alone(
+    flags: &Flags,
+    settings: &Settings,
+    data_dir: &Path,
+    hub: &Hub,
+    drain: &Drain,
+) -> anyhow::Result<u8> {
+    let place = Place { data_dir, shards: Some(settings.shards), postgres: &settings.postgres };
+    let stores = Stores::open_at(place, Access::Exclusive, Clock::system(), hub).await?;
+    let seeding = Instant::now();
+    let seeded = seed_with_progress(flags, settings, &stores, drain).await?;
+    let (patients, seeded_ms) = (seeded.patients, millis(seeding.elapsed()));
+    if flags.json {
+        let shards = stores.cluster.map().shards().len();
+        println!(
+            "{}",
+            json!({"event": "seeded", "shards": shards, "seeded_patients": patients, "seeded_ms": seeded_ms})
+        );
+    } else {
+        println!("seeded {patients} patients in {seeded_ms} ms");
+    }
+    Ok(0)
 }
 
 /// A bar on a terminal, a line now and then elsewhere. Whoever stops the program meanwhile need not wait for the end.

@@ -8,6 +8,7 @@ use pim_core::rbac::{Read, Write};
 use pim_core::role::ClosedEnum as _;
 use pim_data::backend::{Engine, Statement};
 use pim_data::consistency::Consistency;
+use pim_data::repository::ReadError;
 use pim_data::unit::UnitError;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -91,6 +92,14 @@ async fn agree(world: &World, rows: &[Account], case: &Case) {
             let seen = world.cluster.read::<Account>(&cx, &permit, row.id, &consistency).await.expect("reads");
             assert_eq!(seen.is_some(), visible, "{case:?}");
         }
+        let own = Statement::same("SELECT name, id FROM account WHERE id = ?").bind(row.id.uuid());
+        let shard = world.cluster.router().route(&row.id).shard;
+        let seen = world.cluster.select::<Account>(&cx, &permit, shard, own).await.expect("reads");
+        assert_eq!(
+            seen.first().map(|found| found.uuid(1).expect("an id")),
+            visible.then_some(row.id.uuid()),
+            "{case:?}"
+        );
         let past = world.cluster.history::<Account>(&cx, &permit, row.id).await.expect("reads");
         assert_eq!(!past.is_empty(), visible, "{case:?}");
     }
@@ -127,6 +136,14 @@ async fn the_scope_of_one_read_does_not_leak_into_the_next() {
     let shard = world.cluster.router().route(&account.id).shard;
     let db = world.cluster.database(shard).expect("a shard");
     assert!(db.query(Statement::same("SELECT * FROM account")).await.expect("runs").is_empty());
+    let select = |text| world.cluster.select::<Account>(&cx, &permit, shard, Statement::same(text));
+    assert_eq!(select("SELECT * FROM account").await.expect("reads").len(), 1);
+    assert!(db.query(Statement::same("SELECT * FROM account")).await.expect("runs").is_empty());
+    select("SELECT no_such_column FROM account").await.expect_err("no such column");
+    assert!(db.query(Statement::same("SELECT * FROM account")).await.expect("runs").is_empty());
+    let permit = super::world::read(ShopResource::Note);
+    let denied = world.cluster.select::<Account>(&cx, &permit, shard, Statement::same("SELECT 1")).await;
+    assert!(matches!(denied, Err(ReadError::Denied { .. })));
 }
 
 #[tokio::test]

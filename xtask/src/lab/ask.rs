@@ -10,7 +10,7 @@ use super::Role;
 use super::api::{self, Api, segment};
 use super::document::{print, say};
 use super::journal::State;
-use super::servers;
+use super::{nine, servers};
 use crate::exit::Failure;
 
 /// What can be asked of shards.
@@ -157,9 +157,18 @@ pub(super) fn status(json: bool) -> Result<()> {
     };
     let mut document = json!({"running": true, "run": run, "gateway": api::named()});
     if let Some(state) = state {
-        document["gateway"] = state.gateway.into();
-        document["broker"] = state.broker.into();
+        document["gateway"] = state.gateway.clone().into();
+        document["broker"] = state.broker.clone().into();
         document["pid"] = state.pid.into();
+        if !state.programs.is_empty() {
+            document["programs"] = state.ready["programs"].clone();
+        }
+        let missing = nine::missing(&state);
+        if !missing.is_empty() {
+            document["ended"] = json!(missing);
+            print("status", &document, json);
+            return Err(Failure::Threshold.because(format!("ended without being told to: {}", missing.join(", "))));
+        }
     }
     print("status", &document, json);
     Ok(())

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
@@ -34,6 +35,41 @@ pub(super) struct State {
     pub(super) gateway: String,
     pub(super) broker: String,
     pub(super) ready: Value,
+    /// The processes, in the order of their start, when the parts are programs of their own.
+    #[serde(default)]
+    pub(super) programs: Vec<Running>,
+}
+
+/// One of several programs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Running {
+    pub(super) name: String,
+    pid: u32,
+    birth: String,
+}
+
+impl Running {
+    /// `None` when it has ended already.
+    pub(super) fn of(name: &str, pid: u32) -> Option<Self> {
+        Some(Self { name: name.to_owned(), pid, birth: birth_of(pid)? })
+    }
+
+    /// Whether the very process that was started is still running.
+    pub(super) fn is_alive(&self) -> bool {
+        birth_of(self.pid).as_ref() == Some(&self.birth)
+    }
+
+    /// Whether it is one that runs until it is told to stop.
+    pub(super) fn should_run(&self) -> bool {
+        self.name != "services"
+    }
+
+    /// Sends a signal, if it is running.
+    pub(super) fn signal(&self, signal: &str) {
+        if self.is_alive() {
+            let _gone_meanwhile = Command::new("kill").args([signal, &self.pid.to_string()]).status();
+        }
+    }
 }
 
 /// The folder of the background lab.
@@ -41,12 +77,17 @@ pub(super) fn folder() -> PathBuf {
     NAMED.get().cloned().unwrap_or_else(|| target_dir().join("lab"))
 }
 
+/// What a lab of several programs makes; it goes with the lab.
+pub(super) fn process_folder() -> PathBuf {
+    folder().join("process")
+}
+
 /// Standard output of `services --json`.
 pub(super) fn events_file() -> PathBuf {
     folder().join("events.jsonl")
 }
 
-/// Standard error of `services`.
+/// Standard error of `services`, or of all programs.
 pub(super) fn log_file() -> PathBuf {
     folder().join("services.log")
 }
@@ -65,7 +106,19 @@ impl State {
         let pid =
             ready["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("the ready line has no `pid`")?;
         let birth = birth_of(pid).context("services has ended already")?;
-        Ok(Self { pid, birth, gateway: text("gateway")?, broker: text("broker")?, ready })
+        Ok(Self { pid, birth, gateway: text("gateway")?, broker: text("broker")?, ready, programs: Vec::new() })
+    }
+
+    /// Of programs of their own, none of which has been started yet; the process that stands for all is the one that starts them.
+    pub(super) fn of_processes() -> Self {
+        let pid = std::process::id();
+        let (birth, text) = (birth_of(pid).unwrap_or_default(), String::new());
+        Self { pid, birth, gateway: text.clone(), broker: text, ready: Value::Null, programs: Vec::new() }
+    }
+
+    /// What was kept, whether it is running or not.
+    pub(super) fn kept() -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(state_file()).ok()?).ok()
     }
 
     /// Remembers it for later calls.
@@ -76,17 +129,18 @@ impl State {
 
     /// The running lab's state.
     pub(super) fn load() -> Result<Self> {
-        let text = fs::read_to_string(state_file()).unwrap_or_default();
-        let state: Option<Self> = serde_json::from_str(&text).ok();
-        match state {
+        match Self::kept() {
             Some(state) if state.is_alive() => Ok(state),
             _ => Err(Failure::Precondition.because("no lab is running: start one with `cargo xtask lab up`")),
         }
     }
 
-    /// Whether the very process that was started is still running.
+    /// Whether the very process that was started is still running; of several, the gateway, which leads to all others.
     pub(super) fn is_alive(&self) -> bool {
-        birth_of(self.pid).as_ref() == Some(&self.birth)
+        match self.programs.iter().find(|program| program.name == "gateway") {
+            Some(gateway) => gateway.is_alive(),
+            None => birth_of(self.pid).as_ref() == Some(&self.birth),
+        }
     }
 
     /// Forgets the lab.

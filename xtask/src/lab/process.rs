@@ -11,10 +11,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::journal::{self, State};
-use super::{api, document};
+use super::{api, document, nine};
 use crate::exit::Failure;
 use crate::shell::{cargo, must, pause, root, target_dir};
 
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// How much of the log goes into an error.
 const LOG_LINES: usize = 20;
@@ -22,36 +23,36 @@ const LOG_LINES: usize = 20;
 /// Arguments of `lab up`.
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
-    /// What stands below the services.
-    #[arg(long, value_parser = ["embedded"], default_value = "embedded")]
+    /// `embedded`: everything in one process, on files. `process`: each program by itself, on PostgreSQL primaries with standbys.
+    #[arg(long, value_parser = ["embedded", "process"], default_value = "embedded")]
     mode: String,
     /// A YAML profile.
     #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
+    pub(super) profile: Option<PathBuf>,
     /// Seed of dataset and traffic.
     #[arg(long)]
-    seed: Option<u64>,
-    /// Number of shards of a new data directory.
+    pub(super) seed: Option<u64>,
+    /// Number of shards of a new data directory [default: 4; 2 in mode process, each with two servers].
     #[arg(long)]
-    shards: Option<u16>,
-    /// Number of synthetic patients of a new data directory.
+    pub(super) shards: Option<u16>,
+    /// Number of synthetic patients of a new data directory [default: 10000; 1000 in mode process].
     #[arg(long)]
-    patients: Option<u32>,
+    pub(super) patients: Option<u32>,
     /// How many patients in a hundred have a visit and its claim behind them.
     #[arg(long, value_name = "PERCENT")]
-    history: Option<u8>,
+    pub(super) history: Option<u8>,
     /// Sessions a second, or `off`.
     #[arg(long)]
-    traffic: Option<String>,
+    pub(super) traffic: Option<String>,
     /// Where the gateway listens.
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
+    pub(super) listen: Option<String>,
     /// The data directory [default: target/pim-data].
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// How long to wait until it is ready, such as `60s` or `5m`.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = patience)]
-    wait: Duration,
+    pub(super) data_dir: Option<PathBuf>,
+    /// How long to wait until it is ready, such as `60s` or `5m` [default: 60s; 5m in mode process].
+    #[arg(long, value_name = "DURATION", value_parser = patience)]
+    pub(super) wait: Option<Duration>,
 }
 
 /// Arguments of `lab plan`.
@@ -125,6 +126,13 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
         let sentence = format!("a lab is running already at {} (process {})", state.gateway, state.pid);
         return Err(Failure::Precondition.because(sentence));
     }
+    if journal::process_folder().exists() {
+        let sentence = "a lab of processes was broken off here: `cargo xtask lab down` cleans up";
+        return Err(Failure::Precondition.because(sentence));
+    }
+    if args.mode == "process" {
+        return nine::up(args, json);
+    }
     let program = built("services")?;
     fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
     let mut command = Command::new(program);
@@ -141,7 +149,7 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     command.process_group(0).stdin(Stdio::null());
     command.stdout(File::create(journal::events_file())?).stderr(File::create(journal::log_file())?);
     let mut child = command.spawn().context("cannot start services")?;
-    let state = State::of_ready(wait_until_ready(&mut child, args.wait)?)?;
+    let state = State::of_ready(wait_until_ready(&mut child, args.wait.unwrap_or(READY_WITHIN))?)?;
     state.keep()?;
     if json {
         document::print("up", &json!({"mode": args.mode, "lab": state.ready}), true);
@@ -174,6 +182,9 @@ fn wait_until_ready(child: &mut Child, patience: Duration) -> Result<Value> {
 
 /// Drains and stops the lab.
 pub(super) fn down(json: bool) -> Result<()> {
+    if let Some(state) = State::kept().filter(|_| journal::process_folder().exists()) {
+        return nine::down(&state, json);
+    }
     let state = State::load()?;
     must(Command::new("kill").args(["-TERM", &state.pid.to_string()]))?;
     let give_up = Instant::now() + DRAIN_MAX;
@@ -253,8 +264,12 @@ pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
 
 /// Builds an example and says where it is.
 fn built(example: &str) -> Result<PathBuf> {
-    must(&mut cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]))
-        .map_err(|error| Failure::Precondition.because(format!("{example} cannot be built: {error:#}")))?;
+    let mut build = cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]);
+    if journal::process_folder().exists() {
+        // As the lab that is running was built, so that nothing is built twice.
+        build.args(["--features", "postgres"]);
+    }
+    must(&mut build).map_err(|error| Failure::Precondition.because(format!("{example} cannot be built: {error:#}")))?;
     Ok(target_dir().join("debug/examples").join(example))
 }
 

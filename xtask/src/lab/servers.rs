@@ -84,13 +84,26 @@ fn findings_on(shard: &ShardServers) -> Vec<Value> {
     Vec::new()
 }
 
-fn up(shards: u16, json: bool) -> Result<()> {
+/// Starts the servers of so many shards.
+pub(super) fn create(shards: u16, json: bool) -> Result<Fleet> {
     let place = place()?;
     if !json {
         say(&format!("starting {} servers in {}", u32::from(shards) * 2 + 1, place.display()));
     }
-    let fleet = Fleet::create(&place, shards).map_err(failed)?;
-    show("servers-up", &fleet, &place, json)?;
+    Fleet::create(&place, shards).map_err(failed)
+}
+
+/// Stops all servers and removes their data, where there are some.
+pub(super) fn remove_if_any() -> Result<()> {
+    match Fleet::remove(&place()?) {
+        Ok(()) | Err(FleetError::Absent { .. }) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn up(shards: u16, json: bool) -> Result<()> {
+    let fleet = create(shards, json)?;
+    show("servers-up", &fleet, &place()?, json)?;
     if !json {
         say("next: cargo xtask lab servers status · cargo xtask lab shard promote 0 · cargo xtask lab servers down");
     }
@@ -103,6 +116,9 @@ fn status(json: bool) -> Result<()> {
 }
 
 fn down(json: bool) -> Result<()> {
+    if journal::process_folder().exists() {
+        return Err(Failure::Refused.because("a lab runs on them: `cargo xtask lab down` stops both"));
+    }
     let place = place()?;
     Fleet::remove(&place).map_err(failed)?;
     if json {

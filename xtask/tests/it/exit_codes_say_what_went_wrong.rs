@@ -34,6 +34,7 @@ fn of_bad_arguments() {
             (&["token", "wizard"], 2, "wizard"),
             (&["up", "--mode", "dreams"], 2, "embedded"),
             (&["up", "--wait", "soon"], 2, "--wait"),
+            (&["up", "--mode", "process", "--data-dir", "/nowhere"], 2, "--data-dir"),
             (&["up", "--shards", "many"], 2, "--shards"),
             (&["up", "--traffic", "lots"], 2, "--traffic"),
             (&["up", "--profile", "/nowhere/lab.yaml"], 2, "/nowhere/lab.yaml"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use pim_lab::compose::{Lab, LabSettings, Settled, settle};
+use pim_lab::rig::PostgresSettings;
 use pim_lab::seed::{SeedSettings, seed};
 use pim_lab::signals::Hub;
 use pim_testkit::caller::{Caller, fresh_key};
@@ -43,6 +44,7 @@ impl Place {
             data_dir: folder.path().to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             shards: Some(2),
+            postgres: PostgresSettings::default(),
             in_flight_max: 64,
             persona_calls_per_second: 100_000,
             hub: Hub::new(None).unwrap(),

@@ -11,6 +11,7 @@ use pim_lab::broker::{Persona, PersonaDirectory, gateway_secret};
 use pim_lab::client::Client;
 use pim_lab::compose::{Lab, LabSettings, Settled, settle};
 use pim_lab::ids::PatientId;
+use pim_lab::rig::PostgresSettings;
 use pim_lab::signals::Hub;
 use pim_testkit::caller::fresh_key;
 use pim_testkit::folder::Folder;
@@ -82,6 +83,7 @@ impl People {
             data_dir: folder.path().to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             shards: Some(2),
+            postgres: PostgresSettings::default(),
             in_flight_max: 64,
             persona_calls_per_second: 1_000_000,
             hub: Hub::new(None)?,

@@ -1,0 +1,190 @@
+//! Where rows are kept when not in files: servers of PostgreSQL, by a shard map and the names of secrets.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pim_core::shard::{MapError, ShardMap};
+use pim_data::backend::{FileSecrets, Secrets, ServerSettings};
+use pim_data::cluster::Servers;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the servers. No connection string stands here: they are secrets, one a file of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresSettings {
+    /// The shard map of a new data directory, whose endpoints name secrets. Without it rows are kept in files of the data
+    /// directory.
+    pub shard_map: Option<PathBuf>,
+    /// The folder of the secrets. A program that also finds `<name>-owner` brings the schema up to date and may publish maps.
+    pub secrets_dir: PathBuf,
+    /// Name of the control database's secret.
+    pub control: String,
+    /// Name of the read store's secret: a login that may make tables there.
+    pub read_store: String,
+    /// Most connections of this program to each database.
+    pub connections_max: usize,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            shard_map: None,
+            secrets_dir: PathBuf::from("secrets"),
+            control: "control".to_owned(),
+            read_store: "read-store-owner".to_owned(),
+            connections_max: ServerSettings::default().connections_max,
+        }
+    }
+}
+
+/// Settings of servers that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresError {
+    /// This program knows files alone.
+    #[error(
+        "`postgres.shard_map` is set, and this program was built without PostgreSQL: build it with \
+         `cargo build -p pim-lab --examples --features postgres`, or take the setting away"
+    )]
+    NotBuilt,
+    /// The map cannot be read.
+    #[error("cannot read the shard map {}: check `postgres.shard_map`", path.display())]
+    Unreadable {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The map has findings.
+    #[error("the shard map {} cannot be used", path.display())]
+    Map {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: MapError,
+    },
+    /// A connection string stands where the name of a secret belongs; it is not repeated.
+    #[error(
+        "inline-secret at `postgres.{key}`: a connection string stands where the name of a secret belongs (keep it as a \
+         file of `postgres.secrets_dir` and name that)"
+    )]
+    InlineSecret {
+        /// Which setting.
+        key: &'static str,
+    },
+    /// The secrets' folder is not there.
+    #[error("the folder of secrets {} is not there: check `postgres.secrets_dir`", path.display())]
+    NoSecrets {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A bound is broken.
+    #[error("`postgres.connections_max` is {found}, must be from 2 to {CONNECTIONS_MAX}")]
+    Connections {
+        /// What was asked for.
+        found: usize,
+    },
+}
+
+/// As many as a server of a small machine takes from all programs together.
+const CONNECTIONS_MAX: usize = 200;
+
+/// What [`PostgresSettings`] lead to.
+#[derive(Clone, Debug)]
+pub struct ServerPlaces {
+    /// The map of a new data directory.
+    pub map: ShardMap,
+    /// Shards and control database.
+    pub servers: Servers,
+    /// Name of the read store's secret.
+    pub read_store: String,
+}
+
+impl PostgresSettings {
+    /// Looks at everything that can be known without a server; nothing where rows are kept in files.
+    ///
+    /// # Errors
+    /// [`PostgresError`] naming the setting and the fix.
+    pub fn places(&self) -> Result<Option<ServerPlaces>, PostgresError> {
+        for (key, name) in [("control", &self.control), ("read_store", &self.read_store)] {
+            // What holds none of these is a name, if perhaps that of no secret.
+            if name.is_empty() || name.contains(['/', ':', '=', '@', ' ']) {
+                return Err(PostgresError::InlineSecret { key });
+            }
+        }
+        let Some(path) = &self.shard_map else { return Ok(None) };
+        if !cfg!(feature = "postgres") {
+            return Err(PostgresError::NotBuilt);
+        }
+        let text =
+            std::fs::read_to_string(path).map_err(|source| PostgresError::Unreadable { path: path.clone(), source })?;
+        let map = ShardMap::parse(&text).map_err(|source| PostgresError::Map { path: path.clone(), source })?;
+        if !self.secrets_dir.is_dir() {
+            return Err(PostgresError::NoSecrets { path: self.secrets_dir.clone() });
+        }
+        if !(2..=CONNECTIONS_MAX).contains(&self.connections_max) {
+            return Err(PostgresError::Connections { found: self.connections_max });
+        }
+        let secrets: Arc<dyn Secrets> = Arc::new(FileSecrets::in_folder(&self.secrets_dir));
+        let settings = ServerSettings { connections_max: self.connections_max, ..ServerSettings::default() };
+        let servers = Servers { control: self.control.clone(), settings, ..Servers::new(secrets) };
+        Ok(Some(ServerPlaces { map, servers, read_store: self.read_store.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PostgresError, PostgresSettings};
+
+    #[test]
+    fn a_connection_string_among_the_settings_is_a_finding_that_does_not_repeat_it() {
+        for inline in ["postgres://u:hunter2@h/db", "host=h password=hunter2", ""] {
+            let settings = PostgresSettings { control: inline.to_owned(), ..PostgresSettings::default() };
+            let refused = settings.places().expect_err("refused");
+            assert!(matches!(refused, PostgresError::InlineSecret { key: "control" }));
+            assert!(!refused.to_string().contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn without_a_map_rows_are_kept_in_files() {
+        assert!(PostgresSettings::default().places().expect("sound").is_none());
+    }
+
+    fn with_map(text: &str) -> PostgresError {
+        let folder = std::env::temp_dir().join(format!("pim-lab-map-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("shard-map.toml");
+        std::fs::write(&path, text).expect("a file");
+        let settings = PostgresSettings {
+            shard_map: Some(path),
+            secrets_dir: folder.join("absent"),
+            ..PostgresSettings::default()
+        };
+        let refused = settings.places().expect_err("refused");
+        std::fs::remove_dir_all(&folder).expect("goes");
+        refused
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[test]
+    fn a_program_that_knows_files_alone_says_how_it_is_built_otherwise() {
+        let refused = with_map("");
+        assert!(matches!(refused, PostgresError::NotBuilt));
+        assert!(refused.to_string().contains("--features postgres"), "{refused}");
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_connection_string_in_the_map_is_a_finding_that_does_not_repeat_it() {
+        let map = pim_core::shard::ShardMap::even(1).expect("a map").to_toml();
+        assert!(matches!(with_map(&map), PostgresError::NoSecrets { .. }));
+        let inline = map.replace("dsn_ref = \"shard-0\"", "dsn_ref = \"postgres://u:hunter2@h/db\"");
+        assert_ne!(inline, map);
+        let refused = with_map(&inline);
+        let said = format!("{:#}", anyhow::Error::from(refused));
+        assert!(said.contains("inline-secret") && !said.contains("hunter2"), "{said}");
+    }
+}

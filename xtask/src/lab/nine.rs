@@ -1,0 +1,318 @@
+//! The nine programs as processes of their own, on database servers: `lab up --mode process`.
+//!
+//! Everything that it makes lies in `process` below the lab's folder and in the folder of the servers; `lab down` removes both.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pim_servers::fleet::Fleet;
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::journal::{self, Running, State};
+use super::process::UpArgs;
+use super::{Role, document, servers};
+use crate::exit::Failure;
+use crate::shell::{cargo, must, pause, root, target_dir};
+
+const FIRST_TO_STOP: [&str; 2] = ["persona-simulator", "gateway"];
+const SHARDS: u16 = 2;
+const PATIENTS: u32 = 1000;
+const GATEWAY: &str = "127.0.0.1:8080";
+const ANY_PORT: &str = "127.0.0.1:0";
+/// Sessions a second of the personas, unless somebody asks for others.
+const RATE: &str = "2";
+const READY_WITHIN: Duration = Duration::from_secs(5 * 60);
+const BUILD: [&str; 8] = ["build", "--quiet", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
+/// How long a program may take to drain.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long what is under way may take to come to rest.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// Starts servers and programs and waits until they are ready. When that does not succeed, nothing is left behind.
+pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
+    if args.profile.is_some() || args.data_dir.is_some() {
+        let sentence = "--profile and --data-dir are for the embedded lab: what this one makes goes with `lab down`";
+        return Err(Failure::Usage.because(sentence));
+    }
+    must(&mut cargo(&BUILD))
+        .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
+    let fleet = servers::create(args.shards.unwrap_or(SHARDS), json)?;
+    let started = Start::new(args, fleet).and_then(|start| start.all(args));
+    let state = started.inspect_err(|_| {
+        let _only_the_first_error_counts = clean_up(&State::kept().map(|state| state.programs).unwrap_or_default());
+    })?;
+    if json {
+        document::print("up", &json!({"mode": "process", "lab": state.ready}), true);
+    } else {
+        document::say(&format!("the lab is ready at {} after {} ms", state.gateway, state.ready["ready_ms"]));
+        document::say("next: cargo xtask lab status · cargo xtask lab shard promote 0 · cargo xtask lab down");
+    }
+    Ok(())
+}
+
+/// What all programs are told, and what has been started so far.
+struct Start {
+    fleet: Fleet,
+    /// Their common data directory: maps, keys and the bus.
+    data: PathBuf,
+    begun: Instant,
+    give_up: Instant,
+    state: State,
+}
+
+impl Start {
+    fn new(args: &UpArgs, fleet: Fleet) -> Result<Self> {
+        let folder = journal::process_folder();
+        fs::create_dir_all(&folder).context("cannot create the lab's folder")?;
+        File::create(journal::log_file()).context("cannot begin the lab's log")?;
+        let (begun, state) = (Instant::now(), State::of_processes());
+        let give_up = begun + args.wait.unwrap_or(READY_WITHIN);
+        Ok(Self { fleet, data: folder.join("data"), begun, give_up, state })
+    }
+
+    fn all(mut self, args: &UpArgs) -> Result<State> {
+        // From now on `lab down` knows that there is something to clean up.
+        self.state.keep()?;
+        let seeded = self.seed(args)?;
+        let broker = self.edge("session-broker", &["--listen", ANY_PORT])?;
+        let jwks = format!("jwks_url={broker}/jwks.json");
+        let common = ["--listen", ANY_PORT, "--set", &jwks];
+        let mut urls = vec![("session-broker", broker.clone())];
+        for name in ["patient-service", "encounter-service", "billing-service", "outbox-processor", "projection-worker"]
+        {
+            urls.push((name, self.service(name, &common)?));
+        }
+        // These two are asked by what starts before them.
+        let (inside, personas) = (free_address()?, free_address()?);
+        urls.extend([("gateway", format!("http://{inside}")), ("persona-simulator", format!("http://{personas}"))]);
+        let known: Vec<_> =
+            urls.iter().map(|(name, url)| format!("programs.{}={url}", name.replace('-', "_"))).collect();
+        let known = known.iter().flat_map(|setting| ["--set", setting]);
+        let arguments: Vec<_> = common.into_iter().chain(known).collect();
+        urls.push(("admin-service", self.service("admin-service", &arguments)?));
+        let gateway = self.gateway(args, &urls, inside)?;
+        self.state.gateway.clone_from(&gateway);
+        self.state.broker.clone_from(&broker);
+        self.state.keep()?;
+        self.until_it_answers()?;
+        let rate = args.traffic.as_deref().unwrap_or(RATE);
+        if rate != "off" {
+            let (seed, personas) = (args.seed.unwrap_or(1).to_string(), personas.to_string());
+            let load = ["load", "--json", "--gateway", &gateway, "--broker", &broker, "--listen", &personas];
+            self.start("persona-simulator", &[&load[..], &["--rate", rate, "--seed", &seed]].concat(), &[])?;
+        } else {
+            urls.retain(|(name, _)| *name != "persona-simulator");
+        }
+        let ready_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let programs: serde_json::Map<_, _> =
+            urls.into_iter().map(|(name, url)| (name.to_owned(), url.into())).collect();
+        self.state.ready = json!({
+            "gateway": gateway, "broker": broker, "programs": programs, "ready_ms": ready_ms,
+            "shards": self.fleet.shards(), "seeded_patients": seeded["seeded_patients"],
+        });
+        self.state.keep()?;
+        Ok(self.state)
+    }
+
+    /// Brings the schemas up to date and makes the data set.
+    fn seed(&mut self, args: &UpArgs) -> Result<Value> {
+        let (patients, seed) = (args.patients.unwrap_or(PATIENTS).to_string(), args.seed.unwrap_or(1).to_string());
+        let arguments = ["--seed-only", "--json", "--listen", ANY_PORT, "--patients", &patients, "--seed", &seed];
+        let history = args.history.map(|percent| percent.to_string());
+        let history: Vec<_> = history.iter().flat_map(|percent| ["--history", percent]).collect();
+        let arguments = [&arguments[..], &history].concat();
+        let environment = self.places(&self.fleet.secrets());
+        self.start_and_await("services", &arguments, &environment, "seeded")
+    }
+
+    /// A program with a database: its logins own nothing, but for those of the admin service, which publishes maps.
+    fn service(&mut self, name: &'static str, arguments: &[&str]) -> Result<String> {
+        let is_admin = name == "admin-service";
+        let secrets = if is_admin { self.fleet.secrets() } else { self.fleet.service_secrets() };
+        let environment = self.places(&secrets);
+        self.serve(name, arguments, &environment)
+    }
+
+    /// A program without one.
+    fn edge(&mut self, name: &'static str, arguments: &[&str]) -> Result<String> {
+        let environment = [("PIM_DATA_DIR", self.data.clone())];
+        self.serve(name, arguments, &environment)
+    }
+
+    fn gateway(&mut self, args: &UpArgs, urls: &[(&str, String)], inside: SocketAddr) -> Result<String> {
+        let mut settings = vec![format!("internal_listen={inside}")];
+        for (name, url) in urls {
+            if let Some(room) = name.strip_suffix("-service").or(name.strip_prefix("session-")) {
+                settings.push(format!("{room}_url={url}"));
+            }
+        }
+        let listen = args.listen.as_deref().unwrap_or(GATEWAY);
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments: Vec<_> = ["--listen", listen].into_iter().chain(settings).collect();
+        self.edge("gateway", &arguments)
+    }
+
+    fn places(&self, secrets: &Path) -> [(&'static str, PathBuf); 3] {
+        [
+            ("PIM_DATA_DIR", self.data.clone()),
+            ("PIM_POSTGRES__SHARD_MAP", self.fleet.shard_map()),
+            ("PIM_POSTGRES__SECRETS_DIR", secrets.to_owned()),
+        ]
+    }
+
+    fn serve(&mut self, name: &'static str, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<String> {
+        let ready = self.start_and_await(name, arguments, environment, "ready")?;
+        Ok(ready["url"].as_str().with_context(|| format!("{name} did not say where it listens"))?.to_owned())
+    }
+
+    fn start_and_await(
+        &mut self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, PathBuf)],
+        event: &str,
+    ) -> Result<Value> {
+        let mut child = self.start(name, arguments, environment)?;
+        loop {
+            // Looked at before the lines are, so that what one said that ends at once is read.
+            let ended = child.try_wait()?;
+            if let Some(said) = journal::event_in(&fs::read_to_string(printed_by(name))?, event) {
+                return Ok(said);
+            }
+            if let Some(status) = ended {
+                let failure = Failure::of_code(status.code().unwrap_or_default());
+                return Err(failure.because(format!("{name} ended ({status}):\n{}", journal::log_tail(20))));
+            }
+            if Instant::now() > self.give_up {
+                let fix = "more time: `--wait 10m`; fewer `--patients`";
+                let log = journal::log_tail(20);
+                return Err(Failure::Precondition.because(format!("{name} was not ready in time ({fix}):\n{log}")));
+            }
+            pause();
+        }
+    }
+
+    /// In a group of its own, so that Ctrl-C in this terminal does not stop it.
+    fn start(&mut self, name: &str, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<Child> {
+        let mut command = Command::new(target_dir().join("debug/examples").join(name));
+        command.args(arguments).envs(environment.iter().cloned()).current_dir(root());
+        let log = OpenOptions::new().append(true).open(journal::log_file())?;
+        command.process_group(0).stdin(Stdio::null()).stdout(File::create(printed_by(name))?).stderr(log);
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        // One that has ended already says so when its line is waited for.
+        self.state.programs.extend(Running::of(name, child.id()));
+        self.state.keep()?;
+        Ok(child)
+    }
+
+    fn until_it_answers(&self) -> Result<()> {
+        loop {
+            match Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/shards")) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > self.give_up => return Err(error),
+                Err(_) => pause(),
+            }
+        }
+    }
+}
+
+/// Where a program's own lines go.
+fn printed_by(name: &str) -> PathBuf {
+    journal::process_folder().join(format!("{name}.jsonl"))
+}
+
+/// An address that nobody listens on now; whoever is told it may be beaten to it, and then says so.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind(ANY_PORT)?.local_addr()?)
+}
+
+/// Stops the personas, waits until everything has come to rest, sums the run up, stops the rest and removes all of it.
+pub(super) fn down(state: &State, json: bool) -> Result<()> {
+    let missing = missing(state);
+    let personas = state.programs.iter().find(|program| program.name == "persona-simulator");
+    let traffic = personas.and_then(|personas| {
+        stop_all(&[personas]);
+        journal::event_in(&fs::read_to_string(printed_by(&personas.name)).ok()?, "summary")
+    });
+    let run = at_rest();
+    clean_up(&state.programs)?;
+    let mut run =
+        run.map_err(|error| Failure::Threshold.because(format!("nothing is left, and nothing is known: {error:#}")))?;
+    let is_valid = traffic.as_ref().is_none_or(|it| it["valid"] == true);
+    run["traffic"] = traffic.unwrap_or(Value::Null);
+    let is_whole = run["holds"] == true && is_quiet(&run) && missing.is_empty();
+    let verdict = match (is_whole, is_valid) {
+        (false, _) => "broken",
+        (true, true) => "ok",
+        (true, false) => "invalid",
+    };
+    run["verdict"] = verdict.into();
+    document::print("down", &run, json);
+    if !missing.is_empty() {
+        return Err(Failure::Threshold.because(format!("ended before they were told to: {}", missing.join(", "))));
+    }
+    match verdict {
+        "ok" => Ok(()),
+        "invalid" => Err(Failure::RunInvalid.because("the traffic run is invalid")),
+        _ => Err(Failure::Threshold.because("an invariant of the run did not hold")),
+    }
+}
+
+/// The summary of the run when nothing is under way any more, or when patience has ended.
+fn at_rest() -> Result<Value> {
+    let give_up = Instant::now() + REST_MAX;
+    loop {
+        let run = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/runs/summary"));
+        match run {
+            Ok(run) if is_quiet(&run) => return Ok(run),
+            outcome if Instant::now() > give_up => return outcome,
+            // A gateway that is gone does not come back.
+            Err(error) if !State::load().is_ok_and(|state| state.is_alive()) => return Err(error),
+            _ => pause(),
+        }
+    }
+}
+
+fn is_quiet(run: &Value) -> bool {
+    run["outbox_backlog"] == 0 && run["consumer_lag"] == 0
+}
+
+/// Ends programs and servers, callers before those whom they call, and removes what they had.
+fn clean_up(programs: &[Running]) -> Result<()> {
+    let (edge, rest): (Vec<_>, Vec<_>) = programs.iter().partition(|it| FIRST_TO_STOP.contains(&it.name.as_str()));
+    stop_all(&edge);
+    let (services, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| it.name.ends_with("-service"));
+    stop_all(&services);
+    stop_all(&rest);
+    servers::remove_if_any()?;
+    let folder = journal::process_folder();
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    State::forget();
+    Ok(())
+}
+
+/// Lets them drain; who does not end in time is killed.
+fn stop_all(programs: &[&Running]) {
+    let give_up = Instant::now() + DRAIN_MAX;
+    programs.iter().for_each(|program| program.signal("-TERM"));
+    while programs.iter().any(|program| program.is_alive()) {
+        if Instant::now() > give_up {
+            programs.iter().for_each(|program| program.signal("-KILL"));
+        }
+        pause();
+    }
+}
+
+/// What is wrong with a lab that should be running.
+pub(super) fn missing(state: &State) -> Vec<&str> {
+    let ended = state.programs.iter().filter(|program| program.should_run() && !program.is_alive());
+    ended.map(|program| program.name.as_str()).collect()
+}
