@@ -117,6 +117,7 @@ impl Lab {
         })?;
         lab.programs.insert("gateway", front.url());
         let edge = lab.edge.clone();
+        let front = front.telling(settings.hub.heads());
         lab.front.spawn(front.serve(gateway.into_router(edge.clone()), edge));
         Ok((lab, filled))
     }

@@ -16,20 +16,23 @@ use pim_telemetry::{LogSettings, LogWriter, Telemetry, TelemetryGuard};
 
 use crate::chaos::Chaos;
 use crate::jobs::{CHORE_OVERDUE, CHORE_RUNS, ChoreSignals, SWEPT_RECORDS};
+use crate::rig::{REFUSED_HEADS, RefusedHeads};
 use crate::routes::{ROUTE_LABELS, RouteLabel};
 
 const ROUTE: LabelDescriptor = LabelDescriptor { name: "route", values: ROUTE_LABELS };
+const SHARD: LabelDescriptor =
+    LabelDescriptor { name: "shard", values: &["0", "1", "2", "3", "4", "5", "6", "7", "above"] };
 const OUTCOME: LabelDescriptor =
     LabelDescriptor { name: "outcome", values: &["success", "refused", "failed", "cancelled"] };
 
 macro_rules! requests {
-    ($name:literal, $help:literal) => {
+    ($name:literal, $by:ident, $help:literal) => {
         Descriptor {
             name: $name,
             kind: Kind::Counter,
             unit: "",
             help: $help,
-            labels: &[ROUTE, OUTCOME],
+            labels: &[$by, OUTCOME],
             purpose: Purpose::Red,
             buckets: &[],
             owner: "pim-lab",
@@ -39,13 +42,13 @@ macro_rules! requests {
 }
 
 macro_rules! seconds {
-    ($name:literal, $help:literal) => {
+    ($name:literal, $by:ident, $help:literal) => {
         Descriptor {
             name: $name,
             kind: Kind::Histogram,
             unit: "seconds",
             help: $help,
-            labels: &[ROUTE],
+            labels: &[$by],
             purpose: Purpose::Slo,
             buckets: LATENCY_SECONDS,
             owner: "pim-lab",
@@ -55,15 +58,23 @@ macro_rules! seconds {
 }
 
 /// Requests at the gateway.
-pub const EDGE_REQUESTS: Descriptor = requests!("pim_edge_requests", "Requests at the gateway, by route and outcome");
+pub const EDGE_REQUESTS: Descriptor =
+    requests!("pim_edge_requests", ROUTE, "Requests at the gateway, by route and outcome");
 /// How long they took.
-pub const EDGE_SECONDS: Descriptor = seconds!("pim_edge_request_seconds", "Time of requests at the gateway, by route");
+pub const EDGE_SECONDS: Descriptor =
+    seconds!("pim_edge_request_seconds", ROUTE, "Time of requests at the gateway, by route");
 /// Requests at services.
 pub const SERVICE_REQUESTS: Descriptor =
-    requests!("pim_service_requests", "Requests at services, by route and outcome");
+    requests!("pim_service_requests", ROUTE, "Requests at services, by route and outcome");
 /// How long they took.
 pub const SERVICE_SECONDS: Descriptor =
-    seconds!("pim_service_request_seconds", "Time of requests at services, by route");
+    seconds!("pim_service_request_seconds", ROUTE, "Time of requests at services, by route");
+/// Requests at services by the shard that they went to.
+pub const SHARD_REQUESTS: Descriptor =
+    requests!("pim_service_shard_requests", SHARD, "Requests at services, by shard and outcome");
+/// How long they took.
+pub const SHARD_SECONDS: Descriptor =
+    seconds!("pim_service_shard_request_seconds", SHARD, "Time of requests at services, by shard");
 
 /// The signals of this crate.
 pub const CATALOG: Catalog = Catalog {
@@ -73,6 +84,9 @@ pub const CATALOG: Catalog = Catalog {
         &EDGE_SECONDS,
         &SERVICE_REQUESTS,
         &SERVICE_SECONDS,
+        &SHARD_REQUESTS,
+        &SHARD_SECONDS,
+        &REFUSED_HEADS,
         &CHORE_RUNS,
         &CHORE_OVERDUE,
         &SWEPT_RECORDS,
@@ -105,6 +119,7 @@ struct Inner {
     registry: SignalRegistry,
     edge: HttpSignals<RouteLabel>,
     service: HttpSignals<RouteLabel>,
+    heads: RefusedHeads,
     data: DataSignals,
     events: EventSignals,
     process: ProcessSignals,
@@ -123,13 +138,27 @@ impl Hub {
         let mut registry = SignalRegistry::new();
         let edge = HttpSignals::bind(&mut registry, &EDGE_REQUESTS, &EDGE_SECONDS)?;
         let service = HttpSignals::bind(&mut registry, &SERVICE_REQUESTS, &SERVICE_SECONDS)?;
+        let service = service.by_shard(&mut registry, &SHARD_REQUESTS, &SHARD_SECONDS)?;
+        let heads = RefusedHeads::bind(&mut registry)?;
         let data = DataSignals::bind(&mut registry)?;
         let events = EventSignals::bind(&mut registry)?;
         let process = ProcessSignals::bind(&mut registry)?;
         let chores = ChoreSignals::bind(&mut registry)?;
         let traces = TraceStore::new(SPANS_MAX);
         let chaos = Chaos::new(Clock::system());
-        Ok(Self(Arc::new(Inner { registry, edge, service, data, events, process, chores, traces, chaos, lines })))
+        Ok(Self(Arc::new(Inner {
+            registry,
+            edge,
+            service,
+            heads,
+            data,
+            events,
+            process,
+            chores,
+            traces,
+            chaos,
+            lines,
+        })))
     }
 
     /// What `/metrics` shows, in one form.
@@ -137,6 +166,12 @@ impl Hub {
     pub fn exposition(&self, format: Format) -> String {
         self.0.process.read();
         exposition::render(&self.0.registry, format, &self.0.traces)
+    }
+
+    /// What a listener tells of heads that nobody could read.
+    #[must_use]
+    pub fn heads(&self) -> RefusedHeads {
+        self.0.heads.clone()
     }
 
     /// Handles for the shards.

@@ -11,6 +11,7 @@ pub use trace::{ParseTraceError, ParseTraceIdError, SpanId, TraceContext, TraceI
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::deadline::Deadline;
 use crate::identity::Actor;
+use crate::shard::ShardId;
 
 /// The id of one request, minted at the edge as a UUIDv7; the same in logs, audit records, events and problems.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -128,14 +130,20 @@ struct Inner {
     trace: TraceContext,
     idempotency: Option<IdempotencyScope>,
     causation: Option<Uuid>,
+    /// Shared by clones, so that who opened the request learns where its work went.
+    shard: Arc<AtomicU32>,
 }
+
+/// Above every shard's number.
+const NOWHERE: u32 = u32::MAX;
 
 impl RequestContext {
     /// A context names its request and its actor, or there is none.
     #[must_use]
     pub fn new(request_id: RequestId, actor: Actor, deadline: Deadline) -> Self {
         let trace = TraceContext::root();
-        Self(Arc::new(Inner { request_id, actor, deadline, trace, idempotency: None, causation: None }))
+        let shard = Arc::new(AtomicU32::new(NOWHERE));
+        Self(Arc::new(Inner { request_id, actor, deadline, trace, idempotency: None, causation: None, shard }))
     }
 
     fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -165,6 +173,17 @@ impl RequestContext {
     #[must_use]
     pub fn capped(self, budget: Duration) -> Self {
         self.with(|inner| inner.deadline = inner.deadline.capped(budget))
+    }
+
+    /// Notes the shard that the request's work goes to; whoever routes says so. Clones share the note.
+    pub fn went_to(&self, shard: ShardId) {
+        self.0.shard.store(u32::from(shard.0), Ordering::Relaxed);
+    }
+
+    /// The shard that the request's work went to, the last one when it was routed again; none when it went to no home key.
+    #[must_use]
+    pub fn shard(&self) -> Option<ShardId> {
+        u16::try_from(self.0.shard.load(Ordering::Relaxed)).ok().map(ShardId)
     }
 
     /// Which request.

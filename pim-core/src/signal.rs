@@ -32,12 +32,13 @@ mod label;
 mod span;
 
 pub use family::{CounterFamily, GaugeFamily, HistogramFamily, Observer};
-pub use label::{LabelSet, Store};
+pub use label::{LabelSet, ShardGroup, Store};
 pub use span::{Span, SpanKind, SpanSink, Spans};
 
 use std::fmt;
 
 use prometheus_client::registry::Registry;
+use uuid::Uuid;
 
 /// Most series of one family.
 pub const SERIES_MAX: usize = 2_000;
@@ -79,6 +80,49 @@ pub struct LabelDescriptor {
     pub name: &'static str,
     /// Its values, in the order of the enum that emits them.
     pub values: &'static [&'static str],
+}
+
+/// Last words of names whose values would be persons, records or requests, one by one.
+const IDENTIFYING: &[&str] = &[
+    "address",
+    "birthdate",
+    "email",
+    "id",
+    "ids",
+    "ip",
+    "mail",
+    "patient",
+    "person",
+    "phone",
+    "request",
+    "span",
+    "ssn",
+    "subject",
+    "telephone",
+    "trace",
+    "user",
+    "username",
+    "uuid",
+];
+
+impl LabelDescriptor {
+    /// Whether it tells one person, record or request from another: by the last word of its name, or because a value is an id.
+    ///
+    /// ```
+    /// use pim_core::signal::LabelDescriptor;
+    /// assert!(LabelDescriptor { name: "patient_id", values: &["a"] }.is_identifying());
+    /// assert!(LabelDescriptor { name: "whose", values: &["018f2c6e-0000-8000-8000-000000000001"] }.is_identifying());
+    /// assert!(!LabelDescriptor { name: "shard", values: &["0", "1"] }.is_identifying());
+    /// ```
+    #[must_use]
+    pub fn is_identifying(&self) -> bool {
+        let is_id =
+            |value: &&str| Uuid::try_parse(value).is_ok() || value.bytes().filter(u8::is_ascii_digit).count() >= 6;
+        let last = self.name.rsplit(['_', '.']).next().unwrap_or(self.name);
+        // Of shards there are few, and nobody is one.
+        let is_named = IDENTIFYING.contains(&last) && self.name != "shard_id";
+        is_named || self.values.iter().any(is_id)
+    }
 }
 
 /// One signal, declared as a constant.
@@ -138,6 +182,14 @@ pub enum SignalError {
         name: &'static str,
         /// How many it would have.
         series: usize,
+    },
+    /// A label tells one person, record or request from another: its values have no end, and they say whose they are.
+    #[error("signal {name} has label {label}, which identifies somebody or something")]
+    Identifying {
+        /// Which.
+        name: &'static str,
+        /// The label, by its name or by a value that is an id.
+        label: &'static str,
     },
     /// It was bound before.
     #[error("signal {name} is bound twice")]
@@ -213,6 +265,9 @@ impl SignalRegistry {
         let name = signal.name;
         if signal.kind != asked {
             return Err(SignalError::Kind { name, asked });
+        }
+        if let Some(label) = signal.labels.iter().find(|label| label.is_identifying()) {
+            return Err(SignalError::Identifying { name, label: label.name });
         }
         if self.bound.iter().any(|other| other.name == name) {
             return Err(SignalError::Twice { name });

@@ -147,6 +147,7 @@ impl Cluster {
     pub fn begin(&self, cx: &RequestContext, home: impl Into<HomeKey>) -> Unit {
         let home = home.into();
         let route = self.0.router.route(&home);
+        cx.went_to(route.shard);
         Unit::new(self.clone(), cx.clone(), home, route)
     }
 

@@ -240,6 +240,7 @@ impl Cluster {
         loop {
             let route = self.router().route(&home);
             let shard = self.home_shard(route.shard)?;
+            cx.went_to(route.shard);
             let rows = self.fetch::<E>(cx, permit, (shard, Some(route.bucket)), consistency, filter).await?;
             if !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
                 return Ok(rows);

@@ -127,6 +127,7 @@ impl Unit {
                 break found;
             }
             self.route = self.cluster.router().route(&self.home);
+            self.cx.went_to(self.route.shard);
             tries += 1;
         };
         let Some(row) = row else { return Ok(None) };

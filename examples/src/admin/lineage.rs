@@ -1,4 +1,8 @@
 //! How an entity came to be what it is: its state as of a time, who changed it, and whether audit and history agree.
+//!
+//! It is told to operators, who have no business with what is personal: of a row it shows the columns that its table declares as
+//! shown, which are ids, states, times and codes, and of the trail who, when and for which request. Names, dates of birth, numbers,
+//! addresses and notes are not in it, for whomever.
 
 use axum::extract::{Path, State};
 use pim_core::clock::Timestamp;

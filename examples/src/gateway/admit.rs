@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use http::HeaderValue;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 use pim_core::identity::Actor;
 use pim_core::problem::{self, IntoProblem as _, Problem};
-use pim_core::rate::{Decision, Limit, RateTable};
-use pim_core::role::{Access as ActionAccess, Action as _, ActionCode, ResourceCode};
+use pim_core::rate::{Limit, RateTable};
+use pim_core::rbac::RbacLayer;
+use pim_core::role::{Access as ActionAccess, Action as _};
 
 use super::http::Gateway;
 use crate::policy::lab_policy;
@@ -20,45 +21,43 @@ pub(super) struct Admitted {
     pub(super) route: &'static Route,
     /// The session context to forward; none for public routes.
     pub(super) txn_token: Option<HeaderValue>,
-    /// Who calls; none for public routes.
-    pub(super) actor: Option<Actor>,
 }
 
 /// Lets a request pass or says why not. Nothing has reached an upstream before this.
-pub(super) async fn admit(gateway: &Gateway, head: &Parts) -> Result<Admitted, Problem> {
+///
+/// Who calls is put into the request's extensions as soon as it is known, so that refusals are logged with a name.
+pub(super) async fn admit(gateway: &Gateway, head: &mut Parts) -> Result<Admitted, Problem> {
     let route = match find(&head.method, head.uri.path()) {
         Match::Found(route) => route,
         Match::OtherMethods(allowed) => return Err(Problem::of(problem::METHOD_NOT_ALLOWED).allow(allowed)),
         Match::Unknown => return Err(Problem::of(problem::NOT_FOUND)),
     };
     check_address(gateway, head)?;
-    let Access::Granted(action, resource) = route.access else {
-        return Ok(Admitted { route, txn_token: None, actor: None });
-    };
-    let token = bearer(head)?;
-    let actor = gateway.verifier().verify(token).await.map_err(|error| error.into_problem())?;
+    let Access::Granted(action, resource) = route.access else { return Ok(Admitted { route, txn_token: None }) };
+    let token = bearer(&head.headers)?.to_owned();
+    let actor = gateway.verifier().verify(&token).await.map_err(|error| error.into_problem())?;
+    head.extensions.insert(actor.clone());
     // Before the policy, so that probing what is denied counts too.
     check_rate(gateway.personas(), gateway.persona_limit(), &actor, route.class)?;
-    lab_policy()
-        .scope(&actor, ActionCode::of(action), ResourceCode::of(resource))
-        .map_err(|reason| Problem::of(problem::FORBIDDEN).with("reason", reason.code()))?;
+    RbacLayer::new(lab_policy()).require(action, resource).check(head)?;
     // Operations are writes too, but a check of the trail changes nothing that a retry could double.
     if action.access() == ActionAccess::Write && !head.headers.contains_key("idempotency-key") {
         return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING));
     }
-    let held = gateway.sessions().context_of(token, &head.extensions).await?;
-    Ok(Admitted { route, txn_token: Some(held.token.clone()), actor: Some(actor) })
+    let held = gateway.sessions().context_of(&token, &head.extensions).await?;
+    Ok(Admitted { route, txn_token: Some(held.token.clone()) })
 }
 
-fn bearer(head: &Parts) -> Result<&str, Problem> {
-    let value = head.headers.get(AUTHORIZATION).ok_or_else(|| Problem::of(problem::UNAUTHENTICATED))?;
-    let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-    text.ok_or_else(|| Problem::of(problem::UNAUTHENTICATED).detail("send a bearer token"))
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let value = headers.get(AUTHORIZATION).ok_or_else(|| Problem::of(problem::UNAUTHENTICATED))?;
+    let credentials = value.to_str().ok().and_then(|text| text.split_once(' '));
+    let token = credentials.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
+    token.ok_or_else(|| Problem::of(problem::UNAUTHENTICATED).detail("send a bearer token"))
 }
 
 fn check_address(gateway: &Gateway, head: &Parts) -> Result<(), Problem> {
     let Some(Peer(peer)) = head.extensions.get().copied() else { return Ok(()) };
-    limited(gateway.addresses().check(&prefix(peer.ip()), gateway.address_limit(), 1))
+    gateway.addresses().check(&prefix(peer.ip()), gateway.address_limit(), 1).passed()
 }
 
 /// Addresses that belong to one network count as one: /24 of IPv4, /56 of IPv6.
@@ -73,12 +72,5 @@ fn prefix(address: IpAddr) -> [u8; 7] {
 
 fn check_rate(table: &RateTable, limit: Limit, actor: &Actor, class: Class) -> Result<(), Problem> {
     let key = (actor.role().code(), actor.subject().as_str(), class);
-    limited(table.check(&key, limit, class.cost()))
-}
-
-fn limited(decision: Decision) -> Result<(), Problem> {
-    match decision {
-        Decision::Pass { .. } => Ok(()),
-        Decision::Wait(wait) => Err(Problem::of(problem::RATE_LIMITED).retry_after_secs(wait.as_secs().max(1))),
-    }
+    table.check(&key, limit, class.cost()).passed()
 }

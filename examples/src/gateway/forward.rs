@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use pim_core::context::{RequestId, TXN_TOKEN_HEADER, TraceContext};
-use pim_core::deadline::DEADLINE_HEADER;
+use pim_core::deadline::{DEADLINE_HEADER, Deadline};
 use pim_core::edge::sanitize;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
@@ -39,19 +39,22 @@ pub(super) async fn forward(
     let upstream = gateway.upstream(admitted.route.upstream).ok_or_else(unavailable)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri: Uri = format!("{upstream}{path}").parse().map_err(|_| Problem::of(problem::BAD_PATH))?;
-    let budget = admitted.route.class.timeout();
+    // One time for everything: body, tries, and what the upstream is told.
+    let deadline = Deadline::after(admitted.route.class.timeout());
     // A slot is held meanwhile: whoever sends slowly must not hold it for ever.
-    let body = tokio::time::timeout(budget, collected(body)).await;
+    let body = tokio::time::timeout_at(deadline.instant(), collected(body)).await;
     let body = body.map_err(|_elapsed| Problem::of(BODY_LATE))??;
     let mut headers = sanitize(&head.headers);
     headers.remove(CONTENT_LENGTH);
-    speak_for(&mut headers, admitted, &head.extensions, budget);
+    speak_for(&mut headers, admitted, &head.extensions);
     for attempt in 1.. {
+        let left = deadline.remaining().ok_or_else(|| Problem::of(problem::DEADLINE_EXCEEDED))?;
+        headers.insert(DEADLINE_HEADER, HeaderValue::from(whole_ms(left)));
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
-        match gateway.client().send(request, budget).await {
+        match gateway.client().send(request, left).await {
             Ok(response) => return Ok(answer(response)),
             Err(ClientError::Timeout) => return Err(Problem::of(problem::DEADLINE_EXCEEDED)),
             // A read changes nothing, and a write carries its key: both may be sent again.
@@ -84,15 +87,14 @@ async fn collected(body: Body) -> Result<Bytes, Problem> {
 }
 
 /// What the gateway itself says to the upstream; nothing of it can come from the caller.
-fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions, budget: Duration) {
+fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions) {
     name_request(headers, extensions);
-    headers.insert(DEADLINE_HEADER, HeaderValue::from(budget_ms(budget)));
     if let Some(token) = &admitted.txn_token {
         headers.insert(TXN_TOKEN_HEADER, token.clone());
     }
 }
 
-fn budget_ms(budget: Duration) -> u64 {
+fn whole_ms(budget: Duration) -> u64 {
     u64::try_from(budget.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
 use pim_core::edge::EdgeGuardLayer;
-use pim_core::identity::ActorVerifier;
+use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::rate::{Limit, LimitError, RateTable};
 use pim_core::request_id::{RequestIdLayer, Trust};
@@ -186,21 +186,20 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
     if !is_operation && let Err(injected) = gateway.0.hub.chaos().inject(ChaosPoint::Gateway).await {
         return response_of(injected.into_problem().retry_after_secs(1));
     }
-    let (head, body) = request.into_parts();
-    let outcome = match admit::admit(&gateway, &head).await {
-        Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await.map(|mut response| {
-            // For the access line: who it was for.
-            if let Some(actor) = admitted.actor {
-                response.extensions_mut().insert(actor);
-            }
-            response
-        }),
+    let (mut head, body) = request.into_parts();
+    let outcome = match admit::admit(&gateway, &mut head).await {
+        Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await,
         Err(problem) => Err(problem),
     };
-    match outcome {
+    let mut response = match outcome {
         Ok(response) => holding(response, slot),
         Err(problem) => response_of(problem),
+    };
+    // For the access line: who it was for.
+    if let Some(actor) = head.extensions.remove::<Actor>() {
+        response.extensions_mut().insert(actor);
     }
+    response
 }
 
 /// Keeps the slot until the answer's body has ended, not only its head.

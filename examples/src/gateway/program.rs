@@ -102,6 +102,7 @@ impl GatewayProgram {
             clock: Clock::system(),
             hub: hub.clone(),
         })?;
+        let bound = bound.telling(hub.heads());
         let openapi = json!({"openapi": "3.1.0", "paths": {}});
         let parts = Parts { name: "gateway", cluster: None, drain: drain.clone(), openapi, hub };
         let inside = Service::new(parts).spans(&sessions(keys, Clock::system())).into_router();

@@ -14,6 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use super::RefusedHeads;
+
 /// How a program listens.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
@@ -125,6 +127,7 @@ pub struct Bound {
     listener: TcpListener,
     settings: ServeSettings,
     address: SocketAddr,
+    heads: Option<RefusedHeads>,
 }
 
 /// Takes the port.
@@ -135,7 +138,7 @@ pub async fn bind(settings: ServeSettings) -> Result<Bound, ServeError> {
     let listen = settings.listen;
     let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| ServeError { listen, source })?;
-    Ok(Bound { listener, settings, address })
+    Ok(Bound { listener, settings, address, heads: None })
 }
 
 impl Bound {
@@ -149,6 +152,13 @@ impl Bound {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Tells of heads that nobody could read.
+    #[must_use]
+    pub fn telling(mut self, heads: RefusedHeads) -> Self {
+        self.heads = Some(heads);
+        self
     }
 
     /// Serves until the drain begins and what was in flight has ended, or the drain's time is over.
@@ -181,9 +191,12 @@ impl Bound {
             let service = tower::util::MapRequest::new(router.clone(), take);
             let service = TowerToHyperService::new(service);
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let heads = self.heads.clone();
             tokio::spawn(async move {
-                // A connection that breaks is the peer's business; its requests have their own signals.
-                let _broken = connection.await;
+                // A connection that breaks is the peer's business; its requests have their own signals, but for those that never were.
+                if let (Err(ended), Some(heads)) = (connection.await, heads) {
+                    heads.take(&ended);
+                }
                 drop(slot);
             });
         }

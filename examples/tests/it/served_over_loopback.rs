@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Router;
 use http::StatusCode;
 use pim_lab::rig::{Drain, ServeSettings, bind};
+use pim_lab::signals::Hub;
+use pim_telemetry::exposition::Format;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -44,4 +47,42 @@ async fn register_read_and_drain() {
     assert!(TcpStream::connect(address).await.is_err());
     // What was acknowledged is there.
     assert_eq!(world.registered("k").await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_counted_by_reason_and_reaches_nobody() {
+    let hub = Hub::new(None).unwrap();
+    let bound = bind(ServeSettings::at(SocketAddr::from(([127, 0, 0, 1], 0)))).await.unwrap().telling(hub.heads());
+    let (address, drain) = (bound.address(), Drain::new());
+    let reached: Router = Router::new().fallback(async || -> StatusCode { unreachable!("nobody can read this") });
+    let serving = tokio::spawn(bound.serve(reached, drain.clone()));
+    let huge = format!("GET / HTTP/1.1\r\nhost: x\r\nx-much: {}\r\n\r\n", "a".repeat(64 * 1024));
+    for (head, status, reason) in [
+        ("GET / HTTP/1.1\r\nhost: x\r\na header of Ada's\r\n\r\n", "400", "malformed"),
+        ("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1, 2\r\n\r\n", "400", "malformed"),
+        (huge.as_str(), "431", "too_large"),
+    ] {
+        let series = format!("pim_edge_refused_heads_total{{reason=\"{reason}\"}} ");
+        let counted = || {
+            let shown = hub.exposition(Format::Plain);
+            let line = shown.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned);
+            line.and_then(|count| count.parse::<u64>().ok()).expect("the series is there from the start")
+        };
+        let before = counted();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut answer = Vec::new();
+        // Who is hung up on in the middle of a large head may not see why.
+        let hung_up = stream.write_all(head.as_bytes()).await.is_err() | stream.read_to_end(&mut answer).await.is_err();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(hung_up || answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(!answer.contains("Ada"), "{answer}");
+        let since = std::time::Instant::now();
+        while counted() == before {
+            assert!(since.elapsed() < Duration::from_secs(10), "{reason} is not counted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(counted(), before + 1);
+    }
+    drain.begin();
+    tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
 }

@@ -19,7 +19,8 @@ const BUDGET: Duration = Duration::from_secs(30);
 
 /// Verifies the request's token and puts the [`Actor`] and a [`RequestContext`] into its extensions.
 ///
-/// The actor stands in the answer's extensions too, so that who observes from outside can say for whom it was.
+/// The actor stands in the answer's extensions too, and the [`ShardId`](crate::shard::ShardId) that the request's work went to, so that
+/// who observes from outside can say for whom and where it was.
 ///
 /// Put it inside [`RequestIdLayer`](crate::request_id::RequestIdLayer) and [`ProblemLayer`](crate::problem::ProblemLayer):
 /// id and trace are taken from there, and a refusal (401 by cause, 503 when keys cannot be had) gets its body there. A
@@ -84,7 +85,7 @@ impl RequestContextLayer {
         self.verifier.verify(token).await.map_err(|error| error.into_problem())
     }
 
-    async fn admit<B>(&self, request: &mut Request<B>) -> Result<Actor, Problem> {
+    async fn admit<B>(&self, request: &mut Request<B>) -> Result<RequestContext, Problem> {
         let actor = self.actor(request.headers()).await?;
         let extensions = request.extensions_mut();
         let id = extensions.get().copied().unwrap_or_else(RequestId::mint);
@@ -92,9 +93,9 @@ impl RequestContextLayer {
         let own = Deadline::after(self.budget);
         let deadline = extensions.get::<Deadline>().map_or(own, |given| own.min(*given));
         let cx = RequestContext::new(id, actor.clone(), deadline).with_trace(trace);
-        extensions.insert(actor.clone());
-        extensions.insert(cx);
-        Ok(actor)
+        extensions.insert(actor);
+        extensions.insert(cx.clone());
+        Ok(cx)
     }
 }
 
@@ -161,11 +162,14 @@ where
             let (parts, body) = request.into_parts();
             let mut head = Request::from_parts(parts, ());
             match layer.admit(&mut head).await {
-                Ok(actor) => {
+                Ok(cx) => {
                     let (parts, ()) = head.into_parts();
                     request = Request::from_parts(parts, body);
                     let mut response = inner.call(request).await?;
-                    response.extensions_mut().insert(actor);
+                    response.extensions_mut().insert(cx.actor().clone());
+                    if let Some(shard) = cx.shard() {
+                        response.extensions_mut().insert(shard);
+                    }
                     Ok(response)
                 }
                 Err(problem) => Ok(response_of(problem)),

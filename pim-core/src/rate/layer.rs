@@ -102,9 +102,19 @@ impl<F: RateKey> RateLimitLayer<F> {
 
     fn admit(&self, head: &Parts) -> Result<(), Problem> {
         let Some(Charge { key, cost }) = self.key.charge(head) else { return Ok(()) };
-        match self.table.check(&key, self.limit, cost) {
-            Decision::Pass { .. } => Ok(()),
-            Decision::Wait(wait) => {
+        self.table.check(&key, self.limit, cost).passed()
+    }
+}
+
+impl Decision {
+    /// Nothing when the call may pass.
+    ///
+    /// # Errors
+    /// A `rate-limited` problem with the whole seconds to wait: rounded up, so that whoever waits as long is not refused again.
+    pub fn passed(self) -> Result<(), Problem> {
+        match self {
+            Self::Pass { .. } => Ok(()),
+            Self::Wait(wait) => {
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 Err(Problem::of(RATE_LIMITED).retry_after_secs(seconds.max(1)))
             }

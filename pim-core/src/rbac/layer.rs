@@ -208,7 +208,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        match self.layer.admit(&mut head) {
+        match self.layer.check(&mut head) {
             Ok(()) => Either::Left(self.inner.call(Request::from_parts(head, body))),
             Err(problem) => Either::Right(ready(Ok(response_of(problem)))),
         }
@@ -216,7 +216,11 @@ where
 }
 
 impl<Q: Requirement> RbacLayer<Q> {
-    fn admit(&self, head: &mut Parts) -> Result<(), Problem> {
+    /// Decides about one request as the layer does, and puts the permit into its extensions; for a program that composes by hand.
+    ///
+    /// # Errors
+    /// An `unauthenticated` problem without an [`Actor`], a `forbidden` one with the reason's code, which is logged too.
+    pub fn check(&self, head: &mut Parts) -> Result<(), Problem> {
         let policy = self.policy.as_ref();
         let actor = head.extensions.get::<Actor>().ok_or_else(|| Problem::of(UNAUTHENTICATED))?;
         let required = self.required.of(head);

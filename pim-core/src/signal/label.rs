@@ -1,6 +1,7 @@
 //! Closed sets of label values, and their index.
 
 use crate::role::ClosedEnum;
+use crate::shard::ShardId;
 
 /// Up to three closed enums that label a signal together; `()` for none.
 pub trait LabelSet: Copy + Send + Sync + 'static {
@@ -62,5 +63,37 @@ crate::closed_enum! {
         Shard = "shard",
         /// The control database.
         Control = "control",
+    }
+}
+
+crate::closed_enum! {
+    /// Which shard a signal speaks of: the first eight by their numbers, the others together.
+    pub enum ShardGroup {
+        /// Shard 0.
+        S0 = "0",
+        /// Shard 1.
+        S1 = "1",
+        /// Shard 2.
+        S2 = "2",
+        /// Shard 3.
+        S3 = "3",
+        /// Shard 4.
+        S4 = "4",
+        /// Shard 5.
+        S5 = "5",
+        /// Shard 6.
+        S6 = "6",
+        /// Shard 7.
+        S7 = "7",
+        /// Shard 8 and above.
+        Above = "above",
+    }
+}
+
+impl ShardGroup {
+    /// The group of a shard.
+    #[must_use]
+    pub fn of(shard: ShardId) -> Self {
+        Self::ALL.get(usize::from(shard.0)).copied().unwrap_or(Self::Above)
     }
 }

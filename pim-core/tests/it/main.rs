@@ -8,6 +8,7 @@ mod forged_tokens_are_refused;
 mod ids_carry_their_bucket;
 mod issuer;
 mod key_rings_fetch_with_care;
+mod labels_identify_nobody;
 mod layers_stand_alone;
 mod limits_hold_in_fixed_memory;
 mod maps_are_refused_by_finding;

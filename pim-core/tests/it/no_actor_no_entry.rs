@@ -14,6 +14,7 @@ use pim_core::deadline::Deadline;
 use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::ProblemLayer;
 use pim_core::rbac::{Permit, Policy, RbacLayer, Reach, Read, Required, Scope, Write};
+use pim_core::shard::ShardId;
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
@@ -206,17 +207,25 @@ async fn what_nobody_decided_nobody_may() {
 }
 
 #[tokio::test]
-async fn the_answer_says_for_whom_it_was() {
+async fn the_answer_says_for_whom_it_was_and_where() {
     let (issuer, clock) = (Issuer::new(), clock());
     let layer = RequestContextLayer::new(ActorVerifier::new::<R>(txn_verifier(&Source::of(issuer.jwks()), &clock)));
-    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    // Whoever routes notes where the work went, on a context that has been changed since.
+    let inner = service_fn(|request: Request<()>| async move {
+        let cx = request.extensions().get::<RequestContext>().expect("the layer puts it there").clone();
+        cx.with_causation(Uuid::nil()).went_to(ShardId(3));
+        Ok::<_, Infallible>(Response::new(()))
+    });
     let app = ServiceBuilder::new().layer(layer).layer(RbacLayer::new(policy()).require(A::Lend, T::Book));
     let app = app.service(inner);
     let whose = async |token: &str| {
         let answer = app.clone().oneshot(with_token(token)).await.unwrap();
-        answer.extensions().get::<Actor>().map(|actor| actor.subject().to_string())
+        let extensions = answer.extensions();
+        let subject = extensions.get::<Actor>().map(|actor| actor.subject().to_string());
+        (subject, extensions.get::<ShardId>().copied())
     };
-    assert_eq!(whose(&txn(&issuer, &claims("keeper", &[FACILITY]))).await.as_deref(), Some("u-1"));
-    assert_eq!(whose(&txn(&issuer, &claims("reader", &[]))).await.as_deref(), Some("u-1"), "refusals too");
-    assert_eq!(whose("x").await, None);
+    let is = |subject: Option<&str>, shard| (subject.map(str::to_owned), shard);
+    assert_eq!(whose(&txn(&issuer, &claims("keeper", &[FACILITY]))).await, is(Some("u-1"), Some(ShardId(3))));
+    assert_eq!(whose(&txn(&issuer, &claims("reader", &[]))).await, is(Some("u-1"), None), "refusals too");
+    assert_eq!(whose("x").await, is(None, None));
 }

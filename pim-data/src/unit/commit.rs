@@ -132,6 +132,7 @@ impl Unit {
                         return Err(UnitError::Fence { shard, newest });
                     }
                     self.route = route;
+                    self.cx.went_to(route.shard);
                     fenced += 1;
                     if fenced >= patience.attempts_max {
                         return Err(UnitError::Fence { shard, newest });

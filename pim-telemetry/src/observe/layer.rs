@@ -7,6 +7,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pim_core::identity::Actor;
 use pim_core::role::ClosedEnum;
+use pim_core::shard::ShardId;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -14,7 +15,8 @@ use super::measure::{Measure, Observer};
 
 /// Observes each request. Put it inside the layer that mints request ids, outside everything else.
 ///
-/// An [`Actor`] in the answer's extensions is named in the access line.
+/// An [`Actor`] and a [`ShardId`] in the answer's extensions are named in the access line, and requests are counted by shard when
+/// the signals say so.
 #[derive(Clone, Debug)]
 pub struct ObserveLayer<R: ClosedEnum>(Observer<R>);
 
@@ -95,6 +97,7 @@ where
             measure.ended = response.body().is_end_stream();
             measure.status = Some(response.status().as_u16());
             measure.actor = response.extensions_mut().remove::<Actor>();
+            measure.shard = response.extensions_mut().remove::<ShardId>();
         }
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, measure })))
     }

@@ -10,7 +10,8 @@ use pim_core::identity::Actor;
 use pim_core::redact::Shown;
 use pim_core::request_id::TraceLink;
 use pim_core::role::ClosedEnum;
-use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, SignalError, SignalRegistry, Spans};
+use pim_core::shard::ShardId;
+use pim_core::signal::{CounterFamily, Descriptor, HistogramFamily, ShardGroup, SignalError, SignalRegistry, Spans};
 
 use crate::log::{LogWriter, Origin, Verdict, line};
 use crate::trace::{Span, SpanKind, TraceStore};
@@ -40,6 +41,13 @@ pub type RouteOf<R> = fn(&Method, &str) -> R;
 pub struct HttpSignals<R: ClosedEnum> {
     requests: CounterFamily<(R, Outcome)>,
     seconds: HistogramFamily<R>,
+    by_shard: Option<ByShard>,
+}
+
+#[derive(Clone, Debug)]
+struct ByShard {
+    requests: CounterFamily<(ShardGroup, Outcome)>,
+    seconds: HistogramFamily<ShardGroup>,
 }
 
 impl<R: ClosedEnum> HttpSignals<R> {
@@ -52,7 +60,22 @@ impl<R: ClosedEnum> HttpSignals<R> {
         requests: &'static Descriptor,
         seconds: &'static Descriptor,
     ) -> Result<Self, SignalError> {
-        Ok(Self { requests: registry.counter(requests)?, seconds: registry.histogram(seconds)? })
+        Ok(Self { requests: registry.counter(requests)?, seconds: registry.histogram(seconds)?, by_shard: None })
+    }
+
+    /// Counts and measures by [`ShardGroup`] too, those requests whose work went to a shard.
+    ///
+    /// # Errors
+    /// [`SignalError`] when a descriptor does not fit its labels.
+    pub fn by_shard(
+        mut self,
+        registry: &mut SignalRegistry,
+        requests: &'static Descriptor,
+        seconds: &'static Descriptor,
+    ) -> Result<Self, SignalError> {
+        let (requests, seconds) = (registry.counter(requests)?, registry.histogram(seconds)?);
+        self.by_shard = Some(ByShard { requests, seconds });
+        Ok(self)
     }
 }
 
@@ -98,6 +121,7 @@ impl<R: ClosedEnum> Observer<R> {
             status: None,
             ended: false,
             actor: None,
+            shard: None,
         }
     }
 }
@@ -117,6 +141,8 @@ pub(super) struct Measure<R: ClosedEnum> {
     /// Whether the answer went out to its end. A head alone is not an answer.
     pub(super) ended: bool,
     pub(super) actor: Option<Actor>,
+    /// Where the request's work went, when it went to one shard.
+    pub(super) shard: Option<ShardId>,
 }
 
 impl<R: ClosedEnum> Drop for Measure<R> {
@@ -137,6 +163,10 @@ impl<R: ClosedEnum> Drop for Measure<R> {
             histogram.observe_traced(took, self.trace.trace_id());
         } else {
             histogram.observe_duration(took);
+        }
+        if let (Some(shard), Some(signals)) = (self.shard, &inner.signals.by_shard) {
+            signals.requests.get((ShardGroup::of(shard), outcome)).inc();
+            signals.seconds.get(ShardGroup::of(shard)).observe_duration(took);
         }
         let span = Span::new(SpanKind::Server, self.route.name(), self.trace, self.request, (self.began_at, took));
         inner.spans.keep(span.linked(self.link).answered(self.status));
@@ -162,6 +192,7 @@ impl<R: ClosedEnum> Measure<R> {
             ("request_id", Some(Shown::from(self.request))),
             ("user_id", actor.map(|actor| Shown::from(actor.subject()))),
             ("role", actor.map(|actor| Shown::from(actor.role()))),
+            ("shard_id", self.shard.map(Shown::from)),
             ("method", Some(Shown::from(self.method))),
             ("route", Some(Shown::from(self.route.name()))),
             ("status", self.status.map(Shown::from)),

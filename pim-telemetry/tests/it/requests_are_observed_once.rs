@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use pim_core::context::TraceContext;
+use pim_core::shard::ShardId;
 use pim_core::signal::{Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalRegistry};
 use pim_telemetry::exposition::{Format, render};
 use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
@@ -30,6 +31,10 @@ const fn signal(name: &'static str, kind: Kind, labels: &'static [LabelDescripto
 
 static REQUESTS: Descriptor = signal("shop_requests", Kind::Counter, &[ROUTE, OUTCOME]);
 static SECONDS: Descriptor = signal("shop_request_seconds", Kind::Histogram, &[ROUTE]);
+const SHARD: LabelDescriptor =
+    LabelDescriptor { name: "shard", values: &["0", "1", "2", "3", "4", "5", "6", "7", "above"] };
+static SHARD_REQUESTS: Descriptor = signal("shop_shard_requests", Kind::Counter, &[SHARD, OUTCOME]);
+static SHARD_SECONDS: Descriptor = signal("shop_shard_request_seconds", Kind::Histogram, &[SHARD]);
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -56,6 +61,7 @@ struct World {
 fn world() -> World {
     let mut registry = SignalRegistry::new();
     let signals = HttpSignals::bind(&mut registry, &REQUESTS, &SECONDS).unwrap();
+    let signals = signals.by_shard(&mut registry, &SHARD_REQUESTS, &SHARD_SECONDS).unwrap();
     let (traces, lines) = (TraceStore::new(10), Lines::default());
     let writer = LogWriter::start("shop", lines.clone(), &LogSettings::default()).unwrap();
     let route_of = |_: &Method, path: &str| if path == "/stock" { Route::Stock } else { Route::Other };
@@ -89,6 +95,37 @@ async fn an_answer_is_measured_when_its_body_ends() {
     assert_eq!(lines.lines().count(), 1, "{lines}");
     let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
     assert_eq!((&line["status"], &line["route"]), (&200.into(), &"GET /stock".into()));
+}
+
+#[tokio::test]
+async fn a_shard_that_the_work_went_to_is_told_and_counted() {
+    let world = world();
+    for shard in [Some(ShardId(3)), Some(ShardId(12)), None] {
+        let service = world.layer.layer(tower::service_fn(move |_: Request<()>| async move {
+            let mut response = Response::new(Full::new(Bytes::new()));
+            if let Some(shard) = shard {
+                response.extensions_mut().insert(shard);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }));
+        let response = service.oneshot(request(TraceContext::root())).await.unwrap();
+        assert!(response.extensions().get::<ShardId>().is_none(), "it goes no further");
+        response.into_body().collect().await.unwrap();
+    }
+    world.writer.flush();
+    let lines = String::from_utf8(world.lines.0.lock().unwrap().clone()).unwrap();
+    let told: Vec<_> = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+    assert_eq!((&told[0]["shard_id"], &told[1]["shard_id"]), (&3.into(), &12.into()), "{lines}");
+    assert!(told[2].get("shard_id").is_none(), "{lines}");
+    let text = world.registry.encode();
+    for line in [
+        "shop_shard_requests_total{shard=\"3\",outcome=\"success\"} 1",
+        "shop_shard_requests_total{shard=\"above\",outcome=\"success\"} 1",
+        "shop_shard_requests_total{shard=\"0\",outcome=\"success\"} 0",
+        "shop_shard_request_seconds_count{shard=\"3\"} 1",
+    ] {
+        assert!(text.contains(line), "no {line} in {text}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Nothing of anybody in the data set is in a log line, metric, span, event header or problem body of a live run of all nine
-//! programs, with traffic, refusals, faults and parked keys; and every signal that they emit is declared.
+//! Nothing of anybody in the data set is in a log line, metric, span, event header, problem body, or anything that operators are told
+//! (journey, lineage, trail, dead letters, stores, faults) of a live run of all nine programs, with traffic, refusals, faults and parked keys; and every signal that they emit is declared.
 
 mod particulars;
 mod provoked;
@@ -57,7 +57,8 @@ async fn of_nine_programs_with_traffic_refusals_faults_and_poison() {
         clinician.get(&format!("/v1/patients/{}/{path}", person.id)).await.unwrap();
     }
 
-    let emitted = Emitted::by(&nine, &sre, &logs).await;
+    let mut emitted = Emitted::by(&nine, &sre, &logs).await;
+    emitted.told.insert("the lineage of a patient", signals::lineage_of(&sre, &person.id.to_string()).await);
     let headers = signals::event_headers(&stores).await;
     for program in PROGRAMS {
         let found = undeclared(&emitted.metrics[program], CATALOGS);
@@ -73,7 +74,7 @@ async fn of_nine_programs_with_traffic_refusals_faults_and_poison() {
     let everybody = Particulars::of(&stores).await;
     let mut places = vec![("a problem", problems), ("a problem of a fault", struck), ("an event header", headers)];
     let spans = emitted.spans.iter().map(|(program, spans)| (*program, spans.to_string()));
-    places.extend(emitted.metrics.into_iter().chain(emitted.logs).chain(spans));
+    places.extend(emitted.metrics.into_iter().chain(emitted.logs).chain(emitted.told).chain(spans));
     for (place, text) in &places {
         assert_eq!(everybody.found_in(text), None, "a signal of {place} tells it");
     }

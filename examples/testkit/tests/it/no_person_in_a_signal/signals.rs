@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use pim_core::context::TXN_TOKEN_HEADER;
 use pim_data::backend::Statement;
@@ -41,6 +41,8 @@ pub(super) struct Emitted {
     pub(super) metrics: BTreeMap<&'static str, String>,
     pub(super) logs: BTreeMap<&'static str, String>,
     pub(super) spans: BTreeMap<&'static str, Value>,
+    /// What operators are told, by where they ask.
+    pub(super) told: BTreeMap<&'static str, String>,
 }
 
 impl Emitted {
@@ -63,7 +65,8 @@ impl Emitted {
             spans.insert(program, Value::Array(told));
             metrics.insert(program, metrics_at(url).await);
         }
-        Self { metrics, logs, spans }
+        let told = told_to_operators(nine, sre, &requests).await;
+        Self { metrics, logs, spans, told }
     }
 
     /// Names, kinds and services of spans are of closed sets.
@@ -114,6 +117,23 @@ impl Emitted {
             ("projection-worker", "pim_events_dead_records{}"),
         ] {
             assert!(value_of(series, &self.metrics[program]) > 0.0, "{program} does not show {series}");
+        }
+        for program in ["patient-service", "encounter-service", "billing-service"] {
+            let says = |line: &str| line.contains("\"http.request\"") && line.contains("\"shard_id\":");
+            assert!(self.logs[program].lines().any(says), "no access line of {program} names its shard");
+            let counted =
+                self.metrics[program].lines().filter(|line| line.starts_with("pim_service_shard_requests_total"));
+            assert!(counted.into_iter().any(|line| !line.ends_with(" 0")), "{program} counts nothing by shard");
+        }
+        for (place, hint) in [
+            ("a journey", "\"hops\""),
+            ("a journey in words", "complete"),
+            ("a drawn journey", "sequenceDiagram"),
+            ("the lineage of a patient", "\"agrees\":true"),
+            ("the audit trail", "\"user\""),
+            ("dead letters", "poison"),
+        ] {
+            assert!(self.told[place].contains(hint), "{place} was not told: {:.2000}", self.told[place]);
         }
         for (program, event) in [
             ("projection-worker", "key.parked"),
@@ -190,6 +210,64 @@ pub(super) async fn event_headers(stores: &Stores) -> String {
                 }
             }
         }
+    }
+    text
+}
+
+/// The answers of everything that operators ask: journeys in each form, lineage, trail, stores, faults.
+async fn told_to_operators(nine: &Nine, sre: &Caller, requests: &[String]) -> BTreeMap<&'static str, String> {
+    const JOURNEYS_MAX: usize = 25;
+    let mut told: BTreeMap<&'static str, String> = BTreeMap::new();
+    let mut ask = async |place: &'static str, url: String, accept: &'static str| {
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", sre.token())).unwrap();
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer), (ACCEPT, HeaderValue::from_static(accept))]);
+        let (status, _, body) = Client::new().exchange(Method::GET, &url, headers, None, PATIENCE).await.unwrap();
+        assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{url}: {status}");
+        told.entry(place).or_default().push_str(std::str::from_utf8(&body).unwrap());
+    };
+    let at = |path: &str| format!("{}{path}", nine.gateway);
+    for request in requests.iter().rev().take(JOURNEYS_MAX) {
+        let journey = at(&format!("/v1/admin/journeys/{request}"));
+        ask("a journey", journey.clone(), "application/json").await;
+        ask("a journey in words", journey.clone(), "text/plain").await;
+        ask("a drawn journey", journey, "text/vnd.mermaid").await;
+        ask("the audit trail", at(&format!("/v1/admin/audit?request_id={request}")), "application/json").await;
+    }
+    for (place, path) in [
+        ("outboxes", "/v1/admin/outbox"),
+        ("shards", "/v1/admin/shards"),
+        ("moves", "/v1/admin/shards/moves"),
+        ("dead letters", "/v1/admin/dead-letters"),
+        ("projections", "/v1/admin/projections"),
+        ("operations", "/v1/admin/operations"),
+        ("faults", "/v1/admin/chaos/flags"),
+        ("the run", "/v1/admin/runs/summary"),
+    ] {
+        ask(place, at(path), "application/json").await;
+    }
+    // The OpenAPI documents know no data: their examples are as invented as the people are.
+    for program in PROGRAMS {
+        for path in ["/chaos/flags", "/healthz/shards", "/healthz/ready"] {
+            ask("what programs tell inside", format!("{}{path}", nine.internal[program]), "application/json").await;
+        }
+    }
+    told
+}
+
+/// The lineage of one of everything that a patient has.
+pub(super) async fn lineage_of(sre: &Caller, patient: &str) -> String {
+    let mut text = String::new();
+    let mut things = vec![("patient".to_owned(), patient.to_owned())];
+    for (entity, list) in [("encounter", "encounters"), ("appointment", "appointments"), ("claim", "claims")] {
+        let (_, listed) = sre.get(&format!("/v1/patients/{patient}/{list}")).await.unwrap();
+        let first = listed["items"][0]["id"].as_str().map(str::to_owned);
+        things.extend(first.map(|id| (entity.to_owned(), id)));
+    }
+    for (entity, id) in things {
+        let path = format!("/v1/admin/lineage/{entity}/{id}?verify=true");
+        let (status, lineage) = sre.get(&path).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{path}");
+        text.push_str(&lineage.to_string());
     }
     text
 }
