@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, Read, SystemScope};
-use pim_core::shard::ShardMap;
+use pim_core::shard::{ShardId, ShardMap};
 use pim_data::backend::{SecretError, Secrets};
 use pim_data::cluster::{Cluster, ClusterSettings, Servers};
 use pim_data::consistency::Consistency;
@@ -22,6 +22,8 @@ use uuid::Uuid;
 use super::{Account, BenchAction, BenchResource, Customer, Fact, Measure, context, median, write_permit};
 
 const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
+/// So many that nobody reads a whole table because it is small.
+const ACCOUNTS: usize = 10_000;
 const PASSWORD: &str = "only-for-benches";
 const ROLES: &str = "DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN CREATE ROLE pim_app NOLOGIN; END IF;
@@ -98,14 +100,16 @@ impl ServerBench {
         let settings = ClusterSettings::at(folder).with_map(ShardMap::even(1).expect("one shard"));
         let cluster = Cluster::open(settings.with_servers(servers), schema).await.expect("opens");
         let mut bench = Self { cluster, accounts: Vec::new(), payload: "x".repeat(512) };
-        for _ in 0..200 {
+        let mut units = Vec::with_capacity(ACCOUNTS);
+        for _ in 0..ACCOUNTS {
             let id = Id::random();
             let mut unit = bench.cluster.begin(&context(None), id);
             unit.save(&write_permit(), &Account::example(id)).expect("saves");
             unit.part::<Fact>().0 = Some(bench.payload.clone());
-            unit.commit().await.expect("commits");
+            units.push(unit);
             bench.accounts.push(id);
         }
+        bench.cluster.commit_bulk(ShardId(0), units).await.expect("commits");
         bench
     }
 
@@ -228,6 +232,7 @@ pub(super) async fn measure() {
     secrets.administer([ROLES.to_owned()].into_iter().chain(made)).await;
     let bench = Arc::new(ServerBench::open(&secrets, &folder).await);
     let shard = secrets.database("shard-0");
+    secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
     for (name, clients, each, goal) in
         [("data/server/full-write", 1, 60, 2.0), ("data/server/full-write-8-clients", 8, 20, 1.5)]
