@@ -232,6 +232,7 @@ pub(super) async fn measure() {
     secrets.administer([ROLES.to_owned()].into_iter().chain(made)).await;
     let bench = Arc::new(ServerBench::open(&secrets, &folder).await);
     let shard = secrets.database("shard-0");
+    writes_per_second(&bench, &[], 8, 50).await;
     secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
     for (name, clients, each, goal) in

@@ -124,6 +124,8 @@ impl Pool {
                 ("default_transaction_isolation", "read committed".to_owned()),
                 // A plan for any parameters: ours are look-ups by key, and planning costs as much as running them.
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
+                // A plan is kept for as long as the connection, and a table that was small when it was made grows.
+                ("enable_seqscan", "off".to_owned()),
                 ("jit", "off".to_owned()),
             ])
             .disable_statement_logging())
