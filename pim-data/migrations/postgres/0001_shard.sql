@@ -41,7 +41,7 @@ CREATE TABLE key_head (
   key uuid PRIMARY KEY,
   bucket bigint NOT NULL,
   n bigint NOT NULL CHECK (n > 0)
-);
+) WITH (fillfactor = 70);
 CREATE INDEX key_head_bucket ON key_head (bucket);
 CREATE TRIGGER key_head_owned BEFORE INSERT OR UPDATE ON key_head FOR EACH ROW EXECUTE FUNCTION pim_owned();
 -- The number only rises; whoever would take it back would reuse the numbers of events that are out already.

@@ -1,4 +1,5 @@
 -- One entity: base table, history, the triggers that keep both honest, and who may see what. Filled in from its declaration.
+-- Pages keep some room, so that a new version of a row stands beside the old one and no index has to be told.
 CREATE TABLE {table}_row (
   id uuid PRIMARY KEY,
   home_key uuid NOT NULL,
@@ -8,7 +9,7 @@ CREATE TABLE {table}_row (
   created_at bigint NOT NULL,
   updated_at bigint NOT NULL{columns},
   CONSTRAINT {table}_bucket CHECK (bucket = public.pim_bucket_of(id))
-);
+) WITH (fillfactor = 85);
 CREATE INDEX {table}_home ON {table}_row (home_key, id);
 CREATE INDEX {table}_bucket_index ON {table}_row (bucket);
 CREATE TRIGGER {table}_owned BEFORE INSERT OR UPDATE ON {table}_row FOR EACH ROW EXECUTE FUNCTION public.pim_owned();
@@ -24,7 +25,7 @@ CREATE TABLE {table}_history (
   updated_at bigint NOT NULL{history_columns},
   valid_from bigint NOT NULL,
   valid_to bigint
-);
+) WITH (fillfactor = 85);
 CREATE INDEX {table}_history_id ON {table}_history (id, valid_from);
 CREATE INDEX {table}_history_home ON {table}_history (home_key);
 
