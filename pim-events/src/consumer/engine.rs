@@ -14,7 +14,7 @@ use pim_core::signal::SpanKind;
 use pim_data::backend::{Db, DbError, Statement, Transaction};
 
 use super::hold::{Disposition, HoldReason, KeyState};
-use super::ledger::{self, Hold, Place};
+use super::ledger::{self, Hold, Place, Standing};
 use super::{ApplyError, ConsumerSettings, FailureClass};
 use crate::bus::Record;
 use crate::event::{Event, Registry};
@@ -43,7 +43,7 @@ pub(crate) trait Sink: Send + Sync + 'static {
 pub(crate) enum Step {
     /// Everything before this offset is applied, skipped or held.
     Next(u64),
-    /// Another owner moved the checkpoint; read it again.
+    /// Another owner moved the checkpoint, or an operator resumed the consumer: read it again.
     Lost,
     /// The consumer is stopped.
     Stopped,
@@ -78,11 +78,12 @@ impl<S: Sink> Engine<S> {
     pub(crate) async fn absorb(&self, place: &Place, from: u64, records: &[Record]) -> Result<Step, ApplyError> {
         let items: Vec<Item<'_>> = records.iter().map(|record| Item::read(record, self)).collect();
         let (mut at, mut expected, mut size, mut tries) = (0, from, items.len(), 0);
+        let mut seen = None;
         // Each turn moves `at`, halves `size`, counts a try, or leaves.
         while at < items.len() {
             let end = (at + size.max(1)).min(items.len());
             let slice = &items[at..end];
-            match self.attempt(place, expected, slice).await {
+            match self.attempt(place, expected, slice, &mut seen).await {
                 Ok(Step::Next(next)) => {
                     (at, expected, tries) = (end, next, 0);
                     size = (size * 2).clamp(1, items.len());
@@ -95,7 +96,7 @@ impl<S: Sink> Engine<S> {
                     tokio::time::sleep(Duration::from_millis(10 << tries.min(6))).await;
                 }
                 Err(error) => {
-                    match self.park(place, expected, &slice[0], error.code()).await? {
+                    match self.park((place, expected), &slice[0], error.code(), seen).await? {
                         Step::Next(next) => (at, expected, tries) = (end, next, 0),
                         other => return Ok(other),
                     }
@@ -106,13 +107,21 @@ impl<S: Sink> Engine<S> {
         Ok(Step::Next(expected))
     }
 
-    async fn attempt(&self, place: &Place, expected: u64, items: &[Item<'_>]) -> Result<Step, ApplyError> {
+    /// Applies all of `items` or none; `seen` is how the consumer stood when they were tried.
+    async fn attempt(
+        &self,
+        place: &Place,
+        expected: u64,
+        items: &[Item<'_>],
+        seen: &mut Option<Standing>,
+    ) -> Result<Step, ApplyError> {
         if S::PREPARES {
             let states = ledger::states(place.consumer, items.iter().filter_map(Item::home));
-            let answers = self.db.read().await?.snapshot(&[states, ledger::stopped(place.consumer)]).await?;
-            let [states, stopped] = &answers[..] else { return Err(DbError::Closed.into()) };
+            let answers = self.db.read().await?.snapshot(&[states, ledger::standing(place.consumer)]).await?;
+            let [states, standing] = &answers[..] else { return Err(DbError::Closed.into()) };
+            let standing = *seen.insert(Standing::of(standing)?);
             // Effects in other stores would be there before the transaction below is refused.
-            if !stopped.is_empty() {
+            if standing.stopped {
                 return Ok(Step::Stopped);
             }
             let mut states = ledger::states_of(states)?;
@@ -123,6 +132,9 @@ impl<S: Sink> Engine<S> {
         let Some(mut entered) = self.enter(place, expected, items, None).await? else {
             return self.refused(place).await;
         };
+        if !S::PREPARES {
+            *seen = Some(entered.standing);
+        }
         let plan = match Attempt::plan(items, &mut entered.states) {
             Ok(plan) => plan,
             Err(error) => {
@@ -159,18 +171,24 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Puts the one event that cannot be applied, or the first of its key's held ones, aside.
+    /// Puts the one event that could not be applied, or the first of its key's held ones, aside.
+    ///
+    /// An operator who has resumed the consumer since has mended something: the event is tried anew.
     async fn park(
         &self,
-        place: &Place,
-        expected: u64,
+        (place, expected): (&Place, u64),
         item: &Item<'_>,
         code: &'static str,
+        seen: Option<Standing>,
     ) -> Result<Step, ApplyError> {
         let alone = Some(ledger::parking(place.consumer));
         let Some(mut entered) = self.enter(place, expected, std::slice::from_ref(item), alone).await? else {
             return self.refused(place).await;
         };
+        if seen.is_some_and(|seen| seen.resumes != entered.standing.resumes) {
+            entered.tx.rollback().await?;
+            return Ok(Step::Lost);
+        }
         let now = self.clock.now();
         let mut last = Vec::new();
         let mut told = None;
@@ -217,23 +235,24 @@ impl<S: Sink> Engine<S> {
         let begin = first.len();
         first.extend([
             ledger::advance(place, (expected, next), event_at, now),
-            ledger::stopped(place.consumer),
+            ledger::standing(place.consumer),
             ledger::states(place.consumer, items.iter().filter_map(Item::home)),
         ]);
         let (tx, answers) = self.db.begin_with(&first).await?;
-        let [moved, stopped, states] = answers.get(begin..).unwrap_or_default() else {
+        let [moved, standing, states] = answers.get(begin..).unwrap_or_default() else {
             return Err(DbError::Closed.into());
         };
-        if moved.is_empty() || !stopped.is_empty() {
+        let standing = Standing::of(standing)?;
+        if moved.is_empty() || standing.stopped {
             tx.rollback().await?;
             return Ok(None);
         }
-        Ok(Some(Entered { tx, next, states: ledger::states_of(states)? }))
+        Ok(Some(Entered { tx, next, standing, states: ledger::states_of(states)? }))
     }
 
     async fn refused(&self, place: &Place) -> Result<Step, ApplyError> {
-        let stopped = !self.db.query(ledger::stopped(place.consumer)).await?.is_empty();
-        Ok(if stopped { Step::Stopped } else { Step::Lost })
+        let standing = Standing::of(&self.db.query(ledger::standing(place.consumer)).await?)?;
+        Ok(if standing.stopped { Step::Stopped } else { Step::Lost })
     }
 }
 
@@ -241,5 +260,6 @@ impl<S: Sink> Engine<S> {
 struct Entered {
     tx: Transaction,
     next: u64,
+    standing: Standing,
     states: HashMap<uuid::Uuid, KeyState>,
 }

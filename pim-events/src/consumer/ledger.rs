@@ -89,22 +89,54 @@ pub(crate) fn advance(place: &Place, (expected, next): (u64, u64), event_at: Tim
     .bind(expected)
 }
 
-/// Answers a row when an operator or the parking limit has stopped this consumer.
-pub(crate) fn stopped(consumer: &str) -> Statement {
-    Statement::same("SELECT 1 FROM consumer_stop WHERE consumer = ?").bind(consumer)
+/// Whether a consumer may run, and how often an operator has let it run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) stopped: bool,
+    pub(crate) resumes: u64,
 }
 
-/// Stops the consumer, should it have parked more than `max` keys since `since`.
+impl Standing {
+    /// The answer to [`standing`].
+    pub(crate) fn of(rows: &[Row]) -> Result<Self, DbError> {
+        let row = rows.first().ok_or(DbError::Closed)?;
+        Ok(Self { stopped: row.count(0)? > 0, resumes: row.count(1)? })
+    }
+}
+
+/// Asks how a consumer stands; read the answer with [`Standing::of`].
+pub(crate) fn standing(consumer: &str) -> Statement {
+    let asked = Statement::same(
+        "SELECT (SELECT count(*) FROM consumer_stop WHERE consumer = ?),
+                COALESCE((SELECT resumes FROM consumer_resume WHERE consumer = ?), 0)",
+    );
+    asked.bind(consumer).bind(consumer)
+}
+
+/// Lets a stopped consumer run again: whoever parks has done so before, or learns of this. The second answers a row when it
+/// was stopped.
+pub(crate) fn resume(consumer: &str, now: Timestamp) -> [Statement; 3] {
+    let mark = Statement::same(
+        "INSERT INTO consumer_resume AS r (consumer, resumes, at) VALUES (?, 1, ?)
+         ON CONFLICT (consumer) DO UPDATE SET resumes = r.resumes + 1, at = excluded.at",
+    );
+    let lift = Statement::same("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
+    [parking(consumer), lift, mark.bind(consumer).bind(now)]
+}
+
+/// Stops the consumer, should it have parked more than `max` keys since `since`, or since it was resumed.
 pub(crate) fn stop_above(consumer: &str, max: u32, since: Timestamp, now: Timestamp) -> Statement {
     Statement::same(
         "INSERT INTO consumer_stop (consumer, reason, since) SELECT ?, 'parked_keys', ?
-         WHERE (SELECT count(*) FROM held_key WHERE consumer = ? AND since > ? AND reason = 'poison') > ?
+         WHERE (SELECT count(*) FROM held_key WHERE consumer = ? AND since > ? AND reason = 'poison'
+                AND since >= COALESCE((SELECT at FROM consumer_resume WHERE consumer = ?), 0)) > ?
          ON CONFLICT DO NOTHING",
     )
     .bind(consumer)
     .bind(now)
     .bind(consumer)
     .bind(since)
+    .bind(consumer)
     .bind(max)
 }
 

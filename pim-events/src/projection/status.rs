@@ -7,6 +7,7 @@ use pim_data::backend::{DbError, Statement};
 
 use super::{ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
+use crate::consumer::ledger;
 
 /// One partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -137,15 +138,21 @@ impl ReadStore {
         })
     }
 
-    /// Lets a stopped consumer run again.
+    /// Lets a stopped consumer run again; false when it was not stopped.
+    ///
+    /// What was parked before does not count against `parked_per_minute_max` any more, and an event that failed before is tried
+    /// anew before its key is parked.
     ///
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn resume(&self, consumer: &str) -> Result<bool, StoreError> {
-        let resume = Statement::same("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
-        let mut tx = self.db().begin().await?;
-        let rows = tx.query(resume).await?;
-        tx.commit().await?;
-        Ok(!rows.is_empty())
+        let (tx, answers) = self.db().begin_with(&ledger::resume(consumer, self.clock().now())).await?;
+        let was_stopped = answers.get(1).is_some_and(|rows| !rows.is_empty());
+        if was_stopped {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        Ok(was_stopped)
     }
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pim_core::clock::Clock;
 use pim_core::shard::HomeKey;
 use pim_events::{
-    BusSettings, ConsumerSettings, DeadPlace, EmbeddedBus, HeldPlace, NewRecord, Projection, ProjectionRunner,
-    Publisher as _, ReplaySelection, UnparkError,
+    ConsumerSettings, DeadPlace, HeldPlace, NewRecord, Projection, ProjectionRunner, Publisher as _, ReplaySelection,
+    UnparkError,
 };
 use uuid::Uuid;
 
@@ -90,10 +89,7 @@ async fn a_record_that_is_no_event_is_put_aside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_parked_keys_stop_the_consumer() {
     let folder = Folder::new();
-    let mut rig = Rig::open(folder.path()).await;
-    // One partition has one worker: of several, one that failed before `resume` might park its key after it.
-    let one = BusSettings { partitions: 1, ..BusSettings::default() };
-    rig.bus = EmbeddedBus::open(&folder.path().join("one.db"), one, Clock::system()).await.unwrap();
+    let rig = Rig::open(folder.path()).await;
     let journal = Journal::default();
     let settings = ConsumerSettings { parked_per_minute_max: 3, pause_max_ms: 20, ..ConsumerSettings::default() };
     for _ in 0..10 {

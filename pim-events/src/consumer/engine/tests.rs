@@ -1,6 +1,6 @@
 //! What the engine must do whoever else is at work.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pim_data::backend::{DbSettings, Statement};
 use uuid::Uuid;
@@ -9,8 +9,12 @@ use super::*;
 use crate::bus::NewRecord;
 use crate::event::Headers;
 
-/// Counts what it is given.
-struct Count(AtomicUsize);
+/// Counts what it is given; refuses it while it is `sick`.
+#[derive(Default)]
+struct Count {
+    given: AtomicUsize,
+    sick: AtomicBool,
+}
 
 #[async_trait]
 impl Sink for Count {
@@ -26,7 +30,10 @@ impl Sink for Count {
     }
 
     async fn apply(&self, _tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
-        self.0.fetch_add(events.len(), Ordering::SeqCst);
+        if self.sick.load(Ordering::SeqCst) {
+            return Err(ApplyError::Rejected { code: "sick" });
+        }
+        self.given.fetch_add(events.len(), Ordering::SeqCst);
         Ok(())
     }
 }
@@ -38,13 +45,118 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
     tx.commit().await.unwrap();
     let settings = ConsumerSettings::default();
     Engine {
-        sink: Count(AtomicUsize::new(0)),
+        sink: Count::default(),
         db,
-        registry: Registry::default(),
+        registry: Registry::builder().event::<Told>().build().unwrap(),
         settings,
         clock: Clock::system(),
         signals: EventSignals::unbound(),
     }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {}
+
+impl crate::event::DomainEvent for Told {
+    const TYPE: &'static str = "thing.told";
+    const AGGREGATE: &'static str = "thing";
+    fn aggregate_id(&self) -> Uuid {
+        Uuid::nil()
+    }
+    fn aggregate_version(&self) -> u64 {
+        1
+    }
+}
+
+/// The first event of a key of its own.
+fn sound(partition: u16) -> Record {
+    let key = pim_core::shard::ForeignUuid(Uuid::new_v4());
+    let event = Event {
+        id: Uuid::now_v7(),
+        origin: crate::event::Origin::Control,
+        event_type: "thing.told".into(),
+        schema_version: 1,
+        time: Timestamp::from_micros(0),
+        home: key.0,
+        bucket: pim_core::shard::ShardKey::bucket(&key),
+        n: 1,
+        owner_epoch: pim_core::shard::Epoch(1),
+        aggregate: "thing".into(),
+        aggregate_id: Uuid::nil(),
+        aggregate_version: 1,
+        correlation: pim_core::context::RequestId::mint(),
+        causation: None,
+        trace: pim_core::context::TraceContext::root(),
+        actor: "u-1".into(),
+        role: "clerk".into(),
+        seq: 1,
+        published_at: None,
+        payload: serde_json::value::RawValue::from_string("{}".into()).unwrap(),
+    };
+    let (headers, at) = (event.headers(), Timestamp::from_micros(0));
+    Record { topic: "t".into(), partition, offset: 0, key: key.0, headers, payload: "{}".into(), at }
+}
+
+async fn resume(engine: &Engine<Count>) {
+    let (tx, _) = engine.db.begin_with(&ledger::resume("c", engine.clock.now())).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn is_stopped(engine: &Engine<Count>) -> bool {
+    Standing::of(&engine.db.query(ledger::standing("c")).await.unwrap()).unwrap().stopped
+}
+
+async fn held(engine: &Engine<Count>) -> u64 {
+    engine.db.query(Statement::same("SELECT count(*) FROM held_key")).await.unwrap()[0].count(0).unwrap()
+}
+
+/// Guard: `park` compares what it saw. What failed before an operator resumed the consumer is tried anew, not parked.
+#[tokio::test]
+async fn what_failed_before_a_resume_is_tried_anew() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut engine = engine(&folder).await;
+    engine.settings.parked_per_minute_max = 0;
+    let [one, other] = [0, 1].map(|partition| Place { consumer: "c", topic: "t".into(), partition });
+    engine.position(&one).await.unwrap();
+    engine.position(&other).await.unwrap();
+    engine.sink.sick.store(true, Ordering::SeqCst);
+
+    // A worker sees its event fail, and before it parks the key another worker's has stopped the consumer.
+    let (late, mut seen) = (sound(1), None);
+    let item = Item::read(&late, &engine);
+    let failed = engine.attempt(&other, 0, std::slice::from_ref(&item), &mut seen).await.unwrap_err();
+    assert_eq!(engine.absorb(&one, 0, &[sound(0)]).await.unwrap(), Step::Next(1));
+    assert!(is_stopped(&engine).await);
+    engine.sink.sick.store(false, Ordering::SeqCst);
+    resume(&engine).await;
+    assert_eq!(engine.park((&other, 0), &item, failed.code(), seen).await.unwrap(), Step::Lost);
+    assert!(!is_stopped(&engine).await, "nothing has failed since it was resumed");
+    assert_eq!(engine.absorb(&other, 0, std::slice::from_ref(&late)).await.unwrap(), Step::Next(1));
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 1));
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Guard: `ledger::stop_above` counts from the resume on. What was parked before has been answered for.
+#[tokio::test]
+async fn a_resumed_consumer_has_its_minute_anew() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut engine = engine(&folder).await;
+    engine.settings.parked_per_minute_max = 1;
+    engine.sink.sick.store(true, Ordering::SeqCst);
+    for (partition, stops) in [(0, false), (1, true), (2, false), (3, true)] {
+        let place = Place { consumer: "c", topic: "t".into(), partition };
+        engine.position(&place).await.unwrap();
+        assert_eq!(engine.absorb(&place, 0, &[sound(partition)]).await.unwrap(), Step::Next(1));
+        assert_eq!(is_stopped(&engine).await, stops, "at partition {partition}");
+        if stops {
+            resume(&engine).await;
+        }
+    }
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn broken(offset: u64) -> Record {

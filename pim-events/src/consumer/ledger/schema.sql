@@ -64,6 +64,11 @@ CREATE TABLE IF NOT EXISTS consumer_stop (
     reason TEXT NOT NULL,
     since INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consumer_resume (
+    consumer TEXT PRIMARY KEY,
+    resumes INTEGER NOT NULL,
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS projection_version (
     name TEXT PRIMARY KEY,
     version INTEGER NOT NULL,

@@ -64,6 +64,11 @@ CREATE TABLE IF NOT EXISTS consumer_stop (
     reason text NOT NULL,
     since bigint NOT NULL
 );
+CREATE TABLE IF NOT EXISTS consumer_resume (
+    consumer text PRIMARY KEY,
+    resumes bigint NOT NULL,
+    at bigint NOT NULL
+);
 CREATE TABLE IF NOT EXISTS projection_version (
     name text PRIMARY KEY,
     version bigint NOT NULL,
