@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid, Variant};
 
 use crate::clock::Timestamp;
+use crate::problem::{self, IntoProblem, Problem};
 use crate::shard::Bucket;
 
 /// What an id names. Implement it on an empty type, or let [`id_kinds!`](crate::id_kinds) do it.
@@ -56,6 +57,12 @@ pub enum ParseIdError {
         /// What the id should have named.
         kind: &'static str,
     },
+}
+
+impl IntoProblem for ParseIdError {
+    fn into_problem(self) -> Problem {
+        Problem::of(problem::INVALID_ID).detail(self.to_string())
+    }
 }
 
 impl<K: IdKind> Id<K> {

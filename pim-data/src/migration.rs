@@ -54,12 +54,12 @@ impl Migration {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// The database has steps that this program does not know.
-    #[error("database {file} has schema version {found}, this program knows up to {known}: use a newer program")]
+    /// The database has steps that this program does not know, at its end or in between.
+    #[error("database {file} has migration {found}, this program knows others up to {known}: use a newer program")]
     Newer {
         /// Which database.
         file: String,
-        /// Its newest step.
+        /// Its newest step that is not known here.
         found: u32,
         /// Our newest step.
         known: u32,
@@ -167,7 +167,7 @@ pub(crate) async fn check(db: &Db, migrations: &[Migration]) -> Result<(), Migra
     let applied = applied(&listed.map_err(MigrateError::Ledger)?);
     let Some((step, ..)) = pending(db, migrations, &applied)?.pop() else { return Ok(()) };
     let found = applied.keys().next_back().copied().unwrap_or(0);
-    Err(MigrateError::Older { file: db.name(), found, known: step.version })
+    Err(MigrateError::Older { file: place(db), found, known: step.version })
 }
 
 /// Makes the functions of a server's database whose text is another than the one that was made last.
@@ -188,6 +188,11 @@ pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), M
     tx.commit().await.map_err(MigrateError::Ledger)
 }
 
+/// What an error calls a database: the file itself where it is one.
+fn place(db: &Db) -> String {
+    db.path().map_or_else(|| db.name(), |path| path.display().to_string())
+}
+
 fn applied(listed: &[Row]) -> BTreeMap<u32, [u8; 32]> {
     let entry = |row: &Row| Some((u32::try_from(row.int(0).ok()?).ok()?, row.digest(1).ok()?));
     listed.iter().filter_map(entry).collect()
@@ -205,8 +210,9 @@ fn pending<'m>(
     let mut steps: Vec<_> = migrations.iter().collect();
     steps.sort_by_key(|step| step.version);
     let known = steps.last().map_or(0, |step| step.version);
-    if let Some(&found) = applied.keys().next_back().filter(|&&found| found > known) {
-        return Err(MigrateError::Newer { file: db.name(), found, known });
+    // Also one between those that are known: a newer release of a library numbers its steps below the program's own.
+    if let Some(&found) = applied.keys().rfind(|&&found| steps.iter().all(|step| step.version != found)) {
+        return Err(MigrateError::Newer { file: place(db), found, known });
     }
     let mut pending = Vec::new();
     for step in steps {

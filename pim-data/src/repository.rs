@@ -15,6 +15,7 @@ use crate::cluster::{CONTROL, Cluster, Shard};
 use crate::consistency::Consistency;
 use crate::entity::{Calls, DecodeError, Entity, Table, from_row, select_list};
 use crate::scope;
+use crate::unit::place_name;
 
 /// Most rows of one page.
 pub const PAGE_MAX: u32 = 500;
@@ -37,6 +38,14 @@ pub enum ReadError {
     Denied {
         /// What was to be read.
         entity: &'static str,
+    },
+    /// The schema of the shards, or that of the control database, does not have this entity.
+    #[error("{entity} is not an entity of {place}: add it to the schema's builder")]
+    UnknownEntity {
+        /// What.
+        entity: &'static str,
+        /// `the shards` or `the control database`.
+        place: &'static str,
     },
     /// The map names a shard that this cluster does not have.
     #[error("shard {0} is not part of this cluster")]
@@ -71,7 +80,7 @@ impl IntoProblem for ReadError {
             Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE),
             Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
             Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
-            Self::Decode(_) | Self::Database(_) => Problem::of(problem::INTERNAL),
+            Self::UnknownEntity { .. } | Self::Decode(_) | Self::Database(_) => Problem::of(problem::INTERNAL),
         }
     }
 }
@@ -206,6 +215,9 @@ impl Cluster {
         let table = E::TABLE;
         let is_control = self.schema().is_control(table);
         check_resource::<E>(permit)?;
+        if !self.schema().holds(table, is_control) {
+            return Err(ReadError::UnknownEntity { entity: table.name, place: place_name(is_control) });
+        }
         let calls = self.schema().calls(table);
         let mut tries = 0;
         // Ends: leaving is believed a bounded number of times.
@@ -271,7 +283,10 @@ impl Cluster {
         consistency: &Consistency,
         filter: &Filter,
     ) -> Result<Vec<Row>, ReadError> {
-        let calls = self.schema().calls(E::TABLE);
+        let (calls, control) = (self.schema().calls(E::TABLE), shard.id() == CONTROL);
+        if !self.schema().holds(E::TABLE, control) {
+            return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
+        }
         let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), consistency, filter).await;
         self.0.signals.read(shard.id(), &outcome);
         outcome

@@ -118,6 +118,11 @@ impl Schema {
         if control { &self.control_tables } else { &self.shard_tables }
     }
 
+    /// Whether the shards, or the control database, have this entity.
+    pub(crate) fn holds(&self, table: &Table, control: bool) -> bool {
+        self.tables_of(control).iter().any(|known| known.name == table.name)
+    }
+
     pub(crate) fn is_control(&self, table: &Table) -> bool {
         self.control_tables.iter().any(|known| known.name == table.name)
     }

@@ -19,13 +19,13 @@ use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, Scope, Write as WriteAccess};
-use pim_core::shard::{HomeKey, Route};
+use pim_core::shard::{HomeKey, Route, ShardId};
 use serde_json::{Map, Value as Json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::backend::{Engine, SqlPair, Statement, Value};
-use crate::cluster::Cluster;
+use crate::cluster::{CONTROL, Cluster};
 use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, stored_as, values_of};
 use crate::schema::Schema;
 use crate::{idempotency, scope};
@@ -103,7 +103,8 @@ impl Unit {
     ///
     /// # Errors
     /// [`UnitError::Replay`] with the stored answer of an earlier, equal submission; [`UnitError::Denied`] when the permit
-    /// speaks of something else; [`UnitError::Conflict`] when the key was written since an earlier load;
+    /// speaks of something else; [`UnitError::UnknownEntity`]; [`UnitError::Conflict`] when the key was written since an earlier
+    /// load;
     /// [`UnitError::TooLarge`] above [`LOADS_MAX`] rows.
     pub async fn load<E: Entity>(
         &mut self,
@@ -111,7 +112,7 @@ impl Unit {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
-        let calls = self.cluster.schema().calls(E::TABLE).ok_or(UnitError::NotLoaded { entity: E::TABLE.name })?;
+        let calls = calls_of::<E>(&self.cluster, self.route.shard)?;
         let wanted = (self.home.uuid(), id.uuid());
         let mut tries = 0;
         // Ends: leaving is believed a bounded number of times.
@@ -176,10 +177,11 @@ impl Unit {
     /// Returns the version that it will have.
     ///
     /// # Errors
-    /// [`UnitError::Denied`] outside the permit's scope, [`UnitError::NotLoaded`], [`UnitError::WrongHome`],
-    /// [`UnitError::TooLarge`] above [`WRITES_MAX`] rows.
+    /// [`UnitError::Denied`] outside the permit's scope, [`UnitError::UnknownEntity`], [`UnitError::NotLoaded`],
+    /// [`UnitError::WrongHome`], [`UnitError::TooLarge`] above [`WRITES_MAX`] rows.
     pub fn save<E: Entity>(&mut self, permit: &Permit<WriteAccess>, entity: &E) -> Result<u64, UnitError> {
         check_resource::<E>(permit)?;
+        calls_of::<E>(&self.cluster, self.route.shard)?;
         if entity.home() != self.home || entity.id().bucket() != self.home.bucket() {
             return Err(UnitError::WrongHome { entity: E::TABLE.name });
         }
@@ -221,6 +223,7 @@ impl Unit {
     }
 
     /// The slot that another crate fills; made when first asked for.
+    #[expect(clippy::missing_panics_doc, reason = "it never does: the position is that of a part of this very type")]
     pub fn part<P: UnitPart + Default>(&mut self) -> &mut P {
         let position = self.parts.iter().position(|part| (part.as_ref() as &dyn Any).is::<P>());
         let position = position.unwrap_or_else(|| {
@@ -284,6 +287,18 @@ pub(crate) fn pairs(schema: &Schema, tables: &[&'static Table]) -> Vec<SqlPair> 
 /// The deadline, unless it has passed.
 fn in_time(cx: &RequestContext) -> Result<Instant, UnitError> {
     cx.deadline().remaining().map(|_| cx.deadline().instant()).ok_or(UnitError::Deadline)
+}
+
+/// The functions of an entity, unless it does not live where the unit writes.
+fn calls_of<E: Entity>(cluster: &Cluster, shard: ShardId) -> Result<&Calls, UnitError> {
+    let (schema, control) = (cluster.schema(), shard == CONTROL);
+    let calls = schema.calls(E::TABLE).filter(|_| schema.holds(E::TABLE, control));
+    calls.ok_or(UnitError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) })
+}
+
+/// What an error calls the database that lacks an entity.
+pub(crate) const fn place_name(control: bool) -> &'static str {
+    if control { "the control database" } else { "the shards" }
 }
 
 fn check_resource<E: Entity>(permit: &Permit<WriteAccess>) -> Result<(), UnitError> {

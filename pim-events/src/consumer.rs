@@ -25,7 +25,7 @@ use futures_util::FutureExt as _;
 use crate::event::{DecodeError, EnvelopeError, UpcastError};
 use crate::outbox::AppendError;
 use pim_core::signal::Spans;
-use pim_data::backend::DbError;
+use pim_data::backend::{ColumnError, DbError};
 use pim_data::unit::UnitError;
 
 /// Why an event was not applied. Carries codes and sources, never payload text.
@@ -76,6 +76,12 @@ pim_core::closed_enum! {
         Capped = "capped",
         /// Trying again does not help: the key is parked.
         Permanent = "permanent",
+    }
+}
+
+impl From<ColumnError> for ApplyError {
+    fn from(error: ColumnError) -> Self {
+        Self::Store(error.into())
     }
 }
 

@@ -55,9 +55,10 @@ pub trait DomainEvent: Serialize + DeserializeOwned + Send + Sync + 'static {
     const TYPE: &'static str;
     /// Version of the payload's schema; a change that old readers cannot take raises it and adds an upcaster.
     const VERSION: u16 = 1;
-    /// What kind of thing the fact tells of.
+    /// What kind of thing the fact tells of: a name of the same form.
     const AGGREGATE: &'static str;
-    /// The topic that carries it.
+    /// The topic that carries it, a name of the same form. All events of a key go to one topic: a consumer of another would
+    /// wait for the numbers that it does not see.
     const TOPIC: &'static str = DOMAIN_TOPIC;
 
     /// Which thing the fact tells of.
@@ -185,7 +186,7 @@ pub enum DecodeError {
         wanted: &'static str,
     },
     /// The payload is of another schema version; upcast it first.
-    #[error("event {wanted} has schema version {found}")]
+    #[error("event {wanted} has schema version {found}: bring it up to date with `Registry::upcast`")]
     Version {
         /// The type asked for.
         wanted: &'static str,

@@ -31,6 +31,14 @@ pub trait KeySource: Send + Sync + 'static {
     async fn fetch(&self) -> Result<String, KeySourceError>;
 }
 
+/// A key set that is known beforehand: a program that signs its own tokens, or a test.
+#[async_trait]
+impl KeySource for String {
+    async fn fetch(&self) -> Result<String, KeySourceError> {
+        Ok(self.clone())
+    }
+}
+
 /// A key set that cannot be had now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key set cannot be fetched: {0}")]

@@ -51,8 +51,16 @@ pub enum UnitError {
         /// What.
         entity: &'static str,
     },
+    /// The schema of the shards, or that of the control database, does not have this entity.
+    #[error("{entity} is not an entity of {place}: add it to the schema's builder")]
+    UnknownEntity {
+        /// What.
+        entity: &'static str,
+        /// `the shards` or `the control database`.
+        place: &'static str,
+    },
     /// A changed row was not loaded in this unit.
-    #[error("{entity} was not loaded in this unit")]
+    #[error("{entity} was not loaded in this unit: load it before it is changed")]
     NotLoaded {
         /// What.
         entity: &'static str,
@@ -84,6 +92,9 @@ pub enum UnitError {
     /// A part refused.
     #[error(transparent)]
     Part(#[from] PartError),
+    /// Another crate's part refused what it was given, such as an event; [`UnitError::given`] makes it.
+    #[error("a part of the unit refused what it was given")]
+    Given(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An entity and its table do not fit.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -108,6 +119,12 @@ impl From<ColumnError> for UnitError {
 }
 
 impl UnitError {
+    /// For crates with parts of their own: their error as one of a unit, so that one function may use both.
+    #[must_use]
+    pub fn given(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Given(Box::new(error))
+    }
+
     /// Whether running the unit again, from its load, may well succeed.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
@@ -137,9 +154,11 @@ impl IntoProblem for UnitError {
             Self::Unknown(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Replay(_)
+            | Self::UnknownEntity { .. }
             | Self::NotLoaded { .. }
             | Self::NoEvent
             | Self::Part(_)
+            | Self::Given(_)
             | Self::Decode(_)
             | Self::Directory(_)
             | Self::Database(_) => Problem::of(problem::INTERNAL),

@@ -84,6 +84,20 @@ async fn a_schema_newer_than_the_program() {
     };
 }
 
+/// Guard: `pending` looks at every step that was applied. A newer release of a library numbers its steps below the program's.
+#[tokio::test]
+async fn a_schema_newer_in_the_middle() {
+    let folder = Folder::new();
+    let step = |version, table| Migration::new(version, "step", format!("CREATE TABLE {table} (x)"));
+    let newer = Schema::builder().everywhere(&[step(999, "earlier"), step(20_000, "last")]).build().expect("sound");
+    drop(Cluster::open(settings(&folder, 1), newer).await.expect("opens"));
+    let older = Schema::builder().everywhere(&[step(20_000, "last")]).build().expect("sound");
+    let error = Cluster::open(settings(&folder, 1), older).await.expect_err("must be refused");
+    let OpenError::Schema { source: MigrateError::Newer { found: 999, known: 20_000, .. }, .. } = error else {
+        panic!("{error:?}")
+    };
+}
+
 #[tokio::test]
 async fn migrations_run_twice_over_change_nothing() {
     let folder = Folder::new();

@@ -2,9 +2,11 @@
 
 use pim_core::id::Id;
 use pim_data::backend::{Db, DbSettings, Statement};
+use pim_data::consistency::Consistency;
+use pim_data::repository::ReadError;
 use pim_data::unit::{LOADS_MAX, UnitError, WRITES_MAX};
 
-use super::world::{Account, CustomerNote, Note, ShopResource, World, bytes, cx, tell, write};
+use super::world::{Account, CustomerNote, DepotRow, Note, ShopResource, World, bytes, cx, read, tell, write};
 
 const TABLES: [&str; 5] = [
     "SELECT COUNT(*) FROM account_row",
@@ -25,6 +27,22 @@ async fn a_dropped_unit_leaves_no_trace() {
     for table in TABLES {
         assert_eq!(world.count(account.id, table).await, 0, "{table}");
     }
+}
+
+/// Guard: `unit::calls_of` and its twins of reads. The database's "no such table" would name neither entity nor fix.
+#[tokio::test]
+async fn an_entity_that_lives_elsewhere_is_named() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let depot = DepotRow { id: Id::random(), version: 0, code: "north".to_owned() };
+    let mut unit = world.cluster.begin(&cx(), depot.id);
+    let saved = unit.save(&write(ShopResource::Depot), &depot);
+    assert!(matches!(saved, Err(UnitError::UnknownEntity { entity: "depot", place: "the shards" })), "{saved:?}");
+    let mut unit = world.cluster.begin_control(&cx(), account.id);
+    let loaded = unit.load::<Account>(&write(ShopResource::Account), account.id).await;
+    assert!(matches!(loaded, Err(UnitError::UnknownEntity { place: "the control database", .. })), "{loaded:?}");
+    let read = world.cluster.read::<DepotRow>(&cx(), &read(ShopResource::Depot), depot.id, &Consistency::Strong).await;
+    assert!(matches!(read, Err(ReadError::UnknownEntity { entity: "depot", place: "the shards" })), "{read:?}");
 }
 
 #[tokio::test]

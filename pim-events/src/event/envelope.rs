@@ -114,19 +114,24 @@ impl Event {
     /// # Errors
     /// [`EnvelopeError`] names the header that is missing or malformed.
     pub fn from_wire(headers: &Headers, payload: &str) -> Result<Self, EnvelopeError> {
+        // Another major version may mean anything by the same names.
+        if headers.text("ce_specversion")? != SPEC_VERSION {
+            return Err(EnvelopeError::Malformed { name: "ce_specversion" });
+        }
+        let event_type = headers.text("ce_type")?;
         let aggregate_id = headers.text("ce_subject")?;
         let (aggregate, aggregate_id) =
             aggregate_id.rsplit_once('/').ok_or(EnvelopeError::Malformed { name: "ce_subject" })?;
         let schema = headers.text("ce_dataschema")?;
         let schema_version = schema
-            .rsplit_once(':')
-            .and_then(|(_, version)| version.parse().ok())
+            .strip_prefix(SCHEMA_PREFIX)
+            .and_then(|schema| schema.strip_prefix(event_type.as_str())?.strip_prefix(':')?.parse().ok())
             .ok_or(EnvelopeError::Malformed { name: "ce_dataschema" })?;
         let bucket = Bucket::new(headers.parsed("pim-bucket")?);
         Ok(Self {
             id: headers.parsed("ce_id")?,
             origin: headers.parsed("ce_source")?,
-            event_type: headers.text("ce_type")?,
+            event_type,
             schema_version,
             time: headers.parsed::<Timestamp>("ce_time")?,
             home: headers.parsed("ce_partitionkey")?,

@@ -73,8 +73,18 @@ pub enum RegistryError {
         /// Which type.
         event_type: &'static str,
     },
+    /// Its aggregate or topic has a name of another form, so that it could not travel.
+    #[error("{what} {name} of event type {event_type} is not a lower-case dotted name of at most 64 characters")]
+    Part {
+        /// Which type.
+        event_type: &'static str,
+        /// `aggregate` or `topic`.
+        what: &'static str,
+        /// What it is called.
+        name: &'static str,
+    },
     /// An older version cannot be read.
-    #[error("event type {event_type} has no upcaster from version {from}")]
+    #[error("event type {event_type} has no upcaster from version {from}: add one with `.upcast`")]
     Chain {
         /// Which type.
         event_type: &'static str,
@@ -82,7 +92,7 @@ pub enum RegistryError {
         from: u16,
     },
     /// An upcaster for a type or step that does not exist.
-    #[error("upcaster of {event_type} from version {from} leads nowhere")]
+    #[error("upcaster of {event_type} from version {from} leads nowhere: register the event, in a higher version")]
     Stray {
         /// Which type.
         event_type: &'static str,
@@ -206,6 +216,11 @@ impl RegistryBuilder {
         for (event_type, known) in &all {
             if !is_name(event_type) || known.version == 0 {
                 return Err(RegistryError::Name { event_type });
+            }
+            for (what, name) in [("aggregate", known.aggregate), ("topic", known.topic)] {
+                if !is_name(name) {
+                    return Err(RegistryError::Part { event_type, what, name });
+                }
             }
             if let Some(from) = (1..known.version).find(|from| !known.upcasters.contains_key(from)) {
                 return Err(RegistryError::Chain { event_type, from });

@@ -1,8 +1,9 @@
 //! Facts ride the unit of work: appended to its slot, written by its transaction.
 
+use pim_core::problem::{self, IntoProblem, Problem};
 use pim_data::backend::{SqlPair, Statement, Value};
 use pim_data::schema::SchemaBuilder;
-use pim_data::unit::{CommitFacts, PartCall, PartError, Unit, UnitPart};
+use pim_data::unit::{CommitFacts, PartCall, PartError, Unit, UnitError, UnitPart};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -57,6 +58,19 @@ pub enum AppendError {
     /// The unit has as many events as it may.
     #[error("a unit appends at most {EVENTS_PER_UNIT_MAX} events")]
     TooMany,
+}
+
+/// Events are the program's own, so one that is refused is a defect of it, whatever the caller sent.
+impl IntoProblem for AppendError {
+    fn into_problem(self) -> Problem {
+        Problem::of(problem::INTERNAL)
+    }
+}
+
+impl From<AppendError> for UnitError {
+    fn from(error: AppendError) -> Self {
+        Self::given(error)
+    }
 }
 
 /// Appending events to a unit of work.

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pim_core::clock::{Clock, Timestamp};
-use pim_data::backend::{Db, DbError, DbSettings, Engine, Row, Secrets, ServerSettings, SqlPair, Statement, Value};
+use pim_core::problem::{self, IntoProblem, Problem};
+use pim_data::backend::{
+    ColumnError, Db, DbError, DbSettings, Engine, Row, Secrets, ServerSettings, SqlPair, Statement, Value,
+};
 use uuid::Uuid;
 
 use super::Projection;
@@ -71,6 +74,21 @@ pub enum StoreError {
     /// It could not be read or written.
     #[error("use the read store")]
     Db(#[from] DbError),
+}
+
+impl From<ColumnError> for StoreError {
+    fn from(error: ColumnError) -> Self {
+        Self::Db(error.into())
+    }
+}
+
+impl IntoProblem for StoreError {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Db(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            _ => Problem::of(problem::INTERNAL),
+        }
+    }
 }
 
 impl ReadStore {

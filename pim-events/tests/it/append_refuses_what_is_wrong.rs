@@ -32,6 +32,21 @@ impl DomainEvent for Note {
     }
 }
 
+/// Its aggregate would stand in headers and subjects as nobody expects it.
+#[derive(Serialize, Deserialize)]
+struct Shouted {}
+
+impl DomainEvent for Shouted {
+    const TYPE: &'static str = "note.shouted";
+    const AGGREGATE: &'static str = "Loud Note";
+    fn aggregate_id(&self) -> Uuid {
+        Uuid::nil()
+    }
+    fn aggregate_version(&self) -> u64 {
+        1
+    }
+}
+
 /// Guard: `append` asks the registry of the schema.
 #[tokio::test]
 async fn an_unknown_type() {
@@ -83,6 +98,8 @@ fn a_registry_without_an_upcaster() {
     assert_eq!(built, RegistryError::Chain { event_type: "note.written", from: 1 });
     let twice = Registry::builder().event::<Happened>().event::<Happened>().build().unwrap_err();
     assert_eq!(twice, RegistryError::Twice { event_type: "thing.happened" });
+    let shouting = Registry::builder().event::<Shouted>().build().unwrap_err();
+    assert_eq!(shouting, RegistryError::Part { event_type: "note.shouted", what: "aggregate", name: "Loud Note" });
 }
 
 /// Guard: the outbox is append-only (trigger `outbox_event_is_immutable`).

@@ -13,6 +13,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("pim-events", &["pim-core", "pim-data"]),
     ("pim-telemetry", &["pim-core"]),
     ("pim-lab", &["pim-core", "pim-data", "pim-events", "pim-telemetry"]),
+    ("pim-lending", &["pim-core", "pim-data", "pim-events", "pim-telemetry"]),
     ("pim-servers", &[]),
     ("pim-testkit", &["pim-core", "pim-data", "pim-events", "pim-telemetry", "pim-lab", "pim-servers"]),
     ("xtask", &["pim-servers"]),

@@ -2,6 +2,7 @@
 
 use std::process::{Output, Stdio};
 
+use pim_data::backend::{Db, DbSettings};
 use pim_testkit::folder::Folder;
 use pim_testkit::program::{self, Program};
 use pim_testkit::terminal::Terminal;
@@ -150,9 +151,30 @@ async fn what_is_wrong_with_a_directory() {
     let layout = folder.path().join("layout.toml");
     let text = std::fs::read_to_string(&layout).unwrap();
     std::fs::write(&layout, text.replace("format = ", "format = 9")).unwrap();
-    let (code, _, err) = ends(&common, &[]).await;
-    assert_eq!(code, Some(3), "{err}");
-    assert!(err.contains("use a newer program") && err.contains(&data_dir), "{err}");
+    let refused = async |named: &str| {
+        let (code, _, err) = ends(&common, &[]).await;
+        assert_eq!(code, Some(3), "{err}");
+        assert!(err.contains("use a newer program") && err.contains(named), "{named}: {err}");
+    };
+    refused(&data_dir).await;
+    std::fs::write(&layout, text).unwrap();
+    // A migration of a newer program: in a shard, in the control database, and one of a library between those that are known.
+    for (database, version) in [("shards/shard-1.db", 90_000), ("control.db", 90_000), ("shards/shard-3.db", 999)] {
+        let file = folder.path().join(database);
+        migration(&file, &format!("INSERT INTO pim_migration VALUES ({version}, 'later', zeroblob(32), 0)")).await;
+        refused(database).await;
+        migration(&file, &format!("DELETE FROM pim_migration WHERE version = {version}")).await;
+    }
+    let whole = Program::start("services", &common).await.unwrap();
+    assert_eq!(whole.stop().await.unwrap().0, Some(0), "nothing was changed by whoever was refused");
+}
+
+/// Writes into the list of applied migrations by hand.
+async fn migration(file: &std::path::Path, text: &str) {
+    let db = Db::open(file, DbSettings::default()).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.script(text).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

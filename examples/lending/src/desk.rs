@@ -1,0 +1,193 @@
+//! The desk: routes, the layers in front of them, and what a caller is told.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{Router, get, post, put};
+use axum::{Extension, Json};
+use http::{HeaderMap, HeaderName, StatusCode};
+use pim_core::context::{IdempotencyScope, RequestContext, RequestContextLayer};
+use pim_core::edge::EdgeGuardLayer;
+use pim_core::id::Id;
+use pim_core::identity::ActorVerifier;
+use pim_core::problem::{self, IntoProblem, Problem, ProblemLayer, response_of};
+use pim_core::rbac::{Permit, Policy, RbacLayer, Read, Write};
+use pim_core::request_id::{RequestIdLayer, Trust};
+use pim_data::consistency::{Consistency, ConsistencyToken};
+use pim_data::repository::Page;
+use pim_data::unit::{Tries, Unit, UnitError};
+use pim_events::AppendExt as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tower::ServiceBuilder;
+
+use crate::house::House;
+use crate::loan::{Action, Lending, Loan, LoanMoved, Member, Resource, State};
+use crate::shelf;
+
+/// Carries what its holder has seen, from the answer of a write to a later read.
+pub const SEEN: HeaderName = HeaderName::from_static("library-seen");
+
+/// The routes, each behind its policy. Layers stand in the order in which a request meets them.
+pub fn routes(house: House, policy: &Arc<Policy>, verifier: ActorVerifier) -> Router {
+    let see = || RbacLayer::new(policy).require(Action::See, Resource::Loan);
+    let lend = || RbacLayer::new(policy).require(Action::Lend, Resource::Loan);
+    Router::new()
+        .route("/members/{member}/loans", post(self::lend).layer(lend()).merge(get(list).layer(see())))
+        .route("/members/{member}/loans/{loan}/back", put(take_back).layer(lend()))
+        .route("/members/{member}/at-home", get(at_home).layer(see()))
+        .with_state(house)
+        .layer(
+            ServiceBuilder::new()
+                .layer(RequestIdLayer::new(Trust::Edge))
+                .layer(ProblemLayer)
+                .layer(EdgeGuardLayer)
+                .layer(RequestContextLayer::new(verifier).bearer()),
+        )
+}
+
+/// What is lent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    title: String,
+}
+
+/// Whatever goes wrong, as a problem; the layer gives it its body.
+#[derive(Debug)]
+pub struct Refusal(Box<Problem>);
+
+impl<E: IntoProblem> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(Box::new(error.into_problem()))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        response_of(*self.0)
+    }
+}
+
+async fn lend(
+    Shared(house): Shared<House>,
+    Path(member): Path<Id<Member>>,
+    Extension(cx): Extension<RequestContext>,
+    Extension(permit): Extension<Permit<Write>>,
+    headers: HeaderMap,
+    Json(order): Json<Order>,
+) -> Result<Response, Refusal> {
+    let cx = keyed(cx, &headers, &format!("/members/{member}/loans"), &order.title)?;
+    let mut tries = Tries::of(&house.cluster, &cx);
+    loop {
+        let outcome = lend_once(house.cluster.begin(&cx, member), &permit, member, &order.title).await;
+        if let Some(answer) = settled(&mut tries, outcome).await? {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn lend_once(
+    mut unit: Unit,
+    permit: &Permit<Write>,
+    member: Id<Member>,
+    title: &str,
+) -> Result<Decision, UnitError> {
+    let id = Id::child_of(member.bucket(), unit.at());
+    let mut loan = Loan { id, member_id: member, version: 0, title: title.to_owned(), state: State::Out };
+    loan.version = unit.save(permit, &loan)?;
+    unit.append(&LoanMoved { loan: id, version: loan.version, state: loan.state })?;
+    close(unit, &loan).await
+}
+
+async fn take_back(
+    Shared(house): Shared<House>,
+    Path((member, loan)): Path<(Id<Member>, Id<Lending>)>,
+    Extension(cx): Extension<RequestContext>,
+    Extension(permit): Extension<Permit<Write>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let cx = keyed(cx, &headers, &format!("/members/{member}/loans/{loan}/back"), "")?;
+    let mut tries = Tries::of(&house.cluster, &cx);
+    loop {
+        let outcome = take_back_once(house.cluster.begin(&cx, member), &permit, loan).await;
+        if let Some(answer) = settled(&mut tries, outcome).await? {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn take_back_once(mut unit: Unit, permit: &Permit<Write>, loan: Id<Lending>) -> Result<Decision, UnitError> {
+    let Some(mut loan) = unit.load::<Loan>(permit, loan).await? else {
+        return Ok(Err(Problem::of(problem::NOT_FOUND)));
+    };
+    if loan.state == State::Back {
+        return Ok(Err(Problem::of(problem::ILLEGAL_TRANSITION)));
+    }
+    loan.state = State::Back;
+    loan.version = unit.save(permit, &loan)?;
+    unit.append(&LoanMoved { loan: loan.id, version: loan.version, state: loan.state })?;
+    close(unit, &loan).await
+}
+
+async fn list(
+    Shared(house): Shared<House>,
+    Path(member): Path<Id<Member>>,
+    Extension(cx): Extension<RequestContext>,
+    Extension(permit): Extension<Permit<Read>>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<Loan>>, Refusal> {
+    // Whoever shows what a write answered sees at least that write, from a replica where one is fresh enough.
+    let seen = headers.get(SEEN).and_then(|value| value.to_str().ok()?.parse::<ConsistencyToken>().ok());
+    let consistency = seen.map_or(Consistency::Strong, Consistency::from);
+    let page = Page { after: None, limit: 100 };
+    Ok(Json(house.cluster.list::<Loan>(&cx, &permit, member, page, &consistency).await?))
+}
+
+async fn at_home(
+    Shared(house): Shared<House>,
+    Path(member): Path<Id<Member>>,
+    Extension(permit): Extension<Permit<Read>>,
+) -> Result<Json<Value>, Refusal> {
+    // A read model knows nothing of permits: who asks it, asks within the scope.
+    if !permit.scope().sees(member.uuid(), None) {
+        return Err(Problem::of(problem::NOT_FOUND).into());
+    }
+    Ok(Json(json!({"books": shelf::at_home(&house.shelf, member).await?})))
+}
+
+/// What makes a retry the same request; without it a client that got no answer could lend twice.
+fn keyed(cx: RequestContext, headers: &HeaderMap, route: &str, body: &str) -> Result<RequestContext, Problem> {
+    let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
+    let key = key.ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+    let who = cx.actor().subject().as_str().to_owned();
+    Ok(cx.with_idempotency(IdempotencyScope::new(&who, "WRITE", route, key, body.as_bytes())))
+}
+
+/// What a write comes to: an answer, or a refusal that the rules of the library demand.
+type Decision = Result<(Value, ConsistencyToken), Problem>;
+
+async fn close(mut unit: Unit, loan: &Loan) -> Result<Decision, UnitError> {
+    let answer = json!(loan);
+    unit.answer(StatusCode::OK.as_u16(), &answer);
+    let committed = unit.commit().await?;
+    Ok(Ok((answer, committed.token)))
+}
+
+/// What the caller is told; none when the unit has to run again, because another one of the same member was faster.
+async fn settled(tries: &mut Tries, outcome: Result<Decision, UnitError>) -> Result<Option<Response>, Refusal> {
+    match outcome {
+        Ok(decision) => {
+            let (answer, token) = decision?;
+            Ok(Some(answered(answer, &token)))
+        }
+        Err(UnitError::Replay(stored)) => Ok(Some(answered(stored.body, &stored.token))),
+        Err(error) if tries.again(&error).await => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn answered(answer: Value, token: &ConsistencyToken) -> Response {
+    ([(SEEN, token.to_string())], Json(answer)).into_response()
+}

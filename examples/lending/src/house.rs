@@ -1,0 +1,89 @@
+//! The stores of the library, and what runs beside the desk: relay and projections.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use pim_core::clock::Clock;
+use pim_core::shard::ShardMap;
+use pim_core::signal::{SignalError, SignalRegistry};
+use pim_data::cluster::{Cluster, ClusterSettings};
+use pim_data::schema::Schema;
+use pim_data::signals::DataSignals;
+use pim_events::signals::EventSignals;
+use pim_events::{
+    BusSettings, ConsumerSettings, EmbeddedBus, EventsExt as _, Projection, ProjectionRunner, Publisher, ReadStore,
+    Registry, Relay, RelaySettings, Source,
+};
+use pim_telemetry::trace::TraceStore;
+
+use crate::loan::{Loan, LoanMoved};
+use crate::shelf::AtHome;
+
+/// Everything that the desk needs. Clones share it.
+#[derive(Clone, Debug)]
+pub struct House {
+    /// The shards.
+    pub cluster: Cluster,
+    /// The read models.
+    pub shelf: ReadStore,
+}
+
+/// What works behind the desk.
+#[derive(Debug)]
+pub struct Works {
+    relay: Relay,
+    projections: ProjectionRunner,
+}
+
+/// What the crates tell of themselves, bound once in a program.
+#[derive(Debug)]
+pub struct Signals {
+    data: DataSignals,
+    events: EventSignals,
+    traces: TraceStore,
+}
+
+impl Signals {
+    /// Binds them; spans go to `traces`.
+    ///
+    /// # Errors
+    /// [`SignalError`] when they are bound already.
+    pub fn bind(registry: &mut SignalRegistry, traces: &TraceStore) -> Result<Self, SignalError> {
+        let (data, events) = (DataSignals::bind(registry)?, EventSignals::bind(registry)?);
+        Ok(Self { data, events, traces: traces.clone() })
+    }
+}
+
+impl House {
+    /// Opens the library in a folder, or makes it there: two shards, a bus and a read store, each a file.
+    ///
+    /// # Errors
+    /// What cannot be opened, with its place and the fix.
+    pub async fn open(folder: &Path, signals: &Signals) -> Result<(Self, Works), Box<dyn Error + Send + Sync>> {
+        let registry = Registry::builder().event::<LoanMoved>().build()?;
+        // The number is that of the table's migration; those below 10,000 belong to the crates.
+        let schema = Schema::builder().events(&registry).entity::<Loan>(10_000).build()?;
+        let mut settings = ClusterSettings::at(folder).with_map(ShardMap::even(2)?);
+        settings.signals = signals.data.clone();
+        let cluster = Cluster::open(settings, schema).await?;
+        let bus = EmbeddedBus::open(&folder.join("bus.db"), BusSettings::default(), Clock::system()).await?;
+        let shelf = ReadStore::open(&folder.join("read.db"), Clock::system()).await?.with_signals(&signals.events);
+
+        let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
+        let spans = signals.traces.spans("lending");
+        let relaying = RelaySettings { spans: spans.clone(), ..RelaySettings::default() };
+        let relay = Relay::new(Source::all(&cluster), &publisher, &relaying).with_signals(&signals.events);
+        let consuming = ConsumerSettings { spans, ..ConsumerSettings::default() };
+        let models: Vec<Arc<dyn Projection>> = vec![Arc::new(AtHome)];
+        let projections = ProjectionRunner::open(&shelf, Arc::new(bus), &registry, models, &consuming).await?;
+        Ok((Self { cluster, shelf }, Works { relay, projections }))
+    }
+}
+
+impl Works {
+    /// Brings facts to the bus until `relay` is ready, and from there into the read models until `projections` is.
+    pub async fn run(self, relay: impl Future<Output = ()>, projections: impl Future<Output = ()>) {
+        tokio::join!(self.relay.run(relay), self.projections.run(projections));
+    }
+}

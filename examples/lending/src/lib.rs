@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+
+pub mod desk;
+pub mod house;
+pub mod loan;
+pub mod shelf;
+pub mod sign_in;

@@ -1,0 +1,62 @@
+//! Opens the library in a temporary folder, lends until Ctrl-C, and says what its telemetry came to.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::{Router, get};
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use pim_core::id::Id;
+use pim_core::signal::SignalRegistry;
+use pim_lending::house::{House, Signals};
+use pim_lending::loan::{Member, Role, policy};
+use pim_lending::sign_in::SignIn;
+use pim_telemetry::Telemetry;
+use pim_telemetry::exposition::{Format, render};
+use pim_telemetry::trace::TraceStore;
+use tokio::sync::watch;
+
+async fn metrics(State(told): State<Arc<(SignalRegistry, TraceStore)>>, headers: HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accepted);
+    ([(CONTENT_TYPE, format.media_type())], render(&told.0, format, &told.1))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let telemetry = Telemetry::builder("lending").install()?;
+    let (mut registry, traces) = (SignalRegistry::new(), TraceStore::new(10_000));
+    let signals = Signals::bind(&mut registry, &traces)?;
+    let folder = std::env::temp_dir().join("pim-lending");
+    let (house, works) = House::open(&folder, &signals).await?;
+
+    let sign_in = SignIn::new()?;
+    let desk = pim_lending::desk::routes(house, &policy()?.into(), sign_in.verifier());
+    let shown = Router::new().route("/metrics", get(metrics)).with_state(Arc::new((registry, traces)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:8090").await?;
+    let (member, token) = (Id::<Member>::random(), sign_in.token("u-1", Role::Librarian, None)?);
+    println!(
+        "curl -s http://127.0.0.1:8090/members/{member}/loans -H 'authorization: Bearer {token}' \\\n  \
+         -H 'idempotency-key: first' --json '{{\"title\": \"Middlemarch\"}}'\n\
+         curl -s http://127.0.0.1:8090/members/{member}/at-home -H 'authorization: Bearer {token}'\n\
+         curl -s http://127.0.0.1:8090/metrics"
+    );
+
+    let (stopper, stop) = watch::channel(false);
+    let stopped = || {
+        let mut stop = stop.clone();
+        async move { stop.wait_for(|stop| *stop).await.map(drop).unwrap_or_default() }
+    };
+    let serving = axum::serve(listener, desk.merge(shown)).with_graceful_shutdown(stopped());
+    let waiting = async {
+        let outcome = tokio::signal::ctrl_c().await;
+        stopper.send_replace(true);
+        outcome
+    };
+    let (served, (), waited) = tokio::join!(serving, works.run(stopped(), stopped()), waiting);
+    served.and(waited)?;
+    println!("{:?}", telemetry.shutdown());
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! What the README promises of the library.
+
+mod a_book_is_lent;
