@@ -24,15 +24,28 @@ pub(crate) enum Server {
     Oidc,
 }
 
+/// Where rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// In files of a data directory.
+    Files,
+    /// On PostgreSQL primaries with synchronous standbys.
+    Postgres,
+}
+
 /// Arguments of `cargo xtask test`.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
     /// Servers whose suites must run; without one of them the run fails instead of saying so.
     #[arg(long, value_delimiter = ',')]
     require: Vec<Server>,
-    /// Runs the crash suites alone: this many kills, and as many power cuts.
+    /// Runs the crash suites alone: this many kills, and as many power cuts; on servers, kills of service, primary and standby
+    /// in turn.
     #[arg(long, value_name = "TIMES")]
     crash: Option<u32>,
+    /// Where the rows of the crash suites are.
+    #[arg(long, value_enum, default_value = "files", requires = "crash")]
+    engine: Engine,
     /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
     /// and prints which test caught each.
     #[arg(long, value_name = "AREA|NAME", num_args = 0..=1, default_missing_value = "all")]
@@ -95,7 +108,27 @@ const SUITES: &[Suite] = &[
         flags: &[],
         tests: "postgres::",
     },
+    Suite {
+        server: Server::Postgres,
+        what: "the promises of the lab on PostgreSQL",
+        lacks: lacks_postgres,
+        build: LAB,
+        flags: &[],
+        tests: "postgres::",
+    },
+    Suite {
+        server: Server::Postgres,
+        what: "a lab of processes, and kills of service, primary and standby",
+        lacks: lacks_programs,
+        build: LAB,
+        flags: &["--ignored", "--test-threads=1"],
+        tests: "postgres::",
+    },
 ];
+
+/// These start the programs of the lab, which have to be built with the feature too.
+const LAB: &[&str] = &["-p", "pim-testkit", "--features", "postgres", "--test", "it"];
+const LAB_PROGRAMS: &[&str] = &["build", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
 
 /// A server that suites may share: named, in a container, or local.
 fn lacks_postgres() -> Result<(), String> {
@@ -127,6 +160,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(server) = args.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
         return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
+    if let (Some(kills), Engine::Postgres) = (args.crash, args.engine) {
+        return kill_servers(kills);
+    }
     // The end-to-end suites start the built programs, so these come first.
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
     if let Some(kills) = args.crash {
@@ -144,6 +180,15 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     outcomes.into_iter().collect()
 }
 
+/// Kills service, primary and standby in turn, this many times in all.
+fn kill_servers(kills: u32) -> Result<()> {
+    lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
+    must(&mut cargo(LAB_PROGRAMS))?;
+    let mut test = cargo(&["test", "--locked"]);
+    test.args(LAB).args(["--", "--ignored", "--nocapture", "kills_lose_nothing"]);
+    must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()))
+}
+
 impl Suite {
     /// Says so where it is not.
     fn is_there(&self) -> bool {
@@ -155,6 +200,9 @@ impl Suite {
     }
 
     fn run(&self, args: &TestArgs) -> Result<()> {
+        if self.build == LAB {
+            must(&mut cargo(LAB_PROGRAMS))?;
+        }
         let mut test = cargo(&["test", "--locked", "--no-fail-fast"]);
         test.args(self.build).arg("--").args(self.flags).arg(args.filter.as_deref().unwrap_or(self.tests));
         // A suite must not take another server for one that is required.

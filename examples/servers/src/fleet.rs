@@ -116,6 +116,13 @@ impl Fleet {
     /// # Errors
     /// When PostgreSQL is not installed, or a server does not become ready.
     pub fn create(folder: &Path, shards: u16) -> Result<Self, FleetError> {
+        let (fleet, guard) = Self::guarded(folder, shards)?;
+        guard.disarm().map_err(at(folder.to_owned()))?;
+        Ok(fleet)
+    }
+
+    /// The same, but all of it goes with the guard.
+    pub(crate) fn guarded(folder: &Path, shards: u16) -> Result<(Self, Guard), FleetError> {
         if shards == 0 || shards > SHARDS_MAX {
             return Err(FleetError::Shards { shards });
         }
@@ -139,8 +146,7 @@ impl Fleet {
         fleet.link_service_secrets()?;
         let map = fleet.shard_map();
         fs::write(&map, fleet.map()).map_err(at(&map))?;
-        guard.disarm().map_err(at(folder))?;
-        Ok(fleet)
+        Ok((fleet, guard))
     }
 
     /// The servers that another process started.
@@ -195,6 +201,22 @@ impl Fleet {
     /// When its folder cannot be read.
     pub fn unsharded(&self) -> Result<ServerState, FleetError> {
         Ok(state_of(&self.server(UNSHARDED)?))
+    }
+
+    /// The server that a shard's secret names, and the other one.
+    ///
+    /// # Errors
+    /// When there is no such shard, or a server's folder cannot be read.
+    pub fn servers_of(&self, shard: u16) -> Result<(LocalServer, LocalServer), FleetError> {
+        self.pair(shard)
+    }
+
+    /// The server of control database and read store.
+    ///
+    /// # Errors
+    /// When its folder cannot be read.
+    pub fn unsharded_server(&self) -> Result<LocalServer, FleetError> {
+        self.server(UNSHARDED)
     }
 
     /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other

@@ -35,7 +35,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "PostgreSQL 15 or later",
-        purpose: "lab servers, and the suites that kill servers",
+        purpose: "`lab up --mode process`, lab servers, and the suites that kill servers",
         look: || Programs::find().map(|found| found.bin().display().to_string()).map_err(|why| why.to_string()),
         install: "apt-get install postgresql",
     },

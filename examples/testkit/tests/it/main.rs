@@ -11,6 +11,8 @@ mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
 mod one_effect_for_each_submission;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;

@@ -18,7 +18,7 @@ fn narrative() -> &'static str {
     rest.split_once("\n```").expect("the narrative ends").0
 }
 
-async fn walk(gateway: &str) -> String {
+pub(crate) async fn walk(gateway: &str) -> String {
     let mut bash = Command::new("timeout");
     // Long enough for `cargo xtask` to be built on a busy machine.
     bash.args(["400", "bash", "-euo", "pipefail", "-c", narrative()]).env("GATEWAY", gateway);
@@ -29,7 +29,7 @@ async fn walk(gateway: &str) -> String {
     out.into_owned()
 }
 
-fn check(told: &str) {
+pub(crate) fn check(told: &str) {
     for expected in
         ["\"state\":\"draft\"", "\"claims\":1", "Quillfeather", "encounter.completed", "claim.drafted", "complete"]
     {
@@ -42,7 +42,7 @@ fn check(told: &str) {
 }
 
 /// Every hop of the walk's request has its time, and the story goes from the gateway to the claim's read models.
-async fn check_journey(gateway: &str, told: &str) {
+pub(crate) async fn check_journey(gateway: &str, told: &str) {
     let request = told.lines().find_map(|line| line.strip_prefix("request  ")).expect("a journey was shown");
     let sre = Caller::sign_in(gateway, "sre").await.unwrap();
     let (status, journey) = sre.get(&format!("/v1/admin/journeys/{request}")).await.unwrap();

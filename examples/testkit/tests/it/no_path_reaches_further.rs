@@ -8,6 +8,8 @@ mod stored;
 
 use std::sync::Arc;
 
+use pim_lab::rig::PostgresSettings;
+use pim_testkit::folder::Folder;
 use proptest::test_runner::{Config, TestRunner};
 
 use self::people::{Kind, People, Record, Someone};
@@ -34,8 +36,13 @@ fn sees_all(someone: &Someone) -> bool {
 
 #[test]
 fn every_path_shows_what_the_oracle_says_and_nothing_else() {
+    agree_on(Folder::new("reach").expect("a folder"), PostgresSettings::default());
+}
+
+/// Over rows in files, or on servers.
+pub(crate) fn agree_on(folder: Folder, postgres: PostgresSettings) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let people = Arc::new(runtime.block_on(People::new()).expect("the lab starts"));
+    let people = Arc::new(runtime.block_on(People::new(folder, postgres)).expect("the lab starts"));
     let before = runtime.block_on(people.dump()).expect("reads");
     let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
     let pairs = (0..people.everyone.len(), 0..people.patients.len(), 0..people.patients.len());

@@ -1,13 +1,19 @@
 //! The same key and body at the gateway have one effect and one answer: again, sixteen at once, and after a kill of the program.
 
-use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use pim_core::clock::Clock;
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::rbac::{Permit, Read, SystemScope};
 use pim_data::backend::{SqlPair, Statement};
 use pim_data::cluster::{Access, CONTROL};
+use pim_lab::patient::Patient;
+use pim_lab::policy::{LabAction, LabResource};
+use pim_lab::rig::PostgresSettings;
 use pim_lab::signals::Hub;
-use pim_lab::workers::Stores;
+use pim_lab::workers::{Place, Stores, service_actor};
 use pim_testkit::caller::Caller;
 use pim_testkit::folder::Folder;
 use pim_testkit::program::Program;
@@ -15,11 +21,21 @@ use pim_testkit::raw::{RawAnswer, exchange};
 use serde_json::{Value, json};
 
 const AT_ONCE: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn start(folder: &Path) -> Program {
-    let data_dir = folder.display().to_string();
-    let arguments =
-        ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--patients", "5", "--traffic", "off", "--json"];
+/// Where the lab of this test keeps its rows.
+pub(crate) struct Ground {
+    pub(crate) folder: Folder,
+    pub(crate) postgres: PostgresSettings,
+}
+
+async fn start(ground: &Ground) -> Program {
+    let data_dir = ground.folder.path().display().to_string();
+    let config = ground.folder.path().join("services.yaml");
+    std::fs::write(&config, json!({"postgres": ground.postgres}).to_string()).expect("a settings file");
+    let config = config.display().to_string();
+    let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "5", "--traffic", "off"]].concat();
     Program::start("services", &arguments).await.expect("services starts")
 }
 
@@ -79,15 +95,18 @@ async fn sent_at_once(lab: &Lab, submission: &Submission, status: u16) -> Told {
 }
 
 /// Rows of what the writes below make.
-async fn counted(folder: &Path) -> Vec<(&'static str, u64)> {
-    let stores =
-        Stores::open(folder, None, Access::Exclusive, Clock::system(), &Hub::new(None).unwrap()).await.unwrap();
+async fn counted(ground: &Ground) -> Vec<(&'static str, u64)> {
+    let place = Place { data_dir: ground.folder.path(), shards: None, postgres: &ground.postgres };
+    let hub = Hub::new(None).unwrap();
+    let stores = Stores::open_at(place, Access::Exclusive, Clock::system(), &hub).await.unwrap();
+    let permit = Permit::<Read>::system(SystemScope::new("count"), LabAction::Read, LabResource::Patient);
+    let cx = RequestContext::new(RequestId::mint(), service_actor("test").unwrap(), Deadline::after(PATIENCE));
     let mut counts = Vec::new();
-    for table in ["patient_row", "patient_history", "encounter_row", "encounter_history", "claim_row", "outbox_event"] {
+    for table in ["patient", "patient_past", "encounter", "encounter_past", "claim", "outbox_event"] {
         let mut total = 0;
         for source in stores.cluster.sources().filter(|source| *source != CONTROL) {
             let count = Statement::of(SqlPair::generated(format!("SELECT count(*) FROM {table}")));
-            let rows = stores.cluster.database(source).unwrap().query(count).await.unwrap();
+            let rows = stores.cluster.select::<Patient>(&cx, &permit, source, count).await.unwrap();
             total += rows[0].count(0).unwrap();
         }
         counts.push((table, total));
@@ -129,12 +148,16 @@ fn id_in(answer: &Told) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn again_at_once_and_after_a_kill() {
-    let folder = Folder::new("once").unwrap();
-    let (code, _) = start(folder.path()).await.stop().await.unwrap();
-    assert_eq!(code, Some(0));
-    let before = counted(folder.path()).await;
+    let (folder, postgres) = (Folder::new("once").unwrap(), PostgresSettings::default());
+    one_effect_on(&Ground { folder, postgres }).await;
+}
 
-    let lab = Lab::of(start(folder.path()).await).await;
+pub(crate) async fn one_effect_on(ground: &Ground) {
+    let (code, _) = start(ground).await.stop().await.unwrap();
+    assert_eq!(code, Some(0));
+    let before = counted(ground).await;
+
+    let lab = Lab::of(start(ground).await).await;
     let story = Story { clinician: &lab.clinician };
     let registered = sent_at_once(&lab, &story.register(), 201).await;
     let patient = format!("/v1/patients/{}", id_in(&registered));
@@ -145,7 +168,7 @@ async fn again_at_once_and_after_a_kill() {
     let built = sent_at_once(&lab, &Story::build(), 201).await;
 
     lab.program.kill().await.unwrap();
-    let lab = Lab::of(start(folder.path()).await).await;
+    let lab = Lab::of(start(ground).await).await;
     let story = Story { clinician: &lab.clinician };
     let (register, begin) = (story.register(), Story::begin(&patient, id_in(&scheduled)));
     let all = [
@@ -163,14 +186,14 @@ async fn again_at_once_and_after_a_kill() {
     let summary = summary.expect("a summary");
     assert_eq!((code, &summary["duplicated"], &summary["lost"]), (Some(0), &json!(0), &json!(0)), "{summary:#}");
 
-    let after = counted(folder.path()).await;
+    let after = counted(ground).await;
     let made: Vec<_> = before.iter().zip(&after).map(|((table, was), (_, is))| (*table, is - was)).collect();
     let expected = [
-        ("patient_row", 1),
-        ("patient_history", 1),
-        ("encounter_row", 1),
-        ("encounter_history", 2),
-        ("claim_row", 0),
+        ("patient", 1),
+        ("patient_past", 1),
+        ("encounter", 1),
+        ("encounter_past", 2),
+        ("claim", 0),
         ("outbox_event", 3),
     ];
     assert_eq!(made, expected, "one effect of each");

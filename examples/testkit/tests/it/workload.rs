@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,10 +10,11 @@ use pim_testkit::caller::{Caller, fresh_key};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const WRITERS: u64 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
+const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 
 /// One write as it was sent.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ struct Told {
 struct Inner {
     number: AtomicU64,
     in_flight: AtomicU64,
+    /// Writers come to an end of their own when this says so.
+    is_over: AtomicBool,
     acknowledgement: Notify,
     told: Mutex<Told>,
 }
@@ -68,13 +71,23 @@ impl Workload {
     /// Eight clinicians who register patients and take each through an encounter, until nobody answers.
     pub(crate) fn begin(&self, gateway: &str) -> JoinSet<()> {
         self.0.in_flight.store(0, Ordering::SeqCst);
+        self.0.is_over.store(false, Ordering::SeqCst);
         let mut writers = JoinSet::new();
         for _ in 0..WRITERS {
             let (workload, gateway) = (self.clone(), gateway.to_owned());
             writers.spawn(async move {
                 let Ok(caller) = Caller::sign_in(&gateway, "clinician").await else { return };
                 let mut writer = Writer { workload: &workload, caller: &caller, last: None };
-                while !matches!(writer.encounter().await, Err(Silence::Gone)) {}
+                loop {
+                    let outcome = writer.encounter().await;
+                    if matches!(outcome, Err(Silence::Gone)) || workload.0.is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    if outcome.is_err() {
+                        // Whoever is refused does not ask again at once.
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                    }
+                }
                 let last = writer.last;
                 workload.0.told.lock().await.answered.extend(last);
             });
@@ -85,6 +98,19 @@ impl Workload {
     /// How many writes have been sent and not been answered yet.
     pub(crate) fn in_flight(&self) -> u64 {
         self.0.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Lets the writers finish what they are at.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn rest(&self, mut writers: JoinSet<()>) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+        while writers.join_next().await.is_some() {}
+    }
+
+    /// Version and state of each record that was acknowledged, by its path.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn acknowledged(&self) -> BTreeMap<String, (u64, String)> {
+        self.0.told.lock().await.acknowledged.clone()
     }
 
     /// Waits until the next write is acknowledged.
@@ -108,7 +134,7 @@ impl Workload {
         // Before anything is sent again, which could bring back what is gone.
         for (submission, said) in &answered {
             let path = submission.leads_to(&said.record);
-            let (status, record) = caller.get(&path).await.unwrap();
+            let (status, record) = look(&caller, &path).await;
             assert_eq!(status, StatusCode::OK, "{path} was acknowledged and is gone");
             let (found, acknowledged) = (record["version"].as_u64(), said.record["version"].as_u64());
             assert!(found >= acknowledged, "{path} was acknowledged in version {acknowledged:?} and is at {found:?}");
@@ -131,7 +157,7 @@ impl Workload {
     pub(crate) async fn check(&self, gateway: &str) {
         let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
         for (path, (version, state)) in &self.0.told.lock().await.acknowledged {
-            let (status, record) = caller.get(path).await.unwrap();
+            let (status, record) = look(&caller, path).await;
             assert_eq!(status, StatusCode::OK, "{path} was acknowledged and is gone");
             // Every write is known by now: those without an answer were sent again.
             assert_eq!(record["version"].as_u64(), Some(*version), "{path} was acknowledged in version {version}");
@@ -169,9 +195,33 @@ impl Told {
     }
 }
 
+/// Not now, or not so fast.
+fn is_for_later(status: StatusCode) -> bool {
+    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+}
+
+/// What a record is at present.
+async fn look(caller: &Caller, path: &str) -> (StatusCode, Value) {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let (status, record) = caller.get(path).await.unwrap();
+        if !is_for_later(status) || Instant::now() > give_up {
+            return (status, record);
+        }
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
+}
+
+/// Sends again what is not available now: that is what a key is for.
 async fn send(caller: &Caller, submission: &Submission) -> Said {
-    let (status, record) = caller.post(&submission.path, &submission.key, &submission.body).await.unwrap();
-    Said { status, record }
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let (status, record) = caller.post(&submission.path, &submission.key, &submission.body).await.unwrap();
+        if !is_for_later(status) || Instant::now() > give_up {
+            return Said { status, record };
+        }
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
 }
 
 /// Why a write was not acknowledged.

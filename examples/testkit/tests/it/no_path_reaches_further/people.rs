@@ -77,13 +77,12 @@ pub(super) fn uuid_of(value: &Value) -> Result<Uuid> {
 }
 
 impl People {
-    pub(super) async fn new() -> Result<Self> {
-        let folder = Folder::new("reach")?;
+    pub(super) async fn new(folder: Folder, postgres: PostgresSettings) -> Result<Self> {
         let lab = Lab::start(LabSettings {
             data_dir: folder.path().to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             shards: Some(2),
-            postgres: PostgresSettings::default(),
+            postgres,
             in_flight_max: 64,
             persona_calls_per_second: 1_000_000,
             hub: Hub::new(None)?,

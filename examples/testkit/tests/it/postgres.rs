@@ -1,0 +1,7 @@
+//! The same promises with the lab's rows on servers, and those that only servers have.
+
+mod a_lab_of_processes;
+mod databases;
+mod inspection;
+mod kills_lose_nothing;
+mod promises;
