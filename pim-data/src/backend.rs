@@ -3,9 +3,11 @@
 mod conn;
 mod db;
 mod describe;
+mod dial;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod resolver;
 mod secret;
 mod sql;
 mod sqlite;
@@ -15,7 +17,9 @@ pub(crate) use conn::Snapshot;
 pub use conn::{ReadGuard, Transaction};
 pub use db::{Db, DbSettings, Engine, ServerSettings};
 pub use describe::{Described, Form};
+pub(crate) use dial::{Demand, Dial};
 pub use error::{DbError, Driver, NotLetIn};
+pub use resolver::{Resolver, SystemResolver};
 pub use secret::{EnvSecrets, FileSecrets, SecretError, Secrets};
 pub use sql::{SqlPair, Statement};
 pub(crate) use sqlite::{End, Member};

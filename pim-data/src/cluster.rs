@@ -1,10 +1,15 @@
 //! The shards of a data directory, the control database, and the router between them, as one handle.
 
 mod directory;
+mod endpoint;
+mod group;
+mod lag;
 mod open;
 mod shard;
 
 pub use directory::{Access, DirectoryError};
+pub use endpoint::{EndpointFinding, EndpointHealth};
+pub use group::PrimaryState;
 pub use open::OpenError;
 pub use shard::{CONTROL, ShardHealth};
 
@@ -19,8 +24,10 @@ use pim_core::shard::{Bucket, Epoch, HomeKey, MapVersion, Route, ShardId, ShardM
 use tokio::sync::watch;
 
 use self::directory::Directory;
+pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::group::{Group, Need};
 pub(crate) use self::shard::Shard;
-use crate::backend::{Secrets, ServerSettings, SqlPair};
+use crate::backend::{Resolver, Secrets, ServerSettings, SqlPair, SystemResolver};
 use crate::schema::Schema;
 use crate::signals::DataSignals;
 use crate::unit::Unit;
@@ -61,13 +68,16 @@ pub struct Servers {
     pub control: String,
     /// How each endpoint is used.
     pub settings: ServerSettings,
+    /// Where the host names of connection strings lead.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 impl Servers {
     /// With default settings and the control database's secret called `control`.
     #[must_use]
     pub fn new(secrets: Arc<dyn Secrets>) -> Self {
-        Self { secrets, control: "control".to_owned(), settings: ServerSettings::default() }
+        let settings = ServerSettings::default();
+        Self { secrets, control: "control".to_owned(), settings, resolver: Arc::new(SystemResolver) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reading rows: one call, within the permit's scope, as fresh as asked.
 
+mod nearby;
+
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
@@ -11,7 +13,7 @@ use uuid::Uuid;
 
 use crate::backend::{ColumnError, DbError, Engine, Row, SqlPair, Statement, Value};
 use crate::cache::Loaded;
-use crate::cluster::{CONTROL, Cluster, Shard};
+use crate::cluster::{CONTROL, Cluster, Need, Shard};
 use crate::consistency::Consistency;
 use crate::entity::{Calls, DecodeError, Entity, Table, from_row, select_list};
 use crate::scope;
@@ -409,60 +411,35 @@ async fn fetch<E: Entity>(
     check_resource::<E>(permit)?;
     let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
-    if let Some(rows) = from_replica(cx, (shard, bucket), consistency, &select, one).await? {
-        return Ok(rows);
-    }
+    let read = nearby::NearbyRead { cx, shard, bucket, consistency, select: &select, one };
+    let _fallen_back = match read.answer().await? {
+        nearby::Answer::Rows(rows) => return Ok(rows),
+        nearby::Answer::Primary(place) => place,
+    };
     query(cx, shard, select, one).await
 }
 
-/// The replica's answer, when it may be asked and is fresh enough.
-async fn from_replica(
-    cx: &RequestContext,
-    (shard, bucket): (&Shard, Option<Bucket>),
-    consistency: &Consistency,
-    select: &Statement,
-    one: bool,
-) -> Result<Option<Vec<Row>>, ReadError> {
-    let may_be_asked = match consistency {
-        Consistency::Strong => false,
-        Consistency::Bounded(most) => shard.replica().is_within(*most),
-        Consistency::ReadYourWrites(_) | Consistency::Eventual => true,
-    };
-    if !may_be_asked {
-        return Ok(None);
-    }
-    in_time(cx)?;
-    let rows = shard.replica().query(select.clone(), one).await?;
-    let rows = if one { present(rows) } else { rows };
-    if let (true, Some(bucket)) = (rows.is_empty(), bucket)
-        && !shard.replica().has_received(bucket).await?
-    {
-        return Ok(None);
-    }
-    if let Consistency::ReadYourWrites(token) = consistency {
-        let is_met = match rows.first() {
-            Some(row) => {
-                let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
-                token.is_met_by(row.uuid(2)?, n)
-            }
-            // Not there, or not yet: only a token that has seen nothing of anybody is met by that.
-            None => token.is_empty(),
-        };
-        if !is_met {
-            return Ok(None);
-        }
-    }
-    Ok(Some(rows))
-}
-
+/// The primary's answer. A read does nothing, so it may go to whoever is the primary next.
 async fn query(cx: &RequestContext, shard: &Shard, select: Statement, one: bool) -> Result<Vec<Row>, ReadError> {
     in_time(cx)?;
-    let mut reader = shard.db().read_until(cx.deadline().instant()).await?;
-    if !one {
-        return Ok(reader.query(select).await?);
+    let until = cx.deadline().instant();
+    let ask = async || {
+        let mut reader = shard.db().read_until(until).await?;
+        // Without waiting for the engine to say that there is no second row: that costs another wake-up.
+        if one {
+            Ok(present(reader.first(select.clone()).await?.into_iter().collect()))
+        } else {
+            reader.query(select.clone()).await
+        }
+    };
+    shard.ready(until, Need::Read).await?;
+    // Ends with the deadline.
+    loop {
+        match ask().await {
+            Ok(rows) => return Ok(rows),
+            Err(error) => shard.recover(until, Need::Read, error).await?,
+        }
     }
-    // Without waiting for the engine to say that there is no second row: that costs another wake-up.
-    Ok(present(reader.first(select).await?.into_iter().collect()))
 }
 
 /// A server's function for one row answers in any case: with nulls when there is none.

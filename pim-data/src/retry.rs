@@ -1,5 +1,9 @@
 //! Doing it again: full jitter, a bounded number of times, never past the deadline.
 
+mod budget;
+
+pub(crate) use budget::Budget;
+
 use std::time::Duration;
 
 use pim_core::deadline::Deadline;
@@ -55,7 +59,8 @@ impl Backoff {
     }
 }
 
-fn random() -> u64 {
+/// 56 random bits.
+pub(crate) fn random() -> u64 {
     // Version and variant bits sit in the upper half of each word; the lower 56 bits of the second are random.
     Uuid::new_v4().as_u64_pair().1 & ((1 << 56) - 1)
 }

@@ -17,6 +17,8 @@ const MOVE: &str = include_str!("../migrations/sqlite/0031_move.sql");
 const MOVE_POSTGRES: &str = include_str!("../migrations/postgres/0031_move.sql");
 const RETENTION: &str = include_str!("../migrations/sqlite/0040_retention.sql");
 const RETENTION_POSTGRES: &str = include_str!("../migrations/postgres/0040_retention.sql");
+const TERM: &str = include_str!("../migrations/sqlite/0045_term.sql");
+const TERM_POSTGRES: &str = include_str!("../migrations/postgres/0045_term.sql");
 const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
@@ -62,9 +64,10 @@ impl Schema {
         let moves = Migration::new(31, "moves of buckets", MOVE).with_postgres(MOVE_POSTGRES);
         let retention = Migration::new(40, "retention", RETENTION).with_postgres(RETENTION_POSTGRES);
         let idempotency = idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES);
+        let term = Migration::new(45, "term of the primary", TERM).with_postgres(TERM_POSTGRES);
         SchemaBuilder(Self {
-            shard: vec![first.clone(), idempotency, retention.clone()],
-            control: vec![first, moves, retention],
+            shard: vec![first.clone(), idempotency, retention.clone(), term.clone()],
+            control: vec![first, moves, retention, term],
             moved: Vec::new(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),

@@ -1,5 +1,9 @@
 //! What this crate tells of itself.
 
+mod servers;
+
+pub use servers::{ENDPOINTS_UNSOUND, FAILOVERS, NEARBY_READS, Nearby, PRIMARY_WAITS, Parked, REPLICA_LAG_SECONDS};
+
 use std::time::Duration;
 
 use pim_core::signal::{
@@ -102,8 +106,13 @@ pub const FENCE_REFUSALS: Descriptor = Descriptor {
 };
 
 /// Everything that this crate emits.
-pub const CATALOG: Catalog =
-    Catalog { owner: "pim-data", descriptors: &[&UNITS, &COMMIT_SECONDS, &READS, &FENCE_REFUSALS] };
+pub const CATALOG: Catalog = Catalog {
+    owner: "pim-data",
+    descriptors: {
+        let [nearby, lag, unsound, failovers, waits] = servers::DESCRIPTORS;
+        &[&UNITS, &COMMIT_SECONDS, &READS, &FENCE_REFUSALS, nearby, lag, unsound, failovers, waits]
+    },
+};
 
 /// The bound handles; goes into [`ClusterSettings`](crate::cluster::ClusterSettings).
 #[derive(Clone, Debug, Default)]
@@ -115,6 +124,7 @@ struct Bound {
     commit_seconds: HistogramFamily<Store>,
     reads: CounterFamily<(Store, ReadOutcome)>,
     fence_refusals: CounterFamily<()>,
+    servers: servers::Bound,
 }
 
 impl DataSignals {
@@ -128,6 +138,7 @@ impl DataSignals {
             commit_seconds: registry.histogram(&COMMIT_SECONDS)?,
             reads: registry.counter(&READS)?,
             fence_refusals: registry.counter(&FENCE_REFUSALS)?,
+            servers: servers::Bound::bind(registry)?,
         })))
     }
 

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::backend::{Engine, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::{CONTROL, Cluster, Need};
 use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, stored_as, values_of};
 use crate::schema::Schema;
 use crate::{idempotency, scope};
@@ -115,14 +115,22 @@ impl Unit {
         let calls = calls_of::<E>(&self.cluster, self.route.shard)?;
         let wanted = (self.home.uuid(), id.uuid());
         let mut tries = 0;
-        // Ends: leaving is believed a bounded number of times.
+        // Ends: leaving is believed a bounded number of times, and a failed call is repeated until the deadline.
         let row = loop {
             let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             let (engine, submission) = (shard.db().engine(), idempotency::scope_bind(&self.cx));
             let select = select(E::TABLE, calls, engine, permit.scope(), submission, wanted);
-            let mut reader = shard.db().read_until(in_time(&self.cx)?).await?;
-            let found = reader.first(select).await?;
-            drop(reader);
+            let until = in_time(&self.cx)?;
+            shard.ready(until, Need::Read).await?;
+            let asked = async { shard.db().read_until(until).await?.first(select).await };
+            let found = match asked.await {
+                Ok(found) => found,
+                // A load does nothing: it may go to whoever is the primary next.
+                Err(error) => {
+                    shard.recover(until, Need::Read, error).await?;
+                    continue;
+                }
+            };
             let is_there = found.as_ref().is_some_and(|row| *row.get(ROW) != Value::Null);
             if is_there || !self.cluster.has_left(self.route, self.cx.deadline(), tries).await? {
                 break found;

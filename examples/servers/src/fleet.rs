@@ -163,7 +163,8 @@ impl Fleet {
         Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards })
     }
 
-    /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`), `control` and `read-store` (`-owner`).
+    /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`, `-standby-owner`), `control` and
+    /// `read-store` (`-owner`).
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.folder.join("secrets")
@@ -270,6 +271,8 @@ impl Fleet {
     fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
         let standby = primary.standby(&self.folder.join(name), name)?;
         self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
+        let owner = self.login(&standby, "owner", &secret_of(shard));
+        self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
         primary.require_synchronous(name)?;
         Ok(())
     }

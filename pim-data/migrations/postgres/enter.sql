@@ -46,6 +46,12 @@ DECLARE
   known record;
   nothing text;
 BEGIN
+  -- A standby, and whoever was the primary once, are told before anything has an effect.
+  IF pg_is_in_recovery() THEN
+    RAISE EXCEPTION 'pim:standby' USING ERRCODE = '25006';
+  ELSIF (context->>'term')::bigint > public.pim_timeline() THEN
+    RAISE EXCEPTION 'pim:former-primary' USING ERRCODE = 'PM011', DETAIL = public.pim_timeline()::text;
+  END IF;
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
   END IF;

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use super::conn::{Holder, OpenTransaction, Reader, Snapshot};
 #[cfg(feature = "postgres")]
 use super::postgres;
-use super::{DbError, Described, End, Member, ReadGuard, Row, Secrets, SqlPair, Statement, Transaction, sqlite};
+use super::{
+    DbError, Demand, Described, Dial, End, Member, ReadGuard, Row, Secrets, SqlPair, Statement, Transaction, sqlite,
+};
 
 /// How a database in a file is opened.
 #[derive(Clone, Debug)]
@@ -43,6 +45,12 @@ pub struct ServerSettings {
     pub transaction_max: Duration,
     /// Longest call of those that have no deadline of a request.
     pub call_max: Duration,
+    /// How often each server of a shard is asked what it is and how far it is. Lag is known no better than this.
+    pub probe_every: Duration,
+    /// How long a server has for the answer to that, and a replica for a read before another server is asked.
+    pub probe_max: Duration,
+    /// How long a read that carries a token waits for a replica to catch up before the primary is asked; zero never waits.
+    pub catch_up_max: Duration,
 }
 
 impl Default for ServerSettings {
@@ -53,6 +61,9 @@ impl Default for ServerSettings {
             idle_check_after: Duration::from_secs(10),
             transaction_max: Duration::from_secs(5),
             call_max: Duration::from_secs(30),
+            probe_every: Duration::from_millis(250),
+            probe_max: Duration::from_millis(750),
+            catch_up_max: Duration::from_millis(50),
         }
     }
 }
@@ -98,21 +109,64 @@ impl Db {
     /// # Errors
     /// [`DbError::Secret`], [`DbError::Open`], [`DbError::NotDurable`]; [`DbError::NoText`] when this program was built
     /// without the feature `postgres`.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(clippy::unused_async, reason = "the same form with and without the feature")
-    )]
     pub async fn connect(name: &str, secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Result<Self, DbError> {
+        let db = Self::dial(name, Dial::new(secrets, settings))?;
+        drop(db.read_until(Instant::now() + settings.connect_timeout).await?);
+        Ok(db)
+    }
+
+    /// As [`Db::connect`], but connects when first asked.
+    pub(crate) fn dial(name: &str, dial: Dial) -> Result<Self, DbError> {
         #[cfg(feature = "postgres")]
         {
-            let db = postgres::Db::new(name, secrets, settings);
-            drop(db.read(Some(Instant::now() + settings.connect_timeout)).await?);
-            Ok(Self(Store::Postgres(db)))
+            Ok(Self(Store::Postgres(postgres::Db::new(name, dial))))
         }
         #[cfg(not(feature = "postgres"))]
         {
-            drop((name, secrets, settings));
+            drop((name, dial));
             Err(DbError::NoText { engine: "PostgreSQL: build with the feature `postgres`" })
+        }
+    }
+
+    /// Leads to another endpoint from now on. Calls that are under way at the other one are given up.
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "the same form with the feature"))]
+    pub(crate) fn turn_to(&self, name: &str, demand: Demand) {
+        match &self.0 {
+            Store::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.turn_to(name, demand),
+        }
+    }
+
+    /// What its server must be.
+    pub(crate) fn demand(&self) -> Demand {
+        match &self.0 {
+            Store::Sqlite(_) => Demand::default(),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.demand(),
+        }
+    }
+
+    /// Looks whether its connection string, or the address of its host, is another by now; says whether it is.
+    #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async, reason = "the same form with the feature"))]
+    pub(crate) async fn refresh(&self) -> bool {
+        match &self.0 {
+            Store::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.refresh().await,
+        }
+    }
+
+    /// Asks a server without preparing the question. For servers alone.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, unused_variables, reason = "the same form with and without the feature")
+    )]
+    pub(crate) async fn ask(&self, until: Instant, script: &str) -> Result<Vec<Row>, DbError> {
+        match &self.0 {
+            Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.ask(until, script).await,
         }
     }
 
@@ -132,7 +186,7 @@ impl Db {
         match &self.0 {
             Store::Sqlite(db) => db.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
             #[cfg(feature = "postgres")]
-            Store::Postgres(db) => db.name().to_owned(),
+            Store::Postgres(db) => db.name(),
         }
     }
 

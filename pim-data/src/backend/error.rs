@@ -77,6 +77,32 @@ pub enum DbError {
         /// The endpoint's name.
         place: String,
     },
+    /// The server was a primary once, and another one has taken its place since.
+    #[error(
+        "database {place} was the primary of term {term}, and there is a newer one: rewind it, or copy it anew, \
+         before it follows"
+    )]
+    FormerPrimary {
+        /// The endpoint's name.
+        place: String,
+        /// The term that it holds itself for the primary of.
+        term: u64,
+    },
+    /// No server of the shard takes writes, and none was made to before the deadline.
+    #[error("no server of {place} takes writes: start its primary, or promote a standby")]
+    NoPrimary {
+        /// The endpoint that was the primary last.
+        place: String,
+    },
+    /// Commits wait for a synchronous standby, and none came back before the deadline.
+    #[error(
+        "commits on {place} wait for a synchronous standby that is not there: start it, or take it out of \
+         `synchronous_standby_names`"
+    )]
+    NoStandby {
+        /// The primary's endpoint.
+        place: String,
+    },
     /// A constraint, trigger or guard refused a write; the text is ours or the engine's, without values.
     #[error("the database refused a write: {rule}")]
     Refused {
@@ -147,8 +173,31 @@ impl DbError {
                 | Self::Cancelled { .. }
                 | Self::Full { .. }
                 | Self::ReadOnly { .. }
+                | Self::FormerPrimary { .. }
+                | Self::NoPrimary { .. }
+                | Self::NoStandby { .. }
                 | Self::Fence { .. }
         )
+    }
+
+    /// Whether nothing can have been written, because there was no server, or it takes no writes. The same call may go to
+    /// another server, as it is.
+    #[must_use]
+    pub(crate) const fn is_before_effect(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed
+                | Self::Unreachable { .. }
+                | Self::NotLetIn { why: NotLetIn::Starting, .. }
+                | Self::ReadOnly { .. }
+                | Self::FormerPrimary { .. }
+        )
+    }
+
+    /// Whether it says something of the server, so that somebody should look after it.
+    #[must_use]
+    pub(crate) const fn speaks_of_the_server(&self) -> bool {
+        self.is_before_effect() || matches!(self, Self::Lost)
     }
 
     /// Whether a write may have taken place although it failed.

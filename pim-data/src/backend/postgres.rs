@@ -3,7 +3,9 @@
 mod codec;
 mod conn;
 mod db;
+mod opening;
 mod pool;
 mod refusal;
+mod target;
 
 pub(super) use db::{Db, ReadGuard, Transaction};

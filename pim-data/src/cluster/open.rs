@@ -140,7 +140,7 @@ async fn open_shard(
     if let Some(found) = found {
         return Err(OpenError::Identity { shard: name(), found });
     }
-    Ok(Shard::new(id, db, None, None, settings.replica_delay))
+    Ok(Shard::new(id, db, settings.replica_delay))
 }
 
 fn name_of(id: ShardId) -> String {

@@ -1,12 +1,15 @@
 //! One shard: its database, and a connection that lags behind on purpose.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pim_core::shard::{Bucket, ShardId};
 use serde::Serialize;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use super::endpoint::EndpointHealth;
+use super::group::{Group, Need, PrimaryState};
 use crate::backend::{Db, DbError, Row, Snapshot, SqlPair, Statement};
 
 /// The number under which the control database goes where a shard is meant.
@@ -25,8 +28,8 @@ pub(crate) struct Shard(Arc<Inner>);
 struct Inner {
     id: ShardId,
     db: Db,
-    /// The same database with its owner's rights, where this program has them.
-    owner: Option<Db>,
+    /// Its servers, where it has some.
+    group: Option<Arc<Group>>,
     replica: Replica,
 }
 
@@ -47,14 +50,28 @@ pub struct ShardHealth {
     pub keys: u64,
     /// How far its replica connection may be behind, in milliseconds.
     pub replica_lag_ms_max: u64,
+    /// The term of its primary: it rises with each promotion. `None` for a file.
+    pub term: Option<u64>,
+    /// Whether its primary can be used. `None` for a file.
+    pub primary: Option<PrimaryState>,
+    /// Its servers; none for a file.
+    pub endpoints: Vec<EndpointHealth>,
 }
 
 impl Shard {
-    /// `copy` answers what need not be the newest; the shard itself does where there is none.
-    pub(super) fn new(id: ShardId, db: Db, owner: Option<Db>, copy: Option<Db>, delay: Duration) -> Self {
-        let is_server = copy.is_some();
-        let replica = Replica { db: copy.unwrap_or(db.clone()), is_server, delay, held: Arc::new(Mutex::new(None)) };
-        Self(Arc::new(Inner { id, db, owner, replica }))
+    /// A shard in a file.
+    pub(super) fn new(id: ShardId, db: Db, delay: Duration) -> Self {
+        let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
+        Self(Arc::new(Inner { id, db, group: None, replica }))
+    }
+
+    /// A shard on servers, which are looked after from now on.
+    pub(super) fn of_group(id: ShardId, group: Group, delay: Duration) -> Self {
+        let db = group.writer().clone();
+        let group = Arc::new(group);
+        super::group::watch(&group);
+        let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
+        Self(Arc::new(Inner { id, db, group: Some(group), replica }))
     }
 
     /// Its number.
@@ -69,7 +86,34 @@ impl Shard {
 
     /// Its database for what only the owner may do. A server refuses by name when this program has no such rights.
     pub(crate) fn governed(&self) -> &Db {
-        self.0.owner.as_ref().unwrap_or(&self.0.db)
+        self.0.group.as_ref().and_then(|group| group.owner()).unwrap_or(&self.0.db)
+    }
+
+    /// Its servers; `None` for a file.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.0.group.as_deref()
+    }
+
+    /// Waits until its primary can be used; a file always can.
+    ///
+    /// # Errors
+    /// [`DbError::NoPrimary`] or [`DbError::NoStandby`] when it cannot be until then.
+    pub(crate) async fn ready(&self, until: Instant, need: Need) -> Result<(), DbError> {
+        match self.group() {
+            Some(group) => group.ready(until, need).await,
+            None => Ok(()),
+        }
+    }
+
+    /// After a call failed and did nothing: waits until it may be made again. See [`Group::recover`].
+    ///
+    /// # Errors
+    /// The error itself when waiting does not help.
+    pub(crate) async fn recover(&self, until: Instant, need: Need, error: DbError) -> Result<(), DbError> {
+        match self.group() {
+            Some(group) => group.recover(until, need, error).await,
+            None => Err(error),
+        }
     }
 
     /// Its replica.
@@ -79,6 +123,9 @@ impl Shard {
 
     pub(super) async fn health(&self) -> ShardHealth {
         let begun = Instant::now();
+        let servers = self.group().map(Group::health);
+        let (term, primary, endpoints) =
+            servers.map_or((None, None, Vec::new()), |(term, state, endpoints)| (Some(term), Some(state), endpoints));
         let rows = self.0.db.query(Statement::of(PROBE)).await;
         let count = |index| rows.as_ref().ok().and_then(|rows| rows.first()?.count(index).ok()).unwrap_or(0);
         ShardHealth {
@@ -89,6 +136,9 @@ impl Shard {
             map_version: count(1),
             keys: count(2),
             replica_lag_ms_max: u64::try_from(self.0.replica.delay.as_millis()).unwrap_or(u64::MAX),
+            term,
+            primary,
+            endpoints,
         }
     }
 }
@@ -97,8 +147,6 @@ impl Shard {
 #[derive(Debug)]
 pub(crate) struct Replica {
     db: Db,
-    /// A server of its own, whose lag nobody knows.
-    is_server: bool,
     delay: Duration,
     held: Arc<Mutex<Option<Held>>>,
 }
@@ -110,9 +158,9 @@ struct Held {
 }
 
 impl Replica {
-    /// Whether its answers are known to be at most this old; those of another server are not.
+    /// Whether its answers are at most this old.
     pub(crate) fn is_within(&self, most: Duration) -> bool {
-        !self.is_server && self.delay <= most
+        self.delay <= most
     }
 
     /// Runs a statement in the replica's snapshot.
@@ -138,7 +186,7 @@ impl Replica {
 
     /// Whether its snapshot is from when the bucket was here: one from before the bucket's move says nothing of its rows.
     pub(crate) async fn has_received(&self, bucket: Bucket) -> Result<bool, DbError> {
-        if self.delay.is_zero() && !self.is_server {
+        if self.delay.is_zero() {
             return Ok(true);
         }
         Ok(!self.query(Statement::of(crate::fence::HERE).bind(bucket.get()), true).await?.is_empty())

@@ -149,12 +149,11 @@ impl Unit {
 
     /// Sends the unit by its present route: the home key's number after it, or what refused it.
     async fn attempt(mut self) -> Result<(Self, Result<u64, UnitError>), UnitError> {
-        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
-        let db = shard.db().clone();
-        if db.engine() == Engine::Sqlite {
-            return self.share(&db).await;
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
+        if shard.db().engine() == Engine::Sqlite {
+            return self.share(shard.db()).await;
         }
-        let outcome = self.send_to_server(&db).await;
+        let outcome = self.send_to_server(&shard).await;
         if outcome.is_ok() {
             self.tell_committed();
         }

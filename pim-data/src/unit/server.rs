@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::Record;
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::cluster::{Need, Shard};
 use crate::consistency::ConsistencyToken;
 use crate::entity::Calls;
 use crate::idempotency::StoredAnswer;
@@ -33,17 +34,28 @@ pub(super) struct Message {
 }
 
 impl Unit {
-    /// Sends the unit; the home key's number after it.
-    pub(super) async fn send_to_server(&mut self, db: &Db) -> Result<u64, UnitError> {
-        let until = in_time(&self.cx)?;
-        let message = self.message()?;
-        let outcome = match &self.writes[..] {
-            [only] => self.call_alone(db, until, only, &message).await,
-            _ => self.call_together(db, until, &message).await,
-        };
-        match outcome {
-            Err(UnitError::Database(error)) if error.is_ambiguous() => self.find_out(db, until, &message, error).await,
-            outcome => outcome,
+    /// Sends the unit; the home key's number after it. What can have done nothing goes to whoever is the primary next.
+    pub(super) async fn send_to_server(&mut self, shard: &Shard) -> Result<u64, UnitError> {
+        let (until, db) = (in_time(&self.cx)?, shard.db());
+        let mut message = self.message()?;
+        shard.ready(until, Need::Write).await?;
+        // Ends with the deadline.
+        loop {
+            // Whoever was the primary before this term refuses the unit.
+            message.context.insert("term".to_owned(), db.demand().term.into());
+            let outcome = match &self.writes[..] {
+                [only] => self.call_alone(db, until, only, &message).await,
+                _ => self.call_together(db, until, &message).await,
+            };
+            match outcome {
+                Err(UnitError::Database(error)) if error.is_ambiguous() => {
+                    return self.find_out(shard, until, &message, error).await;
+                }
+                Err(UnitError::Database(error)) if error.is_before_effect() => {
+                    shard.recover(until, Need::Write, error).await?;
+                }
+                outcome => return outcome,
+            }
         }
     }
 
@@ -190,14 +202,30 @@ impl Unit {
     }
 
     /// The commit was not answered: asks the idempotency record, once nobody is on the home key any more.
-    async fn find_out(&self, db: &Db, until: Instant, message: &Message, error: DbError) -> Result<u64, UnitError> {
+    async fn find_out(
+        &self,
+        shard: &Shard,
+        until: Instant,
+        message: &Message,
+        error: DbError,
+    ) -> Result<u64, UnitError> {
         if self.cx.idempotency().is_none() || self.answer.is_none() {
             return Err(UnitError::Unknown(error));
         }
         let context = Value::Json(Json::Object(message.context.clone()).to_string());
-        let ask = Statement::of(OUTCOME).bind(context);
-        let asked = async { db.read_until(until).await?.query(ask).await };
-        let Ok(rows) = asked.await else { return Err(UnitError::Unknown(error)) };
+        let ask =
+            async || shard.db().read_until(until).await?.query(Statement::of(OUTCOME).bind(context.clone())).await;
+        // Ends with the deadline. Asking does nothing, so it may be done of whoever is the primary by now.
+        let rows = loop {
+            match ask().await {
+                Ok(rows) => break rows,
+                Err(again) => {
+                    if shard.recover(until, Need::Write, again).await.is_err() {
+                        return Err(UnitError::Unknown(error));
+                    }
+                }
+            }
+        };
         match rows.first() {
             Some(row) if row.uuid(0)? == self.cx.request_id().uuid() => Ok(row.count(1)?),
             // Somebody else's submission of the same, or none at all: running it again finds out.

@@ -34,10 +34,16 @@ promises! {
 
 // What only a server promises.
 promises! {
+    ensemble in "ensemble.rs",
+    a_standby_takes_over in "a_standby_takes_over.rs",
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",
+    failovers_under_load in "failovers_under_load.rs",
     fence_of_a_server in "fence_of_a_server.rs",
+    replicas_answer_what_is_fresh in "replicas_answer_what_is_fresh.rs",
+    nothing_stale_with_a_token in "nothing_stale_with_a_token.rs",
     places_that_fail in "places_that_fail.rs",
     round_trips in "round_trips.rs",
     row_security in "row_security.rs",
     statements_agree in "statements_agree.rs",
+    terms_are_checked in "terms_are_checked.rs",
 }

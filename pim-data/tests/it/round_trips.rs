@@ -19,6 +19,8 @@ async fn counted(idle_check_after: Duration) -> (World, Wire, Id<Customer>) {
         servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
         servers.settings.connections_max = 1;
         servers.settings.idle_check_after = idle_check_after;
+        // Probes are trips too, on a connection of their own.
+        servers.settings.probe_every = Duration::from_secs(3600);
         settings
     })
     .await;

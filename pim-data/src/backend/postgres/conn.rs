@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::codec::{arguments, row_of};
 use super::refusal::explain;
-use crate::backend::{DbError, Described, Engine, Row, SqlPair, Statement};
+use crate::backend::{DbError, Demand, Described, Engine, Row, SqlPair, Statement};
 
 /// What the next user of a connection must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +31,21 @@ pub(super) struct Conn {
     place: String,
     state: State,
     used_at: Instant,
+    /// Of the target that it was opened by.
+    generation: u64,
 }
 
 impl Conn {
-    pub(super) fn new(raw: PgConnection, place: &str) -> Self {
-        Self { raw, place: place.to_owned(), state: State::Clean, used_at: Instant::now() }
+    pub(super) fn new(raw: PgConnection, place: &str, generation: u64) -> Self {
+        Self { raw, place: place.to_owned(), state: State::Clean, used_at: Instant::now(), generation }
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) const fn used_at(&self) -> Instant {
+        self.used_at
     }
 
     pub(super) fn idle_for(&self) -> Duration {
@@ -129,10 +139,11 @@ impl Conn {
         rows.iter().map(|row| row_of(row, &self.place)).collect()
     }
 
-    /// A commit that is acknowledged must survive the server's power cut.
-    pub(super) async fn assert_durable(&mut self) -> Result<(), DbError> {
+    /// A commit that is acknowledged must survive the server's power cut, and go to the server that is meant.
+    pub(super) async fn check_server(&mut self, demand: Demand) -> Result<(), DbError> {
         const ASK: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
-                           current_setting('synchronous_commit')";
+            current_setting('synchronous_commit'), pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE \
+            ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END";
         let rows = self.query(&Statement::same(ASK)).await?;
         let row = rows.first().ok_or(DbError::Closed)?;
         for (index, setting) in ["fsync", "full_page_writes", "synchronous_commit"].into_iter().enumerate() {
@@ -140,6 +151,13 @@ impl Conn {
             if found == "off" {
                 return Err(DbError::NotDurable { place: self.place.clone(), setting, found: found.to_owned() });
             }
+        }
+        let (is_standby, term) = (row.int(3)? != 0, row.count(4)?);
+        if is_standby && demand.primary {
+            return Err(DbError::ReadOnly { place: self.place.clone() });
+        }
+        if !is_standby && term < demand.term {
+            return Err(DbError::FormerPrimary { place: self.place.clone(), term });
         }
         Ok(())
     }

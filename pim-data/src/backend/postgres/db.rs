@@ -1,14 +1,11 @@
 //! One endpoint as a database: transactions, reads, and calls of one statement.
 
-use std::sync::Arc;
-
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::conn::Conn;
 use super::pool::{Lent, Pool};
-use crate::backend::secret::Secrets;
-use crate::backend::{DbError, Described, Row, ServerSettings, SqlPair, Statement};
+use crate::backend::{DbError, Demand, Described, Dial, Row, SqlPair, Statement};
 
 const BEGIN: &str = "BEGIN";
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
@@ -20,12 +17,29 @@ const HOLD: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; \
 pub(crate) struct Db(Pool);
 
 impl Db {
-    pub(crate) fn new(name: &str, secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Self {
-        Self(Pool::new(name, secrets, settings))
+    pub(crate) fn new(name: &str, dial: Dial) -> Self {
+        Self(Pool::new(name, dial))
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> String {
         self.0.name()
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        self.0.demand()
+    }
+
+    pub(crate) fn turn_to(&self, name: &str, demand: Demand) {
+        self.0.turn_to(name, demand);
+    }
+
+    pub(crate) async fn refresh(&self) -> bool {
+        self.0.refresh().await
+    }
+
+    /// Asks in the simple protocol: nothing is prepared.
+    pub(crate) async fn ask(&self, until: Instant, script: &str) -> Result<Vec<Row>, DbError> {
+        self.0.lend(Some(until)).await?.call(async |conn| conn.script(script).await).await
     }
 
     pub(crate) async fn begin_with(

@@ -1,33 +1,38 @@
 //! A bounded set of connections to one endpoint.
 //!
 //! Each is opened by a task of its own: a caller who gives up does not throw away a connection that is nearly there, and
-//! a slow server cannot use up more slots than there are. The connection string is asked for each time.
+//! a slow server cannot use up more slots than there are. The connection string is asked for each time. The endpoint may be
+//! exchanged while calls are under way: connections remember by which target they were opened.
 
 use std::collections::VecDeque;
-use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::conn::Conn;
-use super::refusal;
-use crate::backend::secret::{SecretError, Secrets, check_name};
-use crate::backend::{DbError, ServerSettings};
+use super::opening;
+use super::target::Target;
+use crate::backend::{DbError, Demand, Dial};
 
 #[derive(Clone, Debug)]
 pub(super) struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    name: String,
-    secrets: Arc<dyn Secrets>,
-    settings: ServerSettings,
+    dial: Dial,
+    target: watch::Sender<Target>,
     slots: Arc<Semaphore>,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
     /// The one used last stands last and is used first, so that the others grow old and are checked.
-    idle: Mutex<VecDeque<Conn>>,
+    conns: VecDeque<Conn>,
+    /// When a connection was lost: those that were used last before may be gone too, and are asked first.
+    lost_at: Option<std::time::Instant>,
 }
 
 /// A connection on loan; goes back by itself.
@@ -38,42 +43,75 @@ pub(super) struct Lent {
     slot: Option<OwnedSemaphorePermit>,
     /// When whoever asked for it gives up; without it each call has the settings' own bound.
     until: Option<Instant>,
+    target: watch::Receiver<Target>,
+    era: u64,
 }
 
 impl Pool {
-    pub(super) fn new(name: &str, secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Self {
-        let slots = Arc::new(Semaphore::new(settings.connections_max.max(1)));
-        Self(Arc::new(Inner { name: name.to_owned(), secrets, settings, slots, idle: Mutex::default() }))
+    pub(super) fn new(name: &str, dial: Dial) -> Self {
+        let slots = Arc::new(Semaphore::new(dial.settings.connections_max.max(1)));
+        let target = watch::Sender::new(Target::new(name.to_owned()));
+        Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default() }))
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.0.name
+    pub(super) fn name(&self) -> String {
+        self.0.target.borrow().name.clone()
     }
 
-    pub(super) fn transaction_max(&self) -> std::time::Duration {
-        self.0.settings.transaction_max
+    pub(super) fn demand(&self) -> Demand {
+        self.0.target.borrow().demand
+    }
+
+    pub(super) fn transaction_max(&self) -> Duration {
+        self.0.dial.settings.transaction_max
+    }
+
+    /// Leads to another endpoint from now on, or asks more of the same one; calls that are under way elsewhere are given up.
+    pub(super) fn turn_to(&self, name: &str, demand: Demand) {
+        self.0.target.send_if_modified(|target| target.turn_to(name, demand));
+    }
+
+    /// Looks whether its name stands for something else by now. What cannot be looked up stays as it was.
+    pub(super) async fn refresh(&self) -> bool {
+        let name = self.name();
+        let Ok((dsn, addresses)) = opening::look_up(&self.0.dial, &name).await else { return false };
+        self.0.target.send_if_modified(|target| target.name == name && target.stands_for(dsn, addresses))
     }
 
     /// Lends a connection, and never takes longer than until `until`.
     pub(super) async fn lend(&self, until: Option<Instant>) -> Result<Lent, DbError> {
-        let give_up = until.unwrap_or_else(|| Instant::now() + self.0.settings.call_max);
+        let settings = &self.0.dial.settings;
+        let give_up = until.unwrap_or_else(|| Instant::now() + settings.call_max);
         let slots = Arc::clone(&self.0.slots);
         let slot = timeout_at(give_up, slots.acquire_owned()).await;
         let slot = slot.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?;
-        while let Some(mut conn) = self.take_idle() {
-            if conn.idle_for() < self.0.settings.idle_check_after {
-                return Ok(self.lent(conn, slot, until));
+        let target = self.0.target.subscribe();
+        let wanted = target.borrow().clone();
+        let lent = |conn, slot| Lent {
+            conn: Some(conn),
+            pool: self.clone(),
+            slot: Some(slot),
+            until,
+            target: target.clone(),
+            era: wanted.era,
+        };
+        while let Some((mut conn, is_doubtful)) = self.take_idle(wanted.generation) {
+            if !is_doubtful && conn.idle_for() < settings.idle_check_after {
+                return Ok(lent(conn, slot));
             }
             // It may have been cut meanwhile; one that does not answer at once is not worth the wait.
-            let patience = (Instant::now() + self.0.settings.connect_timeout).min(give_up);
+            let patience = (Instant::now() + settings.connect_timeout).min(give_up);
             if matches!(timeout_at(patience, conn.ping()).await, Ok(Ok(()))) {
-                return Ok(self.lent(conn, slot, until));
+                return Ok(lent(conn, slot));
             }
         }
         let (answer, asked) = oneshot::channel();
-        let pool = self.clone();
+        let (pool, to) = (self.clone(), wanted.clone());
         tokio::spawn(async move {
-            let opened = pool.connect().await;
+            let opened = opening::open(&pool.0.dial, &to).await;
+            if let Err(error) = &opened {
+                pool.ring(error);
+            }
             // Nobody waits any more: the connection is for whoever comes next, and the slot is free again.
             if let Err(Ok((conn, _slot))) = answer.send(opened.map(|conn| (conn, slot))) {
                 pool.keep(conn);
@@ -81,70 +119,65 @@ impl Pool {
         });
         let opened = timeout_at(give_up, asked).await.map_err(|_| DbError::Late)?;
         let (conn, slot) = opened.map_err(|_| DbError::Closed)??;
-        Ok(self.lent(conn, slot, until))
+        Ok(lent(conn, slot))
     }
 
-    fn lent(&self, conn: Conn, slot: OwnedSemaphorePermit, until: Option<Instant>) -> Lent {
-        Lent { conn: Some(conn), pool: self.clone(), slot: Some(slot), until }
-    }
-
-    fn take_idle(&self) -> Option<Conn> {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()
+    /// An idle connection to the target, and whether it may have been lost with others.
+    fn take_idle(&self, generation: u64) -> Option<(Conn, bool)> {
+        let mut idle = self.idle();
+        // Whatever leads elsewhere is closed by being dropped.
+        idle.conns.retain(|conn| conn.generation() == generation);
+        let conn = idle.conns.pop_back()?;
+        let is_doubtful = idle.lost_at.is_some_and(|lost_at| conn.used_at() <= lost_at);
+        Some((conn, is_doubtful))
     }
 
     fn keep(&self, conn: Conn) {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push_back(conn);
+        if conn.generation() == self.0.target.borrow().generation {
+            self.idle().conns.push_back(conn);
+        }
     }
 
-    async fn connect(&self) -> Result<Conn, DbError> {
-        let (name, settings) = (&self.0.name, &self.0.settings);
-        let options = self.options().map_err(|source| DbError::Secret { place: name.clone(), source })?;
-        let opening = timeout(settings.connect_timeout, options.connect());
-        let raw = opening.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let raw = raw.map_err(|error| refusal::not_let_in(error, name))?;
-        let mut conn = Conn::new(raw, name);
-        conn.assert_durable().await?;
-        Ok(conn)
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn options(&self) -> Result<PgConnectOptions, SecretError> {
-        let (name, settings) = (&self.0.name, &self.0.settings);
-        check_name(name)?;
-        let dsn = self.0.secrets.secret(name)?;
-        // The driver's own complaint may repeat the string.
-        let options = PgConnectOptions::from_str(&dsn).map_err(|_| SecretError::Malformed { name: name.clone() })?;
-        let millis = |length: std::time::Duration| length.as_millis().to_string();
-        Ok(options
-            .application_name("pim-data")
-            .statement_cache_capacity(256)
-            .options([
-                ("statement_timeout", millis(settings.transaction_max)),
-                ("lock_timeout", millis(settings.transaction_max)),
-                ("idle_in_transaction_session_timeout", millis(settings.transaction_max)),
-                ("default_transaction_isolation", "read committed".to_owned()),
-                // A plan for any parameters: ours are look-ups by key, and planning costs as much as running them.
-                ("plan_cache_mode", "force_generic_plan".to_owned()),
-                // A plan is kept for as long as the connection, and a table that was small when it was made grows.
-                ("enable_seqscan", "off".to_owned()),
-                ("jit", "off".to_owned()),
-            ])
-            .disable_statement_logging())
+    /// Tells whoever looks after the endpoint that something may be wrong with its server.
+    fn ring(&self, error: &DbError) {
+        if matches!(error, DbError::Lost) {
+            self.idle().lost_at = Some(std::time::Instant::now());
+        }
+        if error.speaks_of_the_server() {
+            self.0.dial.alarm.notify_one();
+        }
     }
 }
 
 impl Lent {
-    /// Runs a call on the connection, and gives up when it is time to.
+    /// Runs a call on the connection, and gives up when it is time to, or when another server is meant by now.
     pub(super) async fn call<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Conn) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        let until = self.until.unwrap_or_else(|| Instant::now() + self.pool.0.settings.call_max);
+        let until = self.until.unwrap_or_else(|| Instant::now() + self.pool.0.dial.settings.call_max);
         let conn = self.conn.as_mut().ok_or(DbError::Closed)?;
+        let era = self.era;
+        if self.target.borrow().era != era {
+            // Nothing is sent to a server that is not meant any more.
+            return Err(DbError::Closed);
+        }
         conn.begin_call();
-        let outcome = timeout_at(until, work(conn)).await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = timeout_at(until, work(conn)) => outcome,
+            _ = self.target.wait_for(|target| target.era != era) => Ok(Err(DbError::Lost)),
+        };
         match outcome {
             Ok(outcome) => {
                 conn.end_call(outcome.as_ref().err());
+                if let Err(error) = &outcome {
+                    self.pool.ring(error);
+                }
                 outcome
             }
             // Whatever the server is still at, nobody will read its answer: the connection goes.
@@ -166,7 +199,7 @@ impl Drop for Lent {
         let pool = self.pool.clone();
         if conn.is_between_calls() {
             runtime.spawn(async move {
-                let patience = pool.0.settings.connect_timeout;
+                let patience = pool.0.dial.settings.connect_timeout;
                 if matches!(timeout(patience, conn.roll_back()).await, Ok(Ok(()))) {
                     pool.keep(conn);
                 }

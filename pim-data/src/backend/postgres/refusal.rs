@@ -14,6 +14,10 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
     };
     match refusal.code() {
         "PM001" | "PM002" => fence(refusal),
+        "PM011" => {
+            let term = refusal.detail().and_then(|term| term.parse().ok()).unwrap_or(0);
+            DbError::FormerPrimary { place: place.to_owned(), term }
+        }
         // A constraint's own name and table, never the message: that one may hold values.
         code if code.starts_with("PM") => refused(refusal, refusal.message(), false),
         "23505" => refused(refusal, refusal.constraint().unwrap_or("unique"), true),

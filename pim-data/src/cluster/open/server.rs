@@ -1,13 +1,16 @@
 //! Shards on servers: the endpoints of the map, by the secrets that it names.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pim_core::shard::{Endpoint, EndpointRole, Shard as Described, ShardId, ShardMap};
+use futures_util::future::join_all;
+use pim_core::shard::{EndpointRole, Shard as Described, ShardId, ShardMap};
 
 use super::{IDENTITY, OpenError, introduce, name_of, somebody_else};
-use crate::backend::{Db, DbError, SecretError, ServerSettings, SqlPair, Statement};
-use crate::cluster::{CONTROL, ClusterSettings, Servers, Shard};
+use crate::backend::{Db, DbError, Dial, SecretError, ServerSettings, SqlPair, Statement};
+use crate::cluster::group::Members;
+use crate::cluster::{CONTROL, ClusterSettings, Endpoint, Group, Servers, Shard};
 use crate::migration::{check, make_routines, migrate};
 use crate::schema::Schema;
 
@@ -16,6 +19,13 @@ pub(super) const ROLE: SqlPair = SqlPair::postgres("SELECT pg_is_in_recovery()")
 /// Longest statement of a migration.
 const MIGRATION_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// What a server is, before anything is known of what it holds.
+const OFFICE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE \
+    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END";
+
+/// Identifier and secret of an endpoint.
+type Named<'m> = (&'m str, &'m str);
+
 pub(super) async fn open_shard(
     described: &Described,
     servers: &Servers,
@@ -23,16 +33,17 @@ pub(super) async fn open_shard(
     settings: &ClusterSettings,
     schema: &Schema,
 ) -> Result<Shard, OpenError> {
-    let of_role = |role| described.endpoints.iter().find(move |endpoint| endpoint.role == role);
-    let primary = of_role(EndpointRole::Primary);
-    let primary = primary.ok_or_else(|| OpenError::NoPrimary { shard: name_of(described.id) })?;
-    let opening = Opening { id: described.id, servers, map, schema };
-    let (db, owner) = opening.primary(&primary.dsn_ref).await?;
-    let copy = match of_role(EndpointRole::Replica) {
-        Some(endpoint) => Some(opening.replica(endpoint).await?),
-        None => None,
-    };
-    Ok(Shard::new(described.id, db, owner, copy, settings.replica_delay))
+    // The map says who was the primary when it was written; who is one now is found out.
+    let (mut named, mut has_primary) = (Vec::with_capacity(described.endpoints.len()), false);
+    for endpoint in &described.endpoints {
+        let place = if endpoint.role == EndpointRole::Primary { 0 } else { named.len() };
+        has_primary |= endpoint.role == EndpointRole::Primary;
+        named.insert(place, (endpoint.id.as_str(), endpoint.dsn_ref.as_str()));
+    }
+    if !has_primary {
+        return Err(OpenError::NoPrimary { shard: name_of(described.id) });
+    }
+    Opening::new(described.id, servers, map, settings, schema).shard(&named).await
 }
 
 pub(super) async fn open_control(
@@ -41,27 +52,84 @@ pub(super) async fn open_control(
     settings: &ClusterSettings,
     schema: &Schema,
 ) -> Result<Shard, OpenError> {
-    let opening = Opening { id: CONTROL, servers, map, schema };
-    let (db, owner) = opening.primary(&servers.control).await?;
-    Ok(Shard::new(CONTROL, db, owner, None, settings.replica_delay))
+    let named = [(servers.control.as_str(), servers.control.as_str())];
+    Opening::new(CONTROL, servers, map, settings, schema).shard(&named).await
 }
 
 struct Opening<'a> {
     id: ShardId,
-    servers: &'a Servers,
+    dial: Dial,
     map: &'a ShardMap,
+    settings: &'a ClusterSettings,
     schema: &'a Schema,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    fn new(
+        id: ShardId,
+        servers: &Servers,
+        map: &'a ShardMap,
+        settings: &'a ClusterSettings,
+        schema: &'a Schema,
+    ) -> Self {
+        let (secrets, resolver) = (Arc::clone(&servers.secrets), Arc::clone(&servers.resolver));
+        let dial = Dial { secrets, resolver, settings: servers.settings, alarm: Arc::default() };
+        Self { id, dial, map, settings, schema }
+    }
+
+    /// The shard with its servers, the map's primary first.
+    async fn shard(&self, named: &[Named<'_>]) -> Result<Shard, OpenError> {
+        let primary = self.elect(named).await;
+        let (writer, owner) = self.primary(named[primary].1).await?;
+        let endpoints: Result<Vec<_>, _> = named.iter().map(|(id, dsn)| Endpoint::new(id, dsn, &self.dial)).collect();
+        let group = Group::new(Members {
+            shard: self.id,
+            keyspace: self.map.keyspace().to_owned(),
+            endpoints: endpoints.map_err(|source| self.failed(source))?,
+            primary,
+            writer,
+            owner,
+            alarm: Arc::clone(&self.dial.alarm),
+            settings: self.dial.settings,
+            signals: self.settings.signals.clone(),
+        });
+        group.look(false).await;
+        // A server that is not there now may come later; one that is somebody else's is a mistake.
+        if let Some(endpoint) = group.stranger() {
+            let found = format!("another one, says its endpoint {endpoint}");
+            return Err(OpenError::Identity { shard: name_of(self.id), found });
+        }
+        Ok(Shard::of_group(self.id, group, self.settings.replica_delay))
+    }
+
+    /// Which endpoint is the primary: the one of the highest term. The map's when nobody says so, for what is wrong is told of it.
+    async fn elect(&self, named: &[Named<'_>]) -> usize {
+        if named.len() < 2 {
+            return 0;
+        }
+        let terms = join_all(named.iter().map(|(_, dsn_ref)| self.term_of(dsn_ref))).await;
+        let primaries = terms.iter().enumerate().filter_map(|(index, term)| Some(((*term)?, index)));
+        primaries.max_by_key(|&(term, index)| (term, Reverse(index))).map_or(0, |(_, index)| index)
+    }
+
+    /// The term of a primary.
+    async fn term_of(&self, dsn_ref: &str) -> Option<u64> {
+        let settings = ServerSettings { connections_max: 1, ..self.dial.settings };
+        let dial = Dial { settings, alarm: Arc::default(), ..self.dial.clone() };
+        let until = tokio::time::Instant::now() + settings.connect_timeout;
+        let rows = Db::dial(dsn_ref, dial).ok()?.ask(until, OFFICE).await.ok()?;
+        let row = rows.first()?;
+        (row.int(0).ok()? == 0).then(|| row.count(1).ok()).flatten()
+    }
+
     /// The application's connections, and the owner's if this program has them.
     async fn primary(&self, dsn_ref: &str) -> Result<(Db, Option<Db>), OpenError> {
         let owner = self.owner(dsn_ref).await?;
         if let Some(owner) = &owner {
             self.prepare(owner, dsn_ref).await?;
         }
-        let db = self.connect(dsn_ref, self.servers.settings).await?;
-        self.check_role(&db, dsn_ref, EndpointRole::Primary).await?;
+        let db = self.connect(dsn_ref, self.dial.settings).await?;
+        self.check_role(&db, dsn_ref).await?;
         if owner.is_none() {
             let checked = check(&db, self.steps()).await;
             checked.map_err(|source| OpenError::Schema { shard: name_of(self.id), source })?;
@@ -70,19 +138,12 @@ impl Opening<'_> {
         Ok((db, owner))
     }
 
-    async fn replica(&self, endpoint: &Endpoint) -> Result<Db, OpenError> {
-        let db = self.connect(&endpoint.dsn_ref, self.servers.settings).await?;
-        self.check_role(&db, &endpoint.id, EndpointRole::Replica).await?;
-        self.check_identity(&db).await?;
-        Ok(db)
-    }
-
     async fn owner(&self, dsn_ref: &str) -> Result<Option<Db>, OpenError> {
         let settings = ServerSettings {
             connections_max: 2,
             transaction_max: MIGRATION_MAX,
             call_max: MIGRATION_MAX,
-            ..self.servers.settings
+            ..self.dial.settings
         };
         match self.connect(&format!("{dsn_ref}-owner"), settings).await {
             Err(OpenError::Database { source: DbError::Secret { source: SecretError::Absent { .. }, .. }, .. }) => {
@@ -92,9 +153,15 @@ impl Opening<'_> {
         }
     }
 
+    /// Connects once, so that what is wrong is said now.
     async fn connect(&self, name: &str, settings: ServerSettings) -> Result<Db, OpenError> {
-        let connected = Db::connect(name, Arc::clone(&self.servers.secrets), settings).await;
-        connected.map_err(|source| self.failed(source))
+        let until = tokio::time::Instant::now() + settings.connect_timeout;
+        let connected = async {
+            let db = Db::dial(name, Dial { settings, ..self.dial.clone() })?;
+            drop(db.read_until(until).await?);
+            Ok(db)
+        };
+        connected.await.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: DbError) -> OpenError {
@@ -107,7 +174,7 @@ impl Opening<'_> {
 
     /// Brings the schema up to date and makes a new database known to itself.
     async fn prepare(&self, owner: &Db, dsn_ref: &str) -> Result<(), OpenError> {
-        self.check_role(owner, dsn_ref, EndpointRole::Primary).await?;
+        self.check_role(owner, dsn_ref).await?;
         let schema = |source| OpenError::Schema { shard: name_of(self.id), source };
         migrate(owner, self.steps()).await.map_err(schema)?;
         make_routines(owner, &self.schema.routines(self.id == CONTROL)).await.map_err(schema)?;
@@ -117,14 +184,13 @@ impl Opening<'_> {
         }
     }
 
-    async fn check_role(&self, db: &Db, endpoint: &str, told: EndpointRole) -> Result<(), OpenError> {
+    async fn check_role(&self, db: &Db, endpoint: &str) -> Result<(), OpenError> {
         let asked = db.query(Statement::of(ROLE)).await;
         let is_standby = asked.and_then(|rows| Ok(rows.first().map_or(Ok(0), |row| row.int(0))? != 0));
-        let found = if is_standby.map_err(|source| self.failed(source))? { "a standby" } else { "a primary" };
-        let told = if told == EndpointRole::Replica { "a standby" } else { "a primary" };
-        if found == told {
+        if !is_standby.map_err(|source| self.failed(source))? {
             return Ok(());
         }
+        let (found, told) = ("a standby", "a primary");
         Err(OpenError::Role { shard: name_of(self.id), endpoint: endpoint.to_owned(), found, told })
     }
 

@@ -1,0 +1,1 @@
+-- A file has no standby: nobody takes its place.

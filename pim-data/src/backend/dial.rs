@@ -1,0 +1,39 @@
+//! How an endpoint of a server is reached, and what its server must be.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::ServerSettings;
+use super::resolver::{Resolver, SystemResolver};
+use super::secret::Secrets;
+
+/// How an endpoint is reached.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only the server's backend reads some of it"))]
+pub(crate) struct Dial {
+    /// Where connection strings come from.
+    pub(crate) secrets: Arc<dyn Secrets>,
+    /// Where their host names lead.
+    pub(crate) resolver: Arc<dyn Resolver>,
+    /// How it is used.
+    pub(crate) settings: ServerSettings,
+    /// Rung when a call finds that something is wrong with the server.
+    pub(crate) alarm: Arc<Notify>,
+}
+
+impl Dial {
+    /// By the machine's own resolver, with an alarm that nobody listens to.
+    pub(crate) fn new(secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Self {
+        Self { secrets, resolver: Arc::new(SystemResolver), settings, alarm: Arc::default() }
+    }
+}
+
+/// What a server must be for a connection to it to be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Whether it must be a primary; a standby will do else.
+    pub(crate) primary: bool,
+    /// The lowest term that a primary may have: one of a lower term is a former primary, whatever it says of itself.
+    pub(crate) term: u64,
+}

@@ -1,0 +1,91 @@
+//! Opening a connection: the string behind a name, the addresses behind its host, and what the server there must be.
+
+use std::net::IpAddr;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::time::timeout;
+
+use super::conn::Conn;
+use super::refusal;
+use super::target::Target;
+use crate::backend::secret::{SecretError, check_name};
+use crate::backend::{DbError, Dial, ServerSettings};
+
+/// Most addresses of one host that are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// Opens a connection, and refuses a server that is not what is asked for.
+pub(super) async fn open(dial: &Dial, target: &Target) -> Result<Conn, DbError> {
+    let name = &target.name;
+    let (options, _) = options(dial, name).map_err(|source| DbError::Secret { place: name.clone(), source })?;
+    let opening = timeout(dial.settings.connect_timeout, connect(dial, options));
+    let raw = opening.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let raw = raw.map_err(|error| refusal::not_let_in(error, name))?;
+    let mut conn = Conn::new(raw, name, target.generation);
+    conn.check_server(target.demand).await?;
+    Ok(conn)
+}
+
+/// What a name stands for now: the digest of its string, and the addresses behind its host.
+pub(super) async fn look_up(dial: &Dial, name: &str) -> Result<([u8; 32], Vec<IpAddr>), SecretError> {
+    let (options, digest) = options(dial, name)?;
+    Ok((digest, addresses(dial, &options).await))
+}
+
+/// One address after the other; the driver would ask the machine's resolver by itself, and not again.
+async fn connect(dial: &Dial, options: PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let addresses = addresses(dial, &options).await;
+    let mut outcome = Err(sqlx::Error::PoolTimedOut);
+    if addresses.is_empty() {
+        return options.connect().await;
+    }
+    for address in addresses.into_iter().take(ADDRESSES_MAX) {
+        outcome = options.clone().host(&address.to_string()).connect().await;
+        if !matches!(outcome, Err(sqlx::Error::Io(_))) {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Empty when there is nothing to ask for, or nobody knows.
+async fn addresses(dial: &Dial, options: &PgConnectOptions) -> Vec<IpAddr> {
+    let host = options.get_host().to_owned();
+    if options.get_socket().is_some() || host.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let resolver = Arc::clone(&dial.resolver);
+    let asked = tokio::task::spawn_blocking(move || resolver.resolve(&host));
+    asked.await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+fn options(dial: &Dial, name: &str) -> Result<(PgConnectOptions, [u8; 32]), SecretError> {
+    check_name(name)?;
+    let dsn = dial.secrets.secret(name)?;
+    // The driver's own complaint may repeat the string.
+    let options = PgConnectOptions::from_str(&dsn).map_err(|_| SecretError::Malformed { name: name.to_owned() })?;
+    Ok((with_settings(options, &dial.settings), Sha256::digest(dsn.as_bytes()).into()))
+}
+
+fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConnectOptions {
+    let millis = |length: std::time::Duration| length.as_millis().to_string();
+    options
+        .application_name("pim-data")
+        .statement_cache_capacity(256)
+        .options([
+            ("statement_timeout", millis(settings.transaction_max)),
+            ("lock_timeout", millis(settings.transaction_max)),
+            ("idle_in_transaction_session_timeout", millis(settings.transaction_max)),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            // A plan for any parameters: ours are look-ups by key, and planning costs as much as running them.
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            // A plan is kept for as long as the connection, and a table that was small when it was made grows.
+            ("enable_seqscan", "off".to_owned()),
+            ("jit", "off".to_owned()),
+        ])
+        .disable_statement_logging()
+}

@@ -1,0 +1,227 @@
+//! Failovers while many write and read: how long writes stop, and whether anything is lost.
+//!
+//! Two of them by default; `LAB_TEST_FAILOVERS` asks for more. What each cost is printed (`--nocapture`).
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use pim_core::id::Id;
+use pim_data::cluster::Cluster;
+use pim_data::consistency::{Consistency, ConsistencyToken};
+use pim_servers::local::LocalServer;
+
+use super::ensemble::{DATABASE, Ensemble, PATIENCE, patient, points, register, set, until};
+use super::world::Customer;
+
+const WRITERS: usize = 6;
+
+/// One account with its one writer, who writes 1, 2, 3 …
+#[derive(Debug)]
+struct Ledger {
+    id: Id<Customer>,
+    /// The writes that were acknowledged.
+    acknowledged: Mutex<Vec<i64>>,
+    seen: Mutex<(i64, ConsistencyToken)>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    is_over: AtomicBool,
+    writes: AtomicU64,
+    writes_failed: AtomicU64,
+    reads: AtomicU64,
+    reads_lost: AtomicU64,
+    reads_stale: AtomicU64,
+    /// Longest read of each kind so far, in microseconds: any age, with a token, newest.
+    longest: [AtomicU64; 3],
+    /// When a write was acknowledged last, and for how long none was at most.
+    gap: Mutex<(Option<Instant>, Duration)>,
+}
+
+impl Tally {
+    fn acknowledged(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let (now, mut gap) = (Instant::now(), self.gap.lock().expect("no panic"));
+        if let Some(before) = gap.0.replace(now) {
+            gap.1 = gap.1.max(now - before);
+        }
+    }
+}
+
+async fn write_on(cluster: Cluster, ledger: Arc<Ledger>, tally: Arc<Tally>) {
+    let mut next = 0;
+    while !tally.is_over.load(Ordering::Relaxed) {
+        next += 1;
+        match set(&cluster, &patient(), ledger.id, next).await {
+            Ok(committed) => {
+                tally.acknowledged();
+                ledger.acknowledged.lock().expect("no panic").push(next);
+                if let Some(committed) = committed {
+                    *ledger.seen.lock().expect("no panic") = (next, committed.token);
+                }
+            }
+            Err(error) => {
+                eprintln!("a write failed: {error:?}");
+                tally.writes_failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+async fn read_on(cluster: Cluster, ledger: Arc<Ledger>, tally: Arc<Tally>) {
+    let mut kind = 0;
+    while !tally.is_over.load(Ordering::Relaxed) {
+        let (seen, token) = ledger.seen.lock().expect("no panic").clone();
+        let (least, consistency) = match kind {
+            0 => (-1, Consistency::Eventual),
+            1 => (seen, Consistency::ReadYourWrites(token)),
+            _ => (seen, Consistency::Strong),
+        };
+        let begun = Instant::now();
+        let outcome = points(&cluster, ledger.id, &consistency).await;
+        tally.reads.fetch_add(1, Ordering::Relaxed);
+        let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tally.longest[kind].fetch_max(took, Ordering::Relaxed);
+        match outcome {
+            Ok(found) if found < least => drop(tally.reads_stale.fetch_add(1, Ordering::Relaxed)),
+            Ok(_) => {}
+            Err(error) => {
+                eprintln!("a read failed: {error:?}");
+                tally.reads_lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        kind = (kind + 1) % 3;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Every value that an account ever had, by the database itself.
+fn values_on(server: &LocalServer, id: Id<Customer>) -> Vec<i64> {
+    let values = format!("SELECT points FROM account_history WHERE id = '{}' ORDER BY version", id.uuid());
+    server.sql(DATABASE, &values).expect("answers").lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// How many acknowledged writes a server lacks, and how many writes it has twice.
+fn lost_and_doubled(server: &LocalServer, ledgers: &[Arc<Ledger>]) -> (usize, usize) {
+    let (mut lost, mut doubled) = (0, 0);
+    for ledger in ledgers {
+        let acknowledged = ledger.acknowledged.lock().expect("no panic").clone();
+        let values = values_on(server, ledger.id);
+        let known: BTreeSet<_> = values.iter().collect();
+        lost += acknowledged.iter().filter(|value| !known.contains(value)).count();
+        doubled += values.len() - known.len();
+    }
+    (lost, doubled)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn no_read_and_no_acknowledged_write_is_lost() {
+    let failovers = std::env::var("LAB_TEST_FAILOVERS").ok().and_then(|it| it.parse().ok()).unwrap_or(2_usize);
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    let tally = Arc::new(Tally::default());
+    let (mut ledgers, mut tasks) = (Vec::new(), Vec::new());
+    for _ in 0..WRITERS {
+        let id = register(&cluster).await.id;
+        let seen = Mutex::new((0, ConsistencyToken::default()));
+        ledgers.push(Arc::new(Ledger { id, acknowledged: Mutex::default(), seen }));
+    }
+    until(&cluster, "b", |it| it.lag_ms.is_some_and(|lag| lag < 5_000)).await;
+    for ledger in &ledgers {
+        tasks.push(tokio::spawn(write_on(cluster.clone(), Arc::clone(ledger), Arc::clone(&tally))));
+        tasks.push(tokio::spawn(read_on(cluster.clone(), Arc::clone(ledger), Arc::clone(&tally))));
+    }
+    let (mut primary, mut standby) = (ensemble.first.clone(), ensemble.second.clone());
+    let (mut names, mut total) = (("a", "b"), (0, 0));
+    for number in 1..=failovers {
+        writes_flow(&tally).await;
+        tally.gap.lock().expect("no panic").1 = Duration::ZERO;
+        tally.longest.iter().for_each(|longest| longest.store(0, Ordering::Relaxed));
+        let begun = Instant::now();
+        let how = if number % 2 == 1 { "killed" } else { "frozen" };
+        let (old, new) = (primary.clone(), standby.clone());
+        let freezes = how == "frozen";
+        blocking(move || if freezes { old.freeze() } else { old.kill() }).await.expect("ends");
+        blocking(move || new.promote()).await.expect("takes over");
+        let promoted = Instant::now();
+        let before = tally.writes.load(Ordering::Relaxed);
+        more_writes(&tally, before, 1).await;
+        let back = promoted.elapsed();
+        writes_flow(&tally).await;
+        let outage = tally.gap.lock().expect("no panic").1;
+        let longest = tally.longest.each_ref().map(|it| Duration::from_micros(it.load(Ordering::Relaxed)));
+        let (new, all) = (standby.clone(), ledgers.clone());
+        let (lost, doubled) = blocking(move || lost_and_doubled(&new, &all)).await;
+        total = (total.0 + lost, total.1 + doubled);
+        println!(
+            "failover {number}: primary {how}, promoted after {:?}, first write {back:?} later, no write for {outage:?}; \
+             longest read {:?} of any age, {:?} with a token, {:?} newest; reads lost {}, stale {}; \
+             acknowledged writes lost {lost}, doubled {doubled}",
+            promoted - begun,
+            longest[0],
+            longest[1],
+            longest[2],
+            tally.reads_lost.load(Ordering::Relaxed),
+            tally.reads_stale.load(Ordering::Relaxed),
+        );
+        if number == failovers {
+            break;
+        }
+        // A new standby under the name of the server that is gone.
+        (primary, standby) = replace(&ensemble, primary, standby, number).await;
+        ensemble.secrets.tell(names.0, &standby);
+        names = (names.1, names.0);
+        until(&cluster, names.1, |it| it.finding.is_none() && it.lag_ms.is_some_and(|lag| lag < 5_000)).await;
+    }
+    tally.is_over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let count = |it: &AtomicU64| it.load(Ordering::Relaxed);
+    println!("{} writes, {} reads, {failovers} failovers", count(&tally.writes), count(&tally.reads));
+    let (writes_failed, reads_lost) = (count(&tally.writes_failed), count(&tally.reads_lost));
+    assert_eq!((total, writes_failed, reads_lost, count(&tally.reads_stale)), ((0, 0), 0, 0, 0));
+    assert!(cluster.verify_audit().await.expect("reads").verified);
+    assert!(ensemble.signal("pim_data_failovers_total{}") >= failovers as u64);
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("no panic")
+}
+
+async fn writes_flow(tally: &Tally) {
+    more_writes(tally, tally.writes.load(Ordering::Relaxed), 60).await;
+}
+
+async fn more_writes(tally: &Tally, before: u64, more: u64) {
+    let give_up = Instant::now() + PATIENCE;
+    while tally.writes.load(Ordering::Relaxed) < before + more {
+        assert!(Instant::now() < give_up, "no writes any more");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Ends the old primary for good and gives the new one a standby, for which each commit waits from then on.
+async fn replace(
+    ensemble: &Ensemble,
+    old: LocalServer,
+    new: LocalServer,
+    number: usize,
+) -> (LocalServer, LocalServer) {
+    let folder = ensemble.servers.folder().to_owned();
+    blocking(move || {
+        if old.is_running() {
+            old.thaw().expect("goes on");
+            old.kill().expect("ends");
+        }
+        std::fs::remove_dir_all(folder.join(old.name())).expect("is removed");
+        let name = format!("standby_{number}");
+        let standby = new.standby(&folder.join(&name), &name).expect("streams");
+        new.require_synchronous(&name).expect("waits from now on");
+        (new, standby)
+    })
+    .await
+}

@@ -1,0 +1,125 @@
+//! A standby answers what it may, by a lag that is known, and nothing that its caller has seen newer.
+
+use std::time::{Duration, Instant};
+
+use pim_core::shard::EndpointRole;
+use pim_data::backend::Secrets as _;
+use pim_data::cluster::{Cluster, EndpointFinding, EndpointHealth, OpenError};
+use pim_data::consistency::Consistency;
+
+use super::ensemble::{Ensemble, PATIENCE, patient, points, register, set, until};
+use super::world::schema;
+
+const EVENTUAL: Consistency = Consistency::Eventual;
+
+fn bounded(seconds: u64) -> Consistency {
+    Consistency::Bounded(Duration::from_secs(seconds))
+}
+
+fn is_fit(endpoint: &EndpointHealth) -> bool {
+    endpoint.role == Some(EndpointRole::Replica) && endpoint.finding.is_none() && endpoint.lag_ms.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn within_its_lag_and_never_behind_a_token() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    let before = ensemble.nearby("replica");
+    for consistency in [EVENTUAL, bounded(60)] {
+        assert!(points(&cluster, id, &consistency).await.is_ok());
+    }
+    assert_eq!(ensemble.nearby("replica"), before + 2, "the standby answers");
+    let token = set(&cluster, &patient(), id, 1).await.expect("commits").expect("at once").token;
+    let own = Consistency::ReadYourWrites(token);
+    assert_eq!(points(&cluster, id, &own).await.expect("reads"), 1);
+
+    // From here on the standby shows what was an hour ago.
+    ensemble.second.configure(&[("recovery_min_apply_delay", "1h")]).expect("lags");
+    let token = set(&cluster, &patient(), id, 2).await.expect("commits").expect("at once").token;
+    let own = Consistency::ReadYourWrites(token);
+    for _ in 0..50 {
+        assert_eq!(points(&cluster, id, &own).await.expect("reads"), 2, "never less than its writer has seen");
+    }
+    assert!(ensemble.nearby("stale") > 0, "the standby was asked, and its answer was too old");
+    let replies = ensemble.nearby("replica");
+    assert_eq!(points(&cluster, id, &EVENTUAL).await.expect("reads"), 1, "whoever allows it sees the past");
+    assert_eq!(ensemble.nearby("replica"), replies + 1);
+    until(&cluster, "b", |it| it.lag_ms.is_none_or(|lag| lag > 1_000)).await;
+    assert_eq!(points(&cluster, id, &bounded(1)).await.expect("reads"), 2, "its lag is out of the bound");
+    let strong = points(&cluster, id, &Consistency::Strong).await;
+    assert_eq!(strong.expect("reads"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn a_moment_later_where_that_is_worth_it() {
+    let ensemble = Ensemble::new();
+    ensemble.second.configure(&[("recovery_min_apply_delay", "100ms")]).expect("lags");
+    let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.catch_up_max = PATIENCE).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    // What is not there at all is not waited for.
+    let give_up = Instant::now() + PATIENCE;
+    while points(&cluster, id, &EVENTUAL).await.expect("reads") != 0 || ensemble.nearby("replica") == 0 {
+        assert!(Instant::now() < give_up, "the standby never showed it");
+        tokio::task::yield_now().await;
+    }
+    let token = set(&cluster, &patient(), id, 1).await.expect("commits").expect("at once").token;
+    let own = Consistency::ReadYourWrites(token);
+    assert_eq!(points(&cluster, id, &own).await.expect("reads"), 1);
+    assert_eq!((ensemble.nearby("caught_up"), ensemble.nearby("stale")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn one_that_stands_still_is_left_alone_and_reads_go_on() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.probe_max = Duration::from_millis(300)).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    points(&cluster, id, &EVENTUAL).await.expect("a connection to it is open");
+    ensemble.second.freeze().expect("stands still");
+    for _ in 0..20 {
+        points(&cluster, id, &EVENTUAL).await.expect("the primary answers");
+    }
+    until(&cluster, "b", |it| it.finding == Some(EndpointFinding::Unreachable)).await;
+    assert!(ensemble.nearby("failed") + ensemble.nearby("absent") > 0);
+    assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 1);
+    ensemble.second.thaw().expect("goes on");
+    until(&cluster, "b", is_fit).await;
+    assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn one_of_another_shard_or_of_unknown_lag_is_named_and_not_asked() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    // Somebody swaps a connection string while the program runs.
+    let right = ensemble.secrets.secret("b").expect("a secret");
+    let other = ensemble.secrets.secret("control").expect("a secret");
+    ensemble.secrets.set("b", other);
+    until(&cluster, "b", |it| it.finding == Some(EndpointFinding::OtherShard)).await;
+    let asked = ensemble.nearby("absent");
+    assert_eq!(points(&cluster, id, &EVENTUAL).await.expect("reads"), 0);
+    assert_eq!(ensemble.nearby("absent"), asked + 1, "the primary answers");
+    drop(cluster);
+    let refused = Cluster::open(ensemble.settings(&["a", "b"], |_| {}), schema()).await.err();
+    let Some(OpenError::Identity { shard, found }) = &refused else { panic!("{refused:?}") };
+    assert!(shard == "shard 0" && found.contains("endpoint b"), "{refused:?}");
+    ensemble.secrets.set("b", right);
+
+    // A standby that is behind all that this program has seen: nobody can tell how old it is.
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    ensemble.second.configure(&[("recovery_min_apply_delay", "1h")]).expect("lags");
+    set(&cluster, &patient(), id, 5).await.expect("commits");
+    drop(cluster);
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    until(&cluster, "b", |it| it.finding == Some(EndpointFinding::UnknownLag)).await;
+    assert_eq!(points(&cluster, id, &EVENTUAL).await.expect("reads"), 5, "the primary answers");
+}
