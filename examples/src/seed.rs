@@ -1,7 +1,10 @@
 //! Filling a new data directory: the same people for the same seed, whatever the number of shards or threads.
 
+mod manifest;
 mod past;
 mod people;
+
+pub use manifest::{DataManifest, manifest};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::rig::{
     Drain, EXIT_PRECONDITION, EXIT_USAGE, HttpKeys, Parts, ServeSettings, Service, SettingsError, bind, sessions,
 };
+use crate::seed::{self, SeedSettings};
 use crate::show::{Lasting, Settings, Traffic};
 use crate::signals::Hub;
 
@@ -38,9 +39,9 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Prints the traffic manifest with its digest; starts nothing.
+    /// Prints the manifests of data set and traffic with their digests; starts nothing.
     Plan {
-        /// The lab's settings (YAML), of which seed, traffic and personas count; variables `PIM_…` overlay them.
+        /// The lab's settings (YAML), of which seed, data set, traffic and personas count; variables `PIM_…` overlay them.
         #[arg(long, value_name = "FILE")]
         profile: Option<PathBuf>,
         /// Decides the plan.
@@ -96,14 +97,25 @@ fn base_url(text: &str) -> Result<String, &'static str> {
     if is_usable { Ok(text.trim_end_matches('/').to_owned()) } else { Err(RULE) }
 }
 
-/// Seed, rate and profile of the traffic: flags over settings.
-fn traffic(profile: Option<&Path>, seed: Option<u64>, rate: Option<f64>) -> Result<(u64, f64, Profile), SettingsError> {
-    let settings = Settings::of(profile)?;
-    let planned = match settings.traffic {
-        Traffic::Rate(rate) => rate,
-        Traffic::Off => RATE,
-    };
-    Ok((seed.unwrap_or(settings.seed), rate.unwrap_or(planned), settings.personas))
+/// Seed, rate and profile of the traffic, and the data set: flags over settings.
+struct Asked {
+    seed: u64,
+    rate: f64,
+    profile: Profile,
+    dataset: SeedSettings,
+}
+
+impl Asked {
+    fn of(profile: Option<&Path>, seed: Option<u64>, rate: Option<f64>) -> Result<Self, SettingsError> {
+        let settings = Settings::of(profile)?;
+        let planned = match settings.traffic {
+            Traffic::Rate(rate) => rate,
+            Traffic::Off => RATE,
+        };
+        let seed = seed.unwrap_or(settings.seed);
+        let dataset = SeedSettings { seed, ..settings.dataset() };
+        Ok(Self { seed, rate: rate.unwrap_or(planned), profile: settings.personas, dataset })
+    }
 }
 
 fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
@@ -116,18 +128,19 @@ fn refused(code: u8, error: &anyhow::Error) -> ExitCode {
 pub fn main() -> ExitCode {
     match Flags::parse().verb {
         Verb::Plan { profile, seed, rate, json } => {
-            let (seed, rate, profile) = match traffic(profile.as_deref(), seed, rate) {
-                Ok(traffic) => traffic,
+            let asked = match Asked::of(profile.as_deref(), seed, rate) {
+                Ok(asked) => asked,
                 Err(error) => return refused(EXIT_USAGE, &error.into()),
             };
-            let manifest = Plan::new(seed, rate).with_profile(profile).manifest();
-            let manifest = serde_json::to_value(manifest).unwrap_or(Value::Null);
+            let plan = Plan::new(asked.seed, asked.rate).with_profile(asked.profile).manifest();
+            let mut manifest = serde_json::to_value(plan).unwrap_or(Value::Null);
+            manifest["dataset"] = serde_json::to_value(seed::manifest(&asked.dataset)).unwrap_or(Value::Null);
             println!("{}", if json { manifest.to_string() } else { format!("{manifest:#}") });
             ExitCode::SUCCESS
         }
         Verb::Load { gateway, broker, profile, rate, duration, seed, listen, json } => {
-            let (seed, rate, profile) = match traffic(profile.as_deref(), seed, rate) {
-                Ok(traffic) => traffic,
+            let Asked { seed, rate, profile, .. } = match Asked::of(profile.as_deref(), seed, rate) {
+                Ok(asked) => asked,
                 Err(error) => return refused(EXIT_USAGE, &error.into()),
             };
             let duration = duration.map(Duration::from);

@@ -129,6 +129,11 @@ impl Past {
         }
     }
 
+    /// Everything that decides it, as JSON.
+    pub(super) fn told(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&(&self.appointment, &self.encounter, &self.claim, &self.visit, &self.billing))
+    }
+
     /// Writes it, a unit for each thing that happened.
     pub(super) fn tell(mut self, story: &mut Story) -> anyhow::Result<()> {
         story.goes_on(|unit| self.plan(unit))?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::persona::Profile;
 use crate::rig::{Layers, PostgresSettings, SettingsError};
+use crate::seed::SeedSettings;
 
 /// Most shards of a map.
 const SHARDS_MAX: i64 = 1024;
@@ -192,6 +193,11 @@ impl Settings {
         let settings = layers.environment(std::env::vars())?.into_settings();
         settings.check()?;
         Ok(settings)
+    }
+
+    /// What a new data directory is filled with.
+    pub(crate) const fn dataset(&self) -> SeedSettings {
+        SeedSettings { patients: self.patients, seed: self.seed, history_percent: self.history_percent }
     }
 
     /// What a type alone cannot say.

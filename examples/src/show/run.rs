@@ -23,7 +23,7 @@ use crate::compose::{Lab, LabSettings, settle_until};
 use crate::persona::{Drive, DriveReport, DriveSettings};
 use crate::rig::{Drain, EXIT_PRECONDITION, EXIT_USAGE};
 use crate::runs::summarize;
-use crate::seed::{SeedSettings, Seeded, seed};
+use crate::seed::{Seeded, seed};
 use crate::signals::{self, Hub};
 use crate::workers::{Place, Stores};
 
@@ -184,8 +184,7 @@ async fn seed_with_progress(
             eprintln!("seeding {done}/{} patients on {} shards", settings.patients, settings.shards);
         }
     };
-    let (patients, history_percent) = (settings.patients, settings.history_percent);
-    let asked = SeedSettings { patients, seed: settings.seed, history_percent };
+    let asked = settings.dataset();
     let seeded = tokio::select! {
         seeded = seed(stores, &asked, progress) => seeded?,
         () = drain.begun() => anyhow::bail!("stopped while seeding: the next start goes on where this one was"),

@@ -122,8 +122,10 @@ async fn by_a_worker_whose_map_is_old() {
     let world = World::new().await;
     let (patient, claim) = drafted(&world).await;
     asked(&world).await;
-    let stale = world.beside().await;
+    let (stale, worker) = (world.beside().await, Uuid::new_v4());
+    assert!(step(&stale.cluster, worker).await.unwrap(), "the buckets of the first shard");
     moved(&world, patient).await;
-    finished(&stale.cluster, Uuid::new_v4()).await;
+    assert_eq!(stale.cluster.router().route(&patient).shard, ShardId(1), "it has not heard of the move");
+    finished(&stale.cluster, worker).await;
     assert_eq!(state(&world, claim).await, "submitted");
 }

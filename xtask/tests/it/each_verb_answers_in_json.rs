@@ -124,11 +124,12 @@ fn without_a_lab() {
     let lab = Background { folder: folder.join("lab"), is_up: false };
     let plan = lab.ask(&["plan", "--seed", "7"]).document("plan");
     assert_eq!((plan["digest"].as_str().map(str::len), &plan["seed"]), (Some(64), &7.into()));
+    assert_eq!((plan["dataset"]["digest"].as_str().map(str::len), &plan["dataset"]["seed"]), (Some(64), &7.into()));
     let profile = folder.join("profile.yaml");
     std::fs::write(&profile, "seed: 7\nshards: 8\npersonas: {shape: {kind: burst, period_s: 60, burst_s: 5}}\n")
         .unwrap();
     let shaped = lab.ask(&["plan", "--profile", &profile]).document("plan");
-    assert_eq!(shaped["seed"], 7);
+    assert_eq!((&shaped["seed"], &shaped["dataset"]), (&7.into(), &plan["dataset"]), "8 shards have the same people");
     assert_ne!(shaped["digest"], plan["digest"], "another shape is another plan");
     std::fs::write(&profile, "seed: 7\nshards: 2\n").unwrap();
     assert_eq!(lab.ask(&["plan", "--profile", &profile]).document("plan")["digest"], plan["digest"]);
