@@ -1,4 +1,4 @@
-//! Administration and operations: reference data, audit and its retention, shards, outbox, lineage.
+//! Administration and operations: reference data, audit and its retention, backups, shards, outbox, lineage.
 
 mod audit;
 mod lineage;
@@ -24,4 +24,5 @@ fn endpoints() -> Endpoints<Stores> {
         .merge(lineage::endpoints())
         .merge(crate::operations::endpoints())
         .merge(crate::chaos::endpoints())
+        .merge(crate::backup::endpoints())
 }

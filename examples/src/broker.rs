@@ -13,6 +13,7 @@ mod program;
 mod session;
 
 pub use http::{Broker, BrokerError, BrokerSettings, KEY_ROTATION, Profile, openapi};
+pub(crate) use identity::FILE as PERSONAS;
 pub use identity::{Persona, PersonaDirectory};
 pub use keychain::KeychainError;
 pub use keyfile::{KeyFileError, gateway_secret};

@@ -1,6 +1,7 @@
 //! The reference system: domain services, edge, workers and lab, each a room, composed by the programs beside this crate.
 
 pub mod admin;
+pub mod backup;
 pub mod billing;
 pub mod broker;
 pub mod care;

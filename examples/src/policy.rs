@@ -84,6 +84,8 @@ pim_core::resources! {
         Operation = "operation",
         /// Fault injection.
         Chaos = "chaos",
+        /// Backups: whoever has one has everything, keys included.
+        Backup = "backup",
     }
 }
 
@@ -135,7 +137,7 @@ fn build() -> Result<Policy, pim_core::rbac::PolicyError> {
         policy = policy.permit(Sre, Read, resource, Reach::All);
     }
     policy = policy.permit(Admin, Read, On::BillingCycle, Reach::All).permit(Admin, Read, On::Audit, Reach::All);
-    for resource in [On::Audit, On::Shard, On::Outbox, On::DeadLetter, On::Projection, On::Chaos] {
+    for resource in [On::Audit, On::Shard, On::Outbox, On::DeadLetter, On::Projection, On::Chaos, On::Backup] {
         policy = policy.permit(Sre, Read, resource, Reach::All).permit(Sre, Operate, resource, Reach::All);
     }
     for resource in [On::Journey, On::Lineage, On::Revenue, On::BillingCycle, On::Operation] {

@@ -2,6 +2,7 @@
 
 mod flags;
 mod page;
+mod restore;
 mod run;
 mod status;
 mod summary;

@@ -11,8 +11,8 @@
 mod archive;
 mod restore;
 
-pub use archive::{BackupReport, Companion};
-pub use restore::{RestoreReport, restore};
+pub use archive::{BackupReport, BackupSummary, Companion, summary_of};
+pub use restore::{RestoreReport, check, restore};
 
 use std::io;
 use std::path::PathBuf;
@@ -34,8 +34,8 @@ pub enum BackupError {
         /// Where.
         path: PathBuf,
     },
-    /// Buckets are being moved: rows could be in neither copy.
-    #[error("buckets are being moved: try again when that is over")]
+    /// Buckets are being moved, or retention removes records: rows could be in neither copy.
+    #[error("buckets are being moved, or retention is at it: try again when that is over")]
     Moving,
     /// The rows are on servers, which have backups of their own.
     #[error("the databases of {name} are on a server: use its own base backup and archive")]
@@ -108,7 +108,10 @@ impl IntoProblem for BackupError {
     fn into_problem(self) -> Problem {
         match self {
             Self::Taken { .. } => Problem::of(problem::ALREADY_EXISTS).detail("a backup of this name is there"),
-            Self::Moving => Problem::of(problem::CONFLICT).detail("buckets are being moved"),
+            Self::Moving => Problem::of(problem::CONFLICT).detail("buckets are being moved, or retention is at it"),
+            Self::Server { .. } => {
+                Problem::of(problem::CONFLICT).detail("rows are on servers: use their base backups and archives")
+            }
             _ => Problem::of(problem::UNAVAILABLE),
         }
     }

@@ -3,6 +3,7 @@
 mod alive;
 mod api;
 mod ask;
+mod backup;
 mod doctor;
 mod document;
 mod journal;
@@ -137,6 +138,13 @@ enum Verb {
         #[command(subcommand)]
         verb: ask::AuditVerb,
     },
+    /// Backups of the running lab, and whether they are whole.
+    Backup {
+        #[command(subcommand)]
+        verb: backup::BackupVerb,
+    },
+    /// Puts a backup into a new data directory, verifies it, and tells recovery point and time.
+    Restore(backup::RestoreArgs),
     /// Removing history and audit records whose time is over.
     Retention {
         #[command(subcommand)]
@@ -171,6 +179,8 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         Verb::Dlq { verb } => ask::dlq(verb, json),
         Verb::Projection { verb } => ask::projection(verb, json),
         Verb::Audit { verb } => ask::audit(verb, json),
+        Verb::Backup { verb } => backup::run(verb, json),
+        Verb::Restore(args) => backup::restore(args, json),
         Verb::Retention { verb } => retention::run(verb, json),
     }
 }

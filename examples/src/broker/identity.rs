@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::ids::{FacilityId, PatientId, ProviderId};
 
 /// File in the data directory that lists them.
-const FILE: &str = "personas.json";
+pub(crate) const FILE: &str = "personas.json";
 /// What ids of made-up personas are derived from.
 const MADE_UP: &[u8] = b"development persona";
 /// Most personas that are read.

@@ -83,6 +83,8 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/admin/audit", Read, On::Audit, Class::Search, Upstream::Admin),
     route!("POST", "/v1/admin/audit/verify", Operate, On::Audit, Class::Operate, Upstream::Admin),
     route!("POST", "/v1/admin/retention", Operate, On::Audit, Class::Operate, Upstream::Admin),
+    route!("GET", "/v1/admin/backups", Read, On::Backup, Class::Read, Upstream::Admin),
+    route!("POST", "/v1/admin/backups", Operate, On::Backup, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/shards", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("GET", "/v1/admin/shards/map", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/shards/map", Operate, On::Shard, Class::Operate, Upstream::Admin),

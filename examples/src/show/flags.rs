@@ -58,6 +58,12 @@ pub struct Flags {
     /// Brings the databases up to date, makes the data set and ends; events are moved by whoever comes next.
     #[arg(long, conflicts_with = "duration")]
     pub seed_only: bool,
+    /// Puts this backup into the data directory, which must not be there yet, verifies it, and ends.
+    #[arg(long, value_name = "BACKUP", requires = "data_dir")]
+    pub(super) restore: Option<PathBuf>,
+    /// Says whether this backup is whole, and ends.
+    #[arg(long, value_name = "BACKUP", conflicts_with = "restore")]
+    pub(super) check_backup: Option<PathBuf>,
     /// One JSON object a line on standard output.
     #[arg(long)]
     pub json: bool,

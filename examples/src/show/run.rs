@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::flags::{Flags, Settings, Traffic};
 use super::page::Ready;
+use super::restore;
 use super::status::StatusLine;
 use super::summary::Summary;
 use crate::compose::{Lab, LabSettings, settle_until};
@@ -41,7 +42,15 @@ pub fn main() -> ExitCode {
         Err(error) => return refused(EXIT_USAGE, &error.into()),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime");
-    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&flags, settings)));
+    let outcome = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            match (&flags.restore, &flags.check_backup) {
+                (Some(backup), _) => Ok(restore::put_back(backup, &settings.data_dir, flags.json).await),
+                (None, Some(backup)) => Ok(restore::check(backup, flags.json).await),
+                (None, None) => run(&flags, settings).await,
+            }
+        })
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => refused(EXIT_PRECONDITION, &error),

@@ -15,7 +15,7 @@ use crate::audit::hex;
 use crate::backend::{Db, Statement};
 use crate::cluster::{CONTROL, Cluster};
 
-pub(super) const MANIFEST: &str = "backup.toml";
+const MANIFEST: &str = "backup.toml";
 pub(super) const LAYOUT: &str = "layout.toml";
 const FORMAT: u32 = 1;
 /// Files of the data directory that are no databases; the layout comes last where they are put back.
@@ -30,6 +30,8 @@ pub enum Companion<'a> {
     Database(&'a str, &'a Db),
     /// A folder of the data directory whose files are only added; one that is not there is left out.
     Folder(&'a str),
+    /// A file of the data directory that is replaced as a whole; one that is not there is left out.
+    File(&'a str),
 }
 
 /// What a backup is made of.
@@ -47,6 +49,39 @@ pub(super) struct Entry {
     pub(super) path: String,
     pub(super) bytes: u64,
     pub(super) sha256: String,
+}
+
+/// A backup that there is.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BackupSummary {
+    /// From when its oldest part is; whatever was acknowledged before is in it.
+    pub taken_at: Timestamp,
+    /// How many files it has.
+    pub files: usize,
+    /// How large it is.
+    pub bytes: u64,
+}
+
+/// What a backup says of itself; whether its files are still what they were is for [`check`](super::check) to find out.
+///
+/// # Errors
+/// [`BackupError::Absent`] when the folder is no whole backup.
+pub fn summary_of(folder: &Path) -> Result<BackupSummary, BackupError> {
+    Manifest::of(folder).map(|manifest| manifest.summary())
+}
+
+impl Manifest {
+    pub(super) fn of(folder: &Path) -> Result<Self, BackupError> {
+        let absent = || BackupError::Absent { path: folder.to_path_buf() };
+        let text = fs::read_to_string(folder.join(MANIFEST)).map_err(|_| absent())?;
+        toml::from_str(&text).ok().filter(|manifest: &Self| manifest.format == FORMAT).ok_or_else(absent)
+    }
+
+    pub(super) fn summary(&self) -> BackupSummary {
+        let bytes = self.files.iter().map(|it| it.bytes).sum();
+        BackupSummary { taken_at: Timestamp::from_micros(self.taken_at), files: self.files.len(), bytes }
+    }
 }
 
 /// A backup that was made.
@@ -75,6 +110,7 @@ impl Cluster {
         if into.exists() {
             return Err(BackupError::Taken { path: into.to_path_buf() });
         }
+        self.is_embedded(companions)?;
         // Of two copies neither might have the rows of a bucket that moves in between.
         let _standing = self.0.directory.moving()?.ok_or(BackupError::Moving)?;
         let shards = into.join("shards");
@@ -86,6 +122,7 @@ impl Cluster {
             match companion {
                 Companion::Database(name, db) => copy_database(db, &into.join(name)).await?,
                 Companion::Folder(name) => copy_folder(from, into, name).await?,
+                Companion::File(name) => copy_file(from, into, Path::new(name)).await?,
             }
         }
         for source in self.sources() {
@@ -103,6 +140,17 @@ impl Cluster {
         let files = blocking(move || seal(&into, taken_at)).await?;
         let took_ms = u64::try_from(begun.elapsed().min(Duration::MAX).as_millis()).unwrap_or(u64::MAX);
         Ok(BackupReport { taken_at, files: files.len(), bytes: files.iter().map(|it| it.bytes).sum(), took_ms })
+    }
+}
+
+impl Cluster {
+    /// Refuses databases of servers before anything is copied.
+    fn is_embedded(&self, companions: &[Companion<'_>]) -> Result<(), BackupError> {
+        let ours = self.sources().filter_map(|source| self.database(source));
+        let others =
+            companions.iter().filter_map(|it| if let Companion::Database(_, db) = it { Some(*db) } else { None });
+        let foreign = ours.chain(others).find(|db| db.path().is_none());
+        foreign.map_or(Ok(()), |db| Err(BackupError::Server { name: db.name() }))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::BackupError;
-use super::archive::{Entry, LAYOUT, MANIFEST, Manifest, blocking, digest, io_error};
+use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error};
 use crate::audit::VerifyReport;
 use crate::cluster::{Cluster, ClusterSettings};
 use crate::schema::Schema;
@@ -29,8 +29,8 @@ pub struct RestoreReport {
     pub audit: VerifyReport,
 }
 
-/// Puts the backup in `from` into the data directory of `settings`, which must not be there yet; opens it, raises the epoch
-/// of every bucket, and verifies the audit trail.
+/// Puts the backup in `from` into the data directory of `settings`, which must not be there yet or be empty; opens it, raises
+/// the epoch of every bucket, and verifies the audit trail.
 ///
 /// # Errors
 /// [`BackupError`]; a directory that was not finished has no layout and is not opened by anybody.
@@ -59,14 +59,21 @@ pub async fn restore(
     Ok((cluster, report))
 }
 
-fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
-    let absent = || BackupError::Absent { path: from.to_path_buf() };
-    let text = fs::read_to_string(from.join(MANIFEST)).map_err(|_| absent())?;
-    let manifest: Manifest = toml::from_str(&text).map_err(|_| absent())?;
-    if into.exists() {
-        return Err(BackupError::Taken { path: into.to_path_buf() });
-    }
-    // All of them before the first is put anywhere.
+/// Whether every file of a backup is the one that was backed up.
+///
+/// # Errors
+/// [`BackupError::Absent`] when there is no whole backup, [`BackupError::Damaged`] naming the first file that is another.
+pub async fn check(folder: &Path) -> Result<BackupSummary, BackupError> {
+    let folder = folder.to_path_buf();
+    blocking(move || {
+        let manifest = Manifest::of(&folder)?;
+        check_files(&folder, &manifest)?;
+        Ok(manifest.summary())
+    })
+    .await
+}
+
+fn check_files(from: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     for entry in &manifest.files {
         let path = from.join(&entry.path);
         let is_same = digest(&path).is_ok_and(|(bytes, sha256)| (bytes, &sha256) == (entry.bytes, &entry.sha256));
@@ -74,6 +81,17 @@ fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
             return Err(BackupError::Damaged { path });
         }
     }
+    Ok(())
+}
+
+fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
+    let manifest = Manifest::of(from)?;
+    // An empty folder may be what somebody has mounted for it.
+    if into.exists() && !fs::read_dir(into).is_ok_and(|mut entries| entries.next().is_none()) {
+        return Err(BackupError::Taken { path: into.to_path_buf() });
+    }
+    // All of them before the first is put anywhere.
+    check_files(from, &manifest)?;
     fs::create_dir_all(into).map_err(io_error("make", into))?;
     let is_layout = |entry: &&Entry| entry.path == LAYOUT;
     let (last, first): (Vec<_>, Vec<_>) = manifest.files.iter().partition(is_layout);

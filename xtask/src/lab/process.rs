@@ -263,7 +263,7 @@ pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
 }
 
 /// Builds an example and says where it is.
-fn built(example: &str) -> Result<PathBuf> {
+pub(super) fn built(example: &str) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]);
     if journal::process_folder().exists() {
         // As the lab that is running was built, so that nothing is built twice.
@@ -281,7 +281,7 @@ fn option(command: &mut Command, name: &str, value: Option<impl ToString>) {
 }
 
 /// A path of the caller's, who may stand elsewhere than the program will.
-fn place(command: &mut Command, name: &str, path: Option<&Path>) -> Result<()> {
+pub(super) fn place(command: &mut Command, name: &str, path: Option<&Path>) -> Result<()> {
     if let Some(path) = path {
         command.arg(name).arg(std::path::absolute(path)?);
     }
@@ -289,7 +289,7 @@ fn place(command: &mut Command, name: &str, path: Option<&Path>) -> Result<()> {
 }
 
 /// Runs a program of the lab to its end: what it printed, and what its exit code means.
-fn run_to_end(command: &mut Command) -> Result<(String, Result<()>)> {
+pub(super) fn run_to_end(command: &mut Command) -> Result<(String, Result<()>)> {
     let output = command.current_dir(root()).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.context("cannot start the program")?;
     let told = String::from_utf8(output.stdout).context("the program printed what is not UTF-8")?;

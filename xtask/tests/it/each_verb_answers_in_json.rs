@@ -79,6 +79,10 @@ fn of_a_running_lab() {
         (&["dlq", "list"], "dead-letters"),
         (&["projection", "list"], "projections"),
         (&["audit", "verify"], "audit-verify"),
+        (&["retention", "plan", "--audit-days", "365"], "retention-plan"),
+        (&["retention", "run", "--history-days", "30"], "retention-run"),
+        (&["backup", "create", "--name", "one"], "backup-create"),
+        (&["backup", "list"], "backups"),
         (&["audit", "show", "--user", "00000000-0000-8000-8000-000000000000"], "audit"),
         (&["load", "--for", "1s", "--rate", "3"], "load"),
     ];
@@ -86,6 +90,15 @@ fn of_a_running_lab() {
         let document = lab.ask(arguments).document(name);
         assert!(!document.is_null(), "{arguments:?}");
     }
+    assert_eq!(lab.run(&["retention", "run", "--audit-days", "89"]).code, Some(2), "too short");
+    assert_eq!(lab.run(&["backup", "create", "--name", "one"]).code, Some(7), "the name is taken");
+    let place = lab.ask(&["backup", "list"]).document("backups")["items"][0]["place"].as_str().unwrap().to_owned();
+    assert_eq!(lab.ask(&["backup", "verify", &place]).document("backup-verify")["whole"], true);
+    let restored = folder.join("restored");
+    let report = lab.ask(&["restore", &place, "--data-dir", &restored]).document("restore");
+    assert!(report["recovery_point_ms"].is_u64() && report["recovery_time_ms"].is_u64(), "{report}");
+    assert_eq!(lab.run(&["restore", &place, "--data-dir", &restored]).code, Some(7), "never over something");
+    assert_eq!(lab.run(&["restore", &folder.join("none"), "--data-dir", &folder.join("else")]).code, Some(3));
     let patient_id = lab.ask(&["token", "patient"]).document("token")["patient_id"].as_str().unwrap().to_owned();
     let lineage = ["lineage", "patient", &patient_id, "--as-of", "2100-01-01T00:00:00Z", "--verify"];
     let lineage = lab.ask(&lineage).document("lineage");

@@ -1,6 +1,7 @@
 //! What the lab promises as a whole, checked from outside.
 
 mod a_cycle_submits_each_claim_once;
+mod backups_restore_to_a_lab;
 mod bad_input_is_named;
 mod chores_are_done_once;
 mod crash_loses_nothing;
@@ -17,4 +18,5 @@ mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;
 mod services_shows_what_it_promises;
+mod tampering_is_found_by_the_lab;
 mod workload;

@@ -153,6 +153,11 @@ impl Workload {
         (unknown.len(), answered.len())
     }
 
+    /// What has been acknowledged so far: version and state of each record, by its path.
+    pub(crate) async fn acknowledged(&self) -> BTreeMap<String, (u64, String)> {
+        self.0.told.lock().await.acknowledged.clone()
+    }
+
     /// Every acknowledged record is there, in its version or a later one.
     pub(crate) async fn check(&self, gateway: &str) {
         let caller = Caller::sign_in(gateway, "clinician").await.unwrap();

@@ -1,0 +1,90 @@
+//! Restoring instead of running: what came of it, for people or as a JSON line, and the exit code that says it.
+
+use std::path::Path;
+
+use pim_data::backup::BackupError;
+use serde_json::json;
+
+use crate::backup::{RestoreError, Restored};
+use crate::rig::EXIT_PRECONDITION;
+
+const EXIT_RESTORE: u8 = 5;
+const EXIT_REFUSED: u8 = 7;
+
+/// Puts a backup into a data directory.
+pub(super) async fn put_back(backup: &Path, into: &Path, json: bool) -> u8 {
+    match crate::backup::restore(backup, into).await {
+        Ok(restored) => {
+            println!("{}", if json { as_json(&restored, into) } else { as_text(&restored, into) });
+            0
+        }
+        Err(RestoreError::Backup(error)) => failed(&error),
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            EXIT_RESTORE
+        }
+    }
+}
+
+/// Says whether a backup is whole.
+pub(super) async fn check(backup: &Path, json: bool) -> u8 {
+    match pim_data::backup::check(backup).await {
+        Ok(found) => {
+            let told = json!({"event": "checked", "backup": backup, "whole": true, "summary": found});
+            let text = format!(
+                "{} is whole: {} files, {} bytes, from {}",
+                backup.display(),
+                found.files,
+                found.bytes,
+                found.taken_at
+            );
+            println!("{}", if json { told.to_string() } else { text });
+            0
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &BackupError) -> u8 {
+    let code = match &error {
+        BackupError::Taken { .. } => EXIT_REFUSED,
+        BackupError::Absent { .. } => EXIT_PRECONDITION,
+        _ => EXIT_RESTORE,
+    };
+    let mut text = format!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("{text}");
+    code
+}
+
+fn as_json(restored: &Restored, into: &Path) -> String {
+    let mut line = json!({"event": "restored", "data_dir": into});
+    if let (Some(line), Ok(serde_json::Value::Object(members))) = (line.as_object_mut(), serde_json::to_value(restored))
+    {
+        line.extend(members);
+    }
+    line.to_string()
+}
+
+fn as_text(restored: &Restored, into: &Path) -> String {
+    let report = &restored.report;
+    let seconds = |ms: u64| format!("{}.{:03} s", ms / 1000, ms % 1000);
+    format!(
+        "restored into {}\n  recovery point (RPO)  {}: what was acknowledged since {} may be lost\n  recovery time (RTO)   {}\n  \
+         audit                 {} records in {} lanes verify, {} checkpoints\n  map                   version {}, every epoch risen\n  \
+         outboxes              {} rebased",
+        into.display(),
+        seconds(report.recovery_point_ms),
+        report.taken_at,
+        seconds(report.recovery_time_ms),
+        report.audit.records,
+        report.audit.lanes,
+        report.audit.checkpoints,
+        report.map_version,
+        restored.outboxes_rebased,
+    )
+}
