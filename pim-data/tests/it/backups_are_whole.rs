@@ -82,6 +82,7 @@ async fn what_is_no_whole_backup_is_refused() {
     let elsewhere = Folder::new();
     let to = || ClusterSettings::at(elsewhere.path().join("restored"));
     assert!(matches!(restore(world.folder.path(), to(), schema()).await, Err(BackupError::Absent { .. })));
+    std::fs::write(elsewhere.path().join("something"), "of somebody else").expect("writes");
     let taken = ClusterSettings::at(elsewhere.path());
     assert!(matches!(restore(&place, taken, schema()).await, Err(BackupError::Taken { .. })));
 
