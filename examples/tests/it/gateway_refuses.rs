@@ -202,7 +202,11 @@ async fn to_give_an_upstream_time_that_is_over() {
     let token = edge.token("clinician").await;
     let mut stream = TcpStream::connect(edge.gateway.trim_start_matches("http://")).await.unwrap();
     let head = format!("POST /v1/patients HTTP/1.1\r\n{HEAD}Authorization: bearer {token}\r\nIdempotency-Key: k\r\n");
-    stream.write_all(format!("{head}Content-Length: 2\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("{head}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n").as_bytes()).await.unwrap();
+    // Asked for the body, the request's time is running.
+    let mut asked = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert!(asked.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&asked));
     tokio::time::sleep(LATE).await;
     stream.write_all(b"{}").await.unwrap();
     let mut answer = Vec::new();
