@@ -107,12 +107,6 @@ impl Workload {
         while writers.join_next().await.is_some() {}
     }
 
-    /// Version and state of each record that was acknowledged, by its path.
-    #[cfg(feature = "postgres")]
-    pub(crate) async fn acknowledged(&self) -> BTreeMap<String, (u64, String)> {
-        self.0.told.lock().await.acknowledged.clone()
-    }
-
     /// Waits until the next write is acknowledged.
     pub(crate) async fn acknowledgement(&self) {
         let next = timeout(PATIENCE, self.0.acknowledgement.notified()).await;
