@@ -55,6 +55,21 @@ impl PostgresServer {
         &self.dsn
     }
 
+    /// A connection string for a database of it: as somebody with a password, or else as the superuser.
+    ///
+    /// # Panics
+    /// When the given connection string is not of the form `postgres://user@host/database`.
+    #[must_use]
+    pub fn dsn_of(&self, login: Option<(&str, &str)>, database: &str) -> String {
+        let (_, rest) = self.dsn.split_once("://").expect("a connection string of the form postgres://…");
+        let (superuser, address) = rest.split_once('@').expect("a connection string with a user");
+        let address = address.split(['/', '?']).next().unwrap_or_default();
+        match login {
+            Some((user, password)) => format!("postgres://{user}:{password}@{address}/{database}"),
+            None => format!("postgres://{superuser}@{address}/{database}"),
+        }
+    }
+
     /// Where it comes from, for people.
     #[must_use]
     pub fn origin(&self) -> String {
@@ -89,6 +104,26 @@ pub fn docker_answers() -> bool {
     let mut docker = Command::new("docker");
     docker.args(["info", "--format", "{{.ServerVersion}}"]).stdin(Stdio::null()).stderr(Stdio::null());
     docker.output().is_ok_and(|output| output.status.success() && !output.stdout.trim_ascii().is_empty())
+}
+
+/// SQL that makes an owner, who may change schemas, and an application's login, who owns nothing, unless they are there.
+/// For one transaction: several test programs may come to a server at the same time.
+#[must_use]
+pub fn roles(owner: &str, application: &str, password: &str) -> String {
+    format!(
+        "SELECT pg_advisory_xact_lock(7469, 0);
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
+    CREATE ROLE pim_app NOLOGIN;
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{owner}') THEN
+    CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{password}';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{application}') THEN
+    CREATE ROLE {application} LOGIN PASSWORD '{password}' IN ROLE pim_app;
+  END IF;
+END $$"
+    )
 }
 
 fn start() -> Result<PostgresServer, SharedError> {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::event::EncounterScheduled;
-use super::record::{Encounter, EncounterState, VisitKind};
+use super::record::{Encounter, VisitKind};
 use crate::ids::{FacilityId, PatientId, ProviderId};
 use crate::patient::{Patient, PatientState};
 use crate::policy::LabResource;
@@ -78,23 +78,9 @@ async fn schedule(
         patient_under_care(&mut unit, permit, patient_id).await?;
         book.check::<Facility>("/facility_id", body.facility_id, &command.seen).await?;
         book.check::<Provider>("/provider_id", body.provider_id, &command.seen).await?;
-        let mut encounter = Encounter {
-            id: child_id(&unit, patient_id),
-            version: 0,
-            patient_id,
-            facility_id: body.facility_id,
-            provider_id: body.provider_id,
-            kind: body.kind,
-            state: EncounterState::Scheduled,
-            scheduled_at: body.scheduled_at,
-            started_at: None,
-            completed_at: None,
-            diagnoses: Vec::new(),
-            procedures: Vec::new(),
-            orders: Vec::new(),
-            observations: Vec::new(),
-            notes: Vec::new(),
-        };
+        let place = (body.facility_id, body.provider_id);
+        let mut encounter =
+            Encounter::scheduled(child_id(&unit, patient_id), patient_id, place, body.kind, body.scheduled_at);
         encounter.version = unit.save(permit, &encounter)?;
         unit.append(&EncounterScheduled {
             encounter_id: encounter.id,

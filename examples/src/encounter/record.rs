@@ -103,6 +103,36 @@ pub struct Encounter {
     pub notes: Vec<Note>,
 }
 
+impl Encounter {
+    /// One that is planned: nothing of it has happened yet, and it has not been saved.
+    #[must_use]
+    pub fn scheduled(
+        id: EncounterId,
+        patient_id: PatientId,
+        (facility_id, provider_id): (FacilityId, ProviderId),
+        kind: VisitKind,
+        scheduled_at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            version: 0,
+            patient_id,
+            facility_id,
+            provider_id,
+            kind,
+            state: EncounterState::Scheduled,
+            scheduled_at,
+            started_at: None,
+            completed_at: None,
+            diagnoses: Vec::new(),
+            procedures: Vec::new(),
+            orders: Vec::new(),
+            observations: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 const TABLE: Table = Table {
     name: "encounter",
     home_field: Some("patient_id"),

@@ -5,7 +5,7 @@ use pim_core::id::Id;
 
 use super::SeedSettings;
 use crate::broker::Persona;
-use crate::encounter::{Encounter, EncounterScheduled, EncounterState, VisitKind};
+use crate::encounter::{Encounter, EncounterScheduled, VisitKind};
 use crate::ids::{EncounterId, FacilityId, PatientId, ProviderId};
 use crate::patient::{Patient, PatientState, Sex};
 use crate::persona::{Permutation, Stream, below, draw};
@@ -127,23 +127,8 @@ impl People {
         let facility = self.facility_of(n);
         let provider = facility * PROVIDERS_PER_FACILITY + below(bits(2), PROVIDERS_PER_FACILITY);
         let id: EncounterId = Id::child_derived(patient.bucket(), at, &self.scope("encounter", u64::from(n)), 0);
-        vec![Encounter {
-            id,
-            version: 0,
-            patient_id: patient,
-            facility_id: self.facility_id(facility),
-            provider_id: self.provider_id(provider),
-            kind: if below(bits(3), 3) == 0 { VisitKind::Telehealth } else { VisitKind::OfficeVisit },
-            state: EncounterState::Scheduled,
-            scheduled_at: at,
-            started_at: None,
-            completed_at: None,
-            diagnoses: Vec::new(),
-            procedures: Vec::new(),
-            orders: Vec::new(),
-            observations: Vec::new(),
-            notes: Vec::new(),
-        }]
+        let kind = if below(bits(3), 3) == 0 { VisitKind::Telehealth } else { VisitKind::OfficeVisit };
+        vec![Encounter::scheduled(id, patient, (self.facility_id(facility), self.provider_id(provider)), kind, at)]
     }
 
     pub(super) fn facilities(&self) -> Vec<Facility> {

@@ -1,5 +1,7 @@
 //! Whoever changes, removes, reorders, appends, cuts or rewrites audit records by hand is found out.
 
+use std::path::PathBuf;
+
 use pim_data::audit::{AuditFilter, AuditFindingKind, VerifyReport};
 use pim_data::backend::{Engine, Statement};
 
@@ -130,15 +132,21 @@ async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
     assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Rewritten)]);
 }
 
-#[tokio::test]
-async fn a_forged_or_removed_checkpoint_is_found() {
-    let (world, account) = world().await;
+/// Their file, and what it says.
+async fn three_checkpoints(world: &World, account: &Account) -> (PathBuf, String) {
     let file = world.folder.path().join("audit-checkpoints.jsonl");
     for points in 10..13 {
         world.change(account.id, |account| account.points = points).await.expect("commits");
         world.cluster.checkpoint_audit().await.expect("signs");
     }
     let whole = std::fs::read_to_string(&file).expect("is there");
+    (file, whole)
+}
+
+#[tokio::test]
+async fn a_forged_or_removed_checkpoint_is_found() {
+    let (world, account) = world().await;
+    let (file, whole) = three_checkpoints(&world, &account).await;
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
     assert_eq!(found_in_file(&world).await, [(2, AuditFindingKind::CheckpointGap)]);
@@ -165,12 +173,7 @@ async fn a_checkpoint_that_was_torn_is_no_forgery_and_is_written_over() {
 #[tokio::test]
 async fn checkpoints_go_on_behind_a_gap() {
     let (world, account) = world().await;
-    let file = world.folder.path().join("audit-checkpoints.jsonl");
-    for points in 10..13 {
-        world.change(account.id, |account| account.points = points).await.expect("commits");
-        world.cluster.checkpoint_audit().await.expect("signs");
-    }
-    let whole = std::fs::read_to_string(&file).expect("is there");
+    let (file, whole) = three_checkpoints(&world, &account).await;
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 4);

@@ -7,24 +7,11 @@ use std::time::Duration;
 
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
 use pim_data::cluster::Servers;
+use pim_servers::shared::roles;
 
 const PASSWORD: &str = "only-for-tests";
 const OWNER: &str = "pim_test_owner";
 const APPLICATION: &str = "pim_test_app";
-
-/// What a fresh server needs once; several test programs may come at the same time.
-const ROLES: &str = "SELECT pg_advisory_xact_lock(7469, 0);
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
-    CREATE ROLE pim_app NOLOGIN;
-  END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_owner') THEN
-    CREATE ROLE pim_test_owner LOGIN CREATEROLE PASSWORD 'only-for-tests';
-  END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_app') THEN
-    CREATE ROLE pim_test_app LOGIN PASSWORD 'only-for-tests' IN ROLE pim_app;
-  END IF;
-END $$";
 
 /// The connection strings of one test's databases: `shard-0`, `shard-0-owner`, `shard-0-super`, `control` …
 #[derive(Clone)]
@@ -53,11 +40,7 @@ impl Secrets for TestSecrets {
 /// `postgres://user:password@host:port/database`, the parts that matter replaced.
 pub(crate) fn dsn(user: Option<&str>, database: &str) -> String {
     let server = pim_servers::shared::postgres().unwrap_or_else(|missing| panic!("{missing}"));
-    let (_, rest) = server.dsn().split_once("://").expect("a connection string of the form postgres://…");
-    let (login, address) = rest.split_once('@').expect("a connection string with a user");
-    let address = address.split(['/', '?']).next().unwrap_or_default();
-    let login = user.map_or_else(|| login.to_owned(), |user| format!("{user}:{PASSWORD}"));
-    format!("postgres://{login}@{address}/{database}")
+    server.dsn_of(user.map(|user| (user, PASSWORD)), database)
 }
 
 pub(crate) fn secrets(folder: &Path) -> TestSecrets {
@@ -83,7 +66,7 @@ pub(crate) fn make(folder: &Path, marker: &str, names: impl IntoIterator<Item = 
     let names: Vec<_> = names.into_iter().map(|name| format!("{prefix}_{name}")).collect();
     on_server(move |db| async move {
         let mut reader = db.begin().await.expect("begins");
-        reader.script(ROLES).await.expect("makes roles");
+        reader.script(&roles(OWNER, APPLICATION, PASSWORD)).await.expect("makes roles");
         reader.commit().await.expect("commits");
         for name in names {
             outside(&db, &format!("CREATE DATABASE \"{name}\" OWNER {OWNER}")).await;

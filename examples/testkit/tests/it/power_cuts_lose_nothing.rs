@@ -55,13 +55,7 @@ async fn after_every_cut_the_acknowledged_is_there_once() {
         );
     }
     assert!(caught > 0 && lost > 0, "no cut caught a write in flight: the test shows nothing");
-    let gateway = services.told("gateway").to_owned();
-    let summary = settled(&gateway).await;
-    workload.check(&gateway).await;
-    workload.check_facts(&before, &summary).await;
-    workload.check_lineage(&gateway).await;
-    let (code, last) = services.stop().await.unwrap();
-    assert_eq!(code, Some(0), "{last:?}");
+    let summary = workload.check_and_stop(services, &before).await;
     println!(
         "{cuts} power cuts, {lost} bytes not synced, {caught} writes in flight, {retried} sent again, {} records \
          checked, {} facts, audit verified",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pim_testkit::caller::{Caller, fresh_key};
+use pim_testkit::program::Program;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
@@ -280,6 +281,20 @@ impl Writer<'_> {
         let record = said.record.clone();
         self.last = Some((submission, said));
         Ok(record)
+    }
+}
+
+impl Workload {
+    /// Asks the services that are left whether all that was acknowledged is there once, and stops them. What the stores say.
+    pub(crate) async fn check_and_stop(&self, services: Program, before: &Value) -> Value {
+        let gateway = services.told("gateway").to_owned();
+        let summary = settled(&gateway).await;
+        self.check(&gateway).await;
+        self.check_facts(before, &summary).await;
+        self.check_lineage(&gateway).await;
+        let (code, last) = services.stop().await.unwrap();
+        assert_eq!(code, Some(0), "{last:?}");
+        summary
     }
 }
 

@@ -8,24 +8,11 @@ use std::time::Duration;
 use pim_core::shard::ShardMap;
 use pim_data::backend::{Db, FileSecrets, ServerSettings, SqlPair, Statement};
 use pim_lab::rig::PostgresSettings;
+use pim_servers::shared::roles;
 
 const PASSWORD: &str = "only-for-tests";
 const OWNER: &str = "pim_test_lab_owner";
 const APPLICATION: &str = "pim_test_lab_app";
-
-/// What a fresh server needs once; several test programs may come at the same time.
-const ROLES: &str = "SELECT pg_advisory_xact_lock(7469, 0);
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
-    CREATE ROLE pim_app NOLOGIN;
-  END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_lab_owner') THEN
-    CREATE ROLE pim_test_lab_owner LOGIN CREATEROLE PASSWORD 'only-for-tests';
-  END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_test_lab_app') THEN
-    CREATE ROLE pim_test_lab_app LOGIN PASSWORD 'only-for-tests' IN ROLE pim_app;
-  END IF;
-END $$";
 
 /// Go with the value.
 pub(crate) struct Databases {
@@ -53,7 +40,7 @@ impl Databases {
         let made = names.clone();
         on_server(move |db| async move {
             let mut tx = db.begin().await.expect("begins");
-            tx.script(ROLES).await.expect("makes roles");
+            tx.script(&roles(OWNER, APPLICATION, PASSWORD)).await.expect("makes roles");
             tx.commit().await.expect("commits");
             for name in made {
                 outside(&db, format!("CREATE DATABASE \"{name}\" OWNER {OWNER}")).await;
@@ -83,11 +70,7 @@ impl Drop for Databases {
 /// The shared server's connection string with another user and database.
 fn dsn(user: Option<&str>, database: &str) -> String {
     let server = pim_servers::shared::postgres().unwrap_or_else(|missing| panic!("{missing}"));
-    let (_, rest) = server.dsn().split_once("://").expect("a connection string of the form postgres://…");
-    let (login, address) = rest.split_once('@').expect("a connection string with a user");
-    let address = address.split(['/', '?']).next().unwrap_or_default();
-    let login = user.map_or_else(|| login.to_owned(), |user| format!("{user}:{PASSWORD}"));
-    format!("postgres://{login}@{address}/{database}")
+    server.dsn_of(user.map(|user| (user, PASSWORD)), database)
 }
 
 /// A statement that may not stand in a transaction.

@@ -90,13 +90,7 @@ async fn of_service_primary_and_standby() {
         );
     }
     assert!(caught > 0, "no kill caught a write in flight: the test shows nothing");
-    let gateway = services.told("gateway").to_owned();
-    let summary = settled(&gateway).await;
-    workload.check(&gateway).await;
-    workload.check_facts(&before, &summary).await;
-    workload.check_lineage(&gateway).await;
-    let (code, last) = services.stop().await.unwrap();
-    assert_eq!(code, Some(0), "{last:?}");
+    workload.check_and_stop(services, &before).await;
     let acknowledged = workload.acknowledged().await;
     let seen = block_in_place(|| inspect(&fleet, &acknowledged));
     println!(
