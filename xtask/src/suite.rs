@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that this machine can run, and one line for each suite that it cannot.
 
+mod drill;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use pim_servers::programs::Programs;
@@ -24,33 +26,23 @@ pub(crate) enum Server {
     Oidc,
 }
 
-/// Where rows are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
-    /// In files of a data directory.
-    Files,
-    /// On PostgreSQL primaries with synchronous standbys.
-    Postgres,
-}
-
 /// Arguments of `cargo xtask test`.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
     /// Servers whose suites must run; without one of them the run fails instead of saying so.
     #[arg(long, value_delimiter = ',')]
     require: Vec<Server>,
-    /// Runs the crash suites alone: this many kills, and as many power cuts; on servers, kills of service, primary and standby
-    /// in turn.
-    #[arg(long, value_name = "TIMES")]
-    crash: Option<u32>,
+    #[command(flatten)]
+    drill: drill::DrillArgs,
     /// Where the rows of the crash suites are.
-    #[arg(long, value_enum, default_value = "files", requires = "crash")]
-    engine: Engine,
+    #[arg(long, value_enum, default_value = "files", requires = "crash", conflicts_with_all = ["failovers", "pairs"])]
+    engine: drill::Engine,
     /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
     /// and prints which test caught each.
-    #[arg(long, value_name = "AREA|NAME", num_args = 0..=1, default_missing_value = "all")]
+    #[arg(long, value_name = "AREA|NAME", num_args = 0..=1, default_missing_value = "all", conflicts_with = "drill")]
     mutants: Option<String>,
     /// Runs only the tests whose name contains this.
+    #[arg(conflicts_with = "drill")]
     filter: Option<String>,
 }
 
@@ -160,16 +152,11 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(server) = args.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
         return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
-    if let (Some(kills), Engine::Postgres) = (args.crash, args.engine) {
-        return kill_servers(kills);
+    if args.drill.run(args.engine)? {
+        return Ok(());
     }
     // The end-to-end suites start the built programs, so these come first.
     must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
-    if let Some(kills) = args.crash {
-        let mut test = cargo(&["test", "--locked", "-p", "pim-testkit", "--test", "it", "--", "--nocapture"]);
-        test.args(["crash_loses_nothing", "power_cuts_lose_nothing"]);
-        return must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()));
-    }
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &args.filter {
         test.arg("--").arg(filter);
@@ -178,15 +165,6 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let mut outcomes = vec![must(&mut test)];
     outcomes.extend(there.into_iter().map(|suite| suite.run(args)));
     outcomes.into_iter().collect()
-}
-
-/// Kills service, primary and standby in turn, this many times in all.
-fn kill_servers(kills: u32) -> Result<()> {
-    lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-    must(&mut cargo(LAB_PROGRAMS))?;
-    let mut test = cargo(&["test", "--locked"]);
-    test.args(LAB).args(["--", "--ignored", "--nocapture", "kills_lose_nothing"]);
-    must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()))
 }
 
 impl Suite {

@@ -1,0 +1,76 @@
+//! Harnesses that run alone, as often as somebody asks: kills, failovers, pairs of a write and a read.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use super::{LAB, LAB_PROGRAMS, lacks_programs};
+use crate::exit::Failure;
+use crate::shell::{cargo, must};
+
+/// Where rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// In files of a data directory.
+    Files,
+    /// On PostgreSQL primaries with synchronous standbys.
+    Postgres,
+}
+
+/// Which harness runs instead of the suites, and how long; one of them at a time.
+#[derive(Args, Debug)]
+#[group(id = "drill", multiple = false)]
+pub(crate) struct DrillArgs {
+    /// Runs the crash suites alone: this many kills, and as many power cuts; on servers, kills of service, primary and standby
+    /// in turn.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    crash: Option<u32>,
+    /// Runs the failover harness alone, on servers: kills and freezes the primary this many times under load, promotes the
+    /// standby, and prints for how long writes stopped and what was lost.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    failovers: Option<u32>,
+    /// Runs the read-your-writes harness alone, on servers: this many pairs of a write and a read that carries its token, against
+    /// a standby that lags up to two seconds; prints the share of reads that the standby answered.
+    #[arg(long, value_name = "PAIRS", value_parser = clap::value_parser!(u32).range(1..))]
+    pairs: Option<u32>,
+}
+
+/// What the promises of pim-data on servers of their own are in.
+const DATA: &[&str] = &["-p", "pim-data", "--features", "postgres", "--test", "it"];
+
+impl DrillArgs {
+    /// Runs the harness that was asked for; `false` when none was.
+    pub(super) fn run(&self, engine: Engine) -> Result<bool> {
+        if let Some(kills) = self.crash {
+            crash(kills, engine)?;
+        } else if let Some(failovers) = self.failovers {
+            on_servers("failovers_under_load", "LAB_TEST_FAILOVERS", failovers)?;
+        } else if let Some(pairs) = self.pairs {
+            on_servers("nothing_stale_with_a_token", "LAB_TEST_PAIRS", pairs)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+fn crash(kills: u32, engine: Engine) -> Result<()> {
+    let mut test = cargo(&["test", "--locked"]);
+    if engine == Engine::Postgres {
+        lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
+        must(&mut cargo(LAB_PROGRAMS))?;
+        test.args(LAB).args(["--", "--ignored", "--nocapture", "kills_lose_nothing"]);
+    } else {
+        must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
+        test.args(["-p", "pim-testkit", "--test", "it", "--", "--nocapture"]);
+        test.args(["crash_loses_nothing", "power_cuts_lose_nothing"]);
+    }
+    must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()))
+}
+
+/// A harness of pim-data that starts a primary and a standby of its own.
+fn on_servers(harness: &str, variable: &str, times: u32) -> Result<()> {
+    lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
+    let mut test = cargo(&["test", "--locked"]);
+    test.args(DATA).args(["--", "--ignored", "--nocapture", harness]);
+    must(test.env(variable, times.to_string()))
+}
