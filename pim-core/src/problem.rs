@@ -36,6 +36,15 @@ impl ProblemType {
     }
 }
 
+/// What a caller may do at most: so many calls in each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Plain calls in a window.
+    pub calls: u32,
+    /// The window, in seconds, at least 1.
+    pub window_secs: u64,
+}
+
 /// A problem document under construction. It carries no personal data and no free text from a request.
 ///
 /// ```
@@ -47,7 +56,9 @@ impl ProblemType {
 pub struct Problem {
     kind: ProblemType,
     detail: Option<Cow<'static, str>>,
-    retry_after_secs: Option<u64>,
+    retry_after_secs: Option<u32>,
+    // Rare, and an error is moved often.
+    quota: Option<Box<Quota>>,
     allow: Option<&'static str>,
     members: Map<String, Value>,
 }
@@ -56,7 +67,7 @@ impl Problem {
     /// A problem of the given type.
     #[must_use]
     pub fn of(kind: ProblemType) -> Self {
-        Self { kind, detail: None, retry_after_secs: None, allow: None, members: Map::new() }
+        Self { kind, detail: None, retry_after_secs: None, quota: None, allow: None, members: Map::new() }
     }
 
     /// Adds a sentence about this occurrence: what was wrong and where, never the offending value.
@@ -75,9 +86,22 @@ impl Problem {
 
     /// Tells the caller when to come back, in seconds.
     #[must_use]
-    pub const fn retry_after_secs(mut self, seconds: u64) -> Self {
-        self.retry_after_secs = Some(seconds);
+    pub fn retry_after_secs(mut self, seconds: u64) -> Self {
+        self.retry_after_secs = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
         self
+    }
+
+    /// Tells the caller what it may do at most, in the `RateLimit` fields.
+    #[must_use]
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quota = Some(Box::new(quota));
+        self
+    }
+
+    /// What the caller may do at most, when it has done more.
+    #[must_use]
+    pub fn exceeded(&self) -> Option<Quota> {
+        self.quota.as_deref().copied()
     }
 
     /// Names the methods that the resource does support.
@@ -128,8 +152,8 @@ impl Problem {
 
     /// Seconds after which a retry makes sense, if any.
     #[must_use]
-    pub const fn retry_after(&self) -> Option<u64> {
-        self.retry_after_secs
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after_secs.map(u64::from)
     }
 }
 

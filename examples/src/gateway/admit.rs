@@ -57,7 +57,8 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 
 fn check_address(gateway: &Gateway, head: &Parts) -> Result<(), Problem> {
     let Some(Peer(peer)) = head.extensions.get().copied() else { return Ok(()) };
-    gateway.addresses().check(&prefix(peer.ip()), gateway.address_limit(), 1).passed()
+    let limit = gateway.address_limit();
+    gateway.addresses().check(&prefix(peer.ip()), limit, 1).passed(limit)
 }
 
 /// Addresses that belong to one network count as one: /24 of IPv4, /56 of IPv6.
@@ -72,5 +73,5 @@ fn prefix(address: IpAddr) -> [u8; 7] {
 
 fn check_rate(table: &RateTable, limit: Limit, actor: &Actor, class: Class) -> Result<(), Problem> {
     let key = (actor.role().code(), actor.subject().as_str(), class);
-    table.check(&key, limit, class.cost()).passed()
+    table.check(&key, limit, class.cost()).passed(limit)
 }

@@ -6,34 +6,36 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::Read;
 use pim_events::ReadStore;
-use serde::Deserialize;
-use serde_json::json;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::revenue::{RevenueLine, revenue};
-use super::search::{SearchQuery, search};
-use super::summary::summary;
-use super::timeline::timeline;
+use super::search::{Found, SearchQuery, search};
+use super::summary::{Summary, summary};
+use super::timeline::{TimelineEntry, timeline};
 use crate::ids::{FacilityId, PatientId};
 use crate::rig::{Answer, Asked, Endpoints, Failure, May, Operation, PageQuery, PathId, page_of};
 use crate::workers::Stores;
 
 /// Search and summary, for the patient service.
 pub fn patient_endpoints() -> Endpoints<Stores> {
-    Endpoints::new()
-        .serve(Operation::tell("/v1/patients", "Searches patients"), find)
-        .serve(Operation::tell("/v1/patients/{patient_id}/summary", "Sums up what is known of a patient"), show_summary)
+    Endpoints::new().serve(Operation::list::<Found>("/v1/patients", "Searches patients"), find).serve(
+        Operation::get::<Summary>("/v1/patients/{patient_id}/summary", "Sums up what is known of a patient"),
+        show_summary,
+    )
 }
 
 /// The timeline, for the encounter service.
 pub fn encounter_endpoints() -> Endpoints<Stores> {
-    let timeline = Operation::tell("/v1/patients/{patient_id}/timeline", "Tells what happened to a patient, in order");
+    let what = "Tells what happened to a patient, in order";
+    let timeline = Operation::list::<TimelineEntry>("/v1/patients/{patient_id}/timeline", what);
     Endpoints::new().serve(timeline, show_timeline)
 }
 
 /// Revenue, for the billing service.
 pub fn billing_endpoints() -> Endpoints<Stores> {
-    Endpoints::new().serve(Operation::tell("/v1/revenue", "Sums up revenue by facility and day"), show_revenue)
+    let revenue = Operation::get::<RevenueOf>("/v1/revenue", "Sums up revenue by facility and day");
+    Endpoints::new().serve(revenue, show_revenue)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -108,6 +110,17 @@ struct Span {
     facility: Option<FacilityId>,
 }
 
+/// Revenue of some days.
+#[derive(Debug, Serialize, ToSchema)]
+struct RevenueOf {
+    /// The first day.
+    from: String,
+    /// The last day.
+    to: String,
+    /// A line for each facility and day that has any.
+    items: Vec<RevenueLine>,
+}
+
 async fn show_revenue(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
@@ -123,7 +136,7 @@ async fn show_revenue(
     if wants_csv {
         return Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], csv(&lines)).into_response());
     }
-    Ok(Answer::ok(&json!({"from": from, "to": to, "items": lines}))?.into_response())
+    Ok(Answer::ok(&RevenueOf { from, to, items: lines })?.into_response())
 }
 
 fn csv(lines: &[RevenueLine]) -> String {

@@ -8,6 +8,7 @@ use pim_core::rbac::{Permit, Read, Scope};
 use pim_data::backend::{Row, SqlPair, Statement};
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sight::QueryError;
@@ -82,9 +83,10 @@ fn day_of(time: Timestamp) -> String {
 }
 
 /// One facility on one day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RevenueLine {
     /// Where.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: Uuid,
     /// When, `YYYY-MM-DD` in UTC.
     pub day: String,

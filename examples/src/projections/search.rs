@@ -5,6 +5,7 @@ use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sight::{QueryError, SEEN, see, seen};
@@ -108,11 +109,13 @@ pub struct SearchQuery {
 }
 
 /// A patient who was found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Found {
     /// Who.
+    #[schema(value_type = String, format = "uuid")]
     pub id: Uuid,
     /// Where.
+    #[schema(value_type = String, format = "uuid")]
     pub facility_id: Uuid,
     /// Given name.
     pub given_name: String,

@@ -6,6 +6,7 @@ use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sight::{QueryError, SEEN, see, seen};
@@ -138,11 +139,13 @@ fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
 }
 
 /// What the portal shows of a patient.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Summary {
     /// Who.
+    #[schema(value_type = String, format = "uuid")]
     pub patient_id: Uuid,
     /// Where.
+    #[schema(value_type = Option<String>, format = "uuid")]
     pub facility_id: Option<Uuid>,
     /// State of the record.
     pub state: String,
@@ -153,6 +156,7 @@ pub struct Summary {
     /// Encounters that are over.
     pub encounters_completed: u64,
     /// When the last one ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub last_completed_at: Option<Timestamp>,
     /// Claims of any state.
     pub claims: u64,

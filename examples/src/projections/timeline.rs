@@ -7,6 +7,7 @@ use pim_data::backend::{Row, SqlPair, Statement};
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
 use serde::Serialize;
 use serde_json::Value as Json;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sight::{QueryError, SEEN, see, seen};
@@ -65,17 +66,19 @@ fn statement_of(event: &Event) -> Statement {
 }
 
 /// One line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TimelineEntry {
     /// The patient's number of the event.
     pub n: u64,
     /// When.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// What happened.
     pub event: String,
     /// To what.
     pub entity: String,
     /// To which.
+    #[schema(value_type = String, format = "uuid")]
     pub entity_id: Uuid,
     /// Its code, when it has one.
     pub code: Option<String>,

@@ -6,19 +6,22 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::HeaderName;
 use http::header::{
     ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
 use super::{
     BAD_GATEWAY, BAD_REQUEST, BODY_TOO_LARGE, DEADLINE_EXCEEDED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL, INVALID_BODY,
-    METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType, RATE_LIMITED, STALE_VERSION, UNAUTHENTICATED, UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
+    METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType, Quota, RATE_LIMITED, STALE_VERSION, UNAUTHENTICATED,
+    UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::context::RequestId;
 
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// An answer that stands for a problem until [`ProblemLayer`] gives it its body.
@@ -108,6 +111,9 @@ fn rendered<R: From<Bytes> + Default>(mut response: Response<R>, id: RequestId, 
     if let Some(seconds) = problem.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if let Some(quota) = problem.exceeded() {
+        tell_quota(headers, quota, problem.retry_after());
+    }
     if status == StatusCode::UNAUTHORIZED && !headers.contains_key(WWW_AUTHENTICATE) {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -116,6 +122,17 @@ fn rendered<R: From<Bytes> + Default>(mut response: Response<R>, id: RequestId, 
     }
     *response.body_mut() = if is_head { R::default() } else { R::from(body) };
     response
+}
+
+/// The fields of draft-ietf-httpapi-ratelimit-headers: the policy, and what is left of it.
+fn tell_quota(headers: &mut HeaderMap, Quota { calls, window_secs }: Quota, wait_secs: Option<u64>) {
+    let policy = format!("\"burst\";q={calls};w={window_secs}");
+    let left = format!("\"burst\";r=0;t={}", wait_secs.unwrap_or(window_secs));
+    for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn is_json<R>(response: &Response<R>) -> bool {

@@ -47,7 +47,7 @@ impl<K> Charge<K> {
     }
 }
 
-/// Refuses calls over a [`Limit`] with a 429 problem and the whole seconds to wait, at least one.
+/// Refuses calls over a [`Limit`] with a 429 problem, the whole seconds to wait, at least one, and the `RateLimit` fields.
 ///
 /// Put a layer by address outside authentication, so that forged tokens cost their sender before they cost a signature check,
 /// and one by actor between [`RequestContextLayer`](crate::context::RequestContextLayer) and
@@ -102,7 +102,7 @@ impl<F: RateKey> RateLimitLayer<F> {
 
     fn admit(&self, head: &Parts) -> Result<(), Problem> {
         let Some(Charge { key, cost }) = self.key.charge(head) else { return Ok(()) };
-        self.table.check(&key, self.limit, cost).passed()
+        self.table.check(&key, self.limit, cost).passed(self.limit)
     }
 }
 
@@ -110,13 +110,14 @@ impl Decision {
     /// Nothing when the call may pass.
     ///
     /// # Errors
-    /// A `rate-limited` problem with the whole seconds to wait: rounded up, so that whoever waits as long is not refused again.
-    pub fn passed(self) -> Result<(), Problem> {
+    /// A `rate-limited` problem with the limit and the whole seconds to wait: rounded up, so that whoever waits as long is not
+    /// refused again.
+    pub fn passed(self, limit: Limit) -> Result<(), Problem> {
         match self {
             Self::Pass { .. } => Ok(()),
             Self::Wait(wait) => {
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                Err(Problem::of(RATE_LIMITED).retry_after_secs(seconds.max(1)))
+                Err(Problem::of(RATE_LIMITED).retry_after_secs(seconds.max(1)).quota(limit.quota()))
             }
         }
     }

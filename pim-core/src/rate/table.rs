@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::problem::Quota;
+
 const WAYS: usize = 4;
 /// Of a slot's 64 bits, 16 tell keys of one set apart and 48 are the arrival time in microseconds (8.9 years).
 const TIME_BITS: u32 = 48;
@@ -48,6 +50,13 @@ impl Limit {
     #[must_use]
     pub const fn burst(&self) -> u32 {
         self.burst
+    }
+
+    /// The limit as callers are told of it: the burst, and the whole seconds in which all of it comes back.
+    #[must_use]
+    pub const fn quota(&self) -> Quota {
+        let window_secs = self.burst_us.div_ceil(1_000_000);
+        Quota { calls: self.burst, window_secs: if window_secs == 0 { 1 } else { window_secs } }
     }
 }
 

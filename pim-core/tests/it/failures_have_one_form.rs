@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use pim_core::context::RequestId;
 use pim_core::problem::{
-    METHOD_NOT_ALLOWED, PROBLEM_TYPES, Problem, ProblemLayer, RATE_LIMITED, UNAUTHENTICATED, response_of,
+    METHOD_NOT_ALLOWED, PROBLEM_TYPES, Problem, ProblemLayer, Quota, RATE_LIMITED, UNAUTHENTICATED, response_of,
 };
 use serde_json::Value;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
@@ -64,10 +64,13 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 
 #[tokio::test]
 async fn head_is_answered_without_a_body() {
-    let failed = || response_of(Problem::of(RATE_LIMITED).retry_after_secs(2));
+    let quota = Quota { calls: 400, window_secs: 2 };
+    let failed = move || response_of(Problem::of(RATE_LIMITED).retry_after_secs(2).quota(quota));
     let (_, response) = answer(with(failed), Method::HEAD).await;
     assert_eq!((response.status(), response.body().len()), (StatusCode::TOO_MANY_REQUESTS, 0));
     assert_eq!(response.headers()["retry-after"], "2");
+    assert_eq!(response.headers()["ratelimit-policy"], "\"burst\";q=400;w=2");
+    assert_eq!(response.headers()["ratelimit"], "\"burst\";r=0;t=2");
     let (_, twin) = answer(with(failed), Method::GET).await;
     assert_eq!(document(&twin)["status"], 429);
 }

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use pim_core::deadline::{DEADLINE_HEADER, Deadline, DeadlineLayer};
 use pim_core::edge::HeaderSanitizeLayer;
-use pim_core::problem::Problem;
+use pim_core::problem::{Problem, Quota};
 use pim_core::rate::{Charge, Limit, RateLimitLayer, RateTable};
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 
@@ -40,6 +40,8 @@ async fn over_the_limit_is_refused_by_key_and_never_reaches_the_service() {
     }
     let refused = limited.ready().await.unwrap().call(asking("a")).await.unwrap();
     assert_eq!(problem_of(&refused), ("rate-limited", Some(2)), "two calls' worth at one a second");
+    let told = refused.extensions().get::<Problem>().and_then(Problem::exceeded);
+    assert_eq!(told, Some(Quota { calls: 4, window_secs: 4 }));
     assert!(limited.ready().await.unwrap().call(asking("b")).await.unwrap().status().is_success());
     // Without a key there is nobody to charge.
     let anonymous = Request::new(());
