@@ -147,8 +147,12 @@ pub(crate) struct Inner {
 impl Cluster {
     /// Opens or creates the data directory and brings every database up to date.
     ///
+    /// Every database is looked at before the first is changed: a schema that is newer or was edited, another shard's
+    /// identity, another engine, or an empty database where there has been one is refused with all of them as they were.
+    ///
     /// # Errors
-    /// [`OpenError`] naming the place and the fix; nothing that was there has been changed, unless a migration says so.
+    /// [`OpenError`] naming the place and the fix; nothing that was there has been changed, unless a migration itself failed:
+    /// then those before it, each whole.
     pub async fn open(settings: ClusterSettings, schema: Schema) -> Result<Self, OpenError> {
         open::open(settings, schema).await
     }
@@ -235,6 +239,11 @@ impl Cluster {
         let newest = self.0.directory.newest_map()?;
         Ok(self.0.router.catch_up(newest))
     }
+}
+
+/// What an error calls a shard.
+pub(crate) fn name_of(id: ShardId) -> String {
+    if id == CONTROL { "the control database".to_owned() } else { format!("shard {id}") }
 }
 
 pub(crate) const fn control_route(bucket: Bucket) -> Route {

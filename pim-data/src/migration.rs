@@ -121,6 +121,10 @@ pub enum MigrateError {
 }
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS pim_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, applied_at INTEGER NOT NULL DEFAULT (unixepoch()))";
+const IS_KEPT: SqlPair = SqlPair::of(
+    "SELECT to_regclass('public.pim_migration') IS NOT NULL",
+    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'pim_migration'",
+);
 const APPLIED: SqlPair = SqlPair::same("SELECT version, digest FROM pim_migration ORDER BY version");
 const RECORD: SqlPair = SqlPair::same("INSERT INTO pim_migration (version, name, digest) VALUES (?, ?, ?)");
 const KNOWN: SqlPair = SqlPair::postgres("SELECT 1 FROM pim_routine WHERE name = ? AND digest = ?");
@@ -129,8 +133,8 @@ const MADE: SqlPair = SqlPair::postgres(
 );
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 4] {
-    [APPLIED, RECORD, KNOWN, MADE]
+pub(crate) fn pairs() -> [SqlPair; 5] {
+    [IS_KEPT, APPLIED, RECORD, KNOWN, MADE]
 }
 
 /// The lock is this ledger's own; it ends with the transaction.
@@ -161,13 +165,35 @@ pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, Migrate
     Ok(count)
 }
 
+/// How far a database is from what a program needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Its newest step; zero when it has none.
+    pub(crate) found: u32,
+    /// The newest step that it lacks.
+    pub(crate) lacks: Option<u32>,
+}
+
+/// Looks whether [`migrate`] could bring a database up to date, and changes nothing.
+pub(crate) async fn survey(db: &Db, migrations: &[Migration]) -> Result<Survey, MigrateError> {
+    let listed = async {
+        let is_kept = db.query(Statement::of(IS_KEPT)).await?;
+        if is_kept.first().map_or(Ok(0), |row| row.int(0))? == 0 {
+            return Ok(Vec::new());
+        }
+        db.query(Statement::of(APPLIED)).await
+    };
+    let applied = applied(&listed.await.map_err(MigrateError::Ledger)?);
+    let lacks = pending(db, migrations, &applied)?.pop().map(|(step, ..)| step.version);
+    Ok(Survey { found: applied.keys().next_back().copied().unwrap_or(0), lacks })
+}
+
 /// Refuses a database that [`migrate`] would change; for programs that may not.
 pub(crate) async fn check(db: &Db, migrations: &[Migration]) -> Result<(), MigrateError> {
-    let listed = db.query(Statement::of(APPLIED)).await;
-    let applied = applied(&listed.map_err(MigrateError::Ledger)?);
-    let Some((step, ..)) = pending(db, migrations, &applied)?.pop() else { return Ok(()) };
-    let found = applied.keys().next_back().copied().unwrap_or(0);
-    Err(MigrateError::Older { file: place(db), found, known: step.version })
+    match survey(db, migrations).await? {
+        Survey { lacks: None, .. } => Ok(()),
+        Survey { lacks: Some(known), found } => Err(MigrateError::Older { file: place(db), found, known }),
+    }
 }
 
 /// Makes the functions of a server's database whose text is another than the one that was made last.
@@ -189,7 +215,7 @@ pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), M
 }
 
 /// What an error calls a database: the file itself where it is one.
-fn place(db: &Db) -> String {
+pub(crate) fn place(db: &Db) -> String {
     db.path().map_or_else(|| db.name(), |path| path.display().to_string())
 }
 

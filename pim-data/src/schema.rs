@@ -76,6 +76,11 @@ impl Schema {
         })
     }
 
+    /// The steps of the shards, or of the control database.
+    pub(crate) fn migrations_of(&self, control: bool) -> &[Migration] {
+        if control { self.control_migrations() } else { self.shard_migrations() }
+    }
+
     pub(crate) fn shard_migrations(&self) -> &[Migration] {
         &self.shard
     }

@@ -1,12 +1,15 @@
 //! The data directory: who has it open, what it was made as, and its maps.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pim_core::shard::{MapError, ShardMap};
+use pim_core::shard::{MapError, ShardId, ShardMap};
 use serde::{Deserialize, Serialize};
+
+use crate::backend::Engine;
 
 const FORMAT: u32 = 1;
 const MAP_FILE: &str = "shard-map.toml";
@@ -50,6 +53,16 @@ pub enum DirectoryError {
         /// How many were asked for.
         asked: usize,
     },
+    /// Its rows are kept elsewhere.
+    #[error("the rows of data directory {} are kept {found}, not {asked}: open it that way or choose another directory", path.display())]
+    OtherEngine {
+        /// The folder.
+        path: PathBuf,
+        /// Where they are kept.
+        found: &'static str,
+        /// Where they were looked for.
+        asked: &'static str,
+    },
     /// It is not there, and no map was given to make it with.
     #[error("data directory {} has not been made yet: give the number of shards", path.display())]
     Absent {
@@ -82,18 +95,53 @@ pub enum DirectoryError {
 struct Layout {
     format: u32,
     shards: usize,
+    /// Where the rows are; not told by directories of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<Place>,
+    /// Which databases have been introduced: from then on an empty one in their place is a mistake.
+    #[serde(default)]
+    introduced: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    Files,
+    Servers,
+}
+
+impl Place {
+    const fn of(engine: Engine) -> Self {
+        match engine {
+            Engine::Sqlite => Self::Files,
+            Engine::Postgres => Self::Servers,
+        }
+    }
+
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Files => "in its files",
+            Self::Servers => "on servers",
+        }
+    }
 }
 
 /// An opened data directory; the lock goes with the value.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    introduced: BTreeSet<u16>,
     _lock: File,
 }
 
 impl Directory {
     /// Opens or makes it.
-    pub(super) fn open(path: &Path, access: Access, map: Option<&ShardMap>) -> Result<Self, DirectoryError> {
+    pub(super) fn open(
+        path: &Path,
+        access: Access,
+        engine: Engine,
+        map: Option<&ShardMap>,
+    ) -> Result<Self, DirectoryError> {
         let is_made = path.join(LAYOUT_FILE).exists();
         if !is_made && map.is_none() {
             return Err(DirectoryError::Absent { path: path.to_path_buf() });
@@ -102,7 +150,7 @@ impl Directory {
         let lock = lock_file(path)?;
         // Whoever makes it is alone for that moment; the others find it made.
         if !is_made && acquire(&lock, Access::Exclusive) {
-            make(path, map)?;
+            make(path, engine, map)?;
             let _released = lock.unlock();
         }
         let give_up = Instant::now() + LOCK_PATIENCE;
@@ -116,23 +164,25 @@ impl Directory {
             )]
             std::thread::sleep(Duration::from_millis(20));
         }
-        let directory = Self { path: path.to_path_buf(), _lock: lock };
-        directory.check(map)?;
-        Ok(directory)
+        let introduced = check(path, engine, map)?;
+        Ok(Self { path: path.to_path_buf(), introduced, _lock: lock })
     }
 
-    fn check(&self, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
-        let file = self.path.join(LAYOUT_FILE);
-        let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
-        let layout: Layout = toml::from_str(&text).map_err(|_| DirectoryError::Damaged { path: file })?;
-        if layout.format > FORMAT {
-            return Err(DirectoryError::Newer { path: self.path.clone(), found: layout.format });
+    /// Whether this directory has had a database of a shard, by what was known when it was opened.
+    pub(super) fn has_had(&self, shard: ShardId) -> bool {
+        self.introduced.contains(&shard.0)
+    }
+
+    /// Keeps in mind which databases have been introduced.
+    pub(super) async fn remember(&self, shards: impl IntoIterator<Item = ShardId>) -> Result<(), DirectoryError> {
+        let shards: BTreeSet<u16> = shards.into_iter().map(|shard| shard.0).collect();
+        if shards.is_subset(&self.introduced) {
+            return Ok(());
         }
-        let asked = map.map_or(layout.shards, |map| map.shards().len());
-        if asked != layout.shards {
-            return Err(DirectoryError::OtherShards { path: self.path.clone(), found: layout.shards, asked });
-        }
-        Ok(())
+        let _alone = self.publishing().await?;
+        let mut layout = read_layout(&self.path)?;
+        layout.introduced.extend(shards);
+        write_layout(&self.path, &layout)
     }
 
     /// The folder.
@@ -184,6 +234,34 @@ impl Directory {
     }
 }
 
+/// Refuses a directory of another kind; which databases it has had.
+fn check(path: &Path, engine: Engine, map: Option<&ShardMap>) -> Result<BTreeSet<u16>, DirectoryError> {
+    let layout = read_layout(path)?;
+    let path = path.to_path_buf();
+    if layout.format > FORMAT {
+        return Err(DirectoryError::Newer { path, found: layout.format });
+    }
+    let asked = map.map_or(layout.shards, |map| map.shards().len());
+    if asked != layout.shards {
+        return Err(DirectoryError::OtherShards { path, found: layout.shards, asked });
+    }
+    let asked = Place::of(engine);
+    match layout.engine.filter(|found| *found != asked) {
+        Some(found) => Err(DirectoryError::OtherEngine { path, found: found.told(), asked: asked.told() }),
+        None => Ok(layout.introduced),
+    }
+}
+
+fn read_layout(path: &Path) -> Result<Layout, DirectoryError> {
+    let file = path.join(LAYOUT_FILE);
+    let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+    toml::from_str(&text).map_err(|_| DirectoryError::Damaged { path: file })
+}
+
+fn write_layout(path: &Path, layout: &Layout) -> Result<(), DirectoryError> {
+    write_synced(&path.join(LAYOUT_FILE), toml::to_string(layout).unwrap_or_default().as_bytes())
+}
+
 fn lock_file(path: &Path) -> Result<File, DirectoryError> {
     let file = path.join("LOCK");
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
@@ -198,7 +276,7 @@ fn acquire(lock: &File, access: Access) -> bool {
     !matches!(outcome, Err(TryLockError::WouldBlock))
 }
 
-fn make(path: &Path, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
+fn make(path: &Path, engine: Engine, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
     let layout_file = path.join(LAYOUT_FILE);
     let (Some(map), false) = (map, layout_file.exists()) else { return Ok(()) };
     for folder in ["shards", "maps", "keys"] {
@@ -207,9 +285,9 @@ fn make(path: &Path, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
     }
     write_synced(&map_path(path, map.version().0), map.to_toml().as_bytes())?;
     write_synced(&path.join(MAP_FILE), map.to_toml().as_bytes())?;
-    let layout = Layout { format: FORMAT, shards: map.shards().len() };
+    let (shards, engine) = (map.shards().len(), Some(Place::of(engine)));
     // Last, so that a directory with a layout is whole.
-    write_synced(&layout_file, toml::to_string(&layout).unwrap_or_default().as_bytes())
+    write_layout(path, &Layout { format: FORMAT, shards, engine, introduced: BTreeSet::new() })
 }
 
 fn map_path(path: &Path, version: u64) -> PathBuf {

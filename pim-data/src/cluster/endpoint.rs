@@ -14,7 +14,7 @@ pub(crate) use patience::Patience;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pim_core::shard::EndpointRole;
+use pim_core::shard::{EndpointRole, ShardId};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -130,6 +130,12 @@ impl Endpoint {
             outcome => outcome,
         }?;
         Answer::of(rows.first().ok_or(DbError::Closed)?, asked_at)
+    }
+
+    /// Whether it says that it is of another shard or key space. Who does not answer, or is nobody yet, says no such thing.
+    pub(super) async fn is_of_another(&self, patience: Duration, keyspace: &str, shard: ShardId) -> bool {
+        let said = self.ask(patience).await.ok().and_then(|answer| Some((answer.keyspace, answer.shard?)));
+        said.is_some_and(|(said, number)| said != keyspace || number != u64::from(shard.0))
     }
 
     /// Has a primary write its term down. It does not wait for a standby.

@@ -25,6 +25,7 @@ promises! {
     history_is_automatic in "history_is_automatic.rs",
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
+    open_looks_before_it_changes in "open_looks_before_it_changes.rs",
     reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
     retention_leaves_a_whole_trail in "retention_leaves_a_whole_trail.rs",
     rollback_on_drop in "rollback_on_drop.rs",

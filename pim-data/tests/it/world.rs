@@ -16,7 +16,7 @@ use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_data::migration::Migration;
 use pim_data::relocation::{Belongs, MovedTable};
-use pim_data::schema::Schema;
+use pim_data::schema::{Schema, SchemaBuilder};
 use pim_data::unit::{CommitFacts, Committed, PartCall, PartError, Unit, UnitError, UnitPart};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -189,6 +189,10 @@ pub(crate) fn tell(unit: &mut Unit, text: &str) {
 }
 
 pub(crate) fn schema() -> Schema {
+    schema_builder().build().expect("a sound schema")
+}
+
+pub(crate) fn schema_builder() -> SchemaBuilder {
     let fact = "CREATE TABLE fact (key BLOB NOT NULL, n INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (key, n))";
     let fact_postgres =
         "CREATE TABLE fact (key uuid NOT NULL, n bigint NOT NULL, text text NOT NULL, PRIMARY KEY (key, n));
@@ -203,8 +207,6 @@ pub(crate) fn schema() -> Schema {
         .entity::<CustomerNote>(10_001)
         .control_entity::<DepotRow>(10_000)
         .moved(MovedTable { name: "fact", columns: &["key", "n", "text"], belongs: Belongs::Key("key") })
-        .build()
-        .expect("a sound schema")
 }
 
 /// A directory that goes when the test ends.

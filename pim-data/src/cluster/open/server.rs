@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pim_core::shard::{EndpointRole, Shard as Described, ShardId, ShardMap};
 
-use super::{IDENTITY, OpenError, introduce, name_of, somebody_else};
+use super::{OpenError, identity};
 use crate::backend::{Db, DbError, Dial, SecretError, ServerSettings, SqlPair, Statement};
+use crate::cluster::directory::Directory;
 use crate::cluster::group::Members;
-use crate::cluster::{CONTROL, ClusterSettings, Endpoint, Group, Servers, Shard};
-use crate::migration::{check, make_routines, migrate};
+use crate::cluster::{CONTROL, ClusterSettings, Endpoint, Group, Servers, Shard, name_of};
+use crate::migration::{MigrateError, Migration, check, make_routines, migrate, survey};
 use crate::schema::Schema;
 
 pub(super) const ROLE: SqlPair = SqlPair::postgres("SELECT pg_is_in_recovery()");
@@ -26,13 +27,17 @@ const OFFICE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() 
 /// Identifier and secret of an endpoint.
 type Named<'m> = (&'m str, &'m str);
 
-pub(super) async fn open_shard(
+/// What is known of the directory that is being opened.
+type Known<'a> = (&'a ShardMap, &'a Directory);
+
+/// Looks at the servers of a shard, and changes nothing.
+pub(super) async fn look<'a>(
     described: &Described,
     servers: &Servers,
-    map: &ShardMap,
-    settings: &ClusterSettings,
-    schema: &Schema,
-) -> Result<Shard, OpenError> {
+    known: Known<'a>,
+    settings: &'a ClusterSettings,
+    schema: &'a Schema,
+) -> Result<Fit<'a>, OpenError> {
     // The map says who was the primary when it was written; who is one now is found out.
     let (mut named, mut has_primary) = (Vec::with_capacity(described.endpoints.len()), false);
     for endpoint in &described.endpoints {
@@ -43,63 +48,109 @@ pub(super) async fn open_shard(
     if !has_primary {
         return Err(OpenError::NoPrimary { shard: name_of(described.id) });
     }
-    Opening::new(described.id, servers, map, settings, schema).shard(&named).await
+    Opening::new(described.id, servers, known, settings, schema).look(&named).await
 }
 
-pub(super) async fn open_control(
+/// As [`look`], at the control database.
+pub(super) async fn look_at_control<'a>(
     servers: &Servers,
-    map: &ShardMap,
-    settings: &ClusterSettings,
-    schema: &Schema,
-) -> Result<Shard, OpenError> {
+    known: Known<'a>,
+    settings: &'a ClusterSettings,
+    schema: &'a Schema,
+) -> Result<Fit<'a>, OpenError> {
     let named = [(servers.control.as_str(), servers.control.as_str())];
-    Opening::new(CONTROL, servers, map, settings, schema).shard(&named).await
+    Opening::new(CONTROL, servers, known, settings, schema).look(&named).await
 }
 
 struct Opening<'a> {
     id: ShardId,
     dial: Dial,
     map: &'a ShardMap,
+    directory: &'a Directory,
     settings: &'a ClusterSettings,
     schema: &'a Schema,
+}
+
+/// Servers that were looked at and may be used.
+pub(super) struct Fit<'a> {
+    opening: Opening<'a>,
+    endpoints: Vec<Endpoint>,
+    primary: usize,
+    writer: Db,
+    owner: Option<Db>,
+}
+
+impl Fit<'_> {
+    /// Brings the schema up to date, makes a new database known to itself, and begins to look after the servers.
+    pub(super) async fn open(self) -> Result<Shard, OpenError> {
+        let Self { opening, endpoints, primary, writer, owner } = self;
+        if let Some(owner) = &owner {
+            opening.prepare(owner).await?;
+        }
+        identity::check(&writer, opening.id, opening.map).await?;
+        let group = Group::new(Members {
+            shard: opening.id,
+            keyspace: opening.map.keyspace().to_owned(),
+            endpoints,
+            primary,
+            writer,
+            owner,
+            alarm: Arc::clone(&opening.dial.alarm),
+            settings: opening.dial.settings,
+            signals: opening.settings.signals.clone(),
+        });
+        group.look(false).await;
+        match group.stranger() {
+            Some(endpoint) => Err(opening.is_strange(endpoint)),
+            None => Ok(Shard::of_group(opening.id, group, opening.settings.replica_delay)),
+        }
+    }
 }
 
 impl<'a> Opening<'a> {
     fn new(
         id: ShardId,
         servers: &Servers,
-        map: &'a ShardMap,
+        (map, directory): Known<'a>,
         settings: &'a ClusterSettings,
         schema: &'a Schema,
     ) -> Self {
         let (secrets, resolver) = (Arc::clone(&servers.secrets), Arc::clone(&servers.resolver));
         let dial = Dial { secrets, resolver, settings: servers.settings, alarm: Arc::default() };
-        Self { id, dial, map, settings, schema }
+        Self { id, dial, map, directory, settings, schema }
     }
 
-    /// The shard with its servers, the map's primary first.
-    async fn shard(&self, named: &[Named<'_>]) -> Result<Shard, OpenError> {
+    /// Looks at the servers, the map's primary first.
+    async fn look(self, named: &[Named<'_>]) -> Result<Fit<'a>, OpenError> {
         let primary = self.elect(named).await;
-        let (writer, owner) = self.primary(named[primary].1).await?;
-        let endpoints: Result<Vec<_>, _> = named.iter().map(|(id, dsn)| Endpoint::new(id, dsn, &self.dial)).collect();
-        let group = Group::new(Members {
-            shard: self.id,
-            keyspace: self.map.keyspace().to_owned(),
-            endpoints: endpoints.map_err(|source| self.failed(source))?,
-            primary,
-            writer,
-            owner,
-            alarm: Arc::clone(&self.dial.alarm),
-            settings: self.dial.settings,
-            signals: self.settings.signals.clone(),
-        });
-        group.look(false).await;
-        // A server that is not there now may come later; one that is somebody else's is a mistake.
-        if let Some(endpoint) = group.stranger() {
-            let found = format!("another one, says its endpoint {endpoint}");
-            return Err(OpenError::Identity { shard: name_of(self.id), found });
+        let dsn_ref = named[primary].1;
+        let owner = self.owner(dsn_ref).await?;
+        if let Some(owner) = &owner {
+            self.check_role(owner, dsn_ref).await?;
+            identity::look(owner, self.id, self.map, self.directory).await?;
+            survey(owner, self.steps()).await.map_err(|source| self.unfit(source))?;
         }
-        Ok(Shard::of_group(self.id, group, self.settings.replica_delay))
+        let writer = self.connect(dsn_ref, self.dial.settings).await?;
+        self.check_role(&writer, dsn_ref).await?;
+        identity::look(&writer, self.id, self.map, self.directory).await?;
+        if owner.is_none() {
+            check(&writer, self.steps()).await.map_err(|source| self.unfit(source))?;
+        }
+        let endpoints: Result<Vec<_>, _> = named.iter().map(|(id, dsn)| Endpoint::new(id, dsn, &self.dial)).collect();
+        let endpoints = endpoints.map_err(|source| self.failed(source))?;
+        // A server that is not there now may come later; one that is somebody else's is a mistake.
+        let patience = self.dial.settings.probe_max;
+        let others = endpoints.iter().map(async |it| it.is_of_another(patience, self.map.keyspace(), self.id).await);
+        let strange = join_all(others).await.into_iter().zip(&endpoints).find(|(is_strange, _)| *is_strange);
+        if let Some((_, endpoint)) = strange {
+            return Err(self.is_strange(&endpoint.id));
+        }
+        Ok(Fit { opening: self, endpoints, primary, writer, owner })
+    }
+
+    fn is_strange(&self, endpoint: &str) -> OpenError {
+        let found = format!("another one, says its endpoint {endpoint}");
+        OpenError::Identity { shard: name_of(self.id), found }
     }
 
     /// Which endpoint is the primary: the one of the highest term. The map's when nobody says so, for what is wrong is told of it.
@@ -120,22 +171,6 @@ impl<'a> Opening<'a> {
         let rows = Db::dial(dsn_ref, dial).ok()?.ask(until, OFFICE).await.ok()?;
         let row = rows.first()?;
         (row.int(0).ok()? == 0).then(|| row.count(1).ok()).flatten()
-    }
-
-    /// The application's connections, and the owner's if this program has them.
-    async fn primary(&self, dsn_ref: &str) -> Result<(Db, Option<Db>), OpenError> {
-        let owner = self.owner(dsn_ref).await?;
-        if let Some(owner) = &owner {
-            self.prepare(owner, dsn_ref).await?;
-        }
-        let db = self.connect(dsn_ref, self.dial.settings).await?;
-        self.check_role(&db, dsn_ref).await?;
-        if owner.is_none() {
-            let checked = check(&db, self.steps()).await;
-            checked.map_err(|source| OpenError::Schema { shard: name_of(self.id), source })?;
-        }
-        self.check_identity(&db).await?;
-        Ok((db, owner))
     }
 
     async fn owner(&self, dsn_ref: &str) -> Result<Option<Db>, OpenError> {
@@ -168,20 +203,19 @@ impl<'a> Opening<'a> {
         OpenError::Database { shard: name_of(self.id), source }
     }
 
-    fn steps(&self) -> &[crate::migration::Migration] {
-        if self.id == CONTROL { self.schema.control_migrations() } else { self.schema.shard_migrations() }
+    fn unfit(&self, source: MigrateError) -> OpenError {
+        OpenError::Schema { shard: name_of(self.id), source }
     }
 
-    /// Brings the schema up to date and makes a new database known to itself.
-    async fn prepare(&self, owner: &Db, dsn_ref: &str) -> Result<(), OpenError> {
-        self.check_role(owner, dsn_ref).await?;
-        let schema = |source| OpenError::Schema { shard: name_of(self.id), source };
-        migrate(owner, self.steps()).await.map_err(schema)?;
-        make_routines(owner, &self.schema.routines(self.id == CONTROL)).await.map_err(schema)?;
-        match introduce(owner, self.id, self.map).await.map_err(|source| self.failed(source))? {
-            Some(found) => Err(OpenError::Identity { shard: name_of(self.id), found }),
-            None => Ok(()),
-        }
+    fn steps(&self) -> &[Migration] {
+        self.schema.migrations_of(self.id == CONTROL)
+    }
+
+    async fn prepare(&self, owner: &Db) -> Result<(), OpenError> {
+        migrate(owner, self.steps()).await.map_err(|source| self.unfit(source))?;
+        let routines = self.schema.routines(self.id == CONTROL);
+        make_routines(owner, &routines).await.map_err(|source| self.unfit(source))?;
+        identity::introduce(owner, self.id, self.map).await
     }
 
     async fn check_role(&self, db: &Db, endpoint: &str) -> Result<(), OpenError> {
@@ -192,16 +226,5 @@ impl<'a> Opening<'a> {
         }
         let (found, told) = ("a standby", "a primary");
         Err(OpenError::Role { shard: name_of(self.id), endpoint: endpoint.to_owned(), found, told })
-    }
-
-    async fn check_identity(&self, db: &Db) -> Result<(), OpenError> {
-        let found = async {
-            let rows = db.query(Statement::of(IDENTITY)).await?;
-            rows.first().map_or(Ok(Some("nobody yet".to_owned())), |row| somebody_else(row, self.id, self.map))
-        };
-        match found.await.map_err(|source| self.failed(source))? {
-            Some(found) => Err(OpenError::Identity { shard: name_of(self.id), found }),
-            None => Ok(()),
-        }
     }
 }
