@@ -112,6 +112,12 @@ impl EmbeddedBus {
         Ok(topics)
     }
 
+    /// Every partition of every topic, with the offset that its next record gets.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&str, u16, u64)> {
+        let topics = self.0.topics.iter();
+        topics.flat_map(|(topic, logs)| logs.iter().map(|log| (topic.as_str(), log.part, *log.end.borrow())))
+    }
+
     fn log(&self, topic: &str, partition: u16) -> Result<&Log, BusError> {
         let logs = self.0.topics.get(topic).ok_or(BusError::UnknownTopic)?;
         logs.get(usize::from(partition)).ok_or(BusError::UnknownTopic)

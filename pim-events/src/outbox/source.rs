@@ -1,12 +1,18 @@
 //! Where a relay reads: one database with an outbox, and the hint that something was committed there.
 
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, Statement};
+use pim_data::backend::{Db, SqlPair, Statement};
 use pim_data::cluster::{CONTROL, Cluster};
 use tokio::sync::watch;
 
 use super::OutboxError;
 use crate::event::Origin;
+
+/// A snapshot of a server that was restored tells what its log had sent, and this log is another one.
+const BACK: SqlPair = SqlPair::of(
+    "UPDATE outbox_cursor SET low = '1:1:', high = NULL, last_seq = 0, owner = NULL, epoch = epoch + 1, lease_until_ms = 0",
+    "UPDATE outbox_cursor SET last_seq = 0, owner = NULL, epoch = epoch + 1, lease_until_ms = 0",
+);
 
 /// One outbox.
 #[derive(Clone, Debug)]
@@ -38,8 +44,7 @@ impl Source {
     /// # Errors
     /// [`OutboxError`] when the database does not answer.
     pub async fn rebase(&self) -> Result<(), OutboxError> {
-        let back = "UPDATE outbox_cursor SET last_seq = 0, owner = NULL, epoch = epoch + 1, lease_until_ms = 0";
-        let rebased = async { self.db.begin().await?.commit_with(vec![Statement::same(back)]).await.map(drop) };
+        let rebased = async { self.db.begin().await?.commit_with(vec![Statement::of(BACK)]).await.map(drop) };
         rebased.await.map_err(|source| OutboxError { origin: self.origin, source })
     }
 }

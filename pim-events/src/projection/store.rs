@@ -11,6 +11,7 @@ use pim_data::backend::{
 use uuid::Uuid;
 
 use super::Projection;
+use crate::bus::EmbeddedBus;
 use crate::consumer::Head;
 use crate::consumer::ledger::{LEDGER_SCHEMA, epoch_at, states, states_of};
 use crate::signals::EventSignals;
@@ -166,6 +167,29 @@ impl ReadStore {
             Ok((row.text(0)?.to_owned(), head, row.time(3)?))
         };
         Ok(rows.iter().map(head).collect::<Result<_, DbError>>()?)
+    }
+
+    /// Lets every consumer that stands behind the end of this log go on from its end, as after a restore with an older copy of
+    /// the log: what comes there next is sent again from the outboxes, and what is known is skipped by its number. Answers how
+    /// many positions moved. To be done while nobody consumes.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn rebase(&self, log: &EmbeddedBus) -> Result<u64, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let mut moved = 0;
+        for (topic, partition, end) in log.ends() {
+            let back = Statement::same(
+                "UPDATE projection_checkpoint SET next_offset = ? WHERE topic = ? AND part = ? AND next_offset > ? RETURNING 1",
+            );
+            let back = back.bind(end).bind(topic).bind(partition).bind(end);
+            moved += tx.query(back).await?.len() as u64;
+            // Another record will have that place, and may be dead as well.
+            let gone = Statement::same("DELETE FROM dead_record WHERE topic = ? AND part = ? AND pos >= ? RETURNING 1");
+            tx.query(gone.bind(topic).bind(partition).bind(end)).await?;
+        }
+        tx.commit().await?;
+        Ok(moved)
     }
 
     /// The database itself.

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pim_core::clock::Clock;
 use pim_data::backend::SqlPair;
 use pim_events::{
-    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Refusal, Relay, RelaySettings, Source,
+    Ack, BusError, BusSettings, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Refusal, Relay, RelaySettings, Source,
     Subscriber as _,
 };
 use uuid::Uuid;
@@ -250,6 +251,34 @@ async fn backlog(rig: &Rig) -> u64 {
         total += source.status(rig.cluster.clock().now()).await.unwrap().backlog;
     }
     total
+}
+
+/// Guards: a restored outbox begins with what it has (`Source::rebase`), whatever a snapshot says that was taken before; and a
+/// consumer that stands behind the end of the log goes on from there (`ReadStore::rebase`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_log_is_filled_again_and_nothing_is_applied_twice() {
+    let (folder, older) = (Folder::new(), Folder::new());
+    let mut rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("three", || async { rig.order_of(home).await.len() == 3 }).await;
+    relay.end().await;
+    runner.end().await;
+    rig.bus = EmbeddedBus::open(&older.path().join("bus.db"), BusSettings::default(), Clock::system()).await.unwrap();
+    for source in Source::all(&rig.cluster) {
+        source.rebase().await.unwrap();
+    }
+    assert_eq!(rig.store.rebase(&rig.bus).await.unwrap(), 1, "the partition of the key");
+    assert_eq!(rig.store.rebase(&rig.bus).await.unwrap(), 0, "nobody is ahead any more");
+    rig.write(home, Uuid::new_v4(), &[4]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("sent again", || async { on_the_bus(&rig).await == 4 }).await;
+    eventually("four", || async { rig.order_of(home).await.len() >= 4 }).await;
+    assert_eq!(rig.order_of(home).await, [1, 2, 3, 4]);
+    assert!(rig.store.held_keys(None, 9).await.unwrap().is_empty());
 }
 
 async fn on_the_bus(rig: &Rig) -> u64 {
