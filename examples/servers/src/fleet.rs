@@ -3,6 +3,14 @@
 //! Everything is in a folder, so that another process can go on with it: a folder for each server, the connection
 //! strings as files in `secrets`, and the `shard-map.toml` that names them.
 
+mod backup;
+mod instant;
+mod restore;
+
+pub use backup::{BackupError, ServersBackup, backups_of};
+pub use instant::Instant;
+pub use restore::RestoredServers;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
@@ -133,9 +141,7 @@ impl Fleet {
         let fleet = Self { programs: Programs::find()?, folder: folder.to_owned(), password: random()?, shards };
         fs::create_dir_all(folder).map_err(at(folder))?;
         let guard = Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder))?;
-        let secrets = fleet.secrets();
-        fs::DirBuilder::new().mode(0o700).create(&secrets).map_err(at(&secrets))?;
-        fleet.keep("fleet", &fleet.password)?;
+        fleet.make_secrets()?;
         for shard in 0..shards {
             fleet.create_shard(shard)?;
         }
@@ -143,10 +149,21 @@ impl Fleet {
         for database in UNSHARDED_DATABASES {
             fleet.provide(&server, database)?;
         }
-        fleet.link_service_secrets()?;
-        let map = fleet.shard_map();
-        fs::write(&map, fleet.map()).map_err(at(&map))?;
+        fleet.finish()?;
         Ok((fleet, guard))
+    }
+
+    fn make_secrets(&self) -> Result<(), FleetError> {
+        let secrets = self.secrets();
+        fs::DirBuilder::new().mode(0o700).create(&secrets).map_err(at(secrets.clone()))?;
+        self.keep("fleet", &self.password)
+    }
+
+    /// What says to services where all of that is.
+    fn finish(&self) -> Result<(), FleetError> {
+        self.link_service_secrets()?;
+        let map = self.shard_map();
+        fs::write(&map, self.map()).map_err(at(map))
     }
 
     /// The servers that another process started.
@@ -245,7 +262,8 @@ impl Fleet {
         Ok(new.name().to_owned())
     }
 
-    /// Stops all servers and removes the folder, also of a fleet that was not completed.
+    /// Stops all servers and removes the folder, also of a fleet that was not completed; and the archive of their logs,
+    /// unless a backup beside the folder needs it.
     ///
     /// # Errors
     /// When there is none, or something is left.
@@ -253,6 +271,7 @@ impl Fleet {
         if !folder.join("secrets").exists() {
             return Err(FleetError::Absent { folder: folder.to_owned() });
         }
+        backup::keep_needed_archive(folder);
         drop(Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder.to_owned()))?);
         if folder.exists() {
             return Err(FleetError::Exists { folder: folder.to_owned() });
@@ -316,10 +335,7 @@ impl Fleet {
 
     /// Readers see the old secret or the new one.
     fn keep(&self, name: &str, secret: &str) -> Result<(), FleetError> {
-        let (path, fresh) = (self.secrets().join(name), self.secrets().join(format!(".{name}.new")));
-        let written = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh);
-        let written = written.and_then(|mut file| file.write_all(secret.as_bytes()));
-        written.and_then(|()| fs::rename(&fresh, &path)).map_err(at(path))
+        write_secret(&self.secrets().join(name), secret)
     }
 
     fn server(&self, name: &str) -> Result<LocalServer, FleetError> {
@@ -367,6 +383,15 @@ impl Fleet {
         }
         map
     }
+}
+
+/// A file that only its owner may read; readers see the old one or the new one, also after a power cut.
+fn write_secret(path: &Path, secret: &str) -> Result<(), FleetError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.new"));
+    let written = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh);
+    let written = written.and_then(|mut file| file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&fresh, path)).map_err(at(path.to_owned()))
 }
 
 fn secret_of(shard: u16) -> String {

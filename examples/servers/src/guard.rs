@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 const WAIT: &str = "cat >/dev/null; ";
 
 /// Stops every server below a folder and removes it. A process is only told when it is one of that folder, and its
-/// children with it: one that stands still would stay behind.
+/// children with it: one that stands still would stay behind. The archive that the folder links to goes too.
 pub(crate) const SERVERS: &str = r#"
 running() {
     for file in "$1"/*/data/postmaster.pid; do
@@ -31,6 +31,7 @@ while [ -n "$(running "$1")" ] && [ "$tries" -lt 200 ]; do
     [ "$tries" -eq 100 ] && for pid in $(running "$1"); do kill -KILL $(family "$pid"); done
     sleep 0.05
 done
+[ -L "$1/archive" ] && rm -rf "$(readlink "$1/archive")" && rmdir "$1-archive" 2>/dev/null
 rm -rf "$1"
 "#;
 

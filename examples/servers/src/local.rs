@@ -1,6 +1,12 @@
 //! One PostgreSQL server as a local process, run by an unprivileged user and reachable on loopback only.
 
+mod archive;
+mod recovery;
 mod standby;
+
+pub use archive::ARCHIVE_EVERY_SECONDS;
+pub use recovery::RecoveryError;
+pub(crate) use recovery::{Source, number_of, segments};
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -14,9 +20,12 @@ use crate::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_SECONDS: &str = "60";
+/// A week: a server that recovers ends by itself when it cannot go on.
+const RECOVERY_SECONDS: &str = "604800";
 const PORT_TRIES_MAX: u32 = 5;
 
-/// What a server of ours has that PostgreSQL's own default has not. A replication slot of a lost standby is bounded.
+/// What a server of ours has that PostgreSQL's own default has not. A replication slot of a lost standby is bounded. The
+/// log is kept from the first base backup on: nothing could use it without.
 const CONFIGURATION: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -24,6 +33,8 @@ max_connections = 200
 shared_buffers = '64MB'
 wal_log_hints = on
 max_slot_wal_keep_size = '1GB'
+archive_mode = always
+archive_command = 'true'
 ";
 
 /// Why a server cannot be what it should be.
@@ -50,6 +61,12 @@ pub enum LocalError {
         folder: PathBuf,
         /// What it said.
         why: String,
+    },
+    /// A folder that cannot be named in a command of the server.
+    #[error("{} has a character that a server's command cannot take: choose another folder", folder.display())]
+    Name {
+        /// Which one.
+        folder: PathBuf,
     },
     /// Something that should come about has not.
     #[error("the server in {} was not {what} within {} s", folder.display(), PATIENCE.as_secs())]
@@ -231,13 +248,26 @@ impl LocalServer {
 
     /// Somebody may take the port between our look and the server's: then another one is tried.
     fn start_on_free_port(&mut self) -> Result<(), LocalError> {
+        self.on_free_port(Self::start)
+    }
+
+    /// The same, however long it takes until what the server has to replay first is replayed.
+    fn recover_on_free_port(&mut self) -> Result<(), LocalError> {
+        self.on_free_port(|server| {
+            let mut start = server.control_within("start", RECOVERY_SECONDS);
+            start.arg("-l").arg(server.folder.join("log"));
+            server.run(&mut start)
+        })
+    }
+
+    fn on_free_port(&mut self, start: impl Fn(&Self) -> Result<(), LocalError>) -> Result<(), LocalError> {
         let mut tries = 0;
         loop {
             self.port = free_port().map_err(self.in_its_folder())?;
             let port = self.port.to_string();
             self.append(&[("port", &port), ("cluster_name", &self.name)])?;
             tries += 1;
-            match self.start() {
+            match start(self) {
                 Err(_) if tries < PORT_TRIES_MAX && self.log_tail().contains("Address already in use") => {}
                 outcome => return outcome,
             }
@@ -253,8 +283,12 @@ impl LocalServer {
     }
 
     fn control(&self, verb: &str) -> Command {
+        self.control_within(verb, PATIENCE_SECONDS)
+    }
+
+    fn control_within(&self, verb: &str, seconds: &str) -> Command {
         let mut command = self.programs.command("pg_ctl");
-        command.args([verb, "--silent", "--wait", "--timeout", PATIENCE_SECONDS, "-D"]).arg(self.data());
+        command.args([verb, "--silent", "--wait", "--timeout", seconds, "-D"]).arg(self.data());
         command
     }
 

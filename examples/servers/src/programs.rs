@@ -55,6 +55,7 @@ struct User {
 pub struct Programs {
     bin: PathBuf,
     user: Option<User>,
+    major: u32,
 }
 
 impl Programs {
@@ -71,9 +72,7 @@ impl Programs {
             let looked_in: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
             return Err(ProgramsError::Missing { looked_in: looked_in.join(", ") });
         };
-        let programs = Self { bin: bin.clone(), user: unprivileged()? };
-        programs.check_version()?;
-        Ok(programs)
+        Ok(Self { bin: bin.clone(), user: unprivileged()?, major: Self::version(bin)? })
     }
 
     /// Where they are.
@@ -108,12 +107,18 @@ impl Programs {
         }
     }
 
-    fn check_version(&self) -> Result<(), ProgramsError> {
-        let program = self.bin.join("postgres");
+    /// The major version, which must be that of the files that they work on.
+    #[must_use]
+    pub const fn major(&self) -> u32 {
+        self.major
+    }
+
+    fn version(bin: &Path) -> Result<u32, ProgramsError> {
+        let program = bin.join("postgres");
         let output = Command::new(&program).arg("--version").output();
         let told = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
         match major_of(&told) {
-            Some(major) if major >= MAJOR_MIN => Ok(()),
+            Some(major) if major >= MAJOR_MIN => Ok(major),
             _ => Err(ProgramsError::TooOld { program, found: told }),
         }
     }

@@ -19,3 +19,9 @@ pub(crate) fn until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool
         thread::sleep(EVERY);
     }
 }
+
+/// Between two looks at something that has no bound of its own, but ends.
+#[expect(clippy::disallowed_methods, reason = "there is no runtime here that it could block")]
+pub(crate) fn pause() {
+    thread::sleep(EVERY);
+}

@@ -1,5 +1,6 @@
 //! What pim-servers promises, one module a promise.
 
+mod a_backup_restores_to_an_instant;
 #[cfg(feature = "containers")]
 mod a_container_goes_with_its_process;
 mod a_fleet_outlives_its_process;

@@ -1,0 +1,405 @@
+//! Base backups of all servers of a lab, the archive of their logs behind them, and whether both are whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Fleet, FleetError, Instant, at, random, server_name};
+use crate::local::{LocalError, LocalServer, RecoveryError, number_of, segments};
+use crate::programs::{Programs, ProgramsError};
+
+const FORMAT: u32 = 1;
+const MANIFEST: &str = "servers.conf";
+const SECRET: &str = "secret";
+const ARCHIVE: &str = "archive";
+const UNSHARDED: &str = super::UNSHARDED;
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// A backup of servers that was not made, is not whole, or was not restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The servers of the lab.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// A server did not recover.
+    #[error(transparent)]
+    Recovery(RecoveryError),
+    /// A disk is full.
+    #[error("the disk of {} is full: free some of it, and try again", folder.display())]
+    Full {
+        /// What was being written.
+        folder: PathBuf,
+    },
+    /// There is no whole backup.
+    #[error("{} holds no whole backup of servers", folder.display())]
+    Absent {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// Its place is taken.
+    #[error("{} is there already: choose another place", folder.display())]
+    Taken {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// It is of another version of PostgreSQL.
+    #[error("the backup is of PostgreSQL {found}, the programs here are of {known}: only the same can restore it")]
+    Version {
+        /// Its version.
+        found: u32,
+        /// That of the programs.
+        known: u32,
+    },
+    /// A file of a base backup is another, or is missing.
+    #[error("the base backup {} is damaged: {why}", folder.display())]
+    Damaged {
+        /// Which one.
+        folder: PathBuf,
+        /// What the server's own program said.
+        why: String,
+    },
+    /// A segment of an archive is not there, or cannot be read.
+    #[error("segment {segment} of the archive {} is {what}", folder.display())]
+    Segment {
+        /// Of which server.
+        folder: PathBuf,
+        /// Which one.
+        segment: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is no archive behind the base backup.
+    #[error("the archive {} is not there: without it there is nothing but the base backup itself", folder.display())]
+    NoArchive {
+        /// Where it was.
+        folder: PathBuf,
+    },
+    /// The wanted instant is before the base backup was whole.
+    #[error("{target} is before the end of the base backup, {first}: take an older one")]
+    TooEarly {
+        /// What was asked for.
+        target: Instant,
+        /// The first instant that can be had.
+        first: Instant,
+    },
+}
+
+impl From<LocalError> for BackupError {
+    fn from(error: LocalError) -> Self {
+        match error {
+            LocalError::Program { folder, why, .. } if is_full(&why) => Self::Full { folder },
+            LocalError::Folder { folder, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::Full { folder }
+            }
+            error => Self::Fleet(error.into()),
+        }
+    }
+}
+
+impl From<RecoveryError> for BackupError {
+    fn from(error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Server(error) => error.into(),
+            error => Self::Recovery(error),
+        }
+    }
+}
+
+impl From<ProgramsError> for BackupError {
+    fn from(error: ProgramsError) -> Self {
+        Self::Fleet(error.into())
+    }
+}
+
+fn is_full(why: &str) -> bool {
+    why.contains("No space left on device")
+}
+
+/// What a backup of servers says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServersBackup {
+    /// When the first base backup was begun.
+    pub began_at: Instant,
+    /// When the last one was whole: the first instant that can be restored.
+    pub finished_at: Instant,
+    /// How many shards there are.
+    pub shards: u16,
+    /// The major version of their servers.
+    pub version: u32,
+    /// Where the log goes on.
+    pub archive: PathBuf,
+    /// How many files there are.
+    pub files: usize,
+    /// How large they are together.
+    pub bytes: u64,
+    pub(super) password: String,
+}
+
+/// The folder of a server's base backup, and of its log in an archive.
+pub(super) fn group_of(shard: Option<u16>) -> String {
+    shard.map_or_else(|| UNSHARDED.to_owned(), |shard| format!("shard_{shard}"))
+}
+
+/// All shards, and then what is not sharded.
+pub(super) fn groups(shards: u16) -> impl Iterator<Item = Option<u16>> {
+    (0..shards).map(Some).chain([None])
+}
+
+impl ServersBackup {
+    /// What the backup in this folder says of itself.
+    ///
+    /// # Errors
+    /// [`BackupError::Absent`] when there is no whole one.
+    pub fn of(folder: &Path) -> Result<Self, BackupError> {
+        let absent = || BackupError::Absent { folder: folder.to_owned() };
+        let text = fs::read_to_string(folder.join(MANIFEST)).map_err(|_| absent())?;
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        let number = |key: &str| value(key).and_then(|it| it.parse::<i64>().ok()).ok_or_else(absent);
+        if number("format")? != i64::from(FORMAT) {
+            return Err(absent());
+        }
+        let small = |number: i64| u16::try_from(number).map_err(|_| absent());
+        let password = fs::read_to_string(folder.join(SECRET)).map_err(|_| absent())?;
+        Ok(Self {
+            began_at: Instant(number("began_at")?),
+            finished_at: Instant(number("finished_at")?),
+            shards: small(number("shards")?)?,
+            version: u32::from(small(number("version")?)?),
+            archive: PathBuf::from(value("archive").ok_or_else(absent)?),
+            files: usize::try_from(number("files")?).unwrap_or(0),
+            bytes: u64::try_from(number("bytes")?).unwrap_or(0),
+            password,
+        })
+    }
+
+    fn as_text(&self) -> String {
+        let Self { began_at, finished_at, shards, version, archive, files, bytes, .. } = self;
+        format!(
+            "format = {FORMAT}\nbegan_at = {}\nfinished_at = {}\nshards = {shards}\nversion = {version}\narchive = {}\n\
+             files = {files}\nbytes = {bytes}\n",
+            began_at.0,
+            finished_at.0,
+            archive.display()
+        )
+    }
+
+    /// Whether each file of the base backups in `folder` is the one that was backed up, and each segment behind them is there
+    /// and can be read. Tells each step.
+    ///
+    /// # Errors
+    /// [`BackupError`] naming the first that is not.
+    pub fn check(folder: &Path, tell: &mut dyn FnMut(&str)) -> Result<Self, BackupError> {
+        let (found, programs) = (Self::of(folder)?, Programs::find()?);
+        if found.version != programs.major() {
+            return Err(BackupError::Version { found: found.version, known: programs.major() });
+        }
+        for group in groups(found.shards).map(group_of) {
+            let base = folder.join(&group);
+            tell(&format!("{group}: files of the base backup"));
+            ask(&programs, "pg_verifybackup", |it| it.arg("--quiet").arg(&base))
+                .map_err(|why| BackupError::Damaged { folder: base.clone(), why })?;
+            let archive = found.archive.join(&group);
+            if archive.is_dir() {
+                tell(&format!("{group}: archive"));
+                check_archive(&programs, &base, &archive)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// No segment is missing from the base backup on, and each record of each can be read.
+fn check_archive(programs: &Programs, base: &Path, archive: &Path) -> Result<(), BackupError> {
+    let Some(first) = start_of(base).as_deref().and_then(number_of) else {
+        return Err(BackupError::Absent { folder: base.to_owned() });
+    };
+    let found: Vec<_> = segments(archive).into_iter().filter(|(number, _)| *number >= first).collect();
+    let bad = |segment: &str, what: String| BackupError::Segment {
+        folder: archive.to_owned(),
+        segment: segment.to_owned(),
+        what,
+    };
+    for pair in found.windows(2) {
+        if pair[1].0 > pair[0].0 + 1 {
+            return Err(bad(&pair[0].1, "the last before a gap".to_owned()));
+        }
+    }
+    for (_, name) in &found {
+        if fs::metadata(archive.join(name)).map_or(0, |it| it.len()) != SEGMENT_BYTES {
+            return Err(bad(name, "cut".to_owned()));
+        }
+    }
+    // A timeline at a time: the program reads along one.
+    let mut names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
+    names.sort();
+    for run in names.chunk_by(|a, b| a[..8] == b[..8]) {
+        if let [from, .., to] | [from @ to] = run {
+            ask(programs, "pg_waldump", |it| it.args(["--quiet", "--path"]).arg(archive).args([from, to]))
+                .map_err(|why| bad(from, format!("not readable up to {to}: {why}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The first segment that a base backup needs, as its label says: `START WAL LOCATION: 0/2000028 (file 00…02)`.
+fn start_of(base: &Path) -> Option<String> {
+    let label = fs::read_to_string(base.join("backup_label")).ok()?;
+    let (_, rest) = label.lines().next()?.split_once("(file ")?;
+    Some(rest.trim_end_matches(')').to_owned())
+}
+
+/// Runs a program that only looks; what it said when it found something.
+fn ask(programs: &Programs, program: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<(), String> {
+    let mut command = programs.command(program);
+    let output = with(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot run {program}: {error}"))?;
+    let why = String::from_utf8_lossy(&output.stderr).trim().lines().take(3).collect::<Vec<_>>().join("; ");
+    if output.status.success() { Ok(()) } else { Err(why) }
+}
+
+impl Fleet {
+    /// Copies every server while it serves into a new folder, which has to be inside one that the user of the servers can
+    /// get to. From the first time on the logs of all servers are archived beside the fleet's folder; what no backup beside
+    /// this one needs any more is removed from there. Tells each step.
+    ///
+    /// # Errors
+    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    pub fn back_up(&self, into: &Path, tell: &mut dyn FnMut(&str)) -> Result<ServersBackup, BackupError> {
+        if into.exists() {
+            return Err(BackupError::Taken { folder: into.to_owned() });
+        }
+        let began_at = Instant::now();
+        let archive = self.begin_archive()?;
+        fs::create_dir_all(into).and_then(|()| self.programs.give(into)).map_err(at(into.to_owned()))?;
+        for shard in groups(self.shards) {
+            let (server, group) = (self.primary_of(shard)?, group_of(shard));
+            tell(&format!("{group}: base backup of {}", server.name()));
+            server.base_backup(&into.join(&group))?;
+        }
+        let (files, bytes) = size_of(into).map_err(at(into.to_owned()))?;
+        let (shards, version, password) = (self.shards, self.programs.major(), self.password.clone());
+        let finished_at = Instant::now();
+        let backup = ServersBackup { began_at, finished_at, shards, version, archive, files, bytes, password };
+        super::write_secret(&into.join(SECRET), &self.password)?;
+        super::write_secret(&into.join(MANIFEST), &backup.as_text())?;
+        Ok(backup)
+    }
+
+    /// Finishes what each server's log has begun and waits until the archive has it; nothing without an archive.
+    ///
+    /// # Errors
+    /// When a server does not run, or the archive does not take its log.
+    pub fn close_archive(&self) -> Result<(), BackupError> {
+        let Some(archive) = self.archive() else { return Ok(()) };
+        for shard in groups(self.shards) {
+            self.primary_of(shard)?.close_segment(&archive.join(group_of(shard)))?;
+        }
+        Ok(())
+    }
+
+    /// Where the logs are archived, if they are.
+    #[must_use]
+    pub fn archive(&self) -> Option<PathBuf> {
+        archive_of(&self.folder)
+    }
+
+    /// Removes from the archive what is older than the oldest of these backups of this fleet.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn prune_archive(&self, backups: &[PathBuf]) -> Result<(), BackupError> {
+        let Some(archive) = self.archive() else { return Ok(()) };
+        let ours = |it: &&PathBuf| ServersBackup::of(it).is_ok_and(|it| it.archive == archive);
+        let ours: Vec<_> = backups.iter().filter(ours).collect();
+        for group in groups(self.shards).map(group_of) {
+            let starts = ours.iter().filter_map(|backup| start_of(&backup.join(&group)));
+            let Some(oldest) = starts.min_by_key(|it| number_of(it)) else { continue };
+            let place = archive.join(&group);
+            ask(&self.programs, "pg_archivecleanup", |it| it.arg(&place).arg(&oldest))
+                .map_err(|why| BackupError::Segment { folder: place.clone(), segment: oldest.clone(), what: why })?;
+        }
+        Ok(())
+    }
+
+    fn primary_of(&self, shard: Option<u16>) -> Result<LocalServer, FleetError> {
+        match shard {
+            Some(shard) => Ok(self.pair(shard)?.0),
+            None => self.server(UNSHARDED),
+        }
+    }
+
+    /// A folder of its own for each fleet: their segments have the same names.
+    fn begin_archive(&self) -> Result<PathBuf, BackupError> {
+        if let Some(archive) = self.archive() {
+            return Ok(archive);
+        }
+        let archives = beside(&self.folder, ARCHIVE);
+        let archive = archives.join(&random()?[..8]);
+        fs::create_dir_all(&archive).and_then(|()| self.programs.give(&archive)).map_err(at(archive.clone()))?;
+        for shard in groups(self.shards) {
+            let place = archive.join(group_of(shard));
+            match shard {
+                None => self.server(UNSHARDED)?.archive_into(&place)?,
+                Some(shard) => {
+                    for letter in ['a', 'b'] {
+                        self.server(&server_name(shard, letter))?.archive_into(&place)?;
+                    }
+                }
+            }
+        }
+        // Last: with it everything is archived.
+        let link = self.folder.join(ARCHIVE);
+        std::os::unix::fs::symlink(&archive, &link).map_err(at(link))?;
+        Ok(archive)
+    }
+}
+
+/// The folder that a fleet's archive is in.
+fn archive_of(folder: &Path) -> Option<PathBuf> {
+    fs::read_link(folder.join(ARCHIVE)).ok()
+}
+
+/// Leaves the archive where it is when the fleet's folder goes, if a backup beside the folder needs it.
+pub(super) fn keep_needed_archive(folder: &Path) {
+    let Some(archive) = archive_of(folder) else { return };
+    let backups = fs::read_dir(backups_of(folder)).into_iter().flatten().flatten();
+    let mut needing = backups.map(|entry| entry.path().join("servers"));
+    if needing.any(|it| ServersBackup::of(&it).is_ok_and(|it| it.archive == archive)) {
+        let _gone_already = fs::remove_file(folder.join(ARCHIVE));
+    }
+}
+
+/// Where the backups of a lab are whose servers are in this folder: beside it, because whoever removes the one should not
+/// lose the other. Each has its base backups in `servers`.
+#[must_use]
+pub fn backups_of(folder: &Path) -> PathBuf {
+    beside(folder, "backups")
+}
+
+fn beside(folder: &Path, what: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!("{name}-{what}"))
+}
+
+/// How many files there are below a folder, and how large they are.
+fn size_of(folder: &Path) -> std::io::Result<(usize, u64)> {
+    let (mut folders, mut files, mut bytes) = (vec![folder.to_owned()], 0, 0);
+    // Ends: a tree of folders that a server made.
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next)? {
+            let (entry, size) = {
+                let entry = entry?;
+                let size = entry.metadata()?;
+                (entry, size)
+            };
+            if size.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files += 1;
+                bytes += size.len();
+            }
+        }
+    }
+    Ok((files, bytes))
+}
