@@ -1,9 +1,12 @@
-//! Full write and one-row read against hand-written sqlx on the same SQLite file, at equal durability, in one run.
+//! Full write and one-row read against hand-written sqlx on the same SQLite file, at equal durability, in one run; and what
+//! they cost with more shards and more rows (`-- --rows N`).
 //!
 //! Prints one JSON object a line: `name ours peer ratio spread goal holds`. Writes are per second, reads in microseconds.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
+#[path = "ratios/growth.rs"]
+mod growth;
 #[cfg(feature = "postgres")]
 #[path = "ratios/server.rs"]
 mod server;
@@ -139,6 +142,38 @@ impl UnitPart for Fact {
     }
 }
 
+fn schema() -> Schema {
+    let table = "CREATE TABLE fact (seq INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, n INTEGER NOT NULL, \
+                 bucket INTEGER NOT NULL, payload TEXT NOT NULL, UNIQUE (key, n))";
+    let schema = Schema::builder().everywhere(&[Migration::new(1000, "facts", table)]).entity::<Account>(10_000);
+    schema.build().expect("a sound schema")
+}
+
+/// A connection of somebody else to a shard's file, as durable as ours.
+async fn connect(cluster: &Cluster, shard: ShardId) -> SqliteConnection {
+    let options = SqliteConnectOptions::new()
+        .filename(cluster.database(shard).expect("a shard").path().expect("a file"))
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(30))
+        .statement_cache_capacity(256)
+        .disable_statement_logging();
+    SqliteConnection::connect_with(&options).await.expect("connects")
+}
+
+/// Loads an account, changes it, tells of that, and answers.
+async fn full_write(cluster: &Cluster, id: Id<Customer>, payload: &str) {
+    let mut unit = cluster.begin(&context(Some(Uuid::new_v4())), id);
+    let permit = write_permit();
+    let mut account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
+    account.points += 1;
+    unit.save(&permit, &account).expect("saves");
+    unit.part::<Fact>().0 = Some(payload.to_owned());
+    unit.answer(200, &serde_json::json!({"points": account.points}));
+    unit.commit().await.expect("commits");
+}
+
 struct Bench {
     cluster: Cluster,
     accounts: Vec<Id<Customer>>,
@@ -149,11 +184,8 @@ struct Bench {
 impl Bench {
     async fn open() -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ratios-{}", std::process::id()));
-        let table = "CREATE TABLE fact (seq INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, n INTEGER NOT NULL, \
-                     bucket INTEGER NOT NULL, payload TEXT NOT NULL, UNIQUE (key, n))";
-        let schema = Schema::builder().everywhere(&[Migration::new(1000, "facts", table)]).entity::<Account>(10_000);
         let settings = ClusterSettings::at(&folder).with_map(ShardMap::even(1).expect("one shard"));
-        let cluster = Cluster::open(settings, schema.build().expect("a sound schema")).await.expect("opens");
+        let cluster = Cluster::open(settings, schema()).await.expect("opens");
         let mut bench = Self { cluster, accounts: Vec::new(), payload: "x".repeat(512), folder };
         for _ in 0..200 {
             let id = Id::random();
@@ -164,31 +196,6 @@ impl Bench {
             bench.accounts.push(id);
         }
         bench
-    }
-
-    /// A connection of the peer to the same file, as durable as ours.
-    async fn peer(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new()
-            .filename(self.cluster.database(ShardId(0)).expect("a shard").path().expect("a file"))
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(30))
-            .statement_cache_capacity(256)
-            .disable_statement_logging();
-        SqliteConnection::connect_with(&options).await.expect("connects")
-    }
-
-    async fn our_write(&self, id: Id<Customer>) {
-        let cx = context(Some(Uuid::new_v4()));
-        let mut unit = self.cluster.begin(&cx, id);
-        let permit = write_permit();
-        let mut account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
-        account.points += 1;
-        unit.save(&permit, &account).expect("saves");
-        unit.part::<Fact>().0 = Some(self.payload.clone());
-        unit.answer(200, &serde_json::json!({"points": account.points}));
-        unit.commit().await.expect("commits");
     }
 
     async fn our_read(&self, cx: &RequestContext, permit: &Permit<Read>, id: Id<Customer>) {
@@ -307,7 +314,7 @@ impl Peer {
     async fn own(bench: &Bench, clients: usize) -> Self {
         let mut all = Vec::with_capacity(clients);
         for _ in 0..clients {
-            all.push(Mutex::new(bench.peer().await));
+            all.push(Mutex::new(connect(&bench.cluster, ShardId(0)).await));
         }
         Self::Own(all)
     }
@@ -330,7 +337,7 @@ async fn writes_per_second(bench: &Arc<Bench>, peer: Option<&Arc<Peer>>, clients
             let ids = bench.accounts.iter().skip(client).step_by(clients);
             for id in ids.cycle().take(each) {
                 match &peer {
-                    None => bench.our_write(*id).await,
+                    None => full_write(&bench.cluster, *id, &bench.payload).await,
                     Some(peer) => bench.peer_write(&mut *peer.of(client).lock().await, *id).await,
                 }
             }
@@ -394,7 +401,7 @@ async fn main() {
 
     for (name, clients, each) in [("data/full-write", 1, 60), ("data/full-write-8-clients", 8, 20)] {
         let own = Arc::new(Peer::own(&bench, clients).await);
-        let shared = Arc::new(Peer::Shared(Mutex::new(bench.peer().await)));
+        let shared = Arc::new(Peer::Shared(Mutex::new(connect(&bench.cluster, ShardId(0)).await)));
         let mut measure = Measure { rounds: Vec::new() };
         for _ in 0..rounds {
             let ours = writes_per_second(&bench, None, clients, each).await;
@@ -408,7 +415,7 @@ async fn main() {
 
     // A request has its context and permit before it reads.
     let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
-    let mut peer_conn = bench.peer().await;
+    let mut peer_conn = connect(&bench.cluster, ShardId(0)).await;
     let mut measure = Measure { rounds: Vec::new() };
     for _ in 0..rounds {
         let cx = context(None);
@@ -428,6 +435,7 @@ async fn main() {
     }
     measure.print("data/one-row-read", 1.15, false);
 
+    growth::measure(&bench.folder).await;
     #[cfg(feature = "postgres")]
     server::measure().await;
 

@@ -16,6 +16,9 @@ pub(crate) struct BenchArgs {
     /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.
     #[arg(long)]
     json: bool,
+    /// Rows of the shard that has many, for what a request of pim-data costs there: a million unless told.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(5_000..))]
+    rows: Option<u64>,
 }
 
 /// Packages with a `ratios` bench, which prints one JSON object a line.
@@ -34,6 +37,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         // Against a server too, when there is one.
         if *area == "data" && std::env::var_os("LAB_TEST_POSTGRES_DSN").is_some() {
             bench.args(["--features", "postgres"]);
+        }
+        if let (true, Some(rows)) = (*area == "data", args.rows) {
+            bench.args(["--", "--rows", &rows.to_string()]);
         }
         match output_of(&mut bench) {
             Ok(text) => {

@@ -1,6 +1,6 @@
 //! The same on PostgreSQL: against eleven statements and a COMMIT that somebody wrote by hand on the same tables, one trip each.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,11 +19,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{Account, BenchAction, BenchResource, Customer, Fact, Measure, context, median, write_permit};
+use super::{
+    Account, BenchAction, BenchResource, Customer, Fact, Measure, context, full_write, growth, median, write_permit,
+};
 
 const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
-/// So many that nobody reads a whole table because it is small.
-const ACCOUNTS: usize = 10_000;
 const PASSWORD: &str = "only-for-benches";
 const ROLES: &str = "DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN CREATE ROLE pim_app NOLOGIN; END IF;
@@ -44,8 +44,8 @@ const FACT_TABLE: &str = "CREATE TABLE fact (seq bigint GENERATED ALWAYS AS IDEN
 
 /// Connection strings of this run's two databases.
 #[derive(Debug)]
-struct BenchSecrets {
-    run: String,
+pub(super) struct BenchSecrets {
+    pub(super) run: String,
 }
 
 impl BenchSecrets {
@@ -58,11 +58,11 @@ impl BenchSecrets {
         format!("postgres://{login}@{address}/{database}")
     }
 
-    fn database(&self, name: &str) -> String {
+    pub(super) fn database(&self, name: &str) -> String {
         format!("{}_{name}", self.run)
     }
 
-    async fn connect(&self, user: Option<&str>, database: &str) -> PgConnection {
+    pub(super) async fn connect(&self, user: Option<&str>, database: &str) -> PgConnection {
         let options: PgConnectOptions = self.dsn(user, database).parse().expect("a connection string");
         let options = options.options([("jit", "off"), ("plan_cache_mode", "force_generic_plan")]);
         options.disable_statement_logging().connect().await.expect("connects")
@@ -77,6 +77,19 @@ impl BenchSecrets {
     }
 }
 
+impl BenchSecrets {
+    pub(super) async fn make_databases(&self, names: &[impl AsRef<str>]) {
+        let make = |name: &_| format!("CREATE DATABASE \"{}\" OWNER pim_bench_owner", self.database(name));
+        let made = names.iter().map(|name| make(name.as_ref()));
+        self.administer([ROLES.to_owned()].into_iter().chain(made)).await;
+    }
+
+    pub(super) async fn drop_databases(&self, names: &[impl AsRef<str>]) {
+        let gone = |name: &_| format!("DROP DATABASE \"{}\" WITH (FORCE)", self.database(name));
+        self.administer(names.iter().map(|name| gone(name.as_ref()))).await;
+    }
+}
+
 impl Secrets for BenchSecrets {
     fn secret(&self, name: &str) -> Result<String, SecretError> {
         Ok(match name.strip_suffix("-owner") {
@@ -86,6 +99,14 @@ impl Secrets for BenchSecrets {
     }
 }
 
+pub(super) async fn open(secrets: &Arc<BenchSecrets>, folder: &Path, map: ShardMap) -> Cluster {
+    let facts = Migration::new(1000, "facts", "SELECT 1").with_postgres(FACT_TABLE);
+    let schema = Schema::builder().everywhere(&[facts]).entity::<Account>(10_000).build().expect("a sound schema");
+    let servers = Servers::new(Arc::clone(secrets) as Arc<dyn Secrets>);
+    let settings = ClusterSettings::at(folder).with_map(map).with_servers(servers);
+    Cluster::open(settings, schema).await.expect("opens")
+}
+
 struct ServerBench {
     cluster: Cluster,
     accounts: Vec<Id<Customer>>,
@@ -93,15 +114,11 @@ struct ServerBench {
 }
 
 impl ServerBench {
-    async fn open(secrets: &Arc<BenchSecrets>, folder: &PathBuf) -> Self {
-        let facts = Migration::new(1000, "facts", "SELECT 1").with_postgres(FACT_TABLE);
-        let schema = Schema::builder().everywhere(&[facts]).entity::<Account>(10_000).build().expect("a sound schema");
-        let servers = Servers::new(Arc::clone(secrets) as Arc<dyn Secrets>);
-        let settings = ClusterSettings::at(folder).with_map(ShardMap::even(1).expect("one shard"));
-        let cluster = Cluster::open(settings.with_servers(servers), schema).await.expect("opens");
+    async fn open(secrets: &Arc<BenchSecrets>, folder: &Path) -> Self {
+        let cluster = open(secrets, folder, ShardMap::even(1).expect("one shard")).await;
         let mut bench = Self { cluster, accounts: Vec::new(), payload: "x".repeat(512) };
-        let mut units = Vec::with_capacity(ACCOUNTS);
-        for _ in 0..ACCOUNTS {
+        let mut units = Vec::with_capacity(growth::ROWS);
+        for _ in 0..growth::ROWS {
             let id = Id::random();
             let mut unit = bench.cluster.begin(&context(None), id);
             unit.save(&write_permit(), &Account::example(id)).expect("saves");
@@ -111,17 +128,6 @@ impl ServerBench {
         }
         bench.cluster.commit_bulk(ShardId(0), units).await.expect("commits");
         bench
-    }
-
-    async fn our_write(&self, id: Id<Customer>) {
-        let mut unit = self.cluster.begin(&context(Some(Uuid::new_v4())), id);
-        let permit = write_permit();
-        let mut account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
-        account.points += 1;
-        unit.save(&permit, &account).expect("saves");
-        unit.part::<Fact>().0 = Some(self.payload.clone());
-        unit.answer(200, &serde_json::json!({"points": account.points}));
-        unit.commit().await.expect("commits");
     }
 
     async fn peer_read(conn: &mut PgConnection, id: Id<Customer>) -> Account {
@@ -207,7 +213,7 @@ async fn writes_per_second(
         tasks.spawn(async move {
             for id in bench.accounts.iter().skip(client).step_by(clients).cycle().take(each) {
                 match &peer {
-                    None => bench.our_write(*id).await,
+                    None => full_write(&bench.cluster, *id, &bench.payload).await,
                     Some(peer) => bench.peer_write(&mut *peer.lock().await, *id).await,
                 }
             }
@@ -219,6 +225,8 @@ async fn writes_per_second(
     (clients * each) as f64 / begun.elapsed().as_secs_f64()
 }
 
+const NAMES: [&str; 2] = ["shard-0", "control"];
+
 /// Measures when a server is named; says so when none is.
 pub(super) async fn measure() {
     if std::env::var_os(VARIABLE).is_none() {
@@ -226,10 +234,8 @@ pub(super) async fn measure() {
     }
     let run = format!("bench_{}", std::process::id());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(&run);
-    let secrets = Arc::new(BenchSecrets { run });
-    let names = ["shard-0", "control"].map(|name| secrets.database(name));
-    let made = names.iter().map(|name| format!("CREATE DATABASE \"{name}\" OWNER pim_bench_owner"));
-    secrets.administer([ROLES.to_owned()].into_iter().chain(made)).await;
+    let secrets = Arc::new(BenchSecrets { run: run.clone() });
+    secrets.make_databases(&NAMES).await;
     let bench = Arc::new(ServerBench::open(&secrets, &folder).await);
     let shard = secrets.database("shard-0");
     writes_per_second(&bench, &[], 8, 50).await;
@@ -275,6 +281,7 @@ pub(super) async fn measure() {
     assert!(bench.cluster.verify_audit().await.expect("reads").verified, "both sides wrote one sound trail");
     peer.close().await.expect("closes");
     drop(bench);
-    secrets.administer(names.iter().map(|name| format!("DROP DATABASE \"{name}\" WITH (FORCE)"))).await;
+    secrets.drop_databases(&NAMES).await;
+    growth::measure_servers(&run, &folder).await;
     let _gone = std::fs::remove_dir_all(folder);
 }
