@@ -195,9 +195,9 @@ impl Told {
     }
 }
 
-/// Not now, or not so fast.
+/// Not now, not so fast, or not in time: none of them says what there is.
 fn is_for_later(status: StatusCode) -> bool {
-    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT].contains(&status)
 }
 
 /// What a record is at present.
