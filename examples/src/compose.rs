@@ -86,7 +86,9 @@ impl Lab {
         let front = bind(ServeSettings::at(settings.listen)).await?;
         let clock = Clock::system();
         let place = Place { data_dir: &settings.data_dir, shards: settings.shards, postgres: &settings.postgres };
-        let stores = Stores::open_at(place, Access::Exclusive, clock.clone(), &settings.hub).await?;
+        // Files are this process's alone. Servers have a fence for each router, so an operator's program may work beside it.
+        let access = if settings.postgres.shard_map.is_some() { Access::Shared } else { Access::Exclusive };
+        let stores = Stores::open_at(place, access, clock.clone(), &settings.hub).await?;
         let filled = fill(stores.clone()).await?;
         let mut lab = Self {
             gateway: front.url(),

@@ -172,6 +172,11 @@ impl Stores {
         Ok(())
     }
 
+    /// Goes on with moves of buckets whose mover is gone, until told to stop; nothing in a program that may not move any.
+    pub fn moves_tended(&self, stop: Drain) -> impl Future<Output = ()> + Send + 'static {
+        moves::tend(self.cluster.clone(), stop)
+    }
+
     /// What is done again and again over these stores; its chores are entered here, so that nothing is written later that
     /// nobody asked for.
     ///

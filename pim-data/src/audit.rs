@@ -13,5 +13,8 @@ pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};
 
 /// Every statement of the trail.
 pub(crate) fn pairs() -> Vec<crate::backend::SqlPair> {
-    [chain::END, chain::APPEND, verify::RECORDS, verify::HEADS].into_iter().chain(query::pairs()).collect()
+    [chain::END, chain::APPEND, chain::NO_BULK, chain::HOLD, verify::RECORDS, verify::HEADS]
+        .into_iter()
+        .chain(query::pairs())
+        .collect()
 }

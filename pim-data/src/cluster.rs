@@ -231,6 +231,11 @@ impl Cluster {
         if id == CONTROL { Some(&self.0.control) } else { self.0.shards.iter().find(|shard| shard.id() == id) }
     }
 
+    /// Whether this program may do in every shard what only the owner may.
+    pub(crate) fn is_governed(&self) -> bool {
+        self.0.shards.iter().all(Shard::is_governed)
+    }
+
     /// Takes over a newer map that another process, or this one, has published. Returns whether there was one.
     ///
     /// # Errors

@@ -9,6 +9,9 @@
 //! source's outbox before the target takes its first write, and audit records, which stay in the chain that they were
 //! written to; a record at both ends ties the two together.
 //!
+//! On servers a mover needs the owner's connection string of every shard, see [`Mover::may_move`]: nobody else may change who
+//! owns a bucket, or remove rows. The fence takes the buckets' locks first, so it waits for the writes in flight.
+//!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use pim_data::{cluster::Cluster, relocation::{MoveError, Mover, Outlet}};
@@ -22,6 +25,7 @@
 //! # }
 //! ```
 
+mod batch;
 mod copy;
 mod error;
 mod hand_over;

@@ -53,8 +53,6 @@ pub struct Unit {
     pub(crate) parts: Vec<Box<dyn UnitPart>>,
     /// Status and body.
     pub(crate) answer: Option<(u16, Json)>,
-    /// Whether the bucket is about to change hands: worth a longer wait than a stale route.
-    pub(crate) draining: bool,
 }
 
 /// One row to be written.
@@ -76,7 +74,7 @@ impl Unit {
     pub(crate) fn new(cluster: Cluster, cx: RequestContext, home: HomeKey, route: Route) -> Self {
         let at = cluster.clock().now();
         let (loaded, writes, parts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None, draining: false }
+        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None }
     }
 
     /// For which request.

@@ -212,6 +212,8 @@ impl Declaration {
         });
         tokio::spawn(chaos::watch(stores.cluster.clone(), hub.clone(), unready.begun()));
         tokio::spawn(stores.reference_followed(closing.clone()).await?);
+        // On servers the relay's program may not, and admin's may.
+        tokio::spawn(stores.moves_tended(unready.clone()));
         let router = self.router(&stores, &sessions, &unready);
         println!("{}", serde_json::json!({"event": "ready", "service": self.name(), "url": bound.url()}));
         bound.serve(router, closing).await;

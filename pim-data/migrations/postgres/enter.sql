@@ -204,3 +204,17 @@ BEGIN
     FROM jsonb_array_elements(gone) AS lost(value) WHERE o.bucket = (lost.value->>0)::bigint;
 END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_retire(jsonb, bigint) FROM PUBLIC;
+
+-- Fails unless this database says `wanted` of all these buckets, and keeps it from saying anything else until this
+-- transaction ends: whoever would own one of them again waits, or has come first and is seen. Each element begins with the
+-- bucket's number.
+CREATE OR REPLACE FUNCTION public.pim_require(buckets jsonb, wanted text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM 1 FROM public.pim_bucket_owned o
+    WHERE o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets)) ORDER BY o.bucket FOR SHARE;
+  IF EXISTS (SELECT FROM public.pim_bucket_owned o WHERE o.state <> wanted
+             AND o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets))) THEN
+    RAISE EXCEPTION 'pim:bucket-is-owned' USING ERRCODE = 'PM012';
+  END IF;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_require(jsonb, text) FROM PUBLIC;

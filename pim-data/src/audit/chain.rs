@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::backend::{ColumnError, Row, SqlPair, Statement, Value};
+use crate::backend::{ColumnError, Engine, Row, SqlPair, Statement, Value};
 use crate::unit::{Pending, Unit};
 
 /// The hash before the first record of a lane.
@@ -113,11 +113,14 @@ fn add_optional(members: &mut Map<String, Json>, name: &str, value: Option<Strin
     }
 }
 
-pub(super) const END: SqlPair = SqlPair::sqlite("SELECT seq, hash FROM audit WHERE lane = ? ORDER BY seq DESC LIMIT 1");
-pub(super) const APPEND: SqlPair = SqlPair::sqlite(
+pub(super) const END: SqlPair = SqlPair::same("SELECT seq, hash FROM audit WHERE lane = ? ORDER BY seq DESC LIMIT 1");
+pub(super) const APPEND: SqlPair = SqlPair::same(
     "INSERT INTO audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 );
+
+pub(super) const NO_BULK: SqlPair = SqlPair::postgres("LOCK TABLE key_head IN ROW EXCLUSIVE MODE");
+pub(super) const HOLD: SqlPair = SqlPair::postgres("SELECT pg_advisory_xact_lock(7462, ?::int)");
 
 /// The end of a lane's chain.
 #[derive(Clone, Debug)]
@@ -127,6 +130,15 @@ pub(crate) struct LaneHead {
 }
 
 impl LaneHead {
+    /// Keeps every other writer off a lane until the transaction ends; nothing to do on the embedded engine, which has one
+    /// writer. In the order of a unit: whoever has all lanes, for a bulk commit, has the heads first.
+    pub(crate) fn hold(engine: Engine, lane: Lane) -> Vec<Statement> {
+        match engine {
+            Engine::Sqlite => Vec::new(),
+            Engine::Postgres => vec![Statement::of(NO_BULK), Statement::of(HOLD).bind(lane.get())],
+        }
+    }
+
     /// Finds the end of a lane.
     pub(crate) fn look_up(lane: Lane) -> Statement {
         Statement::of(END).bind(lane.get())

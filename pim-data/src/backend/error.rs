@@ -118,6 +118,8 @@ pub enum DbError {
         newest: u64,
         /// Who owns the bucket now, if the database knows.
         owner: Option<u16>,
+        /// Whether the bucket is about to leave: the map that says so comes when its outbox is empty.
+        draining: bool,
     },
     /// The statement has no text for this engine.
     #[error("the statement has no text for {engine}")]

@@ -77,7 +77,7 @@ pub struct ColumnError {
 pub struct Row(Vec<Value>);
 
 impl Row {
-    pub(super) const fn new(values: Vec<Value>) -> Self {
+    pub(crate) const fn new(values: Vec<Value>) -> Self {
         Self(values)
     }
 

@@ -89,6 +89,11 @@ impl Shard {
         self.0.group.as_ref().and_then(|group| group.owner()).unwrap_or(&self.0.db)
     }
 
+    /// Whether this program may do what only the owner may. A file is everybody's.
+    pub(crate) fn is_governed(&self) -> bool {
+        self.0.group.as_ref().is_none_or(|group| group.owner().is_some())
+    }
+
     /// Its servers; `None` for a file.
     pub(crate) fn group(&self) -> Option<&Group> {
         self.0.group.as_deref()

@@ -1,11 +1,13 @@
 //! Copying keys between two shards until both say the same, whatever is written meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 
 use pim_core::shard::{Bucket, ShardId};
 use uuid::Uuid;
 
-use super::layout::{KeyPart, Layout, Role, list_of, marks};
+use super::batch::{self, generated};
+use super::layout::{KeyPart, Layout, Role, list_of};
 use super::records::Known;
 use super::tally::Tally;
 use super::{BucketReport, MoveError};
@@ -13,8 +15,6 @@ use crate::backend::{ColumnError, Db, DbError, Engine, Row, SqlPair, Statement, 
 
 /// Keys that are read and written together.
 const KEYS_PER_BATCH: usize = 16;
-/// Rows that are removed together.
-const IDS_PER_STATEMENT: usize = 64;
 
 /// One end of a move.
 #[derive(Clone, Debug)]
@@ -54,6 +54,11 @@ impl Pieces {
         self.0.get(piece).map(|(_, tally)| *tally).unwrap_or_default()
     }
 
+    /// Whether a piece has its row, and not a past alone: the row's table comes before that of its history.
+    fn has_row(&self, piece: &Piece) -> bool {
+        self.0.get(piece).is_some_and(|(rows, _)| rows.iter().any(|(index, _)| *index == piece.0))
+    }
+
     fn of_key(&self, key: Uuid) -> Tally {
         let mut all = Tally::default();
         self.0.iter().filter(|((_, _, of), _)| *of == key).for_each(|(_, (_, tally))| all.join(*tally));
@@ -71,7 +76,7 @@ impl Copier {
         let there = self.heads(&self.target).await?;
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
-            self.change(&self.target, self.remove(some)).await?;
+            self.change(&self.target, self.remove(self.target.db.engine(), some)).await?;
         }
         settled.keys.retain(|key, _| here.contains_key(key));
         let is_settled = |key: &Uuid, n: u64| {
@@ -141,9 +146,8 @@ impl Copier {
     async fn read(&self, end: &End, keys: &[Uuid]) -> Result<Pieces, MoveError> {
         let of_part = |part: &KeyPart| {
             let KeyPart { table, key, columns, order, .. } = part;
-            let (columns, some) = (columns.join(", "), marks(keys.len()));
-            let text = format!("SELECT {key}, {columns} FROM {table} WHERE {key} IN ({some}) ORDER BY {order}");
-            generated(text).bind_all(keys.iter().map(|key| Value::from(*key)))
+            let what = format!("{key}, {}", columns.join(", "));
+            batch::select(end.db.engine(), &what, table, (key, keys), order)
         };
         let asked: Vec<_> = self.layout.keys.iter().map(of_part).collect();
         let answers = self.look(end, &asked).await?;
@@ -162,17 +166,24 @@ impl Copier {
 
     /// Replaces some pieces at the target; those that are not given are removed.
     async fn write(&self, pieces: &[Piece], given: &Pieces) -> Result<(), MoveError> {
+        let engine = self.target.db.engine();
         let parts = |role: Role| self.layout.keys.iter().enumerate().filter(move |(_, part)| part.role == role);
         let delete = |part: &KeyPart| {
             let (column, is_row) = if part.role == Role::Plain { (part.key.as_str(), false) } else { ("id", true) };
             let of_part = pieces.iter().filter(|(group, ..)| *group == part.group);
+            // On a server a row that stays is written over.
+            let stays = |piece: &Piece| engine == Engine::Postgres && part.role == Role::Row && given.has_row(piece);
+            let of_part = of_part.filter(|piece| !stays(piece));
             let ids: Vec<Uuid> = of_part.map(|(_, id, key)| if is_row { *id } else { *key }).collect();
-            ids.chunks(IDS_PER_STATEMENT).map(|some| remove_by(&part.table, column, some)).collect::<Vec<_>>()
+            if ids.is_empty() { Vec::new() } else { batch::remove(engine, &part.table, column, &ids) }
         };
         let insert = |(index, part): (usize, &KeyPart)| {
             let rows = pieces.iter().filter_map(|piece| given.0.get(piece)).flat_map(|(rows, _)| rows);
-            let rows = rows.filter(|(of, _)| *of == index);
-            rows.map(|(_, row)| insert(&part.table, &part.columns, row, 1)).collect::<Vec<_>>()
+            let rows: Vec<&Row> = rows.filter(|(of, _)| *of == index).map(|(_, row)| row).collect();
+            match (engine, part.role) {
+                (Engine::Postgres, Role::Row) => batch::overwrite(&part.table, &part.columns, &rows, 1),
+                _ => batch::insert(engine, &part.table, &part.columns, &rows, 1),
+            }
         };
         let mut statements: Vec<Statement> = Vec::new();
         // What refers to others goes first and comes last.
@@ -187,10 +198,10 @@ impl Copier {
     }
 
     /// Removes everything of some keys.
-    fn remove(&self, keys: &[Uuid]) -> Vec<Statement> {
+    fn remove(&self, engine: Engine, keys: &[Uuid]) -> Vec<Statement> {
         let rows = self.layout.rows().rev();
         let rest = self.layout.keys.iter().filter(|part| part.role != Role::Row);
-        rows.chain(rest).map(|part| remove_by(&part.table, &part.key, keys)).collect()
+        rows.chain(rest).flat_map(|part| batch::remove(engine, &part.table, &part.key, keys)).collect()
     }
 
     /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
@@ -245,16 +256,13 @@ impl Copier {
     pub(super) async fn clear(&self, end: &End, state: &'static str) -> Result<(), MoveError> {
         let keys: Vec<Uuid> = self.heads(end).await?.into_keys().collect();
         let list = list_of(&self.buckets);
-        let guard = format!(
-            "INSERT INTO pim_guard (broken) SELECT 'owned' WHERE EXISTS \
-             (SELECT 1 FROM pim_bucket_owned WHERE bucket IN ({list}) AND state <> '{state}')"
-        );
+        let guard = self.require(end, state);
         for some in keys.chunks(KEYS_PER_BATCH) {
-            let mut statements = vec![generated(guard.clone())];
-            statements.extend(self.remove(some));
+            let mut statements = vec![guard.clone()];
+            statements.extend(self.remove(end.db.engine(), some));
             self.change(end, statements).await?;
         }
-        let mut statements = vec![generated(guard)];
+        let mut statements = vec![guard];
         statements.extend(
             self.layout
                 .buckets
@@ -264,34 +272,44 @@ impl Copier {
         self.change(end, statements).await
     }
 
+    /// Fails the transaction unless the end says this of every bucket, and keeps it so until the transaction ends.
+    fn require(&self, end: &End, state: &'static str) -> Statement {
+        if end.db.engine() == Engine::Postgres {
+            let list: Vec<_> = self.buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
+            let list = Value::Json(serde_json::Value::from(list).to_string());
+            return Statement::of(SqlPair::postgres("SELECT pim_require(?, ?)")).bind(list).bind(state);
+        }
+        let list = list_of(&self.buckets);
+        generated(format!(
+            "INSERT INTO pim_guard (broken) SELECT 'owned' WHERE EXISTS \
+             (SELECT 1 FROM pim_bucket_owned WHERE bucket IN ({list}) AND state <> '{state}')"
+        ))
+    }
+
     pub(super) async fn look(&self, end: &End, asked: &[Statement]) -> Result<Vec<Vec<Row>>, MoveError> {
-        let looked = async { end.db.read().await?.snapshot(asked).await };
+        let looked = async {
+            let mut reader = end.db.read().await?;
+            if end.db.engine() == Engine::Sqlite {
+                return reader.snapshot(asked).await;
+            }
+            let all: Vec<Statement> = iter::once(batch::see_all()).chain(asked.iter().cloned()).collect();
+            let mut answers = reader.snapshot(&all).await?;
+            answers.remove(0);
+            Ok(answers)
+        };
         looked.await.map_err(|source| MoveError::Shard { shard: end.shard, source })
     }
 
     pub(super) async fn change(&self, end: &End, statements: Vec<Statement>) -> Result<(), MoveError> {
         let changed = async {
             let mut tx = end.db.begin().await?;
-            if end.db.engine() == Engine::Sqlite {
+            match end.db.engine() {
                 // A row may refer to one that comes later.
-                tx.script("PRAGMA defer_foreign_keys = ON").await?;
+                Engine::Sqlite => tx.script("PRAGMA defer_foreign_keys = ON").await?,
+                Engine::Postgres => drop(tx.query(batch::see_all()).await?),
             }
             tx.commit_with(statements).await.map(drop)
         };
         changed.await.map_err(|source: DbError| MoveError::Shard { shard: end.shard, source })
     }
-}
-
-fn remove_by(table: &str, column: &str, ids: &[Uuid]) -> Statement {
-    let text = format!("DELETE FROM {table} WHERE {column} IN ({})", marks(ids.len()));
-    generated(text).bind_all(ids.iter().map(|id| Value::from(*id)))
-}
-
-pub(super) fn insert(table: &str, columns: &[String], row: &Row, from: usize) -> Statement {
-    let text = format!("INSERT INTO {table} ({}) VALUES ({})", columns.join(", "), marks(columns.len()));
-    generated(text).bind_all((from..row.len()).map(|index| row.get(index).clone()))
-}
-
-pub(super) fn generated(text: String) -> Statement {
-    Statement::of(SqlPair::generated(text))
 }

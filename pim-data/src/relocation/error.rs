@@ -49,6 +49,9 @@ pub enum MoveError {
         /// Where it is.
         step: MoveStep,
     },
+    /// This program knows no owner's connection string of a shard.
+    #[error("this program may not change who owns the buckets of shard {0}: give it the secret of the owner")]
+    NotOwner(ShardId),
     /// Somebody else carries out a move at this moment.
     #[error("another mover is at work")]
     Busy,
@@ -124,6 +127,7 @@ impl IntoProblem for MoveError {
             Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }
+            Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not move buckets"),
             Self::Shard { .. } | Self::Journal(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Differs { .. } | Self::Publish(_) => Problem::of(problem::INTERNAL),
         }

@@ -46,10 +46,11 @@ async fn append(
     let db = cluster.shard(shard).ok_or(MoveError::Target(shard))?.governed();
     let known = "SELECT seq, hash, body FROM audit WHERE lane = ? AND entity_id = ? AND entity = 'bucket' ORDER BY seq";
     let known = Statement::same(known).bind(lane.get()).bind(it.id);
-    let first = [known, LaneHead::look_up(lane)];
+    let mut first = LaneHead::hold(db.engine(), lane);
+    first.extend([known, LaneHead::look_up(lane)]);
     let appended = async {
         let (tx, answers) = db.begin_with(&first).await?;
-        let [known, head] = &answers[..] else { return Err(DbError::Closed) };
+        let [.., known, head] = &answers[..] else { return Err(DbError::Closed) };
         // Several buckets of one move may share a lane.
         let marker = format!("\"bucket\":{},", facts["bucket"]);
         for row in known {

@@ -138,11 +138,18 @@ impl Mover {
     /// Takes a move in hand, new or broken off. Ends with the value, wherever the move is then.
     ///
     /// # Errors
-    /// [`MoveError::Busy`] while somebody else, also in another process, carries one out.
+    /// [`MoveError::Busy`] while somebody else, also in another process, carries one out; [`MoveError::NotOwner`] when this
+    /// program may not, see [`Mover::may_move`].
     pub async fn take_up(&self, id: Uuid) -> Result<Run, MoveError> {
         let moving = self.cluster.0.directory.moving()?.ok_or(MoveError::Busy)?;
         let record = self.find(id).await?;
         Run::new(self.clone(), record, moving)
+    }
+
+    /// Whether this program may change who owns buckets. On servers that takes the owner's connection string of every shard.
+    #[must_use]
+    pub fn may_move(&self) -> bool {
+        self.cluster.is_governed()
     }
 
     /// Carries a move out from wherever it is to its end.

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::MoveError;
-use super::copy::{Copier, End, generated, insert};
+use super::batch::{self, generated};
+use super::copy::{Copier, End};
 use super::layout::{BucketPart, list_of};
 use super::tally::Tally;
-use crate::backend::{Row, Statement, Value};
+use crate::backend::{Row, Value};
 
 /// Records that are read and written together.
 const BATCH: usize = 64;
@@ -28,13 +29,14 @@ impl Copier {
             let differs = |it: &&u128| had.get(it).map(|(_, tally)| tally) != given.get(it).map(|(_, tally)| tally);
             let differing: Vec<u128> = given.keys().filter(differs).copied().collect();
             if !differing.is_empty() {
-                let replaced = differing.iter().flat_map(|it| {
-                    let (row, _) = &given[it];
-                    [delete(part, &here[it]), insert(part.table, &part.columns, row, part.identity.len() + 1)]
-                });
-                self.change(&self.target, replaced.collect()).await?;
-                written += differing.len() as u64;
                 let identities: Vec<&Vec<Value>> = differing.iter().map(|it| &here[it]).collect();
+                let rows: Vec<&Row> = differing.iter().map(|it| &given[it].0).collect();
+                let engine = self.target.db.engine();
+                let mut replaced = batch::drop_records(engine, part.table, part.identity, &identities);
+                let first = part.identity.len() + 1;
+                replaced.extend(batch::insert(engine, part.table, &part.columns, &rows, first));
+                self.change(&self.target, replaced).await?;
+                written += differing.len() as u64;
                 let copied = self.fetch(&self.target, part, &identities).await?;
                 let is_same = |it: &u128| copied.get(it).map(|(_, tally)| tally) == Some(&given[it].1);
                 if let Some(it) = differing.iter().find(|it| !is_same(it)) {
@@ -54,9 +56,11 @@ impl Copier {
     /// Removes what the source does not have any more.
     async fn drop_surplus(&self, part: &BucketPart, known: &Known) -> Result<(), MoveError> {
         let there = self.identities(&self.target, part).await?;
-        let surplus: Vec<_> = there.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
+        let surplus: Vec<&Vec<Value>> =
+            there.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
         for some in surplus.chunks(BATCH) {
-            self.change(&self.target, some.iter().map(|it| delete(part, it)).collect()).await?;
+            let dropped = batch::drop_records(self.target.db.engine(), part.table, part.identity, some);
+            self.change(&self.target, dropped).await?;
         }
         Ok(())
     }
@@ -88,14 +92,8 @@ impl Copier {
         identities: &[&Vec<Value>],
     ) -> Result<HashMap<u128, (Row, Tally)>, MoveError> {
         let BucketPart { table, columns, identity } = part;
-        let text = format!(
-            "SELECT {}, bucket, {} FROM {table} WHERE {}",
-            identity.join(", "),
-            columns.join(", "),
-            same(identity)
-        );
-        let of = |values: &&Vec<Value>| generated(text.clone()).bind_all((*values).iter().cloned());
-        let asked: Vec<Statement> = identities.iter().map(of).collect();
+        let what = format!("{}, bucket, {}", identity.join(", "), columns.join(", "));
+        let asked = batch::fetch(end.db.engine(), &what, table, identity, identities);
         let answers = self.look(end, &asked).await?;
         let whole = |row: Row| {
             let mut tally = Tally::default();
@@ -114,12 +112,4 @@ fn digest(row: &Row, columns: usize) -> u128 {
 
 fn bucket_of(row: &Row, part: &BucketPart) -> Result<u16, MoveError> {
     Ok(u16::try_from(row.int(part.identity.len())?).unwrap_or(u16::MAX))
-}
-
-fn delete(part: &BucketPart, identity: &[Value]) -> Statement {
-    generated(format!("DELETE FROM {} WHERE {}", part.table, same(part.identity))).bind_all(identity.iter().cloned())
-}
-
-fn same(columns: &[&str]) -> String {
-    columns.iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(" AND ")
 }

@@ -32,6 +32,9 @@ impl Run {
     pub(super) fn new(mover: Mover, record: MoveRecord, moving: File) -> Result<Self, MoveError> {
         let end = |shard: ShardId| {
             let found = mover.cluster.shard(shard).ok_or(MoveError::Target(shard))?;
+            if !found.is_governed() {
+                return Err(MoveError::NotOwner(shard));
+            }
             Ok::<_, MoveError>(End { shard, db: found.governed().clone() })
         };
         let copier = Copier {

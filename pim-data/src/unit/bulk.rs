@@ -61,7 +61,7 @@ impl Cluster {
                 other => Some(other.map_or(MapVersion(0), |(_, version)| *version)),
             };
             if let Some(newest) = newest {
-                return Err(UnitError::Fence { shard, newest });
+                return Err(UnitError::Fence { shard, newest, draining: false });
             }
             let lane = &mut lanes[usize::from(unit.route.bucket.lane().get())];
             let head = heads.entry(unit.home.uuid()).or_insert(0);

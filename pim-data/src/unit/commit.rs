@@ -50,7 +50,7 @@ const ADVANCE: SqlPair = SqlPair::sqlite(
     "INSERT INTO key_head (key, bucket, n) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET n = excluded.n",
 );
 const GUARD: SqlPair = SqlPair::sqlite("INSERT INTO pim_guard (broken) SELECT ? WHERE changes() <> 1");
-/// And how patiently for the end of a move: the outbox has to drain first.
+/// And how patiently for the end of a move, which is worth a longer wait: the outbox has to drain first.
 const DRAINING: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(40), attempts_max: 200 };
 
@@ -80,7 +80,6 @@ impl Member for Sent {
     }
 
     fn decide(&mut self, rows: &[Row]) -> Option<Vec<Statement>> {
-        self.unit.draining |= rows.first().is_some_and(|row| row.text(1).is_ok_and(|state| state == "draining"));
         let decided = self.unit.check_entered(rows).and_then(|mut entered| {
             let statements = self.unit.compose(&mut entered)?;
             Ok((entered, statements))
@@ -116,26 +115,29 @@ impl Unit {
 
     async fn send(mut self, to: &mut ShardId) -> Result<Committed, UnitError> {
         self.check_events()?;
-        let mut fenced = 0;
+        let (mut fenced, mut draining) = (0, false);
         loop {
             *to = self.route.shard;
             let (unit, outcome) = self.attempt().await?;
             self = unit;
             match outcome {
-                Err(UnitError::Fence { shard, newest }) if shard != CONTROL => {
+                Err(UnitError::Fence { shard, newest, draining: leaves }) if shard != CONTROL => {
+                    draining |= leaves;
                     self.cluster.0.signals.fenced();
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
                     self.cluster.refresh_map()?;
+                    // Or when a map is known that nobody has published yet: whoever was about to may have died.
+                    draining |= newest > self.cluster.map().version();
                     let route = self.cluster.router().route(&self.home);
-                    let patience = if self.draining { DRAINING } else { FENCED };
+                    let patience = if draining { DRAINING } else { FENCED };
                     if route == self.route && !patience.wait(fenced, self.cx.deadline()).await {
-                        return Err(UnitError::Fence { shard, newest });
+                        return Err(UnitError::Fence { shard, newest, draining });
                     }
                     self.route = route;
                     self.cx.went_to(route.shard);
                     fenced += 1;
                     if fenced >= patience.attempts_max {
-                        return Err(UnitError::Fence { shard, newest });
+                        return Err(UnitError::Fence { shard, newest, draining });
                     }
                 }
                 head => {
@@ -203,11 +205,11 @@ impl Unit {
     fn check_fence(&self, row: &Row) -> Result<(), UnitError> {
         let shard = self.route.shard;
         if *row.get(0) == Value::Null {
-            return Err(UnitError::Fence { shard, newest: MapVersion(0) });
+            return Err(UnitError::Fence { shard, newest: MapVersion(0), draining: false });
         }
         let newest = MapVersion(row.count(2)?);
         if row.count(0)? != u64::from(self.route.epoch.0) || row.text(1)? != "owned" {
-            return Err(UnitError::Fence { shard, newest });
+            return Err(UnitError::Fence { shard, newest, draining: row.text(1)? == "draining" });
         }
         Ok(())
     }
@@ -263,7 +265,9 @@ impl Unit {
     pub(super) fn explain(&self, error: DbError) -> UnitError {
         let shard = self.route.shard;
         let (rule, unique) = match &error {
-            DbError::Fence { newest, .. } => return UnitError::Fence { shard, newest: MapVersion(*newest) },
+            DbError::Fence { newest, draining, .. } => {
+                return UnitError::Fence { shard, newest: MapVersion(*newest), draining: *draining };
+            }
             DbError::Refused { rule, unique } => (rule, *unique),
             _ => return error.into(),
         };
@@ -272,7 +276,7 @@ impl Unit {
             return UnitError::Stale { entity };
         }
         if rule.contains("pim:bucket-not-owned") {
-            return UnitError::Fence { shard, newest: MapVersion(0) };
+            return UnitError::Fence { shard, newest: MapVersion(0), draining: false };
         }
         // Two submissions of one request at once, of which the other was faster: the next run finds its answer.
         if rule.contains("pim:conflict") || rule.contains("idempotency_pkey") {

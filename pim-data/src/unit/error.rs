@@ -35,6 +35,8 @@ pub enum UnitError {
         shard: ShardId,
         /// The newest map that it knows.
         newest: MapVersion,
+        /// Whether the bucket is about to leave: that map is yet to come.
+        draining: bool,
     },
     /// A row with this id or unique value exists.
     #[error("{entity} exists already")]

@@ -344,7 +344,7 @@ async fn a_write_waits_for_a_fence_that_lasts() {
         let context = cx();
         let (drained, _) = tokio::join!(run.step(&context), async {
             // Longer than a stale route is given, shorter than a request.
-            tokio::time::sleep(Duration::from_millis(600)).await;
+            tokio::time::sleep(Duration::from_millis(1200)).await;
             tap.waiting.store(false, Ordering::SeqCst);
         });
         drained.expect("drains");

@@ -17,8 +17,10 @@ mod a_lab_has_servers;
 mod foreign_keys_hash_as_the_server_does;
 
 promises! {
+    moving in "moving.rs",
     world in "world.rs",
     audit_detects_tampering in "audit_detects_tampering.rs",
+    buckets_move_under_load in "buckets_move_under_load.rs",
     bulk_is_all_or_nothing in "bulk_is_all_or_nothing.rs",
     fan_out_passes_nothing_over in "fan_out_passes_nothing_over.rs",
     fence_refuses_stale_router in "fence_refuses_stale_router.rs",
@@ -26,6 +28,7 @@ promises! {
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
     open_looks_before_it_changes in "open_looks_before_it_changes.rs",
+    readers_follow_what_moved in "readers_follow_what_moved.rs",
     reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
     retention_leaves_a_whole_trail in "retention_leaves_a_whole_trail.rs",
     rollback_on_drop in "rollback_on_drop.rs",
@@ -41,6 +44,7 @@ promises! {
     failovers_under_load in "failovers_under_load.rs",
     fence_of_a_server in "fence_of_a_server.rs",
     replicas_answer_what_is_fresh in "replicas_answer_what_is_fresh.rs",
+    moves_on_a_server in "moves_on_a_server.rs",
     nothing_stale_with_a_token in "nothing_stale_with_a_token.rs",
     places_that_fail in "places_that_fail.rs",
     round_trips in "round_trips.rs",

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pim_core::context::RequestContext;
 use pim_core::identity::Actor;
 use pim_core::shard::{HomeKey, ShardId};
-use pim_data::backend::Statement;
+use pim_data::backend::{Engine, Statement};
 use pim_data::relocation::{MoveError, MoveStep, Mover};
 use pim_data::unit::Unit;
 use pim_events::{
@@ -55,7 +55,7 @@ fn other_end(rig: &Rig, home: HomeKey) -> ShardId {
 async fn answers(rig: &Rig) -> Vec<Uuid> {
     let mut all = Vec::new();
     for source in Source::all(&rig.cluster) {
-        let asked = Statement::sqlite("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
+        let asked = Statement::same("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
         all.extend(source.db.query(asked).await.unwrap().iter().map(|row| row.uuid(0).unwrap()));
     }
     all
@@ -152,8 +152,13 @@ async fn an_outbox_with_something_of_the_bucket_holds_the_move() {
     rig.write(home, Uuid::new_v4(), &[2]).await;
     let source = rig.cluster.database(planned.source).unwrap();
     let mut tx = source.begin().await.unwrap();
-    let parked = "UPDATE outbox_cursor SET last_seq = 99; \
-                  INSERT INTO outbox_held (seq, home_key, code, at) SELECT seq, home_key, 'too_large', at FROM outbox_event";
+    let passed = match source.engine() {
+        Engine::Sqlite => "last_seq = 99",
+        Engine::Postgres => "low = pg_current_snapshot()",
+    };
+    tx.script(&format!("UPDATE outbox_cursor SET {passed}")).await.unwrap();
+    let parked =
+        "INSERT INTO outbox_held (seq, home_key, code, at) SELECT seq, home_key, 'too_large', at FROM outbox_event";
     tx.script(parked).await.unwrap();
     tx.commit().await.unwrap();
     assert!(matches!(mover.run(&context(), planned.id).await, Err(MoveError::Parked)));

@@ -20,6 +20,7 @@ promises! {
     commands_happen_once in "commands_happen_once.rs",
     facts_reach_read_models in "facts_reach_read_models.rs",
     order_survives_chaos in "order_survives_chaos.rs",
+    order_survives_moves in "order_survives_moves.rs",
     poison_parks_its_key in "poison_parks_its_key.rs",
     rebuild_equals_live in "rebuild_equals_live.rs",
     relay_repeats_harmlessly in "relay_repeats_harmlessly.rs",

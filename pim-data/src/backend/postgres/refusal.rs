@@ -62,5 +62,6 @@ fn refused(refusal: &PgDatabaseError, rule: &str, unique: bool) -> DbError {
 fn fence(refusal: &PgDatabaseError) -> DbError {
     let mut words = refusal.detail().unwrap_or_default().split(' ');
     let newest = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-    DbError::Fence { newest, owner: words.next().and_then(|word| word.parse().ok()) }
+    let owner = words.next().and_then(|word| word.parse().ok());
+    DbError::Fence { newest, owner, draining: refusal.code() == "PM002" }
 }

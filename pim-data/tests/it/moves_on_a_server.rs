@@ -1,0 +1,193 @@
+//! What a move of buckets must mind on a server: whose rights it takes, how much one statement carries, who is let in meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pim_core::id::Id;
+use pim_core::shard::ShardId;
+use pim_data::backend::{Db, SecretError, Secrets, SqlPair, Statement};
+use pim_data::cluster::{Access, Cluster};
+use pim_data::consistency::Consistency;
+use pim_data::relocation::{MoveError, MoveStep};
+
+use super::moving::{filled, home_of, mover, rows_on};
+use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
+
+/// What services are given: no owner's connection string.
+#[derive(Debug)]
+struct WithoutOwner(Arc<dyn Secrets>);
+
+impl Secrets for WithoutOwner {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        if name.ends_with("-owner") { Err(SecretError::Absent { name: name.to_owned(), place: "nowhere".to_owned() }) } else { self.0.secret(name) }
+    }
+}
+
+/// Guard: what only the owner may is not begun by anybody else, and nobody else is kept from opening by what is left of it.
+#[tokio::test]
+async fn a_program_without_the_owners_secrets_moves_nothing_and_opens_beside_a_broken_off_move() {
+    let folder = Folder::new();
+    let cluster = Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema()).await.expect("opens");
+    let world = World { cluster, policy: super::world::policy(), folder };
+    let account = world.register().await;
+    let (_, to) = home_of(&world, &account);
+    let (theirs, _) = mover(&world.cluster);
+    let planned = theirs.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    for step in [MoveStep::Fenced, MoveStep::Activating] {
+        let mut run = theirs.take_up(planned.id).await.expect("is free");
+        while run.record().step != step {
+            run.step(&cx()).await.expect("goes on");
+        }
+        drop(run);
+        let mut less = settings(&world.folder, 2).with_access(Access::Shared);
+        let servers = less.servers.as_mut().expect("servers");
+        servers.secrets = Arc::new(WithoutOwner(Arc::clone(&servers.secrets)));
+        let service = Cluster::open(less, schema()).await.expect("opens beside a broken off move");
+        let (ours, _) = mover(&service);
+        assert!(!ours.may_move());
+        assert!(matches!(ours.run(&cx(), planned.id).await, Err(MoveError::NotOwner(_))));
+        assert_eq!(theirs.find(planned.id).await.expect("reads").step, step, "nothing was done");
+    }
+    assert!(theirs.may_move());
+    theirs.run(&cx(), planned.id).await.expect("whoever may goes on");
+    world.change(account.id, |account| account.points = 7).await.expect("the target takes writes");
+}
+
+/// Guard: what is written goes as one parameter, of which a statement has no more than 65,535.
+#[tokio::test]
+async fn a_key_with_more_rows_than_a_statement_has_parameters_moves() {
+    const ROWS: u64 = 12_000;
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    // The last twelve digits say nothing of the bucket.
+    let many = format!(
+        "INSERT INTO note_row (id, home_key, bucket, version, created_at, updated_at, account, text) \
+         SELECT (left({0}, 24) || lpad(to_hex(number), 12, '0'))::uuid, {0}, {1}, 1, 1, 1, {0}, 'one of many' \
+         FROM generate_series(1, {ROWS}) AS many(number)",
+        uuid(account.id.uuid()),
+        account.id.bucket()
+    );
+    world.raw(account.id, &many).await.expect("runs");
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let done = mover.run(&cx(), planned.id).await.expect("moves");
+    assert!(done.report.rows > 2 * ROWS, "each with its history");
+    assert_eq!(rows_on(&world, to, &account).await[2..4], [3 + ROWS, 3 + ROWS]);
+    assert_eq!(rows_on(&world, from, &account).await, [0; 7]);
+}
+
+/// Guard: values arrive as they were, whatever they look like on the way.
+#[tokio::test]
+async fn values_arrive_as_they_were() {
+    let world = World::new(2).await;
+    let mut account = Account::new(Id::random());
+    account.name = "O'Brien \"\\x00\" \\u0041 \u{1f600}\n{}[]\t?$1".to_owned();
+    account.tags = vec!["a\"b".to_owned(), "\\".to_owned(), String::new()];
+    account.points = i64::MIN;
+    let account = world.register_as(account).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    mover.run(&cx(), planned.id).await.expect("moves");
+    assert_eq!(world.cluster.router().route(&account.id).shard, to);
+    let look = read(ShopResource::Account);
+    let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await.expect("reads");
+    assert_eq!(seen, Some(account));
+}
+
+/// Guard: an end is cleared in a transaction that keeps whoever would own the bucket again waiting.
+#[tokio::test]
+async fn whoever_would_own_a_bucket_again_waits_for_its_clearing() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let bucket = account.id.bucket();
+    world.raw(account.id, "UPDATE pim_bucket_owned SET state = 'moved'").await.expect("runs");
+    let (clearing, owning) = (world.powerful(ShardId(0)).await, world.powerful(ShardId(0)).await);
+    let mut clears = clearing.begin().await.expect("begins");
+    clears.script(&format!("SELECT pim_require('[[{bucket}]]', 'moved')")).await.expect("holds");
+    let mut owns = owning.begin().await.expect("begins");
+    owns.script("SET LOCAL lock_timeout = '100ms'").await.expect("runs");
+    let takes = format!("UPDATE pim_bucket_owned SET state = 'owned' WHERE bucket = {bucket}");
+    assert!(owns.script(&takes).await.is_err(), "it would take the bucket in the middle of its clearing");
+    owns.rollback().await.expect("ends");
+    clears.commit().await.expect("commits");
+    world.raw(account.id, &takes).await.expect("runs now");
+    let late = world.raw(account.id, &format!("SELECT pim_require('[[{bucket}]]', 'moved')")).await;
+    assert!(format!("{late:?}").contains("pim:bucket-is-owned"), "{late:?}");
+}
+
+/// Until somebody waits for this advisory lock.
+async fn is_waited_for(db: &Db, class: u32, object: u64) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    let waiting = format!(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = {class} AND objid = {object} \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    loop {
+        let rows = db.query(Statement::of(SqlPair::generated(waiting.clone()))).await.expect("reads");
+        if rows[0].count(0).expect("a number") > 0 {
+            return;
+        }
+        assert!(Instant::now() < give_up, "nobody waited");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Guard: the fence locks first. Whoever is in the middle of a write commits before it, and what they wrote goes along.
+#[tokio::test]
+async fn a_fence_waits_for_the_write_in_flight_and_takes_it_along() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let bucket = account.id.bucket();
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Copying {
+        run.step(&cx()).await.expect("goes on");
+    }
+    let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
+    let mut writing = writer.begin().await.expect("begins");
+    let write = format!(
+        "SELECT pg_advisory_xact_lock_shared(7461, {bucket}); UPDATE account_row SET points = 99; \
+         UPDATE key_head SET n = n + 1"
+    );
+    writing.script(&write).await.expect("runs");
+    let context = cx();
+    let (fenced, ()) = tokio::join!(run.step(&context), async {
+        is_waited_for(&onlooker, 7461, u64::from(bucket.get())).await;
+        writing.commit().await.expect("commits");
+    });
+    assert_eq!(fenced.expect("fences"), MoveStep::Fenced);
+    drop(run);
+    mover.run(&cx(), planned.id).await.expect("moves");
+    let look = read(ShopResource::Account);
+    let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await.expect("reads");
+    assert_eq!(seen.expect("is there").points, 99);
+}
+
+/// Guard: the record of a move waits for whoever writes to its lane, as every unit does.
+#[tokio::test]
+async fn the_record_of_a_move_waits_for_its_lane() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let lane = account.id.bucket().lane().get();
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Activated {
+        run.step(&cx()).await.expect("goes on");
+    }
+    let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
+    let mut writing = writer.begin().await.expect("begins");
+    writing.script(&format!("SELECT pg_advisory_xact_lock(7462, {lane})")).await.expect("locks");
+    let context = cx();
+    let (concluded, ()) = tokio::join!(run.step(&context), async {
+        is_waited_for(&onlooker, 7462, u64::from(lane)).await;
+        writing.commit().await.expect("commits");
+    });
+    assert_eq!(concluded.expect("concludes"), MoveStep::Done);
+    assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
