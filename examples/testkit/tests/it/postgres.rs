@@ -4,4 +4,5 @@ mod a_lab_of_processes;
 mod databases;
 mod inspection;
 mod kills_lose_nothing;
+mod moves_lose_nothing;
 mod promises;

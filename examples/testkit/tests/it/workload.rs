@@ -1,8 +1,8 @@
 //! Mixed writes against a system that goes down, and what it must have kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 
 const WRITERS: u64 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Whoever returns to patients leaves the machine to others in between.
+const BETWEEN_VISITS: Duration = Duration::from_millis(250);
 const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 
 /// One write as it was sent.
@@ -62,6 +64,10 @@ struct Inner {
     is_over: AtomicBool,
     acknowledgement: Notify,
     told: Mutex<Told>,
+    /// Patients of whom everybody writes, instead of new ones; set before anybody writes.
+    regulars: OnceLock<Vec<String>>,
+    /// The longest that a write took to be answered.
+    slowest_us: AtomicU64,
 }
 
 /// Writers, and all that they were told in every life of the system.
@@ -74,11 +80,11 @@ impl Workload {
         self.0.in_flight.store(0, Ordering::SeqCst);
         self.0.is_over.store(false, Ordering::SeqCst);
         let mut writers = JoinSet::new();
-        for _ in 0..WRITERS {
+        for place in 0..WRITERS {
             let (workload, gateway) = (self.clone(), gateway.to_owned());
             writers.spawn(async move {
                 let Ok(caller) = Caller::sign_in(&gateway, "clinician").await else { return };
-                let mut writer = Writer { workload: &workload, caller: &caller, last: None };
+                let mut writer = Writer { workload: &workload, caller: &caller, last: None, turn: place };
                 loop {
                     let outcome = writer.encounter().await;
                     if matches!(outcome, Err(Silence::Gone)) || workload.0.is_over.load(Ordering::SeqCst) {
@@ -94,6 +100,30 @@ impl Workload {
             });
         }
         writers
+    }
+
+    /// Registers patients to whom the writers return, each writer to patients of its own.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn regulars(&self, gateway: &str, rounds: u64) -> Vec<String> {
+        let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
+        let mut writer = Writer { workload: self, caller: &caller, last: None, turn: 0 };
+        let mut patients = Vec::new();
+        while (patients.len() as u64) < rounds * WRITERS {
+            patients.push(writer.patient().await.unwrap_or_else(|_| panic!("a registration failed")));
+        }
+        self.0.regulars.get_or_init(|| patients).clone()
+    }
+
+    /// How many writes were refused or had no answer.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn failed(&self) -> usize {
+        self.0.told.lock().await.unknown.len()
+    }
+
+    /// The longest that a write took to be answered, since this was asked last.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn slowest(&self) -> Duration {
+        Duration::from_micros(self.0.slowest_us.swap(0, Ordering::SeqCst))
     }
 
     /// How many writes have been sent and not been answered yet.
@@ -236,17 +266,32 @@ struct Writer<'a> {
     workload: &'a Workload,
     caller: &'a Caller,
     last: Option<(Submission, Said)>,
+    /// Which of the regulars comes next.
+    turn: u64,
 }
 
 impl Writer<'_> {
-    /// A patient and their encounter.
-    async fn encounter(&mut self) -> Result<(), Silence> {
+    /// A patient who was not there before.
+    async fn patient(&mut self) -> Result<String, Silence> {
         let number = self.workload.0.number.fetch_add(1, Ordering::Relaxed) + 1;
         let registration = self.caller.registration(number);
         let patient = self.write("/v1/patients".to_owned(), registration, "/v1/patients").await?;
+        Ok(patient["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// A patient and their encounter.
+    async fn encounter(&mut self) -> Result<(), Silence> {
+        let patient = match self.workload.0.regulars.get() {
+            Some(known) => {
+                tokio::time::sleep(BETWEEN_VISITS).await;
+                known[usize::try_from(self.turn).unwrap_or(0) % known.len()].clone()
+            }
+            None => self.patient().await?,
+        };
+        self.turn += WRITERS;
         let scheduling = json!({"facility_id": self.caller.facility, "provider_id": self.caller.provider,
             "kind": "telehealth", "scheduled_at": "2026-01-01T00:00:00Z"});
-        let path = format!("/v1/patients/{}/encounters", patient["id"].as_str().unwrap_or_default());
+        let path = format!("/v1/patients/{patient}/encounters");
         let encounter = self.write(path.clone(), scheduling, "/v1/encounters").await?;
         let path = format!("{path}/{}", encounter["id"].as_str().unwrap_or_default());
         for (part, body) in [
@@ -263,10 +308,13 @@ impl Writer<'_> {
         let submission = Submission { path, key: fresh_key(), body, under };
         let in_flight = &self.workload.0.in_flight;
         in_flight.fetch_add(1, Ordering::SeqCst);
+        let sent = Instant::now();
         let answer = self.caller.post(&submission.path, &submission.key, &submission.body).await;
         if answer.is_ok() {
             in_flight.fetch_sub(1, Ordering::SeqCst);
         }
+        let took = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.workload.0.slowest_us.fetch_max(took, Ordering::SeqCst);
         let mut told = self.workload.0.told.lock().await;
         let (status, record) = match answer {
             Ok((status, record)) if status.is_success() => (status, record),

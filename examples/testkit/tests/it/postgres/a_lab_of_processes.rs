@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use pim_lab::ids::PatientId;
 use pim_testkit::folder::Folder;
 use serde_json::Value;
 use tokio::process::Command;
@@ -48,6 +49,25 @@ impl Drop for Background {
     }
 }
 
+/// Moves buckets of which at least one is written to. The admin service alone has the owner's secrets.
+async fn move_there_and_back(lab: &Background, patient: &str, workload: &Workload) {
+    let bucket = patient.parse::<PatientId>().expect("an id").bucket().get();
+    let run = format!("{}-{}", bucket.saturating_sub(31), bucket.max(31));
+    for to in ["0", "1", "0"] {
+        let moved = lab.ask(&["shard", "move", &run, "--to", to], "shard-move").await;
+        let moves = moved["moves"].as_array().unwrap();
+        assert!(moves.iter().all(|it| it["step"] == "done"), "{moved:#}");
+        for it in moves {
+            println!(
+                "moved {} rows to shard {to}, fence to map {} µs",
+                it["report"]["rows"], it["report"]["paused_us"]
+            );
+        }
+        workload.acknowledgement().await;
+    }
+    assert_eq!(workload.failed().await, 0, "a write failed while its bucket moved");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
@@ -72,8 +92,10 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     let workload = Workload::default();
     let before = settled(&gateway).await;
     // Personas write too, and these are counted: from here on only the workload does.
+    let patients = workload.regulars(&gateway, 2).await;
     let writers = workload.begin(&gateway);
     workload.acknowledgement().await;
+    move_there_and_back(&lab, &patients[0], &workload).await;
     for shard in ["0", "1"] {
         lab.ask(&["shard", "promote", shard], "shard-promote").await;
         workload.acknowledgement().await;

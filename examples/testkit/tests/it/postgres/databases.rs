@@ -1,7 +1,7 @@
 //! Databases of one test on the server that all share, as the settings of the lab name them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ const APPLICATION: &str = "pim_test_lab_app";
 /// Go with the value.
 pub(crate) struct Databases {
     names: Vec<String>,
+    folder: PathBuf,
     pub(crate) settings: PostgresSettings,
 }
 
@@ -35,6 +36,7 @@ impl Databases {
             let name = format!("{unique}_{}", place.replace('-', "_"));
             let keep = |end: &str, user| fs::write(secrets.join(format!("{place}{end}")), dsn(Some(user), &name));
             keep("", APPLICATION).and_then(|()| keep("-owner", OWNER)).expect("files");
+            fs::write(folder.join(format!("{place}-super")), dsn(None, &name)).expect("a file");
             names.push(name);
         }
         let made = names.clone();
@@ -52,7 +54,14 @@ impl Databases {
             connections_max: 4,
             ..PostgresSettings::default()
         };
-        Self { names, settings }
+        Self { names, settings, folder: folder.to_owned() }
+    }
+
+    /// One of them, such as `shard-0`, for somebody whom nothing binds.
+    pub(crate) async fn superuser(&self, place: &str) -> Db {
+        let secrets = Arc::new(FileSecrets::in_folder(&self.folder));
+        let settings = ServerSettings { transaction_max: Duration::from_secs(60), ..ServerSettings::default() };
+        Db::connect(&format!("{place}-super"), secrets, settings).await.expect("connects")
     }
 }
 

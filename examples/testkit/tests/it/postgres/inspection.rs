@@ -6,7 +6,7 @@ use pim_servers::fleet::Fleet;
 use pim_servers::local::LocalServer;
 
 /// Each asks for what must not be there.
-const CHAINS: &str = "SELECT count(*) FROM (
+pub(super) const CHAINS: &str = "SELECT count(*) FROM (
     SELECT seq, previous, hash, body, lag(hash) OVER w AS before, lag(seq) OVER w AS last FROM audit
     WINDOW w AS (PARTITION BY lane ORDER BY seq)) a
   WHERE hash <> sha256(previous || convert_to(body, 'UTF8'))
@@ -15,7 +15,7 @@ const EVENTS: &str = "SELECT count(*) FROM key_head k
   FULL JOIN (SELECT home_key, count(*) AS events, max(n) AS newest FROM outbox_event GROUP BY 1) o ON o.home_key = k.key
   WHERE (o.events = k.n AND o.newest = k.n) IS NOT TRUE";
 
-fn history_of(table: &str) -> String {
+pub(super) fn history_of(table: &str) -> String {
     format!(
         "SELECT count(*) FROM (
            SELECT id, count(*) AS periods, count(DISTINCT version) AS versions, max(version) AS newest,

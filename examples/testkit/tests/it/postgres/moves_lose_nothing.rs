@@ -1,0 +1,252 @@
+//! Buckets of a running lab move while everybody writes to them, and whoever moves them is killed at each step: no write fails.
+
+mod carrier;
+mod kept;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::shard::{Bucket, ShardId};
+use pim_data::backend::{Db, SqlPair, Statement};
+use pim_data::cluster::Access;
+use pim_data::relocation::{MoveRecord, MoveStep, Mover};
+use pim_events::OutboxOutlet;
+use pim_lab::ids::PatientId;
+use pim_lab::rig::PostgresSettings;
+use pim_lab::signals::Hub;
+use pim_lab::workers::{Place, Stores, service_actor};
+use pim_testkit::folder::Folder;
+use pim_testkit::program::Program;
+use pim_testkit::random::Random;
+use serde_json::json;
+use tokio::time::Instant;
+
+use self::carrier::Carrier;
+use self::kept::examine;
+use super::databases::Databases;
+use crate::workload::{Workload, settled};
+
+const SHARDS: u16 = 2;
+/// Patients of each writer.
+const ROUNDS: u64 = 4;
+/// Most buckets of one move.
+const BUCKETS_MAX: usize = 12;
+/// How long an onlooker may need to open the lab.
+const OPENS_WITHIN: Duration = Duration::from_secs(60);
+/// Latest kill of a mover that runs on, after it began to copy.
+const RUNS_FOR_US: u64 = 60_000;
+
+/// Where a mover dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// Having written this step down.
+    At(MoveStep),
+    /// The giver has given and the taker has not taken.
+    BetweenGiverAndTaker,
+    /// At a random instant.
+    Anywhen,
+}
+
+/// One each in a test that nobody asked for more.
+const DEATHS: [Death; 7] = [
+    Death::At(MoveStep::Planned),
+    Death::At(MoveStep::Copying),
+    Death::At(MoveStep::Fenced),
+    Death::At(MoveStep::Activating),
+    Death::BetweenGiverAndTaker,
+    Death::At(MoveStep::Activated),
+    Death::Anywhen,
+];
+
+/// A lab on servers, and an onlooker who has it open too.
+struct Ground {
+    databases: Databases,
+    stores: Stores,
+    mover: Mover,
+    random: Random,
+}
+
+async fn services(folder: &Path, postgres: &PostgresSettings) -> Program {
+    let config = folder.join("services.yaml");
+    std::fs::write(&config, json!({"postgres": postgres}).to_string()).expect("a settings file");
+    let (config, data_dir) = (config.display().to_string(), folder.join("data").display().to_string());
+    let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "20", "--traffic", "off"]].concat();
+    Program::start("services", &arguments).await.expect("services starts on servers")
+}
+
+pub(super) async fn open(data_dir: &Path, postgres: &PostgresSettings) -> Stores {
+    let place = Place { data_dir, shards: None, postgres };
+    let hub = Hub::new(None).expect("a hub");
+    let give_up = Instant::now() + OPENS_WITHIN;
+    loop {
+        match Stores::open_at(place, Access::Shared, Clock::system(), &hub).await {
+            Ok(stores) => return stores,
+            // Whoever publishes a map at this moment is waited for.
+            Err(error) => assert!(Instant::now() < give_up, "does not open beside the lab: {error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(super) fn operator() -> RequestContext {
+    let actor = service_actor("bucket-mover").expect("an actor");
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(60)))
+}
+
+impl Ground {
+    async fn new(folder: &Path, databases: Databases) -> Self {
+        let stores = open(&folder.join("data"), &databases.settings).await;
+        let mover = Mover::new(&stores.cluster, Arc::new(OutboxOutlet));
+        Self { databases, stores, mover, random: Random::of(20_261_127) }
+    }
+
+    /// Plans a move of some of the buckets that everybody writes to.
+    async fn plan(&mut self, written: &BTreeSet<Bucket>) -> MoveRecord {
+        self.stores.cluster.refresh_map().expect("reads");
+        let map = self.stores.cluster.map();
+        let written: Vec<Bucket> = written.iter().copied().collect();
+        let chosen = written[usize::try_from(self.random.next()).unwrap_or(0) % written.len()];
+        let from = map.owner(chosen).0;
+        let others = written.into_iter().filter(|bucket| map.owner(*bucket).0 == from && *bucket != chosen);
+        let some: Vec<Bucket> = [chosen].into_iter().chain(others).take(BUCKETS_MAX).collect();
+        self.mover.plan(&operator(), some, ShardId(1 - from.0)).await.expect("plans")
+    }
+
+    fn order(&self, planned: &MoveRecord, stop_at: Option<MoveStep>) -> Carrier {
+        Carrier::start(&self.databases.settings, self.stores.cluster.data_dir(), planned.id, stop_at)
+    }
+
+    /// Carries a move out until the mover dies; how many writes were under way then.
+    async fn until_death(&mut self, planned: &MoveRecord, death: Death, workload: &Workload) -> u64 {
+        let mut carrier = self.order(planned, if let Death::At(step) = death { Some(step) } else { None });
+        let taker = match death {
+            Death::At(step) => {
+                carrier.reaches(step).await;
+                None
+            }
+            Death::Anywhen => {
+                carrier.reaches(MoveStep::Copying).await;
+                tokio::time::sleep(Duration::from_micros(self.random.below(RUNS_FOR_US))).await;
+                None
+            }
+            Death::BetweenGiverAndTaker => {
+                let taker = self.databases.superuser(&format!("shard-{}", planned.target)).await;
+                let mut busy = taker.begin().await.expect("begins");
+                // The taker's fence waits for whoever writes to the bucket there.
+                let hold = format!("SELECT pg_advisory_xact_lock_shared(7461, {})", planned.buckets[0]);
+                busy.script(&hold).await.expect("locks");
+                let giver = self.databases.superuser(&format!("shard-{}", planned.source)).await;
+                has_given(&giver, planned.buckets[0]).await;
+                Some(busy)
+            }
+        };
+        let flying = workload.in_flight();
+        carrier.kill().await;
+        if let Some(busy) = taker {
+            busy.rollback().await.expect("lets go");
+        }
+        flying
+    }
+}
+
+async fn has_given(giver: &Db, bucket: Bucket) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let asked = format!("SELECT count(*) FROM pim_bucket_owned WHERE bucket = {bucket} AND state = 'moved'");
+    loop {
+        let rows = giver.query(Statement::of(SqlPair::generated(asked.clone()))).await.expect("reads");
+        if rows[0].count(0).expect("a number") == 1 {
+            return;
+        }
+        assert!(Instant::now() < give_up, "the giver did not give");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Of sorted pauses, in milliseconds.
+fn quantile(sorted: &[u64], share: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "few and short"
+    )]
+    let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a pause")]
+    sorted.get(at).map_or(0.0, |pause| *pause as f64 / 1000.0)
+}
+
+/// `LAB_TEST_MOVES=20` does twenty moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_moves_buckets_dies_at_each_step_and_no_write_fails() {
+    let moves = std::env::var("LAB_TEST_MOVES").ok().and_then(|text| text.parse().ok()).unwrap_or(DEATHS.len());
+    let folder = Folder::new("moves").expect("a folder");
+    let databases = Databases::new(folder.path(), SHARDS);
+    let services = services(folder.path(), &databases.settings).await;
+    let gateway = services.told("gateway").to_owned();
+    let before = settled(&gateway).await;
+    let mut ground = Ground::new(folder.path(), databases).await;
+    let workload = Workload::default();
+    let written = workload.regulars(&gateway, ROUNDS).await;
+    let written = written.iter().map(|id| id.parse::<PatientId>().expect("an id").bucket()).collect();
+    let (writers, mut caught, mut kills) = (workload.begin(&gateway), 0, 0);
+    for (number, death) in DEATHS.into_iter().cycle().take(moves).enumerate() {
+        workload.acknowledgement().await;
+        let planned = ground.plan(&written).await;
+        workload.slowest();
+        let flying = ground.until_death(&planned, death, &workload).await;
+        (caught, kills) = (caught + flying, kills + 1);
+        let died = Instant::now();
+        ground.order(&planned, None).ends().await;
+        let done = ground.mover.find(planned.id).await.expect("reads");
+        assert_eq!(done.step, MoveStep::Done, "move {number}, whose mover died {death:?}");
+        workload.acknowledgement().await;
+        println!(
+            "move {number}: {} buckets, {} rows from shard {} to {}; mover killed ({death:?}) with {flying} writes in flight, \
+             done {} ms later by the next; fence to map {} µs, slowest write {} ms, {} writes failed",
+            done.buckets.len(),
+            done.report.rows,
+            done.source,
+            done.target,
+            died.elapsed().as_millis(),
+            done.report.paused_us,
+            workload.slowest().as_millis(),
+            workload.failed().await
+        );
+    }
+    workload.rest(writers).await;
+    assert!(caught > 0, "no kill caught a write in flight: the test shows nothing");
+    let failed = workload.failed().await;
+    let moved = ground.mover.list(100).await.expect("reads");
+    // One whose mover died between fence and map is as long as the next one needed to start.
+    let mut pauses: Vec<u64> = moved.iter().map(|it| it.report.paused_us).filter(|pause| *pause > 0).collect();
+    pauses.sort_unstable();
+    let Ground { databases, stores, .. } = ground;
+    // Not by way of the admin service, where it would be an operation, and so two more facts.
+    let verified = stores.cluster.verify_audit().await.expect("reads");
+    assert!(verified.verified, "{verified:?}");
+    let data_dir = stores.cluster.data_dir().to_owned();
+    drop(stores);
+    workload.check_and_stop(services, &before).await;
+    let kept = examine(&databases, SHARDS, &data_dir, &workload.acknowledged().await).await;
+    println!(
+        "{moves} moves, {kills} kills of the mover, {caught} writes in flight, {failed} writes failed; pause p50 {:.1} ms, p99 \
+         {:.1} ms, max {:.1} ms of {} fences that one mover held to the end; {} events: {} lost, {} twice, {} order violations; \
+         {} rows inspected, audit verified",
+        quantile(&pauses, 0.5),
+        quantile(&pauses, 0.99),
+        quantile(&pauses, 1.0),
+        pauses.len(),
+        kept.events,
+        kept.lost,
+        kept.twice,
+        kept.disordered,
+        kept.rows,
+    );
+    assert_eq!((failed, kept.lost, kept.twice, kept.disordered), (0, 0, 0, 0));
+}
