@@ -9,6 +9,9 @@ use super::{LocalError, LocalServer};
 /// A segment is finished at the latest after this time, if anything was written: what an archive lacks is no older.
 pub const ARCHIVE_EVERY_SECONDS: u64 = 60;
 
+/// A server cuts a command at 1024 bytes, and then what is left is none.
+const PLACE_LEN_MAX: usize = 600;
+
 impl LocalServer {
     /// Has every finished segment of the log copied into a folder from now on. A standby does so as well, so that nothing is
     /// missing when it takes over; who comes second finds the same file there.
@@ -16,15 +19,14 @@ impl LocalServer {
     /// # Errors
     /// When the folder cannot be used, or its name cannot stand in a command of the server.
     pub fn archive_into(&self, folder: &Path) -> Result<(), LocalError> {
-        let place = folder.to_str().filter(|it| !it.contains(['\'', '"', '\\', '`', '$', '%', '\n']));
-        let place = place.ok_or_else(|| LocalError::Name { folder: folder.to_owned() })?;
+        let is_fit = |it: &&str| it.len() <= PLACE_LEN_MAX && !it.contains(['\'', '"', '\\', '`', '$', '%', '\n']);
+        let place = folder.to_str().filter(is_fit).ok_or_else(|| LocalError::Name { folder: folder.to_owned() })?;
         fs::create_dir_all(folder).and_then(|()| self.programs.give(folder)).map_err(self.in_its_folder())?;
         // Whole or not at all, also after a power cut, and never over another one.
-        let part = format!("\"{place}/.%f.$$\"");
-        let copy =
-            format!("cp --sparse=always \"%p\" {part} && sync {part} && mv {part} \"{place}/%f\" && sync \"{place}\"");
+        let copy = "cp --sparse=always \"%p\" \"$t\" && sync \"$t\" && mv \"$t\" \"$f\" && sync \"$d\"";
         let command = format!(
-            "if [ -f \"{place}/%f\" ]; then cmp -s \"%p\" \"{place}/%f\"; else {copy} || {{ rm -f {part}; false; }}; fi"
+            "d=\"{place}\"; f=\"$d/%f\"; t=\"$d/.%f.$$\"; \
+             if [ -f \"$f\" ]; then cmp -s \"%p\" \"$f\"; else {copy} || {{ rm -f \"$t\"; false; }}; fi"
         );
         let every = ARCHIVE_EVERY_SECONDS.to_string();
         let settings = [("archive_command", command.as_str()), ("archive_timeout", every.as_str())];

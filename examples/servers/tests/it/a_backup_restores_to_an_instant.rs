@@ -50,7 +50,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> Self {
-        let folder = std::env::temp_dir().join(format!("pim-restore-{}", std::process::id()));
+        // As long as a checkout's may be: a server cuts a long command, and what is left of it archives nothing.
+        let folder = std::env::temp_dir().join(format!("pim-restore-{}-{}", std::process::id(), "long".repeat(30)));
         fs::create_dir(&folder).unwrap();
         // The user of the servers has to get in.
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
