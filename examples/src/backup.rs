@@ -33,19 +33,27 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// Copies everything into a new folder of this name while requests go on: read models and log before the shards that fill
-/// them.
+/// them. With `files_only` without the databases that are on servers, for whoever takes base backups of these afterwards.
 ///
 /// # Errors
 /// [`BackupError`]; what is there then is no backup.
-pub async fn take(stores: &Stores, name: &str) -> Result<(PathBuf, BackupReport), BackupError> {
+pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(PathBuf, BackupReport), BackupError> {
     let place = folder_of(stores.cluster.data_dir()).join(name);
-    let companions = [
-        Companion::Database("read.db", stores.reads.db()),
+    let reads = Companion::Database("read.db", stores.reads.db());
+    let mut companions = vec![
         Companion::Database("bus.db", stores.bus.db()),
         Companion::Folder("bus.archive"),
         Companion::File(PERSONAS),
     ];
-    let report = stores.cluster.back_up(&place, &companions).await?;
+    let is_on_server = stores.reads.db().path().is_none();
+    if !(files_only && is_on_server) {
+        companions.insert(0, reads);
+    }
+    let cluster = &stores.cluster;
+    let report = match files_only {
+        true => cluster.back_up_files(&place, &companions).await?,
+        false => cluster.back_up(&place, &companions).await?,
+    };
     Ok((place, report))
 }
 

@@ -26,6 +26,9 @@ struct Making {
     /// What it is called: small letters, digits, `-`, `_` and `.`; the time when absent.
     #[schema(example = "before-the-drill")]
     name: Option<String>,
+    /// Leaves out the databases that are on servers, for whoever takes base backups of these afterwards.
+    #[serde(default)]
+    files_only: bool,
 }
 
 async fn show(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
@@ -42,18 +45,27 @@ async fn make(
         let rule = "a name has 1 to 64 small letters, digits, `-`, `_` and `.`, and does not begin with `.`";
         return Err(Problem::of(problem::INVALID_BODY).detail(rule).into());
     }
-    let cluster = stores.cluster.clone();
+    let (cluster, files_only) = (stores.cluster.clone(), command.body.files_only);
     let target = asked.clone().unwrap_or_default();
     let effect = async {
         let name = asked.unwrap_or_else(|| named_after(&cluster.clock().now().to_string()));
         // It goes on when the caller's time is over: the list tells when it is whole.
         let taken =
-            tokio::spawn(async move { take(&stores, &name).await.map(|(place, report)| (name, place, report)) });
+            tokio::spawn(
+                async move { take(&stores, &name, files_only).await.map(|(place, report)| (name, place, report)) },
+            );
         let taken = taken.await.map_err(|_| Problem::of(problem::INTERNAL))?;
         let (name, place, report) = taken.map_err(IntoProblem::into_problem)?;
         Answer::ok(&json!({"name": name, "place": place, "report": report}))
     };
-    operate(&cluster, &permit, &command.cx, Intent::new("backup.take", target, json!({})), effect).await
+    operate(
+        &cluster,
+        &permit,
+        &command.cx,
+        Intent::new("backup.take", target, json!({"files_only": files_only})),
+        effect,
+    )
+    .await
 }
 
 /// A time as a name: `20260302t090000.5z`.

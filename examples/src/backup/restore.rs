@@ -4,9 +4,10 @@ use std::path::Path;
 
 use pim_data::backup::{BackupError, RestoreReport};
 use pim_data::cluster::ClusterSettings;
-use pim_events::{OutboxError, Source};
+use pim_events::{BusError, BusSettings, EmbeddedBus, OutboxError, ReadStore, Source, StoreError};
 use serde::Serialize;
 
+use crate::rig::{PostgresError, PostgresSettings, ServerPlaces};
 use crate::schema;
 
 /// A backup that was restored.
@@ -17,6 +18,8 @@ pub struct Restored {
     pub report: RestoreReport,
     /// Outboxes whose relay begins with the oldest event that they have.
     pub outboxes_rebased: usize,
+    /// Positions of consumers that were behind the end of the log, and are at its end now.
+    pub positions_rebased: u64,
 }
 
 /// A backup that was not restored.
@@ -29,6 +32,15 @@ pub enum RestoreError {
     /// An outbox.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    /// The settings of the servers.
+    #[error(transparent)]
+    Servers(#[from] PostgresError),
+    /// The log.
+    #[error("the restored log cannot be opened")]
+    Bus(#[from] BusError),
+    /// The read models.
+    #[error(transparent)]
+    Reads(#[from] StoreError),
     /// The lab's own schema.
     #[error("the schema of the lab cannot be built")]
     Schema(#[source] anyhow::Error),
@@ -40,14 +52,27 @@ pub enum RestoreError {
     },
 }
 
-/// Puts the backup `from` into the data directory `into`, which must not be there yet.
+/// Puts the backup `from` into the data directory `into`, which must not be there yet. Rows that are on servers have been
+/// restored there before.
 ///
 /// # Errors
 /// [`RestoreError`]; a directory that was not finished is not opened by anybody.
-pub async fn restore(from: &Path, into: &Path) -> Result<Restored, RestoreError> {
+pub async fn restore(from: &Path, into: &Path, postgres: &PostgresSettings) -> Result<Restored, RestoreError> {
+    let servers = postgres.places()?;
     let registry = schema::registry().map_err(|error| RestoreError::Schema(error.into()))?;
     let schema = schema::schema(&registry).map_err(|error| RestoreError::Schema(error.into()))?;
-    let (cluster, report) = pim_data::backup::restore(from, ClusterSettings::at(into), schema).await?;
+    let mut settings = ClusterSettings::at(into);
+    settings.servers = servers.as_ref().map(|it| it.servers.clone());
+    let clock = settings.clock.clone();
+    let (cluster, report) = pim_data::backup::restore(from, settings, schema).await?;
+    let bus = EmbeddedBus::open(&into.join("bus.db"), BusSettings::default(), clock.clone()).await?;
+    let reads = match servers {
+        Some(ServerPlaces { servers, read_store, .. }) => {
+            ReadStore::connect(&read_store, servers.secrets, servers.settings, clock).await?
+        }
+        None => ReadStore::open(&into.join("read.db"), clock).await?,
+    };
+    let positions_rebased = reads.rebase(&bus).await?;
     let sources = Source::all(&cluster);
     for source in &sources {
         source.rebase().await?;
@@ -55,5 +80,5 @@ pub async fn restore(from: &Path, into: &Path) -> Result<Restored, RestoreError>
     if !report.audit.verified {
         return Err(RestoreError::Audit { findings: report.audit.findings.len() });
     }
-    Ok(Restored { report, outboxes_rebased: sources.len() })
+    Ok(Restored { report, outboxes_rebased: sources.len(), positions_rebased })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use pim_data::backup::BackupError;
 use serde_json::json;
 
+use super::flags::Settings;
 use crate::backup::{RestoreError, Restored};
 use crate::rig::EXIT_PRECONDITION;
 
@@ -12,8 +13,9 @@ const EXIT_RESTORE: u8 = 5;
 const EXIT_REFUSED: u8 = 7;
 
 /// Puts a backup into a data directory.
-pub(super) async fn put_back(backup: &Path, into: &Path, json: bool) -> u8 {
-    match crate::backup::restore(backup, into).await {
+pub(super) async fn put_back(backup: &Path, settings: &Settings, json: bool) -> u8 {
+    let into = &settings.data_dir;
+    match crate::backup::restore(backup, into, &settings.postgres).await {
         Ok(restored) => {
             println!("{}", if json { as_json(&restored, into) } else { as_text(&restored, into) });
             0
@@ -76,7 +78,7 @@ fn as_text(restored: &Restored, into: &Path) -> String {
     format!(
         "restored into {}\n  recovery point (RPO)  {}: what was acknowledged since {} may be lost\n  recovery time (RTO)   {}\n  \
          audit                 {} records in {} lanes verify, {} checkpoints\n  map                   version {}, every epoch risen\n  \
-         outboxes              {} rebased",
+         outboxes              {} rebased, {} positions of consumers",
         into.display(),
         seconds(report.recovery_point_ms),
         report.taken_at,
@@ -86,5 +88,6 @@ fn as_text(restored: &Restored, into: &Path) -> String {
         report.audit.checkpoints,
         report.map_version,
         restored.outboxes_rebased,
+        restored.positions_rebased,
     )
 }

@@ -106,11 +106,20 @@ impl Cluster {
     /// # Errors
     /// [`BackupError`]; what is there then has no manifest, and is no backup.
     pub async fn back_up(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
+        self.is_embedded(companions)?;
+        self.back_up_files(into, companions).await
+    }
+
+    /// As [`Cluster::back_up`], without the databases that are on servers: those have base backups of their own, which are to
+    /// be taken after this, so that nothing here is ahead of them.
+    ///
+    /// # Errors
+    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    pub async fn back_up_files(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
         let (begun, taken_at) = (Instant::now(), self.clock().now());
         if into.exists() {
             return Err(BackupError::Taken { path: into.to_path_buf() });
         }
-        self.is_embedded(companions)?;
         // Of two copies neither might have the rows of a bucket that moves in between.
         let _standing = self.0.directory.moving()?.ok_or(BackupError::Moving)?;
         let shards = into.join("shards");
@@ -126,7 +135,7 @@ impl Cluster {
             }
         }
         for source in self.sources() {
-            let Some(db) = self.database(source) else { continue };
+            let Some(db) = self.database(source).filter(|db| db.path().is_some()) else { continue };
             let place = if source == CONTROL { into.join("control.db") } else { shards.join(db.name()) };
             copy_database(db, &place).await?;
         }

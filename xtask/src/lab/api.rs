@@ -13,6 +13,8 @@ use super::journal::State;
 use crate::exit::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For what takes as long as there is data.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// The gateway that was named, instead of the one of `lab up`.
@@ -62,6 +64,13 @@ impl Api {
         let token = granted["access_token"].as_str().context("the broker gave no access_token")?;
         api.token = token.to_owned();
         Ok((api, granted))
+    }
+
+    /// The same, for what takes as long as there is data.
+    pub(super) fn patient(mut self) -> Self {
+        let config = Agent::config_builder().timeout_global(Some(PATIENCE_MAX)).http_status_as_error(false).build();
+        self.agent = Agent::from(config);
+        self
     }
 
     /// The token.

@@ -1,5 +1,7 @@
 //! Backups: taking one of the running lab, listing, checking, restoring.
 
+mod servers;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -10,11 +12,12 @@ use serde_json::json;
 use super::document::print;
 use super::process::{built, place, run_to_end};
 use super::{Role, api::Api, journal};
+use crate::exit::Failure;
 
 /// What can be done about backups.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupVerb {
-    /// Copies everything of the running lab while it serves.
+    /// Copies everything of the running lab while it serves; of one on servers also archives their logs from then on.
     Create {
         /// What it is called [default: the time].
         #[arg(long)]
@@ -37,13 +40,20 @@ pub(crate) struct RestoreArgs {
     /// The data directory that it is put into; it must not be there yet, or be empty.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Restores servers up to this instant (RFC 3339) instead of as far as their archive reaches.
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
 }
 
 /// Backups.
 pub(super) fn run(verb: &BackupVerb, json: bool) -> Result<()> {
+    let is_on_servers = journal::process_folder().exists();
     match verb {
+        BackupVerb::Create { name } if is_on_servers => servers::create(name.as_deref(), json),
+        BackupVerb::List if is_on_servers => servers::list(json),
+        BackupVerb::Verify { backup } if servers::is_one(backup) => servers::verify(backup, json),
         BackupVerb::Create { name } => {
-            let made = Api::of(Role::Sre)?.post("/v1/admin/backups", &json!({"name": name}))?;
+            let made = Api::of(Role::Sre)?.patient().post("/v1/admin/backups", &json!({"name": name}))?;
             print("backup-create", &made, json);
             Ok(())
         }
@@ -59,6 +69,13 @@ pub(super) fn run(verb: &BackupVerb, json: bool) -> Result<()> {
 
 /// Restores.
 pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
+    if servers::is_one(&args.backup) {
+        return servers::restore(args, json);
+    }
+    if args.to.is_some() {
+        let sentence = "--to is for backups of servers: one of files has no archive behind it, and is of one instant";
+        return Err(Failure::Usage.because(sentence));
+    }
     let mut command = Command::new(built("services")?);
     command.arg("--json");
     place(&mut command, "--restore", Some(&args.backup))?;

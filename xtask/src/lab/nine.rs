@@ -28,7 +28,8 @@ const ANY_PORT: &str = "127.0.0.1:0";
 /// Sessions a second of the personas, unless somebody asks for others.
 const RATE: &str = "2";
 const READY_WITHIN: Duration = Duration::from_secs(5 * 60);
-const BUILD: [&str; 8] = ["build", "--quiet", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
+pub(super) const BUILD: [&str; 8] =
+    ["build", "--quiet", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
 /// How long a program may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long what is under way may take to come to rest.
@@ -36,13 +37,15 @@ const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Starts servers and programs and waits until they are ready. When that does not succeed, nothing is left behind.
 pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
-    if args.profile.is_some() || args.data_dir.is_some() {
-        let sentence = "--profile and --data-dir are for the embedded lab: what this one makes goes with `lab down`";
-        return Err(Failure::Usage.because(sentence));
+    if args.profile.is_some() {
+        return Err(Failure::Usage.because("--profile is for the embedded lab"));
     }
     must(&mut cargo(&BUILD))
         .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
-    let fleet = servers::create(args.shards.unwrap_or(SHARDS), json)?;
+    let fleet = match &args.data_dir {
+        Some(restored) => servers::resume(restored, json)?,
+        None => servers::create(args.shards.unwrap_or(SHARDS), json)?,
+    };
     let started = Start::new(args, fleet).and_then(|start| start.all(args));
     let state = started.inspect_err(|_| {
         let _only_the_first_error_counts = clean_up(&State::kept().map(|state| state.programs).unwrap_or_default());
@@ -73,13 +76,17 @@ impl Start {
         File::create(journal::log_file()).context("cannot begin the lab's log")?;
         let (begun, state) = (Instant::now(), State::of_processes());
         let give_up = begun + args.wait.unwrap_or(READY_WITHIN);
-        Ok(Self { fleet, data: folder.join("data"), begun, give_up, state })
+        let data = match &args.data_dir {
+            Some(restored) => std::path::absolute(restored)?.join("data"),
+            None => folder.join("data"),
+        };
+        Ok(Self { fleet, data, begun, give_up, state })
     }
 
     fn all(mut self, args: &UpArgs) -> Result<State> {
         // From now on `lab down` knows that there is something to clean up.
         self.state.keep()?;
-        let seeded = self.seed(args)?;
+        let seeded = if args.data_dir.is_some() { json!({"seeded_patients": 0}) } else { self.seed(args)? };
         let broker = self.edge("session-broker", &["--listen", ANY_PORT])?;
         let jwks = format!("jwks_url={broker}/jwks.json");
         let common = ["--listen", ANY_PORT, "--set", &jwks];

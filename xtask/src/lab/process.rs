@@ -47,7 +47,7 @@ pub(crate) struct UpArgs {
     /// Where the gateway listens.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) listen: Option<String>,
-    /// The data directory [default: target/pim-data].
+    /// The data directory [default: target/pim-data]; in mode process one that `lab restore` has made, which stays.
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
     /// How long to wait until it is ready, such as `60s` or `5m` [default: 60s; 5m in mode process].
@@ -271,6 +271,15 @@ pub(super) fn built(example: &str) -> Result<PathBuf> {
     }
     must(&mut build).map_err(|error| Failure::Precondition.because(format!("{example} cannot be built: {error:#}")))?;
     Ok(target_dir().join("debug/examples").join(example))
+}
+
+/// `services`, as it is built for servers.
+pub(super) fn services_on_servers() -> Result<Command> {
+    must(&mut cargo(&nine::BUILD))
+        .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
+    let mut command = Command::new(target_dir().join("debug/examples/services"));
+    command.arg("--json");
+    Ok(command)
 }
 
 fn option(command: &mut Command, name: &str, value: Option<impl ToString>) {

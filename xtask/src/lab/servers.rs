@@ -1,7 +1,7 @@
 //! The database servers below a lab: starting, looking at, promoting and removing them.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -93,8 +93,54 @@ pub(super) fn create(shards: u16, json: bool) -> Result<Fleet> {
     Fleet::create(&place, shards).map_err(failed)
 }
 
-/// Stops all servers and removes their data, where there are some.
+/// The servers of this lab.
+pub(super) fn open() -> Result<Fleet> {
+    Fleet::open(&place()?).map_err(failed)
+}
+
+/// Starts the servers that `lab restore` has made, and has this lab's folder lead to them.
+pub(super) fn resume(restored: &Path, json: bool) -> Result<Fleet> {
+    let (link, folder) = (beside_the_state(), std::path::absolute(restored)?.join("servers"));
+    if !folder.is_dir() || !folder.with_file_name("data").is_dir() {
+        let sentence = format!("{} is none that `lab restore` has made of a backup of servers", restored.display());
+        return Err(Failure::Usage.because(sentence));
+    }
+    if fs::symlink_metadata(&link).is_ok() {
+        return Err(failed(FleetError::Exists { folder: link }));
+    }
+    let fleet = Fleet::open(&folder).map_err(failed)?;
+    if !json {
+        say(&format!("starting {} servers in {}", u32::from(fleet.shards()) * 2 + 1, folder.display()));
+    }
+    fs::create_dir_all(journal::folder())?;
+    symlink(&folder, &link)?;
+    fleet.start().map_err(failed).inspect_err(|_| {
+        let _only_the_first_error_counts = remove_if_any();
+    })?;
+    Ok(fleet)
+}
+
+/// Whether the user that runs servers can get to what will be in a folder.
+pub(super) fn reachable(folder: &Path) -> Result<()> {
+    if is_open(folder) {
+        return Ok(());
+    }
+    let sentence = format!("the user that runs PostgreSQL cannot get to {}: choose another place", folder.display());
+    Err(Failure::Precondition.because(sentence))
+}
+
+/// Stops all servers and removes their data, where there are some. Those that were resumed keep it.
 pub(super) fn remove_if_any() -> Result<()> {
+    let link = beside_the_state();
+    if let Ok(folder) = fs::read_link(&link) {
+        let stopped = Fleet::open(&folder).and_then(|fleet| fleet.stop());
+        fs::remove_file(&link)?;
+        return stopped.map_err(failed);
+    }
+    // What a backup goes on from is to be had also when the servers are gone.
+    if let Err(error) = open().map_or(Ok(()), |fleet| fleet.close_archive()) {
+        eprintln!("the archive lacks the last commits: {error}");
+    }
     match Fleet::remove(&place()?) {
         Ok(()) | Err(FleetError::Absent { .. }) => Ok(()),
         Err(error) => Err(failed(error)),
@@ -155,13 +201,25 @@ fn line(server: &ServerState) -> String {
     format!("{} is {} at 127.0.0.1:{}", server.name, server.role, server.port)
 }
 
-/// Where their data is: beside the lab's state, unless the user that runs them cannot get there.
-fn place() -> Result<PathBuf> {
-    let folder = journal::folder();
+fn beside_the_state() -> PathBuf {
+    journal::folder().join("servers")
+}
+
+/// Whether the user that runs servers gets there.
+fn is_open(folder: &Path) -> bool {
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     let is_open = |path: &Path| fs::metadata(path).map_or(true, |it| it.permissions().mode() & 0o001 != 0);
-    if !is_root || folder.ancestors().all(is_open) {
-        return Ok(folder.join("servers"));
+    !is_root || folder.ancestors().all(is_open)
+}
+
+/// Where their data is: beside the lab's state, or where that leads to, unless the user that runs them cannot get there.
+pub(super) fn place() -> Result<PathBuf> {
+    let folder = journal::folder();
+    if let Ok(resumed) = fs::read_link(beside_the_state()) {
+        return Ok(resumed);
+    }
+    if is_open(&folder) {
+        return Ok(beside_the_state());
     }
     // Always the same one for the same lab, so that the next call finds it.
     let name: String =
@@ -169,7 +227,7 @@ fn place() -> Result<PathBuf> {
     Ok(std::env::temp_dir().join(format!("pim-lab{name}-servers")))
 }
 
-fn failed(error: FleetError) -> anyhow::Error {
+pub(super) fn failed(error: FleetError) -> anyhow::Error {
     let failure = match &error {
         FleetError::Shards { .. } | FleetError::NoShard { .. } => Failure::Usage,
         FleetError::Programs(_) | FleetError::Exists { .. } | FleetError::Absent { .. } => Failure::Precondition,

@@ -12,13 +12,13 @@ use crate::narrative_works_as_written::{check, check_journey, walk};
 use crate::workload::{Workload, settled};
 
 /// A lab in the background, which is stopped whatever happens to the test.
-struct Background {
-    folder: PathBuf,
-    is_up: bool,
+pub(super) struct Background {
+    pub(super) folder: PathBuf,
+    pub(super) is_up: bool,
 }
 
 impl Background {
-    async fn run(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+    pub(super) async fn run(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let Output { status, stdout, stderr } = self.command(arguments).output().await.expect("cargo runs");
         let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         let document: Value =
@@ -26,11 +26,16 @@ impl Background {
         (status.code(), document)
     }
 
-    async fn ask(&self, arguments: &[&str], name: &str) -> Value {
+    pub(super) async fn ask(&self, arguments: &[&str], name: &str) -> Value {
         let (code, document) = self.run(arguments).await;
         assert_eq!(code, Some(0), "{arguments:?}: {document:#}");
         assert_eq!(document["schema"], format!("pim.lab.{name}/v1"));
         document[name].clone()
+    }
+
+    /// How a verb ends that is to be refused.
+    pub(super) async fn code(&self, arguments: &[&str]) -> Option<i32> {
+        self.command(arguments).output().await.expect("cargo runs").status.code()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -1,0 +1,204 @@
+//! Backups of a lab on servers: base backups and the archive behind them, with the files of the data directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use pim_servers::fleet::{BackupError, Fleet, Instant, RestoredServers, ServersBackup, backups_of};
+use pim_servers::local::RecoveryError;
+use serde_json::{Value, json};
+
+use super::super::api::Api;
+use super::super::document::{print, say};
+use super::super::process::{run_to_end, services_on_servers};
+use super::super::{Role, journal, servers};
+use super::RestoreArgs;
+use crate::exit::Failure;
+use crate::shell::must;
+
+/// Base backups and secret of the servers.
+const SERVERS: &str = "servers";
+/// Log, maps, keys and checkpoints.
+const DATA: &str = "data";
+
+/// Whether a folder is such a backup.
+pub(super) fn is_one(backup: &Path) -> bool {
+    backup.join(SERVERS).is_dir()
+}
+
+/// Copies files and servers of the running lab, however long that takes, and removes from the archive what no backup needs.
+pub(super) fn create(name: Option<&str>, json: bool) -> Result<()> {
+    let fleet = servers::open()?;
+    let (begun, all) = (Instant::now(), backups_of(&servers::place()?));
+    let name = name.map_or_else(|| named_after(begun), str::to_owned);
+    // Whether that may be a name says the lab; until it has, nothing is made of it.
+    let made = Api::of(Role::Sre)?.patient().post("/v1/admin/backups", &json!({"name": name, "files_only": true}))?;
+    let files = PathBuf::from(made["place"].as_str().context("the lab did not say where the files are")?);
+    let place = all.join(&name);
+    if place.exists() {
+        let _goes = fs::remove_dir_all(&files);
+        return Err(Failure::Refused.because(format!("{} is there already: choose another name", place.display())));
+    }
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let taken = fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed).and_then(|taken| {
+        // Last: a backup without it is none.
+        must(Command::new("mv").arg(&files).arg(place.join(DATA)))?;
+        Ok(taken)
+    });
+    let taken = taken.inspect_err(|_| {
+        let _nothing_is_left = (fs::remove_dir_all(&place), fs::remove_dir_all(&files));
+    })?;
+    fleet.prune_archive(&sets(&all).map(|it| it.join(SERVERS)).collect::<Vec<_>>()).map_err(failed)?;
+    let report = &made["report"];
+    let took_ms = (Instant::now().0 - begun.0) / 1000;
+    let mut report = summary(&taken, report["files"].as_u64(), report["bytes"].as_u64());
+    report["took_ms"] = took_ms.into();
+    print("backup-create", &json!({"name": name, "place": place, "report": report}), json);
+    Ok(())
+}
+
+/// Lists what there is beside the servers.
+pub(super) fn list(json: bool) -> Result<()> {
+    let items = sets(&backups_of(&servers::place()?)).filter_map(|place| {
+        let taken = ServersBackup::of(&place.join(SERVERS)).ok()?;
+        let (files, bytes) = manifest_of(&place.join(DATA))?;
+        let mut item = summary(&taken, Some(files), Some(bytes));
+        item["name"] = place.file_name()?.to_string_lossy().into();
+        item["place"] = place.display().to_string().into();
+        Some((taken.began_at, item))
+    });
+    let mut items: Vec<_> = items.collect();
+    items.sort_by_key(|(began_at, _)| *began_at);
+    let items: Vec<_> = items.into_iter().map(|(_, item)| item).collect();
+    print("backups", &json!({"items": items, "next_cursor": null}), json);
+    Ok(())
+}
+
+/// Whether every file and every segment can be read.
+pub(super) fn verify(backup: &Path, json: bool) -> Result<()> {
+    let backup = std::path::absolute(backup)?;
+    let taken = ServersBackup::check(&backup.join(SERVERS), &mut tell(json)).map_err(failed)?;
+    let (told, outcome) = run_to_end(services_on_servers()?.arg("--check-backup").arg(backup.join(DATA)))?;
+    outcome?;
+    let files = journal::event_in(&told, "checked").context("the program did not say what it found")?;
+    let summary = summary(&taken, files["summary"]["files"].as_u64(), files["summary"]["bytes"].as_u64());
+    print("backup-verify", &json!({"event": "checked", "backup": backup, "whole": true, "summary": summary}), json);
+    Ok(())
+}
+
+/// Makes new servers of the backup, up to an instant or as far as their archive reaches, and a data directory beside them.
+pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
+    let begun = Instant::now();
+    let until = args.to.as_deref().map(str::parse).transpose();
+    let until: Option<Instant> = until.map_err(|rule| Failure::Usage.because(format!("--to {rule}")))?;
+    let (backup, into) = (std::path::absolute(&args.backup)?, std::path::absolute(&args.data_dir)?);
+    if into.exists() && !fs::read_dir(&into).is_ok_and(|mut entries| entries.next().is_none()) {
+        return Err(Failure::Refused.because(format!("{} is there already: choose another place", into.display())));
+    }
+    servers::reachable(&into)?;
+    close_archive_of(&backup, json);
+    let mut tell = tell(json);
+    let restored = Fleet::restore(&backup.join(SERVERS), &into.join(SERVERS), until, &mut tell).map_err(failed)?;
+    tell("verifying, raising epochs, rebasing outboxes");
+    let report = adopt(&restored, &backup, &into).inspect_err(|_| {
+        let _nothing_is_left = (Fleet::remove(&into.join(SERVERS)), fs::remove_dir_all(into.join(DATA)));
+    });
+    let mut report = report?;
+    restored.fleet.stop().map_err(servers::failed)?;
+    // Of the servers, not of the files alone: what was acknowledged later is what may be lost.
+    let lost_until = until.unwrap_or(begun);
+    let millis = |from: Instant, to: Instant| u64::try_from((to.0 - from.0) / 1000).unwrap_or(0);
+    report["data_dir"] = into.display().to_string().into();
+    report["recovered_to"] = restored.reached.to_string().into();
+    report["target"] = until.map(|it| it.to_string()).into();
+    report["has_archive"] = restored.has_archive.into();
+    report["recovery_point_ms"] = millis(restored.reached, lost_until).into();
+    report["recovery_time_ms"] = millis(begun, Instant::now()).into();
+    print("restore", &report, json);
+    if !json {
+        say(&format!("next: cargo xtask lab up --mode process --data-dir {}", into.display()));
+    }
+    Ok(())
+}
+
+/// Puts the files back and makes them agree with the servers.
+fn adopt(restored: &RestoredServers, backup: &Path, into: &Path) -> Result<Value> {
+    let mut services = services_on_servers()?;
+    services.arg("--restore").arg(backup.join(DATA)).arg("--data-dir").arg(into.join(DATA));
+    services.env("PIM_POSTGRES__SHARD_MAP", restored.fleet.shard_map());
+    services.env("PIM_POSTGRES__SECRETS_DIR", restored.fleet.secrets());
+    let (told, outcome) = run_to_end(&mut services)?;
+    outcome?;
+    journal::event_in(&told, "restored").context("the program did not say what it restored")
+}
+
+/// Where the servers that were backed up are still running, what they have acknowledged by now is to be had.
+fn close_archive_of(backup: &Path, json: bool) {
+    let Ok(taken) = ServersBackup::of(&backup.join(SERVERS)) else { return };
+    let Ok(fleet) = servers::open() else { return };
+    if fleet.archive().as_ref() != Some(&taken.archive) {
+        return;
+    }
+    if let Err(error) = fleet.close_archive()
+        && !json
+    {
+        say(&format!("the archive ends where it ends: {error}"));
+    }
+}
+
+fn sets(all: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(all)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|it| manifest_of(&it.join(DATA)).is_some())
+}
+
+/// How many files the data directory's part has, and how large they are; none when it is no whole one.
+fn manifest_of(folder: &Path) -> Option<(u64, u64)> {
+    let manifest: toml::Table = fs::read_to_string(folder.join("backup.toml")).ok()?.parse().ok()?;
+    let files = manifest.get("files")?.as_array()?;
+    let bytes = files.iter().filter_map(|file| file.get("bytes")?.as_integer()).filter_map(|it| u64::try_from(it).ok());
+    Some((files.len() as u64, bytes.sum()))
+}
+
+fn summary(taken: &ServersBackup, files: Option<u64>, bytes: Option<u64>) -> Value {
+    json!({
+        "taken_at": taken.began_at.to_string(),
+        "restorable_from": taken.finished_at.to_string(),
+        "files": taken.files as u64 + files.unwrap_or(0),
+        "bytes": taken.bytes + bytes.unwrap_or(0),
+    })
+}
+
+/// `20260302t090000.123456z`
+fn named_after(now: Instant) -> String {
+    let text = now.to_string().to_ascii_lowercase();
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect()
+}
+
+fn tell(json: bool) -> impl FnMut(&str) {
+    move |step| {
+        if json {
+            eprintln!("{step}");
+        } else {
+            say(step);
+        }
+    }
+}
+
+fn failed(error: BackupError) -> anyhow::Error {
+    let failure = match &error {
+        BackupError::Taken { .. } => Failure::Refused,
+        BackupError::Absent { .. } | BackupError::NoArchive { .. } | BackupError::Version { .. } => {
+            Failure::Precondition
+        }
+        BackupError::TooEarly { .. } | BackupError::Recovery(RecoveryError::Beyond { .. }) => Failure::Usage,
+        BackupError::Fleet(_) => Failure::Threshold,
+        _ => Failure::Restore,
+    };
+    let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
+    failure.because(format!("{error}{why}"))
+}
