@@ -338,11 +338,13 @@ impl Page {
 /// One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
 fn select(table: &Table, engine: Engine, calls: Option<&Calls>, scope: &Scope, filter: &Filter) -> Statement {
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {
-        let scope = scope::argument(scope);
         return match *filter {
-            Filter::Id(id) => Statement::of(SqlPair::generated_postgres(calls.read.clone())).bind(scope).bind(id),
+            Filter::Id(id) => {
+                let read = Statement::of(SqlPair::generated_postgres(calls.read.clone()));
+                read.bind_all(scope::parts(scope).map(Value::Text)).bind(id)
+            }
             Filter::Page { home, page } => {
-                let list = Statement::of(SqlPair::generated_postgres(calls.list.clone())).bind(scope);
+                let list = Statement::of(SqlPair::generated_postgres(calls.list.clone())).bind(scope::argument(scope));
                 list.bind(home).bind(page.begin()).bind(page.bound())
             }
         };
@@ -427,7 +429,7 @@ async fn query(cx: &RequestContext, shard: &Shard, select: Statement, one: bool)
         let mut reader = shard.db().read_until(until).await?;
         // Without waiting for the engine to say that there is no second row: that costs another wake-up.
         if one {
-            Ok(present(reader.first(select.clone()).await?.into_iter().collect()))
+            Ok(reader.first(select.clone()).await?.into_iter().collect())
         } else {
             reader.query(select.clone()).await
         }
@@ -440,12 +442,6 @@ async fn query(cx: &RequestContext, shard: &Shard, select: Statement, one: bool)
             Err(error) => shard.recover(until, Need::Read, error).await?,
         }
     }
-}
-
-/// A server's function for one row answers in any case: with nulls when there is none.
-fn present(mut rows: Vec<Row>) -> Vec<Row> {
-    rows.retain(|row| *row.get(1) != Value::Null);
-    rows
 }
 
 pub(crate) fn in_time(cx: &RequestContext) -> Result<(), ReadError> {

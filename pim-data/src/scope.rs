@@ -36,25 +36,24 @@ pub(crate) fn predicate(scope: &Scope) -> (&'static str, Vec<Value>) {
     }
 }
 
-/// The same scope as the members that a server's `pim_scope` reads; its policies say what [`predicate`] says.
-pub(crate) fn members(scope: &Scope) -> Map<String, Json> {
-    let mut members = Map::new();
-    let mut set = |name: &str, value: String| {
-        members.insert(name.to_owned(), Json::from(value));
-    };
+/// The same scope as a server's policies read it, which say what [`predicate`] says: which kind, one's own record, and the
+/// facilities.
+pub(crate) fn parts(scope: &Scope) -> [String; 3] {
     match scope {
-        Scope::All => set("scope", "all".to_owned()),
-        Scope::Own(own) => {
-            set("scope", "own".to_owned());
-            set("own", own.as_hyphenated().to_string());
-        }
+        Scope::All => ["all".to_owned(), String::new(), String::new()],
+        Scope::Own(own) => ["own".to_owned(), own.as_hyphenated().to_string(), String::new()],
         Scope::Facilities(facilities) => {
             let listed: Vec<_> = facilities.iter().map(|facility| facility.as_hyphenated().to_string()).collect();
-            set("scope", "facilities".to_owned());
-            set("facilities", format!("{{{}}}", listed.join(",")));
+            ["facilities".to_owned(), String::new(), format!("{{{}}}", listed.join(","))]
         }
     }
-    members
+}
+
+/// The [`parts`] as the members that a server's `pim_scope` reads; without those that say nothing.
+pub(crate) fn members(scope: &Scope) -> Map<String, Json> {
+    let named = ["scope", "own", "facilities"].into_iter().zip(parts(scope));
+    let told = named.filter(|(_, part)| !part.is_empty());
+    told.map(|(name, part)| (name.to_owned(), Json::from(part))).collect()
 }
 
 /// The argument of a server's reading functions.

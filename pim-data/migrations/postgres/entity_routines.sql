@@ -51,22 +51,7 @@ BEGIN
     LEFT JOIN public.{table}_row r ON r.id = wanted AND r.home_key = home;
 END $$;
 
--- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are. This
--- one answers with nulls when there is no such row: a function that returns a set would first store it.
-CREATE OR REPLACE FUNCTION public.pim_r_{table}_{digest}(scope jsonb, wanted uuid, OUT n bigint, OUT id uuid, OUT home_key uuid,
-  OUT facility_id uuid, OUT version bigint, OUT created_at bigint, OUT updated_at bigint{out_columns})
-LANGUAGE plpgsql STABLE AS $$
-#variable_conflict use_column
-DECLARE
-  nothing text;
-BEGIN
-  nothing := public.pim_scope(scope);
-  SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
-      r.created_at, r.updated_at{row_names}
-    INTO n, id, home_key, facility_id, version, created_at, updated_at{names}
-    FROM public.{table}_row r WHERE r.id = wanted;
-END $$;
-
+-- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
 CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(scope jsonb, home uuid, behind uuid, most bigint)
 RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$

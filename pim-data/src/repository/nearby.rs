@@ -6,7 +6,7 @@ use pim_core::context::RequestContext;
 use pim_core::shard::Bucket;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{ReadError, in_time, present};
+use super::{ReadError, in_time};
 use crate::backend::{DbError, Row, Statement, Value};
 use crate::cluster::{Endpoint, Group, Shard};
 use crate::consistency::Consistency;
@@ -63,7 +63,6 @@ impl NearbyRead<'_> {
             Err(error) if error.speaks_of_the_server() => return Ok(Answer::Primary(None)),
             outcome => outcome?,
         };
-        let rows = if self.one { present(rows) } else { rows };
         if let (true, Some(bucket)) = (rows.is_empty(), self.bucket)
             && !replica.has_received(bucket).await?
         {
@@ -130,8 +129,7 @@ impl NearbyRead<'_> {
     }
 
     async fn ask(self, group: &Group, endpoint: &Endpoint) -> Result<Vec<Row>, DbError> {
-        let rows = self.ask_for(group, endpoint, self.select.clone(), self.one).await?;
-        Ok(if self.one { present(rows) } else { rows })
+        self.ask_for(group, endpoint, self.select.clone(), self.one).await
     }
 
     /// A call of a replica, which has no longer than a probe: another one may well be quicker.
