@@ -35,7 +35,7 @@ pub(crate) struct TestArgs {
     #[command(flatten)]
     drill: drill::DrillArgs,
     /// Where the rows of the crash suites are.
-    #[arg(long, value_enum, default_value = "files", requires = "crash", conflicts_with_all = ["failovers", "pairs"])]
+    #[arg(long, value_enum, default_value = "files", requires = "crash", conflicts_with_all = ["failovers", "pairs", "moves"])]
     engine: drill::Engine,
     /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
     /// and prints which test caught each.

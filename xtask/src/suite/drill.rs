@@ -1,9 +1,9 @@
-//! Harnesses that run alone, as often as somebody asks: kills, failovers, pairs of a write and a read.
+//! Harnesses that run alone, as often as somebody asks: kills, failovers, moves, pairs of a write and a read.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::{LAB, LAB_PROGRAMS, lacks_programs};
+use super::{LAB, LAB_PROGRAMS, lacks_postgres, lacks_programs};
 use crate::exit::Failure;
 use crate::shell::{cargo, must};
 
@@ -32,6 +32,10 @@ pub(crate) struct DrillArgs {
     /// a standby that lags up to two seconds; prints the share of reads that the standby answered.
     #[arg(long, value_name = "PAIRS", value_parser = clap::value_parser!(u32).range(1..))]
     pairs: Option<u32>,
+    /// Runs the harness of moves alone, on servers: this many moves of buckets of a lab that everybody writes to, whose mover is
+    /// killed at another step each time; prints for how long writers were kept, and looks for whatever was lost.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    moves: Option<u32>,
 }
 
 /// What the promises of pim-data on servers of their own are in.
@@ -46,6 +50,8 @@ impl DrillArgs {
             on_servers("failovers_under_load", "LAB_TEST_FAILOVERS", failovers)?;
         } else if let Some(pairs) = self.pairs {
             on_servers("nothing_stale_with_a_token", "LAB_TEST_PAIRS", pairs)?;
+        } else if let Some(times) = self.moves {
+            moves(times)?;
         } else {
             return Ok(false);
         }
@@ -65,6 +71,14 @@ fn crash(kills: u32, engine: Engine) -> Result<()> {
         test.args(["crash_loses_nothing", "power_cuts_lose_nothing"]);
     }
     must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()))
+}
+
+fn moves(times: u32) -> Result<()> {
+    lacks_postgres().map_err(|why| Failure::Precondition.because(why))?;
+    must(&mut cargo(LAB_PROGRAMS))?;
+    let mut test = cargo(&["test", "--locked"]);
+    test.args(LAB).args(["--", "--nocapture", "moves_lose_nothing"]);
+    must(test.env("LAB_TEST_MOVES", times.to_string()))
 }
 
 /// A harness of pim-data that starts a primary and a standby of its own.
