@@ -1,5 +1,18 @@
 //! The audit trail: 64 hash chains a shard, written with the rows they tell of.
+//!
+//! [`Cluster::verify_audit`](crate::cluster::Cluster::verify_audit) has three kinds of witnesses. The chain itself finds what was
+//! changed, removed, reordered or put in. The newest signed checkpoint, kept outside of the databases, finds what was cut off or
+//! rewritten before it. And history, rows and the numbers of home keys find what was cut off behind it: each committed change
+//! has one record and one period of history, each row is what its history ends with, and each home key's number is that of its
+//! newest record.
+//!
+//! Not found is whoever takes back, behind the last checkpoint, *all* that one database has of the newest changes of a key:
+//! records, history, row and number together. Consumers that have seen its events hold such a key as rewound when it is
+//! written next. How much may be lost that way is bounded by how often checkpoints are signed, and by where their file is kept: a
+//! copy elsewhere also finds whoever removes its last lines. Changes of before what [`retention`](crate::retention) has removed
+//! are compared no more.
 
+mod agreement;
 mod chain;
 mod checkpoint;
 mod query;
@@ -9,12 +22,13 @@ pub(crate) use chain::{LaneHead, Record, hex, unhex};
 pub use checkpoint::{CheckpointError, CheckpointKey};
 pub(crate) use checkpoint::{Heads, Purge};
 pub use query::{AuditEntry, AuditFilter};
-pub use verify::{AuditFinding, AuditFindingKind, VerifyReport};
+pub use verify::{AuditFinding, AuditFindingKind, AuditedRow, VerifyReport};
+
+use crate::backend::SqlPair;
+use crate::entity::Table;
 
 /// Every statement of the trail.
-pub(crate) fn pairs() -> Vec<crate::backend::SqlPair> {
-    [chain::END, chain::APPEND, chain::NO_BULK, chain::HOLD, verify::RECORDS, verify::HEADS]
-        .into_iter()
-        .chain(query::pairs())
-        .collect()
+pub(crate) fn pairs(tables: &[&'static Table]) -> Vec<SqlPair> {
+    let own = [chain::END, chain::APPEND, chain::NO_BULK, chain::HOLD, verify::RECORDS, verify::HEADS];
+    own.into_iter().chain(query::pairs()).chain(agreement::pairs(tables)).collect()
 }

@@ -15,7 +15,7 @@ impl Schema {
     pub fn statements(&self) -> Vec<SqlPair> {
         let tables: Vec<&'static Table> = self.tables().filter(|table| !self.is_control(table)).collect();
         let reads = tables.iter().flat_map(|table| repository::pairs(table, self.calls(table)));
-        let rooms = [unit::pairs(self, &tables), audit::pairs(), idempotency::pairs(), cluster::pairs()];
+        let rooms = [unit::pairs(self, &tables), audit::pairs(&tables), idempotency::pairs(), cluster::pairs()];
         let rooms = rooms.into_iter().flatten().chain(fence::pairs()).chain(migration::pairs());
         let rooms = rooms.chain(retention::pairs(&tables)).chain(selection::pairs());
         reads.chain(rooms).collect()

@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use self::trail::Lane;
 use crate::audit::{Purge, VerifyReport};
-use crate::backend::{DbError, SqlPair, Statement};
+use crate::backend::{ColumnError, DbError, Row, SqlPair, Statement};
 use crate::cluster::{CONTROL, Cluster};
 use crate::entity::Table;
 
@@ -149,6 +149,16 @@ pub struct Retained {
     pub history_since: Option<Timestamp>,
 }
 
+impl Retained {
+    /// Takes over what one database says, if that is later.
+    pub(crate) fn note(&mut self, row: &Row) -> Result<(), ColumnError> {
+        let since = Some(row.time(1)?);
+        let known = if row.text(0)? == "audit" { &mut self.audit_since } else { &mut self.history_since };
+        *known = since.max(*known);
+        Ok(())
+    }
+}
+
 /// How far a run may still go.
 #[derive(Debug)]
 struct Budget {
@@ -245,10 +255,7 @@ impl Cluster {
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };
             for row in db.query(Statement::of(RETAINED)).await? {
-                let since = Some(row.time(1)?);
-                let known =
-                    if row.text(0)? == "audit" { &mut retained.audit_since } else { &mut retained.history_since };
-                *known = since.max(*known);
+                retained.note(&row)?;
             }
         }
         Ok(retained)
@@ -266,7 +273,7 @@ impl Cluster {
     }
 }
 
-const RETAINED: SqlPair = SqlPair::same("SELECT what, since FROM pim_retained");
+pub(crate) const RETAINED: SqlPair = SqlPair::same("SELECT what, since FROM pim_retained");
 const RETAIN: SqlPair = SqlPair::same(
     "INSERT INTO pim_retained AS r (what, since) VALUES (?, ?) \
      ON CONFLICT (what) DO UPDATE SET since = excluded.since WHERE excluded.since > r.since",

@@ -27,8 +27,46 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The record of a pending write; `n` is the home key's number after the unit.
-    pub(crate) fn of(unit: &Unit, pending: &Pending, n: u64) -> Self {
+    /// What a unit leaves in the trail: a record for each row, or one for its events when it writes none. So the number of a
+    /// home key, `n` after the unit, is always that of its newest record.
+    pub(crate) fn all(unit: &Unit, n: u64) -> Vec<Self> {
+        if unit.writes.is_empty() && unit.facts() > 0 {
+            return vec![Self::of_events(unit, n)];
+        }
+        unit.writes.iter().map(|pending| Self::of(unit, pending, n)).collect()
+    }
+
+    fn of_events(unit: &Unit, n: u64) -> Self {
+        let (actor, home) = (unit.cx.actor(), unit.home.uuid());
+        let mut body = json!({
+            "action": "tell",
+            "at": unit.at.as_micros(),
+            "entity": "key",
+            "home": unit.home.to_string(),
+            "id": unit.home.to_string(),
+            "n": n,
+            "request": unit.cx.request_id().to_string(),
+            "role": actor.role().name(),
+            "trace": unit.cx.trace().trace_id().to_string(),
+            "user": actor.subject().as_str(),
+        });
+        if let Json::Object(members) = &mut body {
+            add_optional(members, "behalf", actor.original().map(|subject| subject.as_str().to_owned()));
+            add_optional(members, "cause", unit.cx.causation().map(|event| event.to_string()));
+        }
+        Self {
+            body: body.to_string(),
+            at: unit.at,
+            request_id: unit.cx.request_id().uuid(),
+            user: actor.subject().as_str().to_owned(),
+            home,
+            entity: "key",
+            entity_id: home,
+            lane: unit.route.bucket.lane(),
+        }
+    }
+
+    fn of(unit: &Unit, pending: &Pending, n: u64) -> Self {
         let actor = unit.cx.actor();
         let mut body = json!({
             "action": pending.action,

@@ -1,17 +1,18 @@
-//! Verifying every chain: changed, removed, reordered and appended records are found by lane and number.
+//! Verifying the trail: every chain against itself and the checkpoints, and what it tells against the history.
 
 use serde::Serialize;
 use serde_json::Value as Json;
+use uuid::Uuid;
 
+use super::agreement;
 use super::chain::{GENESIS, hex, link, unhex};
 use super::checkpoint::{CheckpointError, Head, Signed};
-use crate::backend::{Db, DbError, Row, SqlPair, Statement};
-use crate::cluster::{CONTROL, Cluster};
+use crate::backend::{DbError, Row, SqlPair, Statement};
+use crate::cluster::Cluster;
 
-const PAGE: i64 = 2_000;
 const FINDINGS_MAX: usize = 100;
 
-/// What is wrong with a record.
+/// What is wrong with a record, or missing from the trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -32,9 +33,28 @@ pub enum AuditFindingKind {
     Forged,
     /// A line of the checkpoint file does not follow the one before it; `seq` is the line.
     CheckpointGap,
+    /// The history has a change of [`AuditFinding::row`] that no record tells of.
+    Unrecorded,
+    /// It tells of a change that the history does not have.
+    NotInHistory,
+    /// History and trail tell of different changes under the same version, or of a different number of them.
+    Differs,
+    /// What the row is now is not what its history ends with.
+    Present,
+    /// The home key's number is not that of its newest record: records were cut off, or the number was changed. The row
+    /// is the key, its version the number.
+    Number,
 }
 
-/// One broken link.
+impl AuditFindingKind {
+    /// Whether trail and data disagree, where the others are of the trail alone.
+    #[must_use]
+    pub const fn is_disagreement(self) -> bool {
+        matches!(self, Self::Unrecorded | Self::NotInHistory | Self::Differs | Self::Present | Self::Number)
+    }
+}
+
+/// One broken link, or one disagreement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AuditFinding {
@@ -42,10 +62,25 @@ pub struct AuditFinding {
     pub shard: Option<u16>,
     /// Which lane.
     pub lane: u64,
-    /// Which record.
+    /// Which record; zero for one that is missing.
     pub seq: u64,
     /// What is wrong.
     pub kind: AuditFindingKind,
+    /// Which change, where trail and data disagree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<AuditedRow>,
+}
+
+/// A change of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AuditedRow {
+    /// Which entity.
+    pub entity: String,
+    /// Its id.
+    pub id: Uuid,
+    /// Its version after the change.
+    pub version: u64,
 }
 
 /// What verifying found.
@@ -60,7 +95,14 @@ pub struct VerifyReport {
     pub records: u64,
     /// Signed checkpoints read.
     pub checkpoints: u64,
-    /// Broken links, at most a hundred.
+    /// Whether history and trail tell of the same changes, rows are what their history ends with, and each home key's
+    /// number is that of its newest record.
+    pub agrees: bool,
+    /// Changes of the history that were compared; those of before [`Retained`](crate::retention::Retained) are not.
+    pub changes: u64,
+    /// Home keys whose number was compared.
+    pub keys: u64,
+    /// What is wrong, at most a hundred.
     pub findings: Vec<AuditFinding>,
 }
 
@@ -73,7 +115,9 @@ impl VerifyReport {
 }
 
 impl Cluster {
-    /// Checks every chain of every shard, and the newest signed checkpoint against them.
+    /// Checks every chain of every shard, the newest signed checkpoint against them, and that history and trail agree.
+    ///
+    /// Each database is read in one snapshot while all serve. Memory is bounded by the home keys of one lane.
     ///
     /// # Errors
     /// [`CheckpointError`] when a shard or the checkpoint file cannot be read.
@@ -81,64 +125,74 @@ impl Cluster {
         let mut report = VerifyReport::default();
         // Before the chains: they only grow, so what was signed by now must be in them.
         let mut signed = self.checkpointed(&mut report).await?;
-        for source in self.sources() {
-            let Some(db) = self.database(source) else { continue };
-            verify_shard(db, (source != CONTROL).then_some(source.0), &mut signed, &mut report).await?;
+        let mut disagreements = Vec::new();
+        for is_control in [false, true] {
+            let chains = Chains { signed: &mut signed, report: &mut report, at: None };
+            disagreements.extend(agreement::look(self, is_control, chains).await?);
         }
         for ((shard, lane), (seq, _)) in signed.heads {
-            report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated });
+            report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated, row: None });
         }
+        report.agrees = disagreements.is_empty();
+        disagreements.into_iter().for_each(|finding| report.add(finding));
         report.verified = report.findings.is_empty();
         Ok(report)
     }
 }
 
+/// What was signed, and what is found, while chains are walked one after the other.
+pub(super) struct Chains<'a> {
+    signed: &'a mut Signed,
+    pub(super) report: &'a mut VerifyReport,
+    at: Option<At>,
+}
+
+/// Where a walk along one chain is.
+struct At {
+    place: (Option<u16>, u64),
+    seq: u64,
+    hash: [u8; 32],
+    purged: Option<Head>,
+}
+
+/// Columns of a record in a walk.
 pub(super) const RECORDS: SqlPair = SqlPair::same(
     "SELECT lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity_id FROM audit \
-     WHERE (lane, seq) > (?, ?) ORDER BY lane, seq LIMIT ?",
+     WHERE lane = ? AND seq > ? ORDER BY seq LIMIT ?",
 );
 pub(super) const HEADS: SqlPair = SqlPair::same(
     "SELECT lane, seq, hash FROM audit a WHERE seq = (SELECT MAX(seq) FROM audit b WHERE b.lane = a.lane) ORDER BY lane",
 );
 
-async fn verify_shard(
-    db: &Db,
-    shard: Option<u16>,
-    signed: &mut Signed,
-    report: &mut VerifyReport,
-) -> Result<(), DbError> {
-    let (mut lane, mut seq, mut hash) = (-1_i64, 0_u64, GENESIS);
-    let mut purged: Option<Head> = None;
-    loop {
-        let rows = db.query(Statement::of(RECORDS).bind(lane).bind(seq).bind(PAGE)).await?;
-        for row in &rows {
-            if row.int(0)? != lane {
-                lane = row.int(0)?;
-                purged = signed.tombstones.get(&(shard, row.count(0)?)).cloned();
-                (seq, hash) = begin(row, purged.as_ref())?;
-                report.lanes += 1;
+impl Chains<'_> {
+    /// Checks the next record of a chain, whose content is `body`.
+    pub(super) fn check(&mut self, shard: Option<u16>, row: &Row, body: &Json) -> Result<(), DbError> {
+        let place = (shard, row.count(0)?);
+        let before = match self.at.take() {
+            Some(at) if at.place == place => at,
+            _ => {
+                self.report.lanes += 1;
+                let purged = self.signed.tombstones.get(&place).cloned();
+                let (seq, hash) = begin(row, purged.as_ref())?;
+                At { place, seq, hash, purged }
             }
-            let found = check(row, seq, &hash)?;
-            seq = row.count(1)?;
-            hash = row.digest(3)?;
-            report.records += 1;
-            let place = (shard, row.count(0)?);
-            if let Some(kind) = found {
-                report.add(AuditFinding { shard, lane: place.1, seq, kind });
-            }
-            if purged.as_ref().is_some_and(|(end, signed_hash)| *end == seq && *signed_hash != hex(&hash)) {
-                report.add(AuditFinding { shard, lane: place.1, seq, kind: AuditFindingKind::Rewritten });
-            }
-            if signed.heads.get(&place).is_some_and(|(signed_seq, _)| *signed_seq == seq) {
-                let is_same = signed.heads.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
-                if !is_same {
-                    report.add(AuditFinding { shard, lane: place.1, seq, kind: AuditFindingKind::Rewritten });
-                }
+        };
+        let found = check(row, body, before.seq, &before.hash)?;
+        let (seq, hash) = (row.count(1)?, row.digest(3)?);
+        self.report.records += 1;
+        let mut add = |kind| self.report.add(AuditFinding { shard, lane: place.1, seq, kind, row: None });
+        found.into_iter().for_each(&mut add);
+        if before.purged.as_ref().is_some_and(|(end, signed_hash)| *end == seq && *signed_hash != hex(&hash)) {
+            add(AuditFindingKind::Rewritten);
+        }
+        if self.signed.heads.get(&place).is_some_and(|(signed, _)| *signed == seq) {
+            let is_same = self.signed.heads.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
+            if !is_same {
+                add(AuditFindingKind::Rewritten);
             }
         }
-        if rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
-            return Ok(());
-        }
+        self.at = Some(At { place, seq, hash, purged: before.purged });
+        Ok(())
     }
 }
 
@@ -153,13 +207,13 @@ fn begin(first: &Row, purged: Option<&Head>) -> Result<(u64, [u8; 32]), DbError>
     })
 }
 
-fn check(row: &Row, seq_before: u64, hash_before: &[u8; 32]) -> Result<Option<AuditFindingKind>, DbError> {
-    let (previous, hash, body) = (row.digest(2)?, row.digest(3)?, row.text(4)?);
+fn check(row: &Row, body: &Json, seq_before: u64, hash_before: &[u8; 32]) -> Result<Option<AuditFindingKind>, DbError> {
+    let (previous, hash) = (row.digest(2)?, row.digest(3)?);
     Ok(if row.count(1)? != seq_before + 1 {
         Some(AuditFindingKind::Gap)
     } else if previous != *hash_before {
         Some(AuditFindingKind::Broken)
-    } else if link(&previous, body) != hash {
+    } else if link(&previous, row.text(4)?) != hash {
         Some(AuditFindingKind::Changed)
     } else if !index_agrees(row, body)? {
         Some(AuditFindingKind::Index)
@@ -168,9 +222,8 @@ fn check(row: &Row, seq_before: u64, hash_before: &[u8; 32]) -> Result<Option<Au
     })
 }
 
-fn index_agrees(row: &Row, body: &str) -> Result<bool, DbError> {
-    let Ok(body) = serde_json::from_str::<Json>(body) else { return Ok(false) };
-    let same = |member: &str, uuid: uuid::Uuid| body[member] == uuid.as_hyphenated().to_string();
+fn index_agrees(row: &Row, body: &Json) -> Result<bool, DbError> {
+    let same = |member: &str, uuid: Uuid| body[member] == uuid.as_hyphenated().to_string();
     Ok(body["at"] == row.int(5)?
         && same("request", row.uuid(6)?)
         && body["user"] == row.text(7)?

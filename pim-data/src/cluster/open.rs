@@ -7,7 +7,7 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pim_core::shard::{Shard as Described, ShardMap, ShardRouter};
+use pim_core::shard::{Shard as Described, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
 
 use super::directory::Directory;
@@ -164,6 +164,13 @@ async fn look<'a>(
         Place::Control => (CONTROL, settings.data_dir.join("control.db")),
     };
     Ok(Fit::File(file::look(id, &path, (map, directory), settings, schema).await?))
+}
+
+/// Says that a database has been brought up to date.
+fn tell_migrated(id: ShardId, steps: usize) {
+    if steps > 0 {
+        pim_core::info!("shard.migrated", shard_id = (id != CONTROL).then_some(id), steps = steps as u64);
+    }
 }
 
 /// Every statement of this room.

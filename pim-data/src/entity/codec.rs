@@ -99,6 +99,15 @@ pub(crate) fn stored(table: &'static Table, row: &Row, from: usize) -> Result<St
     Ok(Stored { shown })
 }
 
+/// The digest of all columns of a row, of which its own begin at `own`, as [`Table::digest`] makes it of what was written.
+pub(crate) fn digest_of(table: &'static Table, row: &Row, own: usize) -> Result<[u8; 32], DecodeError> {
+    let mut all = Map::new();
+    for (offset, column) in table.columns.iter().enumerate() {
+        all.insert(column.name.to_owned(), to_json(column.kind, row, own + offset, table.name)?);
+    }
+    Ok(table.digest(&all))
+}
+
 /// The same of a row that is about to be written with these members.
 pub(crate) fn stored_as(table: &'static Table, after: &Map<String, Json>) -> Stored {
     let shown = table.columns.iter().filter(|column| column.audited == Audited::Shown);

@@ -180,8 +180,13 @@ impl Unit {
     }
 
     pub(super) fn check_events(&self) -> Result<(), UnitError> {
-        let facts: u64 = self.parts.iter().map(|part| part.facts()).sum();
+        let facts = self.facts();
         if facts == 0 && !self.writes.is_empty() { Err(UnitError::NoEvent) } else { Ok(()) }
+    }
+
+    /// How many events it will number.
+    pub(crate) fn facts(&self) -> u64 {
+        self.parts.iter().map(|part| part.facts()).sum()
     }
 
     /// Fence, idempotency record, the key's number and the lane's end, in one row.
@@ -238,8 +243,7 @@ impl Unit {
             entered.head,
             self.at,
         ));
-        for pending in &self.writes {
-            let record = Record::of(self, pending, entered.head);
+        for record in Record::all(self, entered.head) {
             statements.push(entered.lane.append(&record));
         }
         Ok(statements)

@@ -105,7 +105,7 @@ impl Unit {
     }
 
     fn audit_halves(&self) -> Vec<Json> {
-        self.writes.iter().map(|pending| Record::of(self, pending, 0).halves()).collect()
+        Record::all(self, 0).iter().map(Record::halves).collect()
     }
 
     async fn call_alone(&self, db: &Db, until: Instant, only: &Pending, message: &Message) -> Result<u64, UnitError> {

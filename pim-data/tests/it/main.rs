@@ -14,6 +14,7 @@ mod buckets_move_under_load;
 mod bulk_is_all_or_nothing;
 mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
+mod history_and_audit_agree;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;
 mod map_swaps_under_traffic;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pim_core::shard::ShardId;
 use pim_data::backend::{Engine, FileSecrets, Statement};
-use pim_data::cluster::{Cluster, ClusterSettings, DirectoryError, OpenError, Servers};
+use pim_data::cluster::{Access, Cluster, ClusterSettings, DirectoryError, OpenError, Servers};
 use pim_data::migration::{MigrateError, Migration};
 use pim_data::schema::Schema;
 
@@ -129,6 +129,25 @@ async fn a_first_start_that_was_broken_off_is_gone_on_with() {
     for _ in 0..8 {
         world.register().await;
     }
+}
+
+/// Guard: whoever migrates holds the database's lock from looking to committing.
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_start_at_once_migrate_once() {
+    let folder = Folder::new();
+    let applied = Statement::same("SELECT COUNT(*), MAX(version) FROM pim_migration");
+    let mut counts = Vec::new();
+    for steps in [super::world::schema, later] {
+        let opening = (0..4).map(|_| Cluster::open(settings(&folder, 2).with_access(Access::Shared), steps()));
+        let opened = futures_util::future::join_all(opening).await;
+        for cluster in opened {
+            drop(cluster.expect("opens"));
+        }
+        let rows = first_shard(&folder).await.query(applied.clone()).await.expect("reads");
+        counts.push((rows[0].count(0).expect("a number"), rows[0].count(1).expect("a number")));
+    }
+    assert_eq!(counts[0].1, 10_001);
+    assert_eq!(counts[1], (counts[0].0 + 1, 20_000));
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ promises! {
     bulk_is_all_or_nothing in "bulk_is_all_or_nothing.rs",
     fan_out_passes_nothing_over in "fan_out_passes_nothing_over.rs",
     fence_refuses_stale_router in "fence_refuses_stale_router.rs",
+    history_and_audit_agree in "history_and_audit_agree.rs",
     history_is_automatic in "history_is_automatic.rs",
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",

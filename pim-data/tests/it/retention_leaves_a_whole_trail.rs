@@ -50,7 +50,8 @@ async fn trail(world: &World) -> (bool, u64) {
 
 /// What verifying finds about the account's lane, and nothing may be found elsewhere.
 async fn found(world: &World, account: &Account) -> Vec<(u64, AuditFindingKind)> {
-    let report = world.cluster.verify_audit().await.expect("reads");
+    let mut report = world.cluster.verify_audit().await.expect("reads");
+    report.findings.retain(|finding| !finding.kind.is_disagreement());
     let route = world.cluster.router().route(&account.id);
     let place = (Some(route.shard.0), u64::from(route.bucket.lane().get()));
     assert!(report.findings.iter().all(|it| (it.shard, it.lane) == place), "{place:?}: {report:?}");

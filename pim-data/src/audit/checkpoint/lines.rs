@@ -139,7 +139,7 @@ pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Res
         report.checkpoints += 1;
         let seq = report.checkpoints;
         number += 1;
-        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind });
+        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind, row: None });
         match parse(&line, public) {
             Some((body, heads)) => {
                 if body.previous != previous || body.number != number {

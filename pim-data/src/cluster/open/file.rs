@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pim_core::shard::{ShardId, ShardMap};
 
-use super::{OpenError, identity};
+use super::{OpenError, identity, tell_migrated};
 use crate::backend::{Db, DbSettings};
 use crate::cluster::directory::Directory;
 use crate::cluster::{CONTROL, ClusterSettings, Shard, name_of};
@@ -52,7 +52,7 @@ impl Fit {
     ) -> Result<Shard, OpenError> {
         let Self { id, db } = self;
         let migrated = migrate(&db, schema.migrations_of(id == CONTROL)).await;
-        migrated.map_err(|source| OpenError::Schema { shard: name_of(id), source })?;
+        tell_migrated(id, migrated.map_err(|source| OpenError::Schema { shard: name_of(id), source })?);
         identity::introduce(&db, id, map).await?;
         Ok(Shard::new(id, db, settings.replica_delay))
     }

@@ -3,7 +3,7 @@
 use pim_core::shard::{Bucket, Epoch, ShardId, ShardMap};
 
 use super::OpenError;
-use crate::backend::{Db, DbError, Row, SqlPair, Statement};
+use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement};
 use crate::cluster::directory::Directory;
 use crate::cluster::{CONTROL, name_of};
 use crate::migration::place;
@@ -13,6 +13,8 @@ const IS_NAMED: SqlPair = SqlPair::of(
     "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'pim_identity'",
 );
 const IDENTITY: SqlPair = SqlPair::same("SELECT keyspace, shard FROM pim_identity");
+/// The lock of whoever migrates: of programs that open a new database at once, one introduces it. The writer's is the file's.
+const ALONE: SqlPair = SqlPair::postgres("SELECT pg_advisory_xact_lock(7460, 0)");
 const INTRODUCE: SqlPair = SqlPair::same("INSERT INTO pim_identity VALUES (1, ?, ?)");
 
 fn own(buckets: usize) -> SqlPair {
@@ -22,8 +24,8 @@ fn own(buckets: usize) -> SqlPair {
 }
 
 /// Every statement of this room.
-pub(super) fn pairs() -> [SqlPair; 4] {
-    [IS_NAMED, IDENTITY, INTRODUCE, own(1)]
+pub(super) fn pairs() -> [SqlPair; 5] {
+    [IS_NAMED, IDENTITY, ALONE, INTRODUCE, own(1)]
 }
 
 /// Looks who a database says that it is; one that nobody has introduced yet will do where this directory has had none there.
@@ -66,8 +68,10 @@ fn is_meant(row: &Row, id: ShardId, map: &ShardMap) -> Result<(), OpenError> {
 /// Writes identity and ownership into a new database; refuses one that has been introduced as somebody else.
 pub(super) async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<(), OpenError> {
     let failed = |source| OpenError::Database { shard: name_of(id), source };
-    let (mut tx, answers) = db.begin_with(&[Statement::of(IDENTITY)]).await.map_err(failed)?;
-    if let Some(row) = answers.first().and_then(|rows| rows.first()) {
+    let lock = (db.engine() == Engine::Postgres).then(|| Statement::of(ALONE));
+    let first: Vec<Statement> = lock.into_iter().chain([Statement::of(IDENTITY)]).collect();
+    let (mut tx, answers) = db.begin_with(&first).await.map_err(failed)?;
+    if let Some(row) = answers.last().and_then(|rows| rows.first()) {
         return is_meant(row, id, map);
     }
     let identity = Statement::of(INTRODUCE).bind(map.keyspace()).bind(id.0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pim_core::shard::{EndpointRole, Shard as Described, ShardId, ShardMap};
 
-use super::{OpenError, identity};
+use super::{OpenError, identity, tell_migrated};
 use crate::backend::{Db, DbError, Dial, SecretError, ServerSettings, SqlPair, Statement};
 use crate::cluster::directory::Directory;
 use crate::cluster::group::Members;
@@ -212,7 +212,7 @@ impl<'a> Opening<'a> {
     }
 
     async fn prepare(&self, owner: &Db) -> Result<(), OpenError> {
-        migrate(owner, self.steps()).await.map_err(|source| self.unfit(source))?;
+        tell_migrated(self.id, migrate(owner, self.steps()).await.map_err(|source| self.unfit(source))?);
         let routines = self.schema.routines(self.id == CONTROL);
         make_routines(owner, &routines).await.map_err(|source| self.unfit(source))?;
         identity::introduce(owner, self.id, self.map).await
