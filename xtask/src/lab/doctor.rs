@@ -1,5 +1,6 @@
 //! `cargo xtask lab doctor`: which modes can run here, what is missing, and the command that installs it.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::document::{print, say};
 use crate::exit::Failure;
+use crate::shell::root;
 
 /// Something that the lab or its suites use.
 struct Need {
@@ -18,6 +20,8 @@ struct Need {
     /// Where it is, or why it cannot be used.
     look: fn() -> Result<String, String>,
     install: &'static str,
+    /// Whether the lab does without it, and only suites that are asked for want it.
+    is_optional: bool,
 }
 
 const NEEDS: &[Need] = &[
@@ -26,24 +30,50 @@ const NEEDS: &[Need] = &[
         purpose: "every build",
         look: || version_of("cc", "--version"),
         install: "apt-get install gcc libc6-dev",
+        is_optional: false,
     },
     Need {
         name: "curl",
         purpose: "the commands that the lab prints",
         look: || version_of("curl", "--version"),
         install: "apt-get install curl",
+        is_optional: false,
     },
     Need {
         name: "PostgreSQL 15 or later",
         purpose: "`lab up --mode process`, lab servers, and the suites that kill servers",
         look: || Programs::find().map(|found| found.bin().display().to_string()).map_err(|why| why.to_string()),
         install: "apt-get install postgresql",
+        is_optional: false,
     },
     Need {
         name: "a Docker engine",
         purpose: "suites in containers",
         look: || if docker_answers() { Ok("answers".to_owned()) } else { Err("no engine answers".to_owned()) },
         install: "apt-get install docker.io && dockerd &",
+        is_optional: false,
+    },
+    Need {
+        name: "Redis 7 or later",
+        purpose: "`cargo xtask test --require redis`",
+        look: || version_of("redis-server", "--version"),
+        install: "apt-get install redis-server",
+        is_optional: true,
+    },
+    Need {
+        name: "Apache Kafka",
+        purpose: "`cargo xtask test --require kafka`",
+        look: kafka,
+        install: "apt-get install openjdk-17-jre-headless maven && mvn -q dependency:get \
+                  -Dartifact=org.apache.kafka:kafka_2.13:4.3.1",
+        is_optional: true,
+    },
+    Need {
+        name: "a certified OIDC provider",
+        purpose: "`cargo xtask test --require oidc`",
+        look: oidc,
+        install: "apt-get install nodejs npm && npm install --prefix target/oidc oidc-provider@9",
+        is_optional: true,
     },
 ];
 
@@ -53,10 +83,10 @@ struct Finding {
     found: Result<String, String>,
 }
 
-/// Prints what is there and what is not; fails when something is missing.
+/// Prints what is there and what is not; fails when something is missing that the lab cannot do without.
 pub(super) fn run(json: bool) -> Result<()> {
     let findings: Vec<_> = NEEDS.iter().map(|need| Finding { need, found: (need.look)() }).collect();
-    let missing = findings.iter().filter(|finding| finding.found.is_err()).count();
+    let missing = findings.iter().filter(|finding| finding.found.is_err() && !finding.need.is_optional).count();
     if json {
         print("doctor", &json!({"needs": findings.iter().map(Finding::document).collect::<Value>()}), true);
     } else {
@@ -67,7 +97,8 @@ pub(super) fn run(json: bool) -> Result<()> {
     if missing == 0 {
         return Ok(());
     }
-    Err(Failure::Precondition.because(format!("{missing} of {} are missing", NEEDS.len())))
+    let needed = NEEDS.iter().filter(|need| !need.is_optional).count();
+    Err(Failure::Precondition.because(format!("{missing} of {needed} are missing")))
 }
 
 impl Finding {
@@ -75,7 +106,10 @@ impl Finding {
         let Need { name, purpose, install, .. } = self.need;
         match &self.found {
             Ok(found) => json!({"name": name, "for": purpose, "is_there": true, "found": found}),
-            Err(why) => json!({"name": name, "for": purpose, "is_there": false, "why": why, "install": install}),
+            Err(why) => json!({
+                "name": name, "for": purpose, "is_there": false, "why": why, "install": install,
+                "is_optional": self.need.is_optional,
+            }),
         }
     }
 
@@ -83,9 +117,31 @@ impl Finding {
         let Need { name, purpose, install, .. } = self.need;
         match &self.found {
             Ok(found) => format!("ok       {name} ({purpose}): {found}"),
-            Err(why) => format!("missing  {name} ({purpose}): {why}\n         {install}"),
+            Err(why) => {
+                let verdict = if self.need.is_optional { "absent " } else { "missing" };
+                format!("{verdict}  {name} ({purpose}): {why}\n         {install}")
+            }
         }
     }
+}
+
+/// Its archive in the local repository of Maven, and a Java that runs it.
+fn kafka() -> Result<String, String> {
+    let java = version_of("java", "--version")?;
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let archive = Path::new(&home).join(".m2/repository/org/apache/kafka/kafka_2.13");
+    if archive.is_dir() { Ok(format!("{} with {java}", archive.display())) } else { Err(absent(&archive)) }
+}
+
+/// Its package below the target directory.
+fn oidc() -> Result<String, String> {
+    let node = version_of("node", "--version")?;
+    let package = root().join("target/oidc/node_modules/oidc-provider");
+    if package.is_dir() { Ok(format!("{} with node {node}", package.display())) } else { Err(absent(&package)) }
+}
+
+fn absent(path: &Path) -> String {
+    format!("{} is not there", path.display())
 }
 
 fn version_of(program: &str, flag: &str) -> Result<String, String> {
@@ -104,6 +160,8 @@ mod tests {
         for need in NEEDS {
             let finding = Finding { need, found: Err("gone".to_owned()) };
             assert!(finding.line().contains(need.name) && finding.line().contains(need.install));
+            assert_eq!(finding.line().starts_with("missing"), !need.is_optional);
+            assert_eq!(finding.document()["is_optional"], need.is_optional);
             assert_eq!(finding.document()["install"], need.install);
             let finding = Finding { need, found: Ok("here".to_owned()) };
             assert!(!finding.line().contains(need.install), "nothing to install");
