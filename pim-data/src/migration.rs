@@ -91,7 +91,7 @@ pub enum MigrateError {
         name: String,
         /// Why.
         #[source]
-        source: DbError,
+        source: Box<DbError>,
     },
     /// A step, or the declaration that it was generated from, was changed after it had been applied.
     #[error(
@@ -113,7 +113,7 @@ pub enum MigrateError {
         name: &'static str,
         /// Why.
         #[source]
-        source: DbError,
+        source: Box<DbError>,
     },
     /// The list of applied steps cannot be read.
     #[error("the list of applied migrations cannot be read")]
@@ -156,7 +156,7 @@ pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, Migrate
     let steps = pending(db, migrations, &applied)?;
     let count = steps.len();
     for (step, text, digest) in steps {
-        let failed = |source| MigrateError::Step { version: step.version, name: step.name, source };
+        let failed = |source| MigrateError::Step { version: step.version, name: step.name, source: Box::new(source) };
         tx.script(text).await.map_err(failed)?;
         let record = Statement::of(RECORD);
         tx.query(record.bind(step.version).bind(step.name).bind(&digest)).await.map_err(failed)?;
@@ -201,7 +201,7 @@ pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), M
     let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
     tx.script("SELECT pg_advisory_xact_lock(7460, 0)").await.map_err(MigrateError::Ledger)?;
     for routine in routines {
-        let failed = |source| MigrateError::Routine { name: routine.name.clone(), source };
+        let failed = |source| MigrateError::Routine { name: routine.name.clone(), source: Box::new(source) };
         let digest: [u8; 32] = Sha256::digest(routine.text.as_bytes()).into();
         let known = Statement::of(KNOWN);
         let known = tx.query(known.bind(routine.name.as_str()).bind(&digest)).await.map_err(failed)?;

@@ -103,7 +103,7 @@ enum Place<'m> {
 /// A database that may be used as it is, or be brought up to date.
 enum Fit<'a> {
     File(file::Fit),
-    Server(server::Fit<'a>),
+    Server(Box<server::Fit<'a>>),
 }
 
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
@@ -157,7 +157,7 @@ async fn look<'a>(
             Place::Shard(described) => server::look(described, servers, (map, directory), settings, schema).await?,
             Place::Control => server::look_at_control(servers, (map, directory), settings, schema).await?,
         };
-        return Ok(Fit::Server(found));
+        return Ok(Fit::Server(Box::new(found)));
     }
     let (id, path) = match place {
         Place::Shard(it) => (it.id, settings.data_dir.join("shards").join(format!("{}.db", it.name))),
