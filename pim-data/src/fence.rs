@@ -51,11 +51,17 @@ const NEWEST: SqlPair = SqlPair::same("SELECT COALESCE(MAX(map_version), 0) FROM
 const LOCK: SqlPair = SqlPair::postgres("SELECT pim_fence(?)");
 const GIVE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_give(?, ?)");
 const RETIRE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_retire(?, ?)");
+/// Of buckets and epochs, those that the database does not say so.
+const PENDING: SqlPair = SqlPair::postgres(
+    "SELECT (taken.value ->> 0)::bigint, (taken.value ->> 1)::bigint FROM jsonb_array_elements(?) AS taken(value) \
+     WHERE NOT EXISTS (SELECT FROM pim_bucket_owned o WHERE o.bucket = (taken.value ->> 0)::bigint \
+     AND o.epoch = (taken.value ->> 1)::bigint AND o.state = 'owned')",
+);
 const TAKE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_take(?, ?)");
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 11] {
-    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, TAKE_SERVER]
+pub(crate) fn pairs() -> [SqlPair; 12] {
+    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, PENDING, TAKE_SERVER]
 }
 
 /// A map that was not published.
@@ -255,12 +261,14 @@ impl Cluster {
 /// In steps that may be interrupted: each says what the map says, and saying it again changes nothing.
 async fn take_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbError> {
     let all = Value::Json(Json::from(list).to_string());
-    let retire = Statement::of(RETIRE_SERVER).bind(all).bind(version);
-    db.begin().await?.commit_with(vec![retire]).await?;
-    for some in list.chunks(LOCKED_MAX) {
+    // Each call is a transaction, and a trip: writers wait meanwhile.
+    db.query(Statement::of(RETIRE_SERVER).bind(all.clone()).bind(version)).await?;
+    let pending = db.query(Statement::of(PENDING).bind(all)).await?;
+    let pending: Result<Vec<_>, DbError> =
+        pending.iter().map(|row| Ok(json!([row.count(0)?, row.count(1)?]))).collect();
+    for some in pending?.chunks(LOCKED_MAX) {
         let some = Value::Json(Json::from(some).to_string());
-        let take = Statement::of(TAKE_SERVER).bind(some).bind(version);
-        db.begin().await?.commit_with(vec![take]).await?;
+        db.query(Statement::of(TAKE_SERVER).bind(some).bind(version)).await?;
     }
     Ok(())
 }

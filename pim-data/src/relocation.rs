@@ -26,6 +26,7 @@
 //! ```
 
 mod batch;
+mod collect;
 mod copy;
 mod error;
 mod hand_over;

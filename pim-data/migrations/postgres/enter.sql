@@ -206,15 +206,37 @@ END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_retire(jsonb, bigint) FROM PUBLIC;
 
 -- Fails unless this database says `wanted` of all these buckets, and keeps it from saying anything else until this
--- transaction ends: whoever would own one of them again waits, or has come first and is seen. Each element begins with the
--- bucket's number.
+-- transaction ends: whoever would own one of them again waits, or has come first and is seen. The elements are the
+-- buckets' numbers.
 CREATE OR REPLACE FUNCTION public.pim_require(buckets jsonb, wanted text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   PERFORM 1 FROM public.pim_bucket_owned o
-    WHERE o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets)) ORDER BY o.bucket FOR SHARE;
+    WHERE o.bucket IN (SELECT value::bigint FROM jsonb_array_elements_text(buckets)) ORDER BY o.bucket FOR SHARE;
   IF EXISTS (SELECT FROM public.pim_bucket_owned o WHERE o.state <> wanted
-             AND o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets))) THEN
+             AND o.bucket IN (SELECT value::bigint FROM jsonb_array_elements_text(buckets))) THEN
     RAISE EXCEPTION 'pim:bucket-is-owned' USING ERRCODE = 'PM012';
   END IF;
 END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_require(jsonb, text) FROM PUBLIC;
+
+-- How buckets are moved: by the owner, whom row-level security binds as well, so these let it see every row until they end.
+-- Both take text from nobody but the mover, and run with no more rights than whoever calls them.
+
+-- Asks one question of all tables, in one snapshot and one trip; `keys` is its first parameter.
+CREATE OR REPLACE FUNCTION public.pim_look(question text, keys jsonb) RETURNS TABLE (a bigint, b uuid, c uuid, d text)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  PERFORM public.pim_scope('{"scope":"all"}');
+  RETURN QUERY EXECUTE question USING ARRAY(SELECT value::uuid FROM jsonb_array_elements_text(keys));
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_look(text, jsonb) FROM PUBLIC;
+
+-- Does all of the work or nothing; each element is [statement, what it is given as its first parameter].
+CREATE OR REPLACE FUNCTION public.pim_do(work jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM public.pim_scope('{"scope":"all"}');
+  FOR place IN 0 .. jsonb_array_length(work) - 1 LOOP
+    EXECUTE work->place->>0 USING work->place->1;
+  END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_do(jsonb) FROM PUBLIC;

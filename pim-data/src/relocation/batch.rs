@@ -13,9 +13,24 @@ pub(super) fn generated(text: String) -> Statement {
     Statement::of(SqlPair::generated(text))
 }
 
-/// Lets whoever copies see every row: row-level security binds the owner of a server's tables too. First in a transaction.
-pub(super) fn see_all() -> Statement {
-    Statement::of(SqlPair::postgres("SELECT pim_scope(?)")).bind(Value::Json(r#"{"scope":"all"}"#.to_owned()))
+/// Statements for a server as one, which is a transaction. Each has at most one parameter, which is JSON.
+pub(super) fn together(statements: Vec<Statement>) -> Statement {
+    let one = |statement: Statement| {
+        let given = match statement.binds() {
+            [Value::Json(given)] => given.clone(),
+            _ => "null".to_owned(),
+        };
+        let text = statement.into_pair().text(Engine::Postgres).unwrap_or_default();
+        format!("[{},{given}]", serde_json::Value::from(text))
+    };
+    let work = statements.into_iter().map(one).collect::<Vec<_>>().join(",");
+    Statement::of(SqlPair::postgres("SELECT pim_do(?)")).bind(Value::Json(format!("[{work}]")))
+}
+
+/// Ids as one parameter.
+pub(super) fn list_of_ids(ids: &[Uuid]) -> Value {
+    let list = ids.iter().map(|id| format!("\"{}\"", id.as_hyphenated())).collect::<Vec<_>>().join(",");
+    Value::Json(format!("[{list}]"))
 }
 
 /// A condition that holds for these ids, and what it binds. On a server always the same text, however many they are.
@@ -23,9 +38,8 @@ fn among(engine: Engine, column: &str, ids: &[Uuid]) -> (String, Vec<Value>) {
     if engine == Engine::Sqlite {
         return (format!("{column} IN ({})", marks(ids.len())), ids.iter().map(|id| Value::from(*id)).collect());
     }
-    let list = ids.iter().map(|id| format!("\"{}\"", id.as_hyphenated())).collect::<Vec<_>>().join(",");
     let condition = format!("{column} = ANY (ARRAY(SELECT value::uuid FROM jsonb_array_elements_text(?)))");
-    (condition, vec![Value::Json(format!("[{list}]"))])
+    (condition, vec![list_of_ids(ids)])
 }
 
 /// Reads what some ids have.
@@ -80,9 +94,13 @@ pub(super) fn overwrite(table: &str, columns: &[String], rows: &[&Row], from: us
     vec![generated(text).bind(list_of_rows(columns, rows, from))]
 }
 
+/// A row that was read of a server is JSON already.
 fn list_of_rows(columns: &[String], rows: &[&Row], from: usize) -> Value {
-    let list = rows.iter().map(|row| object(columns, (from..row.len()).map(|index| row.get(index))));
-    Value::Json(format!("[{}]", list.collect::<Vec<_>>().join(",")))
+    let of_row = |row: &&Row| match row.get(from) {
+        Value::Json(whole) if columns.len() > row.len() - from => whole.clone(),
+        _ => object(columns, (from..row.len()).map(|index| row.get(index))),
+    };
+    Value::Json(format!("[{}]", rows.iter().map(of_row).collect::<Vec<_>>().join(",")))
 }
 
 /// Reads records by what tells them apart.

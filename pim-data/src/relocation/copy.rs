@@ -1,7 +1,6 @@
 //! Copying keys between two shards until both say the same, whatever is written meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::iter;
 
 use pim_core::shard::{Bucket, ShardId};
 use uuid::Uuid;
@@ -11,7 +10,7 @@ use super::layout::{KeyPart, Layout, Role, list_of};
 use super::records::Known;
 use super::tally::Tally;
 use super::{BucketReport, MoveError};
-use crate::backend::{ColumnError, Db, DbError, Engine, Row, SqlPair, Statement, Value};
+use crate::backend::{ColumnError, Db, DbError, Engine, Row, Statement, Value};
 
 /// Keys that are read and written together.
 const KEYS_PER_BATCH: usize = 16;
@@ -43,15 +42,21 @@ pub(super) struct Copier {
 }
 
 /// What is replaced together: a row with its past, or a key's part of another table. Its group, its id, its key.
-type Piece = (usize, Uuid, Uuid);
+pub(super) type Piece = (usize, Uuid, Uuid);
 
 /// Everything that some keys have in a shard.
 #[derive(Debug, Default)]
-struct Pieces(BTreeMap<Piece, (Vec<(usize, Row)>, Tally)>);
+pub(super) struct Pieces(BTreeMap<Piece, (Vec<(usize, Row)>, Tally)>);
 
 impl Pieces {
     fn tally(&self, piece: &Piece) -> Tally {
         self.0.get(piece).map(|(_, tally)| *tally).unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, piece: Piece, index: usize, table: &str, row: Row) {
+        let (rows, tally) = self.0.entry(piece).or_default();
+        tally.add(table, &row, 1);
+        rows.push((index, row));
     }
 
     /// Whether a piece has its row, and not a past alone: the row's table comes before that of its history.
@@ -120,19 +125,22 @@ impl Copier {
     fn number(&self, pieces: &Pieces, key: Uuid) -> Result<u64, MoveError> {
         let head = self.layout.keys.iter().find(|part| part.table == "key_head").map_or(0, |part| part.group);
         let found = pieces.0.get(&(head, Uuid::nil(), key)).and_then(|(rows, _)| rows.first());
-        Ok(found.map_or(Ok(0), |(_, row)| row.count(3))?)
+        let Some((_, row)) = found else { return Ok(0) };
+        if let Value::Json(whole) = row.get(1) {
+            let whole: serde_json::Value = serde_json::from_str(whole).unwrap_or_default();
+            return whole["n"].as_u64().ok_or_else(|| ColumnError { index: 1, wanted: "a head" }.into());
+        }
+        Ok(row.count(3)?)
     }
 
     /// Every key of the buckets: those with a number, and those that have rows without one.
     async fn heads(&self, end: &End) -> Result<Heads, MoveError> {
-        let list = list_of(&self.buckets);
-        let mut asked = vec![generated(format!("SELECT key, bucket, n FROM key_head WHERE bucket IN ({list})"))];
-        asked.extend(self.layout.rows().map(|part| {
-            generated(format!("SELECT DISTINCT home_key, bucket, 0 FROM {} WHERE bucket IN ({list})", part.table))
-        }));
-        let answers = self.look(end, &asked).await?;
+        let rows = match end.db.engine() {
+            Engine::Postgres => self.collect_heads(end).await?,
+            Engine::Sqlite => self.look_for_heads(end).await?,
+        };
         let mut heads = Heads::new();
-        for row in answers.iter().flatten() {
+        for row in rows {
             let bucket = u16::try_from(row.int(1)?).ok().and_then(|number| Bucket::new(number).ok());
             let bucket = bucket.ok_or(ColumnError { index: 1, wanted: "a bucket" })?;
             let n = row.count(2)?;
@@ -142,8 +150,20 @@ impl Copier {
         Ok(heads)
     }
 
+    async fn look_for_heads(&self, end: &End) -> Result<Vec<Row>, MoveError> {
+        let list = list_of(&self.buckets);
+        let mut asked = vec![generated(format!("SELECT key, bucket, n FROM key_head WHERE bucket IN ({list})"))];
+        asked.extend(self.layout.rows().map(|part| {
+            generated(format!("SELECT DISTINCT home_key, bucket, 0 FROM {} WHERE bucket IN ({list})", part.table))
+        }));
+        Ok(self.look(end, &asked).await?.into_iter().flatten().collect())
+    }
+
     /// Everything of some keys, in one snapshot.
     async fn read(&self, end: &End, keys: &[Uuid]) -> Result<Pieces, MoveError> {
+        if end.db.engine() == Engine::Postgres {
+            return self.collect(end, keys).await;
+        }
         let of_part = |part: &KeyPart| {
             let KeyPart { table, key, columns, order, .. } = part;
             let what = format!("{key}, {}", columns.join(", "));
@@ -156,9 +176,7 @@ impl Copier {
             let part = &self.layout.keys[index];
             for row in rows {
                 let id = if part.role == Role::Plain { Uuid::nil() } else { row.uuid(1)? };
-                let (rows, tally) = pieces.0.entry((part.group, id, row.uuid(0)?)).or_default();
-                tally.add(&part.table, &row, 1);
-                rows.push((index, row));
+                pieces.add((part.group, id, row.uuid(0)?), index, &part.table, row);
             }
         }
         Ok(pieces)
@@ -215,8 +233,7 @@ impl Copier {
             let (bucket, _, tally) = known.ok_or(MoveError::Differs { bucket: head.0 })?;
             tallies.entry(bucket.get()).or_default().join(*tally);
         }
-        let counts: Vec<_> = self.layout.rows().map(|part| self.count_rows(&part.table)).collect();
-        let (given, taken) = (self.look(&self.source, &counts).await?, self.look(&self.target, &counts).await?);
+        let (given, taken) = (self.counts(&self.source).await?, self.counts(&self.target).await?);
         if given != taken {
             let bucket = given.iter().zip(&taken).find(|(given, taken)| given != taken);
             let bucket = bucket.and_then(|(given, taken)| given.iter().chain(taken).next()?.count(0).ok());
@@ -236,6 +253,15 @@ impl Copier {
         }
         let report = |(bucket, tally): (u16, Tally)| BucketReport { bucket, rows: tally.rows, checksum: tally.text() };
         Ok((here.len() as u64, tallies.into_iter().map(report).collect()))
+    }
+
+    /// For each table of rows, buckets and how many rows they have.
+    async fn counts(&self, end: &End) -> Result<Vec<Vec<Row>>, MoveError> {
+        if end.db.engine() == Engine::Postgres {
+            return self.collect_counts(end).await;
+        }
+        let counts: Vec<_> = self.layout.rows().map(|part| self.count_rows(&part.table)).collect();
+        self.look(end, &counts).await
     }
 
     fn count_rows(&self, table: &str) -> Statement {
@@ -274,40 +300,35 @@ impl Copier {
 
     /// Fails the transaction unless the end says this of every bucket, and keeps it so until the transaction ends.
     fn require(&self, end: &End, state: &'static str) -> Statement {
-        if end.db.engine() == Engine::Postgres {
-            let list: Vec<_> = self.buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
-            let list = Value::Json(serde_json::Value::from(list).to_string());
-            return Statement::of(SqlPair::postgres("SELECT pim_require(?, ?)")).bind(list).bind(state);
-        }
         let list = list_of(&self.buckets);
+        if end.db.engine() == Engine::Postgres {
+            return generated(format!("SELECT pim_require('[{list}]', '{state}')"));
+        }
         generated(format!(
             "INSERT INTO pim_guard (broken) SELECT 'owned' WHERE EXISTS \
              (SELECT 1 FROM pim_bucket_owned WHERE bucket IN ({list}) AND state <> '{state}')"
         ))
     }
 
+    /// Asks what needs no scope.
     pub(super) async fn look(&self, end: &End, asked: &[Statement]) -> Result<Vec<Vec<Row>>, MoveError> {
         let looked = async {
-            let mut reader = end.db.read().await?;
-            if end.db.engine() == Engine::Sqlite {
-                return reader.snapshot(asked).await;
+            match asked {
+                [one] => Ok(vec![end.db.query(one.clone()).await?]),
+                several => end.db.read().await?.snapshot(several).await,
             }
-            let all: Vec<Statement> = iter::once(batch::see_all()).chain(asked.iter().cloned()).collect();
-            let mut answers = reader.snapshot(&all).await?;
-            answers.remove(0);
-            Ok(answers)
         };
         looked.await.map_err(|source| MoveError::Shard { shard: end.shard, source })
     }
 
     pub(super) async fn change(&self, end: &End, statements: Vec<Statement>) -> Result<(), MoveError> {
         let changed = async {
-            let mut tx = end.db.begin().await?;
-            match end.db.engine() {
-                // A row may refer to one that comes later.
-                Engine::Sqlite => tx.script("PRAGMA defer_foreign_keys = ON").await?,
-                Engine::Postgres => drop(tx.query(batch::see_all()).await?),
+            if end.db.engine() == Engine::Postgres {
+                return end.db.query(batch::together(statements)).await.map(drop);
             }
+            let mut tx = end.db.begin().await?;
+            // A row may refer to one that comes later.
+            tx.script("PRAGMA defer_foreign_keys = ON").await?;
             tx.commit_with(statements).await.map(drop)
         };
         changed.await.map_err(|source: DbError| MoveError::Shard { shard: end.shard, source })

@@ -105,7 +105,7 @@ async fn whoever_would_own_a_bucket_again_waits_for_its_clearing() {
     world.raw(account.id, "UPDATE pim_bucket_owned SET state = 'moved'").await.expect("runs");
     let (clearing, owning) = (world.powerful(ShardId(0)).await, world.powerful(ShardId(0)).await);
     let mut clears = clearing.begin().await.expect("begins");
-    clears.script(&format!("SELECT pim_require('[[{bucket}]]', 'moved')")).await.expect("holds");
+    clears.script(&format!("SELECT pim_require('[{bucket}]', 'moved')")).await.expect("holds");
     let mut owns = owning.begin().await.expect("begins");
     owns.script("SET LOCAL lock_timeout = '100ms'").await.expect("runs");
     let takes = format!("UPDATE pim_bucket_owned SET state = 'owned' WHERE bucket = {bucket}");
@@ -113,7 +113,7 @@ async fn whoever_would_own_a_bucket_again_waits_for_its_clearing() {
     owns.rollback().await.expect("ends");
     clears.commit().await.expect("commits");
     world.raw(account.id, &takes).await.expect("runs now");
-    let late = world.raw(account.id, &format!("SELECT pim_require('[[{bucket}]]', 'moved')")).await;
+    let late = world.raw(account.id, &format!("SELECT pim_require('[{bucket}]', 'moved')")).await;
     assert!(format!("{late:?}").contains("pim:bucket-is-owned"), "{late:?}");
 }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 const WRITERS: u64 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Whoever returns to patients leaves the machine to others in between.
-const BETWEEN_VISITS: Duration = Duration::from_millis(250);
+const BETWEEN_VISITS: Duration = Duration::from_millis(400);
 const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 
 /// One write as it was sent.

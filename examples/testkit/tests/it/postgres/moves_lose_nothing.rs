@@ -33,7 +33,7 @@ use crate::workload::{Workload, settled};
 
 const SHARDS: u16 = 2;
 /// Patients of each writer.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 8;
 /// Most buckets of one move.
 const BUCKETS_MAX: usize = 12;
 /// How long an onlooker may need to open the lab.

@@ -1,0 +1,90 @@
+//! A server's end of a move, read in one trip however many tables there are.
+
+use uuid::Uuid;
+
+use super::MoveError;
+use super::batch;
+use super::copy::{Copier, End, Pieces};
+use super::layout::{KeyPart, Role, list_of};
+use crate::backend::{Row, SqlPair, Statement, Value};
+
+/// What the mover is asked with: the owner sees every row inside of this function.
+const LOOK: SqlPair = SqlPair::postgres("SELECT a, b, c, d FROM pim_look(?, ?)");
+
+impl Copier {
+    async fn ask(&self, end: &End, question: String, keys: &[Uuid]) -> Result<Vec<Row>, MoveError> {
+        let look = Statement::of(LOOK).bind(question).bind(batch::list_of_ids(keys));
+        end.db.query(look).await.map_err(|source| MoveError::Shard { shard: end.shard, source })
+    }
+
+    /// Everything of some keys, in one snapshot. Each row is its key and, as JSON, all of its columns.
+    pub(super) async fn collect(&self, end: &End, keys: &[Uuid]) -> Result<Pieces, MoveError> {
+        let of_part = |(index, part): (usize, &KeyPart)| {
+            let KeyPart { table, key, columns, .. } = part;
+            let id = if part.role == Role::Plain { "NULL::uuid" } else { "t.id" };
+            let place = if part.role == Role::History { "t.history_seq" } else { "0::bigint" };
+            let columns = columns.iter().map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
+            format!(
+                "SELECT {index}::bigint AS part, t.{key} AS key, {id} AS id, {place} AS place, \
+                 (SELECT to_jsonb(one) FROM (SELECT {columns}) one)::text AS data FROM {table} t WHERE t.{key} = ANY ($1)"
+            )
+        };
+        let parts = self.layout.keys.iter().enumerate().map(of_part).collect::<Vec<_>>().join(" UNION ALL ");
+        let question = format!("SELECT part, key, id, data FROM ({parts}) found ORDER BY part, place");
+        let mut pieces = Pieces::default();
+        for row in self.ask(end, question, keys).await? {
+            let index = usize::try_from(row.count(0)?).unwrap_or(usize::MAX);
+            let Some(part) = self.layout.keys.get(index) else { continue };
+            let (key, id) = (row.uuid(1)?, row.uuid_or_null(2)?.unwrap_or(Uuid::nil()));
+            let whole = Row::new(vec![key.into(), Value::Json(row.text(3)?.to_owned())]);
+            pieces.add((part.group, id, key), index, &part.table, whole);
+        }
+        Ok(pieces)
+    }
+
+    /// Key, bucket and number of every key of the buckets; number zero for a key that has rows.
+    pub(super) async fn collect_heads(&self, end: &End) -> Result<Vec<Row>, MoveError> {
+        let list = list_of(&self.buckets);
+        let of_part = |part: &KeyPart| {
+            format!(" UNION SELECT bucket, home_key, NULL::uuid, '0' FROM {} WHERE bucket IN ({list})", part.table)
+        };
+        let others: String = self.layout.rows().map(of_part).collect();
+        let question =
+            format!("SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE bucket IN ({list}){others}");
+        let told = self.ask(end, question, &[]).await?;
+        let shaped = |row: &Row| Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number(row)?.into()]));
+        told.iter().map(shaped).collect()
+    }
+
+    /// How many rows each table has of each bucket: for each table buckets and counts.
+    pub(super) async fn collect_counts(&self, end: &End) -> Result<Vec<Vec<Row>>, MoveError> {
+        let list = list_of(&self.buckets);
+        let of_part = |(index, part): (usize, &KeyPart)| {
+            // Twelve bits of the bucket beside the table's number.
+            format!(
+                "SELECT {index} * 4096 + bucket, NULL::uuid, NULL::uuid, count(*)::text FROM {} \
+                 WHERE bucket IN ({list}) GROUP BY bucket",
+                part.table
+            )
+        };
+        let parts: Vec<String> = self.layout.rows().enumerate().map(of_part).collect();
+        let mut counts = vec![Vec::new(); parts.len()];
+        if parts.is_empty() {
+            return Ok(counts);
+        }
+        let question = format!("{} ORDER BY 1", parts.join(" UNION ALL "));
+        for row in self.ask(end, question, &[]).await? {
+            let place = row.count(0)?;
+            let table = usize::try_from(place / 4096).ok().and_then(|index| counts.get_mut(index));
+            if let Some(table) = table {
+                table.push(Row::new(vec![(place % 4096).into(), number(&row)?.into()]));
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn number(row: &Row) -> Result<u64, MoveError> {
+    let form = crate::backend::ColumnError { index: 3, wanted: "a number" };
+    row.text(3)?.parse().map_err(|_| form.into())
+}
