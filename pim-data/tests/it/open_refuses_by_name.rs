@@ -1,5 +1,6 @@
 //! A data directory that does not fit is refused by name, and left as it was.
 
+use pim_data::backend::{Db, DbSettings};
 use pim_data::cluster::{Access, Cluster, ClusterSettings, DirectoryError, OpenError};
 use pim_data::migration::{MigrateError, Migration};
 use pim_data::schema::Schema;
@@ -17,6 +18,22 @@ async fn another_number_of_shards() {
     let error = refused(settings(&folder, 3)).await;
     assert!(matches!(error, OpenError::Directory(DirectoryError::OtherShards { found: 2, asked: 3, .. })), "{error:?}");
     Cluster::open(settings(&folder, 2), schema()).await.expect("still opens");
+}
+
+/// Guard: the engine refuses one of two connections that bring a new file into WAL, without waiting; we wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_that_make_a_file_at_once_wait_for_each_other() {
+    let folder = Folder::new();
+    for round in 0..20 {
+        let path = folder.path().join(format!("{round}.db"));
+        let opening = (0..8).map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move { Db::open(&path, DbSettings::default()).await })
+        });
+        for opened in futures_util::future::join_all(opening).await {
+            opened.expect("runs").expect("opens");
+        }
+    }
 }
 
 #[tokio::test]
@@ -129,7 +146,7 @@ async fn a_migration_that_was_edited_after_it_had_been_applied() {
 async fn a_failing_migration_leaves_the_database_as_it_was() {
     let folder = Folder::new();
     let file = folder.path().join("own.db");
-    let db = pim_data::backend::Db::open(&file, pim_data::backend::DbSettings::default());
+    let db = Db::open(&file, DbSettings::default());
     let db = db.await.expect("opens");
     let steps = [Migration::new(1, "good", "CREATE TABLE good (x)"), Migration::new(2, "bad", "CREATE TABLE good (x)")];
     let failed = pim_data::migration::migrate(&db, &steps).await;

@@ -40,9 +40,11 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     if args.profile.is_some() {
         return Err(Failure::Usage.because("--profile is for the embedded lab"));
     }
+    // Before anybody waits for a build.
+    let restored = args.data_dir.as_deref().map(servers::restored).transpose()?;
     must(&mut cargo(&BUILD))
         .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
-    let fleet = match &args.data_dir {
+    let fleet = match &restored {
         Some(restored) => servers::resume(restored, json)?,
         None => servers::create(args.shards.unwrap_or(SHARDS), json)?,
     };

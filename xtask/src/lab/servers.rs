@@ -98,22 +98,32 @@ pub(super) fn open() -> Result<Fleet> {
     Fleet::open(&place()?).map_err(failed)
 }
 
-/// Starts the servers that `lab restore` has made, and has this lab's folder lead to them.
-pub(super) fn resume(restored: &Path, json: bool) -> Result<Fleet> {
-    let (link, folder) = (beside_the_state(), std::path::absolute(restored)?.join("servers"));
-    if !folder.is_dir() || !folder.with_file_name("data").is_dir() {
-        let sentence = format!("{} is none that `lab restore` has made of a backup of servers", restored.display());
-        return Err(Failure::Usage.because(sentence));
+/// Where the servers are in a directory that `lab restore` has made.
+///
+/// # Errors
+/// When it has not.
+pub(super) fn restored(data_dir: &Path) -> Result<PathBuf> {
+    let folder = std::path::absolute(data_dir)?.join("servers");
+    if folder.is_dir() && folder.with_file_name("data").is_dir() {
+        return Ok(folder);
     }
+    let shown = data_dir.display();
+    let sentence = format!("--data-dir: {shown} is none that `lab restore` has made of a backup of servers");
+    Err(Failure::Usage.because(sentence))
+}
+
+/// Starts servers that were restored, and has this lab's folder lead to them.
+pub(super) fn resume(folder: &Path, json: bool) -> Result<Fleet> {
+    let link = beside_the_state();
     if fs::symlink_metadata(&link).is_ok() {
         return Err(failed(FleetError::Exists { folder: link }));
     }
-    let fleet = Fleet::open(&folder).map_err(failed)?;
+    let fleet = Fleet::open(folder).map_err(failed)?;
     if !json {
         say(&format!("starting {} servers in {}", u32::from(fleet.shards()) * 2 + 1, folder.display()));
     }
     fs::create_dir_all(journal::folder())?;
-    symlink(&folder, &link)?;
+    symlink(folder, &link)?;
     fleet.start().map_err(failed).inspect_err(|_| {
         let _only_the_first_error_counts = remove_if_any();
     })?;

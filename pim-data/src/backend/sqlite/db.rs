@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::conn::{Conn, ReadGuard, Transaction};
 use super::group::Line;
 use crate::backend::{DbError, DbSettings, Driver, Row, Statement};
+
+/// Between two tries to open a file that another connection holds.
+const LOCKED_PAUSE: Duration = Duration::from_millis(5);
 
 /// A database in a file. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -131,7 +136,7 @@ async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
     };
-    let opened = options.connect().await;
+    let opened = wait_for(&options, settings.busy_timeout).await;
     let raw =
         opened.map_err(|source| DbError::Open { place: path.display().to_string(), source: Driver::of(source) })?;
     let mut conn = Conn::new(raw);
@@ -139,6 +144,25 @@ async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<
         conn.script(script).await?;
     }
     Ok(conn)
+}
+
+/// Opens it, and again while it is locked: of two connections that bring a new database into WAL at once, the engine refuses
+/// one without waiting, whatever its time-out.
+async fn wait_for(options: &SqliteConnectOptions, patience: Duration) -> Result<SqliteConnection, sqlx::Error> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match options.connect().await {
+            Err(sqlx::Error::Database(error)) if is_busy(error.as_ref()) && Instant::now() < give_up => {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// The engine's code for a lock that another holds, in its lowest byte.
+fn is_busy(error: &dyn DatabaseError) -> bool {
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 async fn assert_durable(path: &Path, writer: &mut Conn) -> Result<(), DbError> {
