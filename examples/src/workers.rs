@@ -37,6 +37,9 @@ use crate::rig::{
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
 
+/// Longest signing at the end of a program.
+const SIGN_OFF_MAX: Duration = Duration::from_secs(5);
+
 /// The stores that workers share.
 #[derive(Clone, Debug)]
 pub struct Stores {
@@ -221,7 +224,16 @@ impl Stores {
             sweeping.run(stop.begun()),
             watch.run(stop.begun())
         );
+        sign_off(&self.cluster).await;
         Ok(())
+    }
+}
+
+/// Signs once more where every audit chain stands, for nobody may do so until the next start.
+async fn sign_off(cluster: &Cluster) {
+    let signed = tokio::time::timeout(SIGN_OFF_MAX, cluster.checkpoint_audit()).await;
+    if !matches!(signed, Ok(Ok(_))) {
+        pim_core::warn!("audit.not_signed_off");
     }
 }
 

@@ -113,7 +113,8 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Manual(Arc<AtomicI64>),
+    /// The next instant, and how far each look moves it, in microseconds.
+    Manual(Arc<AtomicI64>, i64),
 }
 
 impl Clock {
@@ -126,7 +127,15 @@ impl Clock {
     /// A clock that stands still until [`Clock::advance`] moves it; for tests.
     #[must_use]
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(start.as_micros()))))
+        Self(Source::Manual(Arc::new(AtomicI64::new(start.as_micros())), 0))
+    }
+
+    /// A manual clock that each look moves on by `step`, in whole microseconds: no two instants are the same, as with a
+    /// machine's; for tests and for what is made up to have happened in the past.
+    #[must_use]
+    pub fn stepping(start: Timestamp, step: Duration) -> Self {
+        let step = i64::try_from(step.as_micros()).unwrap_or(i64::MAX);
+        Self(Source::Manual(Arc::new(AtomicI64::new(start.as_micros())), step))
     }
 
     /// The present instant.
@@ -135,13 +144,13 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine")]
             Source::System => Timestamp(jiff::Timestamp::now().as_microsecond()),
-            Source::Manual(at) => Timestamp(at.load(Ordering::SeqCst)),
+            Source::Manual(at, step) => Timestamp(at.fetch_add(*step, Ordering::SeqCst)),
         }
     }
 
     /// Moves a manual clock forward; the system clock is not moved.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(at) = &self.0 {
+        if let Source::Manual(at, _) = &self.0 {
             let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
             at.fetch_add(micros, Ordering::SeqCst);
         }

@@ -48,13 +48,14 @@ const DAY_SECS: u64 = 24 * 3600;
 pub struct UpkeepSettings {
     /// Seconds between two sweeps of idempotency records, which are kept for a day: 1 to a day.
     pub idempotency_sweep_secs: u64,
-    /// Seconds between two signed checkpoints of the audit chains: 1 to a day. Each adds up to 20 KB to their file.
+    /// Seconds between two signed checkpoints of the audit chains: 1 to a day. Each adds up to 20 KB to their file. Another is
+    /// signed whenever the program is told to stop.
     pub audit_checkpoint_secs: u64,
 }
 
 impl Default for UpkeepSettings {
     fn default() -> Self {
-        Self { idempotency_sweep_secs: 3600, audit_checkpoint_secs: 3600 }
+        Self { idempotency_sweep_secs: 3600, audit_checkpoint_secs: 900 }
     }
 }
 

@@ -66,6 +66,17 @@ pub(super) async fn look(
     Ok(findings)
 }
 
+/// Walks along one lane's chains of all databases, and compares nothing.
+pub(super) async fn walk_lane(cluster: &Cluster, lane: Lane, chains: &mut Chains<'_>) -> Result<(), DbError> {
+    for source in cluster.sources() {
+        let Some(db) = cluster.database(source) else { continue };
+        let mut view = View::of(db, source).await?;
+        let mut unread = Ledger::new(&[], BTreeSet::new(), std::iter::once(view.retained()));
+        view.records(lane, PAGE, Some(&mut *chains), &mut unread).await?;
+    }
+    Ok(())
+}
+
 /// Reads everything once: by lane the records and the numbers of the keys, then rows and history.
 async fn walk(
     cluster: &Cluster,

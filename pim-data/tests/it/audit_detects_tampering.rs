@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pim_core::shard::Lane;
 use pim_data::audit::{AuditFilter, AuditFindingKind, VerifyReport};
 use pim_data::backend::{Engine, Statement};
 
@@ -36,6 +37,10 @@ async fn found(world: &World, account: &Account) -> Vec<(u64, AuditFindingKind)>
     let route = world.cluster.router().route(&account.id);
     let place = (Some(route.shard.0), u64::from(route.bucket.lane().get()));
     assert!(report.findings.iter().all(|it| (it.shard, it.lane) == place), "{place:?}: {report:?}");
+    let of_lane = world.cluster.verify_audit_lane(route.bucket.lane()).await.expect("reads");
+    assert_eq!((of_lane.findings, of_lane.verified), (report.findings.clone(), report.findings.is_empty()));
+    let other = Lane::all().find(|lane| *lane != route.bucket.lane()).expect("there are many");
+    assert!(world.cluster.verify_audit_lane(other).await.expect("reads").verified, "{other:?} is as it was");
     report.findings.iter().map(|finding| (finding.seq, finding.kind)).collect()
 }
 

@@ -131,7 +131,7 @@ pub(crate) enum AuditVerb {
         #[arg(long)]
         user: Option<String>,
     },
-    /// Checks every lane's chain and every checkpoint.
+    /// Checks every lane's chain and every checkpoint, and that history and trail agree.
     Verify,
 }
 
@@ -355,7 +355,12 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
             if report["verified"] == true {
                 return Ok(());
             }
-            Err(Failure::Threshold.because("the audit trail does not verify"))
+            let what = if report["agrees"] == false {
+                "history and audit trail do not agree"
+            } else {
+                "the audit trail does not verify"
+            };
+            Err(Failure::Threshold.because(what))
         }
     }
 }

@@ -40,7 +40,8 @@ async fn by_two_workers_at_once() {
     let report = stores.cluster.verify_audit().await.unwrap();
     assert!(report.verified, "{report:?}");
     let (signed, runs) = (report.checkpoints, runs_of(&stores, "audit_checkpoint").await);
-    assert!((runs..=runs + 2).contains(&signed), "{signed} checkpoints of {runs} runs");
+    // Each of the two signs once more when it stops.
+    assert!((runs + 2..=runs + 4).contains(&signed), "{signed} checkpoints of {runs} runs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

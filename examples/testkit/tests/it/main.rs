@@ -15,6 +15,7 @@ mod no_person_in_a_signal;
 mod one_effect_for_each_submission;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod power_cuts_leave_no_purge_untold;
 mod power_cuts_lose_nothing;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;

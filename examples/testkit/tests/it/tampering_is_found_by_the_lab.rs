@@ -29,7 +29,9 @@ async fn with_its_lane_and_number() {
         Program::start("services", &[&arguments[..], &["--traffic", "off", "--json"]].concat()).await.unwrap();
     let gateway = services.told("gateway").to_owned();
     let (code, told) = lab(&gateway, &["audit", "verify"]).await;
-    assert_eq!((code, &told["audit-verify"]["verified"]), (Some(0), &true.into()), "{told:#}");
+    let told = &told["audit-verify"];
+    assert_eq!((code, &told["verified"], &told["agrees"]), (Some(0), &true.into(), &true.into()), "{told:#}");
+    assert!(told["changes"].as_u64().is_some_and(|changes| changes >= 50), "{told:#}");
 
     let shard = std::fs::read_dir(folder.path().join("shards")).unwrap().flatten().map(|it| it.path());
     let shard = shard.into_iter().find(|path| path.extension().is_some_and(|it| it == "db")).expect("a shard");
@@ -41,10 +43,17 @@ async fn with_its_lane_and_number() {
                 "UPDATE audit SET body = body || ' ' WHERE seq = 1 AND lane = (SELECT MIN(lane) FROM audit)",
             ),
             Statement::sqlite("SELECT MIN(lane) FROM audit"),
+            // And the newest record of another lane, of which no checkpoint tells yet.
+            Statement::sqlite("DROP TRIGGER audit_no_delete"),
+            Statement::sqlite(
+                "DELETE FROM audit WHERE (lane, seq) IN (SELECT lane, MAX(seq) FROM audit WHERE lane = \
+                 (SELECT MAX(lane) FROM audit) GROUP BY lane) RETURNING lane, entity",
+            ),
         ])
         .await
         .unwrap();
     let lane = found[2][0].count(0).unwrap();
+    let (cut, entity) = (found[4][0].count(0).unwrap(), found[4][0].text(1).unwrap().to_owned());
     tx.query(Statement::sqlite("SELECT 1")).await.unwrap();
     tx.commit().await.unwrap();
 
@@ -53,6 +62,10 @@ async fn with_its_lane_and_number() {
     let finding = &told["audit-verify"]["findings"][0];
     let place = (&finding["shard"], &finding["lane"], &finding["seq"], &finding["kind"]);
     assert_eq!(place, (&0.into(), &lane.into(), &1.into(), &"changed".into()), "{told:#}");
+    let findings = told["audit-verify"]["findings"].as_array().expect("findings");
+    let cut_off = findings.iter().find(|finding| finding["kind"] == "unrecorded").expect("what was cut off");
+    assert_eq!((&cut_off["lane"], &cut_off["row"]["entity"]), (&cut.into(), &entity.into()), "{told:#}");
+    assert_eq!(told["audit-verify"]["agrees"], false);
     let (code, _) = lab(&gateway, &["retention", "run"]).await;
     assert_eq!(code, Some(7), "a trail that does not verify is not purged");
     services.kill().await.unwrap();
