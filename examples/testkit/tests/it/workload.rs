@@ -230,8 +230,8 @@ fn is_for_later(status: StatusCode) -> bool {
     [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT].contains(&status)
 }
 
-/// What a record is at present.
-async fn look(caller: &Caller, path: &str) -> (StatusCode, Value) {
+/// What a record is at present; whoever asks too often waits.
+pub(crate) async fn look(caller: &Caller, path: &str) -> (StatusCode, Value) {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let (status, record) = caller.get(path).await.unwrap();

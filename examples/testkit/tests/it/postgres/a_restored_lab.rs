@@ -9,7 +9,7 @@ use pim_testkit::folder::Folder;
 use serde_json::{Value, json};
 
 use super::a_lab_of_processes::Background;
-use crate::workload::{Workload, settled};
+use crate::workload::{Workload, look, settled};
 
 type Acknowledged = BTreeMap<String, (u64, String)>;
 
@@ -30,7 +30,7 @@ async fn found(gateway: &str, all: &Acknowledged) -> BTreeMap<String, Option<u64
     let clinician = Caller::sign_in(gateway, "clinician").await.unwrap();
     let mut found = BTreeMap::new();
     for path in all.keys() {
-        let (status, record) = clinician.get(path).await.unwrap();
+        let (status, record) = look(&clinician, path).await;
         assert!(matches!(status, StatusCode::OK | StatusCode::NOT_FOUND), "{path}: {status} {record:#}");
         found.insert(path.clone(), record["version"].as_u64());
     }
@@ -113,6 +113,6 @@ async fn serves(gateway: &str) {
     assert_eq!(status, StatusCode::CREATED, "{patient:#}");
     settled(gateway).await;
     let path = format!("/v1/patients/{}/summary", patient["id"].as_str().unwrap());
-    let (status, summary) = clinician.get(&path).await.unwrap();
+    let (status, summary) = look(&clinician, &path).await;
     assert_eq!(status, StatusCode::OK, "{summary:#}");
 }
