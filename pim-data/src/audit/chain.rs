@@ -37,57 +37,41 @@ impl Record {
     }
 
     fn of_events(unit: &Unit, n: u64) -> Self {
-        let (actor, home) = (unit.cx.actor(), unit.home.uuid());
-        let mut body = json!({
-            "action": "tell",
-            "at": unit.at.as_micros(),
-            "entity": "key",
-            "home": unit.home.to_string(),
-            "id": unit.home.to_string(),
-            "n": n,
-            "request": unit.cx.request_id().to_string(),
-            "role": actor.role().name(),
-            "trace": unit.cx.trace().trace_id().to_string(),
-            "user": actor.subject().as_str(),
-        });
-        if let Json::Object(members) = &mut body {
-            add_optional(members, "behalf", actor.original().map(|subject| subject.as_str().to_owned()));
-            add_optional(members, "cause", unit.cx.causation().map(|event| event.to_string()));
-        }
-        Self {
-            body: body.to_string(),
-            at: unit.at,
-            request_id: unit.cx.request_id().uuid(),
-            user: actor.subject().as_str().to_owned(),
-            home,
-            entity: "key",
-            entity_id: home,
-            lane: unit.route.bucket.lane(),
-        }
+        Self::written(unit, ("key", unit.home.uuid()), n, json!({"action": "tell"}))
     }
 
     fn of(unit: &Unit, pending: &Pending, n: u64) -> Self {
-        let actor = unit.cx.actor();
-        let mut body = json!({
+        let mut told = json!({
             "action": pending.action,
             "after": pending.table.shown(&pending.after),
             "after_digest": hex(&pending.table.digest(&pending.after)),
-            "at": unit.at.as_micros(),
             "before": pending.before.as_ref().map(|stored| &stored.shown),
-            "entity": pending.table.name,
+            "version": pending.version,
+        });
+        if let Json::Object(members) = &mut told {
+            add_optional(members, "system", pending.system.map(str::to_owned));
+        }
+        Self::written(unit, (pending.table.name, pending.id), n, told)
+    }
+
+    /// A record of a unit: what each says of who, when and for which request, beside what it tells of its own.
+    fn written(unit: &Unit, (entity, entity_id): (&'static str, Uuid), n: u64, told: Json) -> Self {
+        let actor = unit.cx.actor();
+        let mut body = json!({
+            "at": unit.at.as_micros(),
+            "entity": entity,
             "home": unit.home.to_string(),
-            "id": pending.id.to_string(),
+            "id": entity_id.to_string(),
             "n": n,
             "request": unit.cx.request_id().to_string(),
             "role": actor.role().name(),
             "trace": unit.cx.trace().trace_id().to_string(),
             "user": actor.subject().as_str(),
-            "version": pending.version,
         });
-        if let Json::Object(members) = &mut body {
+        if let (Json::Object(members), Json::Object(told)) = (&mut body, told) {
+            members.extend(told);
             add_optional(members, "behalf", actor.original().map(|subject| subject.as_str().to_owned()));
             add_optional(members, "cause", unit.cx.causation().map(|event| event.to_string()));
-            add_optional(members, "system", pending.system.map(str::to_owned));
         }
         Self {
             // Members are sorted and numbers are whole, which makes this text canonical (RFC 8785).
@@ -96,8 +80,8 @@ impl Record {
             request_id: unit.cx.request_id().uuid(),
             user: actor.subject().as_str().to_owned(),
             home: unit.home.uuid(),
-            entity: pending.table.name,
-            entity_id: pending.id,
+            entity,
+            entity_id,
             lane: unit.route.bucket.lane(),
         }
     }

@@ -9,16 +9,6 @@ use pim_data::backend::{Engine, Statement};
 use super::ENGINE;
 use super::world::{Account, ShopResource, World, bytes, cx, read};
 
-/// A world with one account and four records in its lane.
-async fn world() -> (World, Account) {
-    let world = World::new(2).await;
-    let account = world.register().await;
-    for points in 1..=3 {
-        world.change(account.id, |account| account.points = points).await.expect("commits");
-    }
-    (world, account)
-}
-
 /// Hand-typed SQL by somebody who also switches the guards off.
 async fn tamper(world: &World, account: &Account, sql: &str) {
     let guards = match ENGINE {
@@ -53,7 +43,7 @@ async fn found_in_file(world: &World) -> Vec<(u64, AuditFindingKind)> {
 
 #[tokio::test]
 async fn an_untouched_trail_verifies() {
-    let (world, _) = world().await;
+    let (world, _) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     let report = world.cluster.verify_audit().await.expect("reads");
     assert!(report.verified, "{report:?}");
@@ -62,14 +52,14 @@ async fn an_untouched_trail_verifies() {
 
 #[tokio::test]
 async fn the_database_refuses_changes_and_removals() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     assert!(world.raw(account.id, "UPDATE audit SET body = '{}' WHERE seq = 2").await.is_err());
     assert!(world.raw(account.id, "DELETE FROM audit WHERE seq = 2").await.is_err());
 }
 
 #[tokio::test]
 async fn a_changed_record_is_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "UPDATE audit SET body = replace(body, '\"points\":2', '\"points\":9') WHERE seq = 3")
         .await;
     assert_eq!(found(&world, &account).await, [(3, AuditFindingKind::Changed)]);
@@ -77,21 +67,21 @@ async fn a_changed_record_is_found() {
 
 #[tokio::test]
 async fn a_changed_label_is_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "UPDATE audit SET user_id = 'somebody-else' WHERE seq = 2").await;
     assert_eq!(found(&world, &account).await, [(2, AuditFindingKind::Index)]);
 }
 
 #[tokio::test]
 async fn a_removed_record_is_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 2").await;
     assert_eq!(found(&world, &account).await, [(3, AuditFindingKind::Gap)], "the one before it is missing");
 }
 
 #[tokio::test]
 async fn reordered_records_are_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let swap = "UPDATE audit SET seq = 99 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; \
                 UPDATE audit SET seq = 3 WHERE seq = 99";
     tamper(&world, &account, swap).await;
@@ -101,7 +91,7 @@ async fn reordered_records_are_found() {
 
 #[tokio::test]
 async fn an_appended_record_is_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let other = bytes(&"ab".repeat(32));
     let append = format!(
         "INSERT INTO audit SELECT lane, 5, {other}, hash, body, at, request_id, user_id, home_key, entity, entity_id \
@@ -113,7 +103,7 @@ async fn an_appended_record_is_found() {
 
 #[tokio::test]
 async fn a_cut_tail_is_found_by_the_checkpoint_alone() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 4").await;
     assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Truncated)]);
@@ -121,7 +111,7 @@ async fn a_cut_tail_is_found_by_the_checkpoint_alone() {
 
 #[tokio::test]
 async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     let shard = world.cluster.router().route(&account.id).shard;
     let db = world.cluster.database(shard).expect("a shard");
@@ -151,7 +141,7 @@ async fn three_checkpoints(world: &World, account: &Account) -> (PathBuf, String
 
 #[tokio::test]
 async fn a_forged_or_removed_checkpoint_is_found() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let (file, whole) = three_checkpoints(&world, &account).await;
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
@@ -163,7 +153,7 @@ async fn a_forged_or_removed_checkpoint_is_found() {
 /// Guard: `lines::tail` finds where whole lines end. A power cut may leave half a line, which was never answered for.
 #[tokio::test]
 async fn a_checkpoint_that_was_torn_is_no_forgery_and_is_written_over() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let file = world.folder.path().join("audit-checkpoints.jsonl");
     assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), 1);
     let whole = std::fs::read(&file).expect("is there");
@@ -178,7 +168,7 @@ async fn a_checkpoint_that_was_torn_is_no_forgery_and_is_written_over() {
 /// What was removed is found once, however many checkpoints follow it.
 #[tokio::test]
 async fn checkpoints_go_on_behind_a_gap() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let (file, whole) = three_checkpoints(&world, &account).await;
     let lines: Vec<_> = whole.lines().collect();
     std::fs::write(&file, [lines[0], lines[2], ""].join("\n")).expect("writes");
@@ -193,7 +183,7 @@ async fn checkpoints_go_on_behind_a_gap() {
 #[tokio::test]
 async fn the_signing_key_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt as _;
-    let (world, _) = world().await;
+    let (world, _) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     let key = world.folder.path().join("keys").join("audit-checkpoint.pk8");
     assert_eq!(std::fs::metadata(key).expect("is there").permissions().mode() & 0o777, 0o600);
@@ -201,7 +191,7 @@ async fn the_signing_key_is_for_its_owner_alone() {
 
 #[tokio::test]
 async fn records_are_found_by_request_user_and_row_and_show_no_masked_value() {
-    let (world, account) = world().await;
+    let (world, account) = World::with_changes().await;
     let permit = read(ShopResource::Account);
     let find = async |filter| world.cluster.audit(&cx(), &permit, &filter).await.expect("reads");
     let all = find(AuditFilter::Entity(account.id.uuid())).await;

@@ -11,16 +11,6 @@ use pim_data::retention::RetentionPolicy;
 use super::ENGINE;
 use super::world::{Account, CustomerNote, Depot, DepotRow, ShopResource, World, cx, read, tell, write};
 
-/// A world with one account, in four versions, and no checkpoint.
-async fn begun() -> (World, Account) {
-    let world = World::new(2).await;
-    let account = world.register().await;
-    for points in 1..=3 {
-        world.change(account.id, |account| account.points = points).await.expect("commits");
-    }
-    (world, account)
-}
-
 /// Hand-typed SQL by somebody who also switches every guard off.
 async fn tamper(world: &World, account: &Account, sql: &str) {
     let guards = match ENGINE {
@@ -68,7 +58,7 @@ const UNDO: &str = "UPDATE account_row SET version = 3, points = 2, updated_at =
 
 #[tokio::test]
 async fn what_nobody_touched_agrees() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     let mut unit = world.cluster.begin(&cx(), account.id);
     let note = CustomerNote {
         id: Id::child_of(account.id.bucket(), unit.at()),
@@ -92,7 +82,7 @@ async fn what_nobody_touched_agrees() {
 /// Guard: `Sums::agree` compares trail with history. Nobody else knows of records behind the last checkpoint.
 #[tokio::test]
 async fn a_tail_cut_behind_the_last_checkpoint_is_found_by_the_history() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     world.change(account.id, |account| account.points = 9).await.expect("commits");
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 5").await;
@@ -104,17 +94,17 @@ async fn a_tail_cut_behind_the_last_checkpoint_is_found_by_the_history() {
 /// Guard: `Ledger::number` compares a key's number with its newest record.
 #[tokio::test]
 async fn a_tail_cut_together_with_its_history_is_found_by_the_number_of_the_key() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, &format!("{UNDO}; DELETE FROM audit WHERE seq = 4")).await;
     assert_eq!(found(&world, &account).await, [(AuditFindingKind::Number, "key".to_owned(), 4)]);
 }
 
 #[tokio::test]
 async fn a_number_that_was_taken_back_or_away_is_found_by_the_trail() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "UPDATE key_head SET n = 3").await;
     assert_eq!(found(&world, &account).await, [(AuditFindingKind::Number, "key".to_owned(), 3)]);
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "DELETE FROM key_head").await;
     assert_eq!(found(&world, &account).await, [(AuditFindingKind::Number, "key".to_owned(), 0)]);
 }
@@ -124,10 +114,10 @@ async fn a_number_that_was_taken_back_or_away_is_found_by_the_trail() {
 #[tokio::test]
 async fn whoever_takes_every_witness_of_a_database_away_is_found_by_a_checkpoint_alone() {
     let everything = format!("{UNDO}; DELETE FROM audit WHERE seq = 4; UPDATE key_head SET n = 3");
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, &everything).await;
     assert!(verified(&world).await.verified);
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     world.cluster.checkpoint_audit().await.expect("signs");
     tamper(&world, &account, &everything).await;
     let report = verified(&world).await;
@@ -137,10 +127,10 @@ async fn whoever_takes_every_witness_of_a_database_away_is_found_by_a_checkpoint
 
 #[tokio::test]
 async fn history_that_was_taken_out_or_changed_is_found_by_the_trail() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "DELETE FROM account_history WHERE version = 2").await;
     assert_eq!(found(&world, &account).await, [of_account(AuditFindingKind::NotInHistory, 2)]);
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     // A column that no record shows.
     tamper(&world, &account, "UPDATE account_history SET name = 'Eve Example' WHERE version = 2").await;
     assert_eq!(found(&world, &account).await, [of_account(AuditFindingKind::Differs, 2)]);
@@ -149,10 +139,10 @@ async fn history_that_was_taken_out_or_changed_is_found_by_the_trail() {
 /// Guard: the database writes history by itself, so a hand-typed change stands there and nowhere else.
 #[tokio::test]
 async fn a_hand_typed_change_has_no_record() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     world.raw(account.id, "UPDATE account_row SET points = 99").await.expect("runs");
     assert_eq!(found(&world, &account).await, [of_account(AuditFindingKind::Differs, 4)]);
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     world.raw(account.id, "UPDATE account_row SET points = 99, version = 5").await.expect("runs");
     assert_eq!(found(&world, &account).await, [of_account(AuditFindingKind::Unrecorded, 5)]);
 }
@@ -160,7 +150,7 @@ async fn a_hand_typed_change_has_no_record() {
 /// Guard: `Sums::agree` compares rows with the periods that have not ended.
 #[tokio::test]
 async fn a_row_that_was_changed_behind_the_back_of_its_history_is_found() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     tamper(&world, &account, "UPDATE account_row SET points = 99").await;
     assert_eq!(found(&world, &account).await, [of_account(AuditFindingKind::Present, 4)]);
 }
@@ -168,7 +158,7 @@ async fn a_row_that_was_changed_behind_the_back_of_its_history_is_found() {
 /// Guard: a unit that writes no row leaves a record too, or the key's number would be ahead of the trail.
 #[tokio::test]
 async fn events_without_a_row_leave_a_record() {
-    let (world, account) = begun().await;
+    let (world, account) = World::with_changes().await;
     let mut unit = world.cluster.begin(&cx(), account.id);
     tell(&mut unit, "looked at");
     assert_eq!(unit.commit().await.expect("commits").n, 5);

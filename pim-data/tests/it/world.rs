@@ -305,6 +305,16 @@ impl World {
         unit.commit().await
     }
 
+    /// A world of two shards with an account in four versions.
+    pub(crate) async fn with_changes() -> (Self, Account) {
+        let world = Self::new(2).await;
+        let account = world.register().await;
+        for points in 1..=3 {
+            world.change(account.id, |account| account.points = points).await.expect("commits");
+        }
+        (world, account)
+    }
+
     /// A number that a statement selects on the shard of a key.
     pub(crate) async fn count(&self, home: impl Into<HomeKey>, sql: &'static str) -> u64 {
         let db = self.all_powerful(home).await;
