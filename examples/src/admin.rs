@@ -1,6 +1,7 @@
 //! Administration and operations: reference data, audit and its retention, backups, shards, outbox, lineage.
 
 mod audit;
+mod examination;
 mod lineage;
 mod operation;
 mod reference;
@@ -19,6 +20,7 @@ fn endpoints() -> Endpoints<Stores> {
     reference::endpoints()
         .merge(audit::endpoints())
         .merge(operation::endpoints())
+        .merge(examination::endpoints())
         .merge(relocation::endpoints())
         .merge(retention::endpoints())
         .merge(lineage::endpoints())

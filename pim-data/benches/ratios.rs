@@ -1,5 +1,5 @@
 //! Full write and one-row read against hand-written sqlx on the same SQLite file, at equal durability, in one run; and what
-//! they cost with more shards and more rows (`-- --rows N`).
+//! they cost with more shards and more rows (`-- --rows N`). `-- --only files|files-growth|server|server-growth` runs a part.
 //!
 //! Prints one JSON object a line: `name ours peer ratio spread goal holds`. Writes are per second, reads in microseconds.
 
@@ -393,21 +393,44 @@ impl Measure {
     }
 }
 
+/// Whether a part was asked for: all of them are unless `--only` names one.
+fn is_wanted(part: &str) -> bool {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--only").skip(1);
+    arguments.next().is_none_or(|only| only == part)
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let bench = Arc::new(Bench::open().await);
+    if is_wanted("files") {
+        measure_files(&bench).await;
+    }
+    if is_wanted("files-growth") {
+        growth::measure(&bench.folder).await;
+    }
+    #[cfg(feature = "postgres")]
+    server::measure().await;
+
+    let verified = bench.cluster.verify_audit().await.expect("reads").verified;
+    assert!(verified, "both sides wrote one sound trail");
+    let folder = bench.folder.clone();
+    drop(bench);
+    let _gone = std::fs::remove_dir_all(folder);
+}
+
+async fn measure_files(bench: &Arc<Bench>) {
     let ids = bench.accounts.clone();
     let (rounds, reads) = (15, 2_000);
 
     for (name, clients, each) in [("data/full-write", 1, 60), ("data/full-write-8-clients", 8, 20)] {
-        let own = Arc::new(Peer::own(&bench, clients).await);
+        let own = Arc::new(Peer::own(bench, clients).await);
         let shared = Arc::new(Peer::Shared(Mutex::new(connect(&bench.cluster, ShardId(0)).await)));
         let mut measure = Measure { rounds: Vec::new() };
         for _ in 0..rounds {
-            let ours = writes_per_second(&bench, None, clients, each).await;
-            let in_turn = writes_per_second(&bench, Some(&shared), clients, each).await;
+            let ours = writes_per_second(bench, None, clients, each).await;
+            let in_turn = writes_per_second(bench, Some(&shared), clients, each).await;
             // Whichever way is the faster one for the peer; alone, both are the same.
-            let apart = if clients == 1 { 0.0 } else { writes_per_second(&bench, Some(&own), clients, each).await };
+            let apart = if clients == 1 { 0.0 } else { writes_per_second(bench, Some(&own), clients, each).await };
             measure.rounds.push((ours, in_turn.max(apart)));
         }
         measure.print(name, 1.5, true);
@@ -434,14 +457,4 @@ async fn main() {
         measure.rounds.push((median(ours), median(peer)));
     }
     measure.print("data/one-row-read", 1.15, false);
-
-    growth::measure(&bench.folder).await;
-    #[cfg(feature = "postgres")]
-    server::measure().await;
-
-    let verified = bench.cluster.verify_audit().await.expect("reads").verified;
-    assert!(verified, "both sides wrote one sound trail");
-    let folder = bench.folder.clone();
-    drop((bench, peer_conn));
-    let _gone = std::fs::remove_dir_all(folder);
 }

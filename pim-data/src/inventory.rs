@@ -6,7 +6,7 @@
 use crate::backend::SqlPair;
 use crate::entity::Table;
 use crate::schema::Schema;
-use crate::{audit, cluster, fence, idempotency, migration, repository, retention, selection, unit};
+use crate::{audit, cluster, examination, fence, idempotency, migration, repository, retention, selection, unit};
 
 impl Schema {
     /// Every statement that this program sends to a shard, for [`Db::describe`](crate::backend::Db::describe). Those with a
@@ -17,7 +17,7 @@ impl Schema {
         let reads = tables.iter().flat_map(|table| repository::pairs(table, self.calls(table)));
         let rooms = [unit::pairs(self, &tables), audit::pairs(&tables), idempotency::pairs(), cluster::pairs()];
         let rooms = rooms.into_iter().flatten().chain(fence::pairs()).chain(migration::pairs());
-        let rooms = rooms.chain(retention::pairs(&tables)).chain(selection::pairs());
+        let rooms = rooms.chain(retention::pairs(&tables)).chain(selection::pairs()).chain(examination::pairs());
         reads.chain(rooms).collect()
     }
 }

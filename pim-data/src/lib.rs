@@ -7,6 +7,7 @@ pub mod cache;
 pub mod cluster;
 pub mod consistency;
 pub mod entity;
+pub mod examination;
 pub mod fan_out;
 pub mod fence;
 pub mod idempotency;

@@ -215,3 +215,28 @@ fn what_cannot_be_reassigned_is_refused() {
     let worn = ShardMap::parse(&GOOD.replace("epoch = 1", "epoch = 4294967295")).unwrap();
     assert_eq!(codes(&worn.reassign([bucket], ShardId(1)).unwrap_err()), [FindingCode::Epoch]);
 }
+
+/// The chain cannot lead back to where it has been: neither by the old map itself, nor by one that names an old parent, nor by
+/// one whose parent is its own successor.
+#[test]
+fn no_chain_of_maps_has_a_cycle() {
+    let first = ShardMap::even(2).unwrap();
+    let second = first.fenced().unwrap();
+    let third = second.fenced().unwrap();
+    let refused = |next: &ShardMap| codes(&third.check_successor(next, 4096).unwrap_err());
+    assert_eq!(refused(&first), [FindingCode::Version, FindingCode::Parent, FindingCode::Epoch]);
+    assert_eq!(refused(&second), [FindingCode::Version, FindingCode::Parent, FindingCode::Epoch]);
+
+    let raised = |map: &ShardMap, version: u64, parent: &ShardMap| {
+        let text = map.to_toml();
+        let (own, old) = (format!("version = {}", map.version()), map.parent().unwrap().to_string());
+        let text = text.replacen(&own, &format!("version = {version}"), 1);
+        ShardMap::parse(&text.replacen(&old, &parent.digest().to_string(), 1)).unwrap()
+    };
+    // An old map under the next number: its epochs have been used. With newer ones as well, its parent is old.
+    assert_eq!(refused(&raised(&second, 4, &third)), [FindingCode::Epoch]);
+    let fourth = third.fenced().unwrap();
+    assert_eq!(refused(&raised(&fourth, 4, &first)), [FindingCode::Parent]);
+    assert_eq!(refused(&raised(&fourth, 4, &fourth)), [FindingCode::Parent]);
+    assert!(third.check_successor(&raised(&fourth, 4, &third), 4096).is_ok());
+}

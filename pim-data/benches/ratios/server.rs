@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    Account, BenchAction, BenchResource, Customer, Fact, Measure, context, full_write, growth, median, write_permit,
+    Account, BenchAction, BenchResource, Customer, Fact, Measure, context, full_write, growth, is_wanted, median,
+    write_permit,
 };
 
 const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
@@ -234,15 +235,25 @@ pub(super) async fn measure() {
     }
     let run = format!("bench_{}", std::process::id());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(&run);
-    let secrets = Arc::new(BenchSecrets { run: run.clone() });
+    if is_wanted("server") {
+        measure_one_shard(&run, &folder).await;
+    }
+    if is_wanted("server-growth") {
+        growth::measure_servers(&run, &folder).await;
+    }
+    let _gone = std::fs::remove_dir_all(folder);
+}
+
+async fn measure_one_shard(run: &str, folder: &Path) {
+    let secrets = Arc::new(BenchSecrets { run: run.to_owned() });
     secrets.make_databases(&NAMES).await;
-    let bench = Arc::new(ServerBench::open(&secrets, &folder).await);
+    let bench = Arc::new(ServerBench::open(&secrets, folder).await);
     let shard = secrets.database("shard-0");
     writes_per_second(&bench, &[], 8, 50).await;
     secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
     for (name, clients, each, goal) in
-        [("data/server/full-write", 1, 60, 2.0), ("data/server/full-write-8-clients", 8, 20, 1.5)]
+        [("data/server/full-write", 1, 400, 2.0), ("data/server/full-write-8-clients", 8, 100, 1.5)]
     {
         let mut peers = Vec::new();
         for _ in 0..clients {
@@ -282,6 +293,4 @@ pub(super) async fn measure() {
     peer.close().await.expect("closes");
     drop(bench);
     secrets.drop_databases(&NAMES).await;
-    growth::measure_servers(&run, &folder).await;
-    let _gone = std::fs::remove_dir_all(folder);
 }

@@ -155,7 +155,7 @@ impl Group {
     }
 
     /// The term of the primary, its state, and how each server is.
-    pub(super) fn health(&self) -> (u64, PrimaryState, Vec<EndpointHealth>) {
+    pub(crate) fn health(&self) -> (u64, PrimaryState, Vec<EndpointHealth>) {
         let standing = *self.standing.borrow();
         (standing.term, standing.state, self.endpoints.iter().map(Endpoint::health).collect())
     }

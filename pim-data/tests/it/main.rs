@@ -24,6 +24,7 @@ mod readers_follow_what_moved;
 mod reads_are_as_fresh_as_asked;
 mod retention_leaves_a_whole_trail;
 mod rollback_on_drop;
+mod shards_are_examined;
 mod signals_are_as_declared;
 mod stale_writers_lose;
 mod visibility_agrees_with_oracle;

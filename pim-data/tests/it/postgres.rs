@@ -33,6 +33,7 @@ promises! {
     reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
     retention_leaves_a_whole_trail in "retention_leaves_a_whole_trail.rs",
     rollback_on_drop in "rollback_on_drop.rs",
+    shards_are_examined in "shards_are_examined.rs",
     stale_writers_lose in "stale_writers_lose.rs",
     visibility_agrees_with_oracle in "visibility_agrees_with_oracle.rs",
 }

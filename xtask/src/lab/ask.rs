@@ -74,7 +74,8 @@ pub(crate) enum ShardVerb {
         /// Number of the shard.
         shard: u16,
     },
-    /// Checks the servers of each shard, on those of `lab servers`.
+    /// Checks each shard: schema, ownership, identity and a sample of its rows as the running lab finds them, and the
+    /// servers of `lab servers`, where there are some.
     Doctor,
 }
 

@@ -9,6 +9,8 @@ use clap::Subcommand;
 use pim_servers::fleet::{Fleet, FleetError, ServerState, ShardServers};
 use serde_json::{Value, json};
 
+use super::Role;
+use super::api::Api;
 use super::document::{print, say};
 use super::journal;
 use crate::exit::Failure;
@@ -49,20 +51,47 @@ pub(super) fn promote(shard: u16, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Checks each shard's servers; fails when one is not as it should be.
+/// Checks each shard, its databases as the lab that runs sees them and the servers below; fails when one is not as it should
+/// be. Either will do when there is no other.
 pub(super) fn doctor(json: bool) -> Result<()> {
-    let shards = Fleet::open(&place()?).and_then(|fleet| fleet.state()).map_err(failed)?;
-    let findings: Vec<_> = shards.iter().flat_map(findings_on).collect();
+    let servers = place().and_then(|place| Fleet::open(&place).and_then(|fleet| fleet.state()).map_err(failed));
+    let lab = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/shards/findings"));
+    let mut findings: Vec<Value> = servers.iter().flatten().flat_map(findings_on).collect();
+    let examined = match (lab, &servers) {
+        (Ok(told), _) => told["items"].as_array().cloned().unwrap_or_default(),
+        // Servers alone; what is told of a lab that does not answer would hide what is wrong with them.
+        (Err(_), Ok(_)) => Vec::new(),
+        (Err(error), Err(_)) => return Err(error),
+    };
+    for shard in &examined {
+        let found = shard["findings"].as_array().into_iter().flatten();
+        findings.extend(found.map(|it| json!({"shard": shard["shard"], "finding": it["message"], "fix": it["fix"]})));
+    }
     if json {
-        print("shard-doctor", &json!({"shards": shards.len(), "findings": findings}), true);
+        print("shard-doctor", &json!({"shards": examined, "findings": findings}), true);
     } else {
+        for shard in &examined {
+            say(&examined_line(shard));
+        }
         for finding in &findings {
             let text = |member: &str| finding[member].as_str().unwrap_or_default();
-            say(&format!("shard {}: {} · {}", finding["shard"], text("finding"), text("fix")));
+            say(&format!("{}: {} · {}", name_of(&finding["shard"]), text("finding"), text("fix")));
         }
-        say(&format!("{} shards, {} findings", shards.len(), findings.len()));
+        say(&format!("{} findings", findings.len()));
     }
     if findings.is_empty() { Ok(()) } else { Err(Failure::Threshold.because("not every shard is as it should be")) }
+}
+
+fn examined_line(shard: &Value) -> String {
+    let known = &shard["schema_version_known"];
+    let version = shard["schema_version"].as_u64().map_or_else(|| "unknown".to_owned(), |it| it.to_string());
+    let (owned, sampled) = (&shard["buckets_owned"], &shard["sampled"]);
+    let name = name_of(&shard["shard"]);
+    format!("{name}: schema {version} of {known} · {owned} buckets · {sampled} home keys looked at")
+}
+
+fn name_of(shard: &Value) -> String {
+    if shard.is_null() { "control database".to_owned() } else { format!("shard {shard}") }
 }
 
 fn findings_on(shard: &ShardServers) -> Vec<Value> {

@@ -66,6 +66,7 @@ fn of_a_lab_that_is_not_there() {
         &["journey", "x"],
         &["lineage", "patient", "x"],
         &["shard", "list"],
+        &["shard", "doctor"],
         &["outbox"],
         &["dlq", "list"],
         &["projection", "list"],
@@ -73,8 +74,7 @@ fn of_a_lab_that_is_not_there() {
         &["load"],
     ];
     let mut rows: Vec<Row<'_>> = rows.iter().map(|arguments| (*arguments, 3, "lab up")).collect();
-    let servers: &[&[&str]] =
-        &[&["servers", "status"], &["servers", "down"], &["shard", "promote", "0"], &["shard", "doctor"]];
+    let servers: &[&[&str]] = &[&["servers", "status"], &["servers", "down"], &["shard", "promote", "0"]];
     rows.extend(servers.iter().map(|arguments| (*arguments, 3, "lab servers up")));
     check(&["--folder", &folder.join("lab")], &rows);
     check(&["--folder", &folder.join("lab")], &[(&["logs"], 3, "no lab has been started")]);

@@ -236,6 +236,7 @@ async fn told_to_operators(nine: &Nine, sre: &Caller, requests: &[String]) -> BT
     for (place, path) in [
         ("outboxes", "/v1/admin/outbox"),
         ("shards", "/v1/admin/shards"),
+        ("findings", "/v1/admin/shards/findings"),
         ("moves", "/v1/admin/shards/moves"),
         ("dead letters", "/v1/admin/dead-letters"),
         ("projections", "/v1/admin/projections"),

@@ -1,0 +1,317 @@
+//! Examining shards: what each database says of itself, against the map, the schema and the rows that it holds.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use pim_core::shard::{Bucket, Severity, ShardId};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::backend::{Db, DbError, SqlPair, Statement};
+use crate::cluster::{CONTROL, Cluster, PrimaryState, Shard};
+use crate::migration::{MigrateError, Survey, place, survey};
+
+/// Home keys that one examination of a shard looks at.
+const SAMPLE: i64 = 500;
+/// Shards that are examined at the same time.
+const AT_ONCE_MAX: usize = 8;
+/// Buckets that a finding names.
+const NAMED_MAX: usize = 8;
+/// Looks at an ownership that differs before it counts as such: a map may be about to be published.
+const LOOKS_MAX: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
+
+const IDENTITY: SqlPair = SqlPair::same("SELECT keyspace, shard FROM pim_identity");
+const OWNED: SqlPair = SqlPair::same("SELECT bucket, epoch, state, map_version FROM pim_bucket_owned");
+const STRAYS: SqlPair = SqlPair::same(
+    "SELECT k.bucket, o.bucket FROM (SELECT bucket, key FROM key_head WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?) k \
+     LEFT JOIN pim_bucket_owned o ON o.bucket = k.bucket AND o.state <> 'moved'",
+);
+
+/// Every statement of this room.
+pub(crate) const fn pairs() -> [SqlPair; 3] {
+    [IDENTITY, OWNED, STRAYS]
+}
+
+pim_core::closed_enum! {
+    /// What an examination can find. Stable text forms, for scripts.
+    #[derive(Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum ShardFindingCode {
+        /// The database does not answer.
+        Unreachable = "unreachable",
+        /// It says that it is another shard, or of another key space.
+        Identity = "identity",
+        /// It lacks migrations that this program has.
+        SchemaOlder = "schema-older",
+        /// It has migrations that this program does not know.
+        SchemaNewer = "schema-newer",
+        /// A migration is not the one that was applied.
+        SchemaEdited = "schema-edited",
+        /// It owns other buckets than the map says, or at another epoch.
+        Ownership = "ownership",
+        /// It knows a newer map than has been published.
+        Unpublished = "unpublished",
+        /// It holds rows of buckets that live elsewhere.
+        Stray = "stray",
+        /// Its primary takes no writes.
+        Primary = "primary",
+        /// Something is wrong with one of its servers.
+        Endpoint = "endpoint",
+    }
+}
+
+/// Something about a shard that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ShardFinding {
+    /// What.
+    pub code: ShardFindingCode,
+    /// How much it matters: the shard serves in spite of a warning.
+    pub severity: Severity,
+    /// Which of its servers, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// What was found.
+    pub message: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// What examining one shard has shown.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Examination {
+    /// Which shard; `None` for the control database.
+    pub shard: Option<ShardId>,
+    /// Its newest migration; `None` when it was not found out.
+    pub schema_version: Option<u32>,
+    /// The newest migration that this program has.
+    pub schema_version_known: u32,
+    /// Buckets that its database says it owns.
+    pub buckets_owned: u64,
+    /// Home keys that were looked at.
+    pub sampled: u64,
+    /// What is wrong; none when all is as it should be.
+    pub findings: Vec<ShardFinding>,
+}
+
+impl Examination {
+    fn find(&mut self, code: ShardFindingCode, severity: Severity, message: String, fix: &'static str) {
+        self.findings.push(ShardFinding { code, severity, endpoint: None, message, fix: fix.to_owned() });
+    }
+
+    fn error(&mut self, code: ShardFindingCode, message: String, fix: &'static str) {
+        self.find(code, Severity::Error, message, fix);
+    }
+}
+
+impl Cluster {
+    /// Examines every shard while it serves, the control database last: whether it answers, who it says that it is, how far
+    /// its schema is, whether it owns what the map says, whether some of its rows belong there, and how its servers are.
+    ///
+    /// Changes nothing. What cannot be read is a finding, so this does not fail. Up to eight shards are examined at once, with
+    /// one connection each; of the home keys, 500 are looked at, from another place each time.
+    pub async fn examine(&self) -> Vec<Examination> {
+        let shards: Vec<Shard> = self.sources().filter_map(|id| self.shard(id).cloned()).collect();
+        futures_util::stream::iter(shards).map(|shard| self.examine_one(shard)).buffered(AT_ONCE_MAX).collect().await
+    }
+
+    async fn examine_one(&self, shard: Shard) -> Examination {
+        let is_control = shard.id() == CONTROL;
+        let steps = self.schema().migrations_of(is_control);
+        let mut told = Examination {
+            shard: (!is_control).then(|| shard.id()),
+            schema_version: None,
+            schema_version_known: steps.iter().map(|step| step.version()).max().unwrap_or(0),
+            buckets_owned: 0,
+            sampled: 0,
+            findings: Vec::new(),
+        };
+        look_at_servers(&shard, &mut told);
+        let looked = async {
+            self.look_at_identity(&shard, &mut told).await?;
+            look_at_schema(survey(shard.db(), steps).await, &mut told)?;
+            self.look_at_ownership(&shard, &mut told).await?;
+            look_at_rows(shard.db(), &mut told).await
+        };
+        if let Err(error) = looked.await {
+            let fix = "start its server, or look at the place that the message names";
+            told.error(ShardFindingCode::Unreachable, format!("{}: {}", place(shard.db()), reasons(&error)), fix);
+        }
+        told
+    }
+
+    async fn look_at_identity(&self, shard: &Shard, told: &mut Examination) -> Result<(), DbError> {
+        let rows = shard.db().query(Statement::of(IDENTITY)).await?;
+        let fix = "connection strings or files have been swapped: put them right before anything is written";
+        let Some(row) = rows.first() else {
+            told.error(ShardFindingCode::Identity, "it does not say who it is".to_owned(), fix);
+            return Ok(());
+        };
+        let (keyspace, number) = (row.text(0)?, row.int(1)?);
+        if keyspace != self.map().keyspace() || number != i64::from(shard.id().0) {
+            let message = format!("it says that it is shard {number} of key space {keyspace}");
+            told.error(ShardFindingCode::Identity, message, fix);
+        }
+        Ok(())
+    }
+
+    async fn look_at_ownership(&self, shard: &Shard, told: &mut Examination) -> Result<(), DbError> {
+        let mut looks = 0;
+        let differing = loop {
+            looks += 1;
+            let owned = Owned::of(shard.db()).await?;
+            told.buckets_owned = owned.count;
+            let _unreadable = self.refresh_map();
+            let differing = owned.differing_from(&self.meant(shard.id()));
+            let is_newer = shard.id() != CONTROL && owned.map_version > self.map().version().0;
+            if (differing.is_empty() && !is_newer) || looks >= LOOKS_MAX {
+                if is_newer {
+                    let message = format!("it knows map {}, in force is {}", owned.map_version, self.map().version());
+                    let fix = "a publication was broken off: publish again, or start a program that may";
+                    told.error(ShardFindingCode::Unpublished, message, fix);
+                }
+                break differing;
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        if !differing.is_empty() {
+            let named: Vec<_> = differing.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+            let message = format!("{} buckets differ from the map: {}", differing.len(), named.join(", "));
+            let fix = "publish the map in force with its epochs raised; until then their writes are refused";
+            told.error(ShardFindingCode::Ownership, message, fix);
+        }
+        Ok(())
+    }
+
+    /// What a shard should own.
+    fn meant(&self, id: ShardId) -> BTreeMap<u16, u64> {
+        if id == CONTROL {
+            return (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?.get(), 1))).collect();
+        }
+        self.map().buckets_of(id).map(|(bucket, epoch)| (bucket.get(), epoch.0.into())).collect()
+    }
+}
+
+/// An error with what is behind it, in one line.
+fn reasons(error: &dyn Error) -> String {
+    let behind = error.source().map(reasons);
+    behind.map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"))
+}
+
+/// What a database says that it owns.
+struct Owned {
+    /// Epoch and state by bucket.
+    buckets: BTreeMap<u16, (u64, String)>,
+    count: u64,
+    map_version: u64,
+}
+
+impl Owned {
+    async fn of(db: &Db) -> Result<Self, DbError> {
+        let mut owned = Self { buckets: BTreeMap::new(), count: 0, map_version: 0 };
+        for row in db.query(Statement::of(OWNED)).await? {
+            let state = row.text(2)?.to_owned();
+            owned.count += u64::from(state == "owned");
+            owned.map_version = owned.map_version.max(row.count(3)?);
+            let bucket = u16::try_from(row.int(0)?).unwrap_or(u16::MAX);
+            owned.buckets.insert(bucket, (row.count(1)?, state));
+        }
+        Ok(owned)
+    }
+
+    /// Buckets that it has and should not, or has not and should, or has at another epoch. One that is about to leave is
+    /// still its own, one that is coming is not yet.
+    fn differing_from(&self, meant: &BTreeMap<u16, u64>) -> Vec<u16> {
+        let has = |bucket: &u16, epoch: u64| {
+            self.buckets
+                .get(bucket)
+                .is_some_and(|(own, state)| *own == epoch && (state == "owned" || state == "draining"))
+        };
+        let lacking = meant.iter().filter(|(bucket, epoch)| !has(bucket, **epoch)).map(|(bucket, _)| *bucket);
+        let is_own = |(bucket, (_, state)): &(&u16, &(u64, String))| state == "owned" && !meant.contains_key(bucket);
+        let surplus = self.buckets.iter().filter(is_own).map(|(bucket, _)| *bucket);
+        lacking.chain(surplus).collect()
+    }
+}
+
+fn look_at_schema(surveyed: Result<Survey, MigrateError>, told: &mut Examination) -> Result<(), DbError> {
+    match surveyed {
+        Ok(Survey { found, lacks }) => {
+            told.schema_version = Some(found);
+            if let Some(lacks) = lacks {
+                let message = format!("it is at migration {found} and lacks {lacks}");
+                let fix = "start a program that has the owner's connection: it migrates before it serves";
+                told.error(ShardFindingCode::SchemaOlder, message, fix);
+            }
+        }
+        Err(MigrateError::Ledger(error)) => return Err(error),
+        Err(error @ MigrateError::Newer { found, .. }) => {
+            told.schema_version = Some(found);
+            told.error(ShardFindingCode::SchemaNewer, error.to_string(), "use a program as new as the schema");
+        }
+        Err(error) => {
+            let fix = "another build wrote this data: use that one, or a place of its own for this one";
+            told.error(ShardFindingCode::SchemaEdited, error.to_string(), fix);
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether the buckets of some home keys are at home here, from a random key on.
+async fn look_at_rows(db: &Db, told: &mut Examination) -> Result<(), DbError> {
+    let from = Uuid::new_v4();
+    let mut strays: BTreeMap<i64, u64> = BTreeMap::new();
+    // What is behind the last key is before the first one.
+    for (first, last) in [(from, Uuid::max()), (Uuid::nil(), from)] {
+        let most = SAMPLE - i64::try_from(told.sampled).unwrap_or(SAMPLE);
+        for row in db.query(Statement::of(STRAYS).bind(first).bind(last).bind(most)).await? {
+            told.sampled += 1;
+            if *row.get(1) == crate::backend::Value::Null {
+                *strays.entry(row.int(0)?).or_default() += 1;
+            }
+        }
+    }
+    if !strays.is_empty() {
+        let named: Vec<_> = strays.keys().take(NAMED_MAX).map(ToString::to_string).collect();
+        let message = format!(
+            "of {} home keys {} are of buckets that live elsewhere: {}",
+            told.sampled,
+            strays.values().sum::<u64>(),
+            named.join(", ")
+        );
+        let fix = "a move clears what it leaves behind: look at the list of moves; else the rows were put in by hand";
+        told.find(ShardFindingCode::Stray, Severity::Warning, message, fix);
+    }
+    Ok(())
+}
+
+/// What probes have shown of the shard's servers.
+fn look_at_servers(shard: &Shard, told: &mut Examination) {
+    let Some((_, state, endpoints)) = shard.group().map(|group| group.health()) else { return };
+    let message = match state {
+        PrimaryState::Ready => None,
+        PrimaryState::NoStandby => Some("writes wait for a synchronous standby that is not there"),
+        PrimaryState::Silent => Some("the primary does not answer, and nobody has taken its place"),
+    };
+    if let Some(message) = message {
+        let fix = "start the server that is missing, or promote the standby";
+        told.error(ShardFindingCode::Primary, message.to_owned(), fix);
+    }
+    for endpoint in endpoints {
+        let Some(finding) = endpoint.finding else { continue };
+        let text = finding.to_string();
+        // Its text says what is wrong, and then what helps.
+        let (what, fix) = text.split_once(": ").unwrap_or((&text, ""));
+        told.findings.push(ShardFinding {
+            code: ShardFindingCode::Endpoint,
+            severity: Severity::Warning,
+            message: format!("{} {what}", endpoint.id),
+            fix: fix.to_owned(),
+            endpoint: Some(endpoint.id),
+        });
+    }
+}
