@@ -25,7 +25,8 @@ const RECOVERY_SECONDS: &str = "604800";
 const PORT_TRIES_MAX: u32 = 5;
 
 /// What a server of ours has that PostgreSQL's own default has not. A replication slot of a lost standby is bounded. The
-/// log is kept from the first base backup on: nothing could use it without.
+/// log is kept from the first base backup on: nothing could use it without. A standby that has lost its primary sleeps for
+/// `wal_retrieve_retry_interval` between two tries, and a request to take over that meets it in between lets it sleep on.
 const CONFIGURATION: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -35,6 +36,7 @@ wal_log_hints = on
 max_slot_wal_keep_size = '1GB'
 archive_mode = always
 archive_command = 'true'
+wal_retrieve_retry_interval = '250ms'
 ";
 
 /// Why a server cannot be what it should be.

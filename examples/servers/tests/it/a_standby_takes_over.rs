@@ -21,6 +21,9 @@ fn what_was_acknowledged_is_there_after_the_primary_was_killed() {
     assert_eq!(standby.sql("postgres", "SELECT n FROM fact").expect("answers"), "7");
     standby.sql("postgres", "INSERT INTO fact VALUES (8)").expect("it waits for nobody");
 
+    // Or a request to take over could lie there for five seconds.
+    assert_eq!(standby.sql("postgres", "SHOW wal_retrieve_retry_interval").expect("answers"), "250ms");
+
     let third = servers.standby(&standby, "third").expect("a new primary can be followed");
     assert!(third.is_standby().expect("answers"));
 }
