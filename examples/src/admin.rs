@@ -1,6 +1,7 @@
 //! Administration and operations: reference data, audit and its retention, backups, shards, outbox, lineage.
 
 mod audit;
+mod degradation;
 mod examination;
 mod lineage;
 mod operation;
@@ -22,6 +23,7 @@ fn endpoints() -> Endpoints<Stores> {
         .merge(operation::endpoints())
         .merge(examination::endpoints())
         .merge(relocation::endpoints())
+        .merge(degradation::endpoints())
         .merge(retention::endpoints())
         .merge(lineage::endpoints())
         .merge(crate::operations::endpoints())

@@ -6,7 +6,9 @@
 use crate::backend::SqlPair;
 use crate::entity::Table;
 use crate::schema::Schema;
-use crate::{audit, cluster, examination, fence, idempotency, migration, repository, retention, selection, unit};
+use crate::{
+    audit, cluster, degradation, examination, fence, idempotency, migration, repository, retention, selection, unit,
+};
 
 impl Schema {
     /// Every statement that this program sends to a shard, for [`Db::describe`](crate::backend::Db::describe). Those with a
@@ -18,6 +20,7 @@ impl Schema {
         let rooms = [unit::pairs(self, &tables), audit::pairs(&tables), idempotency::pairs(), cluster::pairs()];
         let rooms = rooms.into_iter().flatten().chain(fence::pairs()).chain(migration::pairs());
         let rooms = rooms.chain(retention::pairs(&tables)).chain(selection::pairs()).chain(examination::pairs());
+        let rooms = rooms.chain(degradation::pairs());
         reads.chain(rooms).collect()
     }
 }

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod cache;
 pub mod cluster;
 pub mod consistency;
+pub mod degradation;
 pub mod entity;
 pub mod examination;
 pub mod fan_out;

@@ -19,6 +19,8 @@ const RETENTION: &str = include_str!("../migrations/sqlite/0040_retention.sql");
 const RETENTION_POSTGRES: &str = include_str!("../migrations/postgres/0040_retention.sql");
 const TERM: &str = include_str!("../migrations/sqlite/0045_term.sql");
 const TERM_POSTGRES: &str = include_str!("../migrations/postgres/0045_term.sql");
+const DEGRADED: &str = include_str!("../migrations/sqlite/0046_degraded.sql");
+const DEGRADED_POSTGRES: &str = include_str!("../migrations/postgres/0046_degraded.sql");
 const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
@@ -65,9 +67,10 @@ impl Schema {
         let retention = Migration::new(40, "retention", RETENTION).with_postgres(RETENTION_POSTGRES);
         let idempotency = idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES);
         let term = Migration::new(45, "term of the primary", TERM).with_postgres(TERM_POSTGRES);
+        let degraded = Migration::new(46, "degrading", DEGRADED).with_postgres(DEGRADED_POSTGRES);
         SchemaBuilder(Self {
-            shard: vec![first.clone(), idempotency, retention.clone(), term.clone()],
-            control: vec![first, moves, retention, term],
+            shard: vec![first.clone(), idempotency, retention.clone(), term.clone(), degraded.clone()],
+            control: vec![first, moves, retention, term, degraded],
             moved: Vec::new(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),

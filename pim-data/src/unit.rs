@@ -11,6 +11,7 @@ pub use bulk::BULK_MAX;
 pub use commit::Committed;
 pub use error::UnitError;
 pub use part::{CommitFacts, PartCall, PartError, UnitPart};
+pub(crate) use server::SETTLE;
 pub use tries::Tries;
 
 use std::any::Any;
@@ -141,7 +142,7 @@ impl Unit {
         if let Err(found) = idempotency::check(&self.cx, self.home, &row, 0) {
             let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
-                shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(server::SETTLE)).await?;
+                shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(SETTLE)).await?;
             }
             return Err(found);
         }

@@ -4,6 +4,7 @@ mod alive;
 mod api;
 mod ask;
 mod backup;
+mod degradation;
 mod doctor;
 mod document;
 mod journal;

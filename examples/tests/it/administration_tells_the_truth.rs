@@ -121,6 +121,25 @@ async fn a_map_with_findings_is_not_published() {
 }
 
 #[tokio::test]
+async fn a_shard_in_a_file_has_no_standby_to_do_without() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let degrade = async |session: &str, shard: &str, key: &str, reason: &str| {
+        let path = format!("/v1/admin/shards/{shard}/degrade");
+        let told = world.post(session, &path, key, &json!({"reason": reason})).await;
+        (told.status.as_u16(), told.problem().to_owned())
+    };
+    let told = |status, problem: &str| (status, problem.to_owned());
+    assert_eq!(degrade(&sre, "0", "a", "standby-lost").await, told(409, "conflict"));
+    assert_eq!(degrade(&sre, "77", "b", "standby-lost").await, told(404, "not-found"));
+    assert_eq!(degrade(&sre, "first", "c", "standby-lost").await, told(400, "invalid-id"));
+    assert_eq!(degrade(&sre, "0", "d", "they asked me to").await, told(422, "invalid-body"));
+    assert_eq!(degrade(&world.clinician(), "0", "e", "standby-lost").await, told(403, "forbidden"));
+    let shards = world.get(&sre, "/v1/admin/shards").await;
+    assert!(shards.body["items"].as_array().unwrap().iter().all(|it| it["degraded"].is_null()), "{:?}", shards.body);
+}
+
+#[tokio::test]
 async fn what_is_held_is_told_in_pages_and_a_stop_is_lifted() {
     let world = World::new().await;
     let sre = world.session("sre", &[], None);

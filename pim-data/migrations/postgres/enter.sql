@@ -12,10 +12,31 @@ BEGIN
   nothing := set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
 END $$;
 
+-- While degrading is on, this transaction's end waits for no standby. The lock comes before the look that counts: whoever
+-- turns it off holds the lock exclusively, so that what commits alone has done so before, and only a statement that begins
+-- afterwards sees that it is off. Whoever will wait for a standby holds nothing that turning it off waits for.
+-- Programs call this while they believe that it is on; the database has the last word.
+CREATE OR REPLACE FUNCTION public.pim_alone() RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  nothing text;
+BEGIN
+  IF NOT EXISTS (SELECT FROM public.pim_degraded d WHERE d.is_on) THEN
+    RETURN current_setting('synchronous_commit');
+  END IF;
+  nothing := pg_advisory_xact_lock_shared(7463, 0);
+  IF EXISTS (SELECT FROM public.pim_degraded d WHERE d.is_on) THEN
+    RETURN set_config('synchronous_commit', 'local', true);
+  END IF;
+  RETURN current_setting('synchronous_commit');
+END $$;
+
 -- Writes something that means nothing, so that this transaction's end waits for the standbys that a commit waits for. What
 -- it has read is then as safe as if it had been committed now: after a crash a row can be there that no standby ever had.
 CREATE OR REPLACE FUNCTION public.pim_settle() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  nothing text;
 BEGIN
+  nothing := public.pim_alone();
   PERFORM pg_logical_emit_message(true, 'pim', '');
 END $$;
 
@@ -54,6 +75,9 @@ BEGIN
   END IF;
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
+  END IF;
+  IF context ? 'alone' THEN
+    nothing := public.pim_alone();
   END IF;
   IF context ? 'bulk' THEN
     nothing := pg_advisory_xact_lock_shared(7461, 4096);

@@ -93,6 +93,22 @@ impl Record {
         cx: &RequestContext,
         at: Timestamp,
         lane: Lane,
+        told: (&'static str, Uuid),
+        facts: Json,
+    ) -> Self {
+        Self::of_whole(cx, at, lane, "bucket", told, facts)
+    }
+
+    /// The record of something that happened to a shard, under the id of the request that did it.
+    pub(crate) fn of_shard(cx: &RequestContext, at: Timestamp, lane: Lane, action: &'static str, facts: Json) -> Self {
+        Self::of_whole(cx, at, lane, "shard", (action, cx.request_id().uuid()), facts)
+    }
+
+    fn of_whole(
+        cx: &RequestContext,
+        at: Timestamp,
+        lane: Lane,
+        entity: &'static str,
         (action, id): (&'static str, Uuid),
         facts: Json,
     ) -> Self {
@@ -101,7 +117,7 @@ impl Record {
             "action": action,
             "after": facts,
             "at": at.as_micros(),
-            "entity": "bucket",
+            "entity": entity,
             "home": id.to_string(),
             "id": id.to_string(),
             "request": cx.request_id().to_string(),
@@ -111,7 +127,7 @@ impl Record {
         });
         let user = actor.subject().as_str().to_owned();
         let request_id = cx.request_id().uuid();
-        Self { body: body.to_string(), at, request_id, user, home: id, entity: "bucket", entity_id: id, lane }
+        Self { body: body.to_string(), at, request_id, user, home: id, entity, entity_id: id, lane }
     }
 }
 

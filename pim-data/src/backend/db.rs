@@ -147,6 +147,25 @@ impl Db {
         }
     }
 
+    /// Whether the transactions that begin from now on need wait for no standby, as far as the database itself agrees.
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "the same form with the feature"))]
+    pub(crate) fn stand_alone(&self, alone: bool) {
+        match &self.0 {
+            Store::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.stand_alone(alone),
+        }
+    }
+
+    /// Whether they need not at present.
+    pub(crate) fn stands_alone(&self) -> bool {
+        match &self.0 {
+            Store::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.stands_alone(),
+        }
+    }
+
     /// Looks whether its connection string, or the address of its host, is another by now; says whether it is.
     #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async, reason = "the same form with the feature"))]
     pub(crate) async fn refresh(&self) -> bool {

@@ -19,14 +19,22 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::backend::{Db, DbError, Demand, Dial, Row, ServerSettings};
+use crate::degradation::Degraded;
 
-/// Role, term, position of the log, the term that its rows tell of, identity, and how many commits wait for a standby.
+/// Role, term, position of the log, the term that its rows tell of, identity, how many commits wait for a standby, and
+/// whether they have to.
 /// Asked in the simple protocol, so that nothing is prepared.
 const PROBE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE public.pim_timeline() END, \
     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint, \
     (SELECT term FROM public.pim_term), (SELECT keyspace FROM public.pim_identity), (SELECT shard FROM public.pim_identity), \
     (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database() \
-      AND state_change < now() - interval '750 milliseconds')";
+      AND state_change < now() - interval '750 milliseconds'), \
+    (SELECT since FROM public.pim_degraded), (SELECT is_on FROM public.pim_degraded)";
+
+/// Ends the sessions of this login whose commits have waited for a standby for so long. They have committed, and hold their
+/// locks until they need not wait any more; whoever is at the other end finds out by the idempotency record.
+const RELEASE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+    AND datname = current_database() AND usename = current_user AND state_change < now() - interval '750 milliseconds'";
 
 /// A primary writes its term down, for its standbys to hand on.
 const TAKE_OFFICE: &str = "SELECT public.pim_take_office()";
@@ -72,6 +80,8 @@ pub(super) struct Answer {
     pub(super) shard: Option<u64>,
     /// Commits that wait for a standby.
     pub(super) waiting: u64,
+    /// Whether new ones need not.
+    pub(super) degraded: Option<Degraded>,
 }
 
 /// How a server of a shard is.
@@ -144,6 +154,12 @@ impl Endpoint {
         let _refused = self.probe.ask(tokio::time::Instant::now() + patience, TAKE_OFFICE).await;
     }
 
+    /// Ends sessions of this program's login that wait for a standby in vain.
+    pub(super) async fn release(&self, patience: Duration) {
+        // Who could not be asked is asked again in the next round.
+        let _released = self.probe.ask(tokio::time::Instant::now() + patience, RELEASE).await;
+    }
+
     /// From this term on, whoever calls itself the primary of an earlier one answers no reads.
     pub(super) fn know_term(&self, term: u64) {
         self.reads.turn_to(&self.dsn_ref, Demand { primary: false, term });
@@ -192,6 +208,7 @@ impl Answer {
             keyspace: if *row.get(4) == Value::Null { String::new() } else { row.text(4)?.to_owned() },
             shard: optional(5)?,
             waiting: row.count(6)?,
+            degraded: Degraded::of(row, 7)?,
         })
     }
 }

@@ -18,6 +18,7 @@ pub(super) use watch::watch;
 use super::endpoint::{Endpoint, EndpointFinding, EndpointHealth};
 use super::lag::Marks;
 use crate::backend::{Db, DbError, ServerSettings};
+use crate::degradation::{Degraded, DegradedStage};
 use crate::retry::{Budget, random};
 use crate::signals::{DataSignals, Parked};
 
@@ -53,6 +54,8 @@ struct Standing {
     endpoint: usize,
     term: u64,
     state: PrimaryState,
+    /// What it acknowledges alone; as it was last known while it is silent.
+    degraded: Option<Degraded>,
     /// The last round of probes that has ended.
     round: u64,
 }
@@ -103,7 +106,7 @@ pub(super) struct Members {
 impl Group {
     pub(super) fn new(members: Members) -> Self {
         let Members { shard, keyspace, endpoints, primary, writer, owner, alarm, settings, signals } = members;
-        let standing = Standing { endpoint: primary, term: 0, state: PrimaryState::Ready, round: 0 };
+        let standing = Standing { endpoint: primary, term: 0, state: PrimaryState::Ready, degraded: None, round: 0 };
         Self {
             shard,
             keyspace,
@@ -158,6 +161,27 @@ impl Group {
     pub(crate) fn health(&self) -> (u64, PrimaryState, Vec<EndpointHealth>) {
         let standing = *self.standing.borrow();
         (standing.term, standing.state, self.endpoints.iter().map(Endpoint::health).collect())
+    }
+
+    /// What the primary acknowledges alone.
+    pub(super) fn degraded(&self) -> Option<Degraded> {
+        self.standing.borrow().degraded
+    }
+
+    /// Ends the sessions of this program that wait for a standby in vain, and hold locks meanwhile.
+    pub(crate) async fn release(&self) {
+        let endpoint = self.standing.borrow().endpoint;
+        self.endpoints[endpoint].release(self.settings.probe_max).await;
+    }
+
+    /// Has the servers looked at, and waits until it is known here whether the primary acknowledges commits alone, at most
+    /// until `until`.
+    pub(crate) async fn heed(&self, until: tokio::time::Instant, stage: Option<DegradedStage>) {
+        let mut standing = self.standing.subscribe();
+        self.alarm.notify_one();
+        let known = standing.wait_for(|it| it.degraded.map(|degraded| degraded.stage) == stage);
+        // Whoever does not know it in time learns of it with a later round.
+        let _late = tokio::time::timeout_at(until, known).await;
     }
 
     /// Waits until the primary can be used, at most until `until`.

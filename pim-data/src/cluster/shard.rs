@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::endpoint::EndpointHealth;
 use super::group::{Group, Need, PrimaryState};
 use crate::backend::{Db, DbError, Row, Snapshot, SqlPair, Statement};
+use crate::degradation::Degraded;
 
 /// The number under which the control database goes where a shard is meant.
 pub const CONTROL: ShardId = ShardId(u16::MAX);
@@ -54,6 +55,9 @@ pub struct ShardHealth {
     pub term: Option<u64>,
     /// Whether its primary can be used. `None` for a file.
     pub primary: Option<PrimaryState>,
+    /// Since when its primary acknowledges commits alone, or did without a standby's confirmation since; `None` when
+    /// whatever it acknowledged is as safe as commits are meant to be.
+    pub degraded: Option<Degraded>,
     /// Its servers; none for a file.
     pub endpoints: Vec<EndpointHealth>,
 }
@@ -143,6 +147,7 @@ impl Shard {
             replica_lag_ms_max: u64::try_from(self.0.replica.delay.as_millis()).unwrap_or(u64::MAX),
             term,
             primary,
+            degraded: self.group().and_then(Group::degraded),
             endpoints,
         }
     }

@@ -69,7 +69,7 @@ pub const ENDPOINTS_UNSOUND: Descriptor = Descriptor {
     name: "pim_data_endpoints_unsound",
     kind: Kind::Gauge,
     unit: "",
-    help: "Servers of shards with something wrong, by what; no_standby: commits wait for a standby that is not there",
+    help: "Servers of shards with something wrong, by what; no_standby: commits wait for a standby that is not there; degraded: they are acknowledged without one",
     labels: &[LabelDescriptor {
         name: "finding",
         values: &[
@@ -80,6 +80,7 @@ pub const ENDPOINTS_UNSOUND: Descriptor = Descriptor {
             "unknown_lag",
             "former_primary",
             "no_standby",
+            "degraded",
         ],
     }],
     purpose: Purpose::Use,

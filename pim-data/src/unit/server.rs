@@ -17,9 +17,9 @@ const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(?)");
 const LEAVE: SqlPair = SqlPair::postgres("SELECT pim_leave(?, ?) AS n, NULL::jsonb AS replay");
 const OUTCOME: SqlPair = SqlPair::postgres("SELECT request_id, n FROM pim_outcome(?)");
 
-/// An answer that is given again must be as safe as when it was given first: after a crash the record may be there although no
-/// standby had it. This commits something of its own behind it, which waits for them.
-pub(super) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
+/// An answer that is given again must be as safe as one that is given now: after a crash the record may be there although no
+/// standby had it. This commits something of its own behind it, which waits for whomever a commit waits for.
+pub(crate) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
 
 /// Every statement of a unit that is sent to a server.
 pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
@@ -43,6 +43,12 @@ impl Unit {
         loop {
             // Whoever was the primary before this term refuses the unit.
             message.context.insert("term".to_owned(), db.demand().term.into());
+            // A shard that is degraded is asked whether it still is; no other one is.
+            if db.stands_alone() {
+                message.context.insert("alone".to_owned(), true.into());
+            } else {
+                message.context.remove("alone");
+            }
             let outcome = match &self.writes[..] {
                 [only] => self.call_alone(db, until, only, &message).await,
                 _ => self.call_together(db, until, &message).await,

@@ -24,6 +24,8 @@ use pim_servers::temporary::TemporaryServers;
 use super::world::{Account, Customer, Folder, ShopResource, ShopRole, read, schema, tell, write};
 
 pub(crate) const DATABASE: &str = "shard-0";
+/// That of a second shard on the same servers.
+pub(crate) const OTHER_DATABASE: &str = "shard-1";
 /// Longest wait for something that has to come about.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,7 +40,12 @@ pub(crate) struct Told(Arc<Mutex<BTreeMap<String, String>>>);
 impl Told {
     /// Has a name, and that of its owner, stand for a server from now on.
     pub(crate) fn tell(&self, name: &str, server: &LocalServer) {
-        let login = |user: &str| server.dsn_of(user, "only-for-tests", DATABASE);
+        self.tell_in(name, server, DATABASE);
+    }
+
+    /// As [`Told::tell`], for a database of the server.
+    pub(crate) fn tell_in(&self, name: &str, server: &LocalServer, database: &str) {
+        let login = |user: &str| server.dsn_of(user, "only-for-tests", database);
         self.set(name, login("pim_test_app"));
         self.set(&format!("{name}-owner"), login("pim_test_owner"));
     }
@@ -72,7 +79,7 @@ impl Ensemble {
         let servers = TemporaryServers::new().expect("a folder");
         let first = servers.primary("first").expect("starts");
         first.sql("postgres", ROLES).expect("makes roles");
-        for database in [DATABASE, "control"] {
+        for database in [DATABASE, OTHER_DATABASE, "control"] {
             first.sql("postgres", &format!("CREATE DATABASE \"{database}\" OWNER pim_test_owner")).expect("a database");
         }
         let second = servers.standby(&first, "second").expect("streams");

@@ -43,6 +43,7 @@ promises! {
     ensemble in "ensemble.rs",
     a_standby_takes_over in "a_standby_takes_over.rs",
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",
+    degrading_is_somebodys_word in "degrading_is_somebodys_word.rs",
     failovers_under_load in "failovers_under_load.rs",
     fence_of_a_server in "fence_of_a_server.rs",
     replicas_answer_what_is_fresh in "replicas_answer_what_is_fresh.rs",

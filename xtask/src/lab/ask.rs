@@ -10,7 +10,7 @@ use super::Role;
 use super::api::{self, Api, segment};
 use super::document::{print, say};
 use super::journal::State;
-use super::{nine, servers};
+use super::{degradation, nine, servers};
 use crate::exit::Failure;
 
 /// What can be asked of shards.
@@ -73,6 +73,20 @@ pub(crate) enum ShardVerb {
     Promote {
         /// Number of the shard.
         shard: u16,
+        /// Promotes also where that loses what a degraded shard's primary acknowledged alone.
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Lets a shard's primary acknowledge commits alone, as long as no standby is to be had.
+    Degrade {
+        /// Number of the shard.
+        shard: u16,
+        /// Why: one word, such as standby-lost or a ticket's number; it goes into the audit trail.
+        #[arg(long, value_name = "WORD")]
+        reason: String,
+        /// Has commits wait again, and the standbys confirm what was acknowledged without them.
+        #[arg(long)]
+        off: bool,
     },
     /// Checks each shard: schema, ownership, identity and a sample of its rows as the running lab finds them, and the
     /// servers of `lab servers`, where there are some.
@@ -252,7 +266,8 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::Reverse { id } => about_move(id, "reverse", json),
         ShardVerb::Cancel { id } => about_move(id, "cancel", json),
         ShardVerb::Drain { shard, to } => drain(*shard, to, json),
-        ShardVerb::Promote { shard } => servers::promote(*shard, json),
+        ShardVerb::Promote { shard, accept_loss } => servers::promote(*shard, *accept_loss, json),
+        ShardVerb::Degrade { shard, reason, off } => degradation::turn(*shard, reason, *off, json),
         ShardVerb::Doctor => servers::doctor(json),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Role;
 use super::api::Api;
 use super::document::{print, say};
-use super::journal;
+use super::{degradation, journal};
 use crate::exit::Failure;
 
 /// What can be done with servers.
@@ -39,9 +39,13 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
     }
 }
 
-/// Makes a shard's standby its primary.
-pub(super) fn promote(shard: u16, json: bool) -> Result<()> {
-    let promoted = Fleet::open(&place()?).and_then(|fleet| fleet.promote(shard)).map_err(failed)?;
+/// Makes a shard's standby its primary; where that may lose something, only when told that it may.
+pub(super) fn promote(shard: u16, accept_loss: bool, json: bool) -> Result<()> {
+    let fleet = Fleet::open(&place()?).map_err(failed)?;
+    if !accept_loss {
+        degradation::refuse_loss(&fleet, shard)?;
+    }
+    let promoted = fleet.promote(shard).map_err(failed)?;
     let document = json!({"shard": shard, "primary": promoted});
     if json {
         print("shard-promote", &document, true);

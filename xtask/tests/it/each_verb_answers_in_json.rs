@@ -92,6 +92,8 @@ fn of_a_running_lab() {
     }
     assert_eq!(lab.run(&["retention", "run", "--audit-days", "89"]).code, Some(2), "too short");
     assert_eq!(lab.run(&["backup", "create", "--name", "one"]).code, Some(7), "the name is taken");
+    assert_eq!(lab.run(&["shard", "degrade", "0", "--reason", "drill"]).code, Some(7), "a file has no standby");
+    assert_eq!(lab.run(&["shard", "degrade", "0", "--reason", "no word"]).code, Some(2));
     let place = lab.ask(&["backup", "list"]).document("backups")["items"][0]["place"].as_str().unwrap().to_owned();
     assert_eq!(lab.ask(&["backup", "verify", &place]).document("backup-verify")["whole"], true);
     let restored = folder.join("restored");

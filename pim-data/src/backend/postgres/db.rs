@@ -8,6 +8,8 @@ use super::pool::{Lent, Pool};
 use crate::backend::{DbError, Demand, Described, Dial, Row, SqlPair, Statement};
 
 const BEGIN: &str = "BEGIN";
+/// While the shard is degraded. The database has the last word whether this transaction's end waits for a standby.
+const BEGIN_ALONE: &str = "BEGIN; SELECT public.pim_alone()";
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 /// The snapshot is taken by the first statement. Whoever holds it is bounded by its own delay.
 const HOLD: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; \
@@ -33,6 +35,14 @@ impl Db {
         self.0.turn_to(name, demand);
     }
 
+    pub(crate) fn stand_alone(&self, alone: bool) {
+        self.0.stand_alone(alone);
+    }
+
+    pub(crate) fn stands_alone(&self) -> bool {
+        self.0.stands_alone()
+    }
+
     pub(crate) async fn refresh(&self) -> bool {
         self.0.refresh().await
     }
@@ -48,7 +58,8 @@ impl Db {
         first: &[Statement],
     ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
         let mut begun = Transaction { lent: self.0.lend(until).await?, failed: false };
-        begun.lent.call(async |conn| open(conn, BEGIN).await).await?;
+        let begin = if self.stands_alone() { BEGIN_ALONE } else { BEGIN };
+        begun.lent.call(async |conn| open(conn, begin).await).await?;
         let answers = begun.hop(first).await?;
         Ok((begun, answers))
     }

@@ -5,6 +5,7 @@
 //! exchanged while calls are under way: connections remember by which target they were opened.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ struct Inner {
     target: watch::Sender<Target>,
     slots: Arc<Semaphore>,
     idle: Mutex<Idle>,
+    /// Whether its transactions need wait for no standby.
+    alone: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ impl Pool {
     pub(super) fn new(name: &str, dial: Dial) -> Self {
         let slots = Arc::new(Semaphore::new(dial.settings.connections_max.max(1)));
         let target = watch::Sender::new(Target::new(name.to_owned()));
-        Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default() }))
+        Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default(), alone: AtomicBool::default() }))
     }
 
     pub(super) fn name(&self) -> String {
@@ -69,6 +72,14 @@ impl Pool {
     /// Leads to another endpoint from now on, or asks more of the same one; calls that are under way elsewhere are given up.
     pub(super) fn turn_to(&self, name: &str, demand: Demand) {
         self.0.target.send_if_modified(|target| target.turn_to(name, demand));
+    }
+
+    pub(super) fn stand_alone(&self, alone: bool) {
+        self.0.alone.store(alone, Ordering::Relaxed);
+    }
+
+    pub(super) fn stands_alone(&self) -> bool {
+        self.0.alone.load(Ordering::Relaxed)
     }
 
     /// Looks whether its name stands for something else by now. What cannot be looked up stays as it was.

@@ -25,6 +25,8 @@ pim_core::closed_enum! {
         FormerPrimary = "former_primary",
         /// A primary whose commits wait for a synchronous standby that is not there.
         NoStandby = "no_standby",
+        /// A primary that acknowledges commits alone, or did so without a standby's confirmation since.
+        Degraded = "degraded",
     }
 }
 
@@ -37,6 +39,7 @@ impl fmt::Display for EndpointFinding {
             Self::OtherShard => "is of another shard or key space: connection strings have been swapped",
             Self::UnknownLag => "has no known lag: it does not follow the present primary, or is a minute behind",
             Self::FormerPrimary => "was the primary of an earlier term: rewind it, or copy it anew, before it follows",
+            Self::Degraded => "acknowledges what no standby may have: end that once one is back (`end_degrading`)",
             Self::NoStandby => "waits for a synchronous standby: start one, or change `synchronous_standby_names`",
         })
     }

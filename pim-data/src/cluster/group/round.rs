@@ -12,6 +12,7 @@ use super::{Group, PrimaryState, Standing};
 use crate::backend::{DbError, Demand, NotLetIn};
 use crate::cluster::CONTROL;
 use crate::cluster::endpoint::{Answer, EndpointFinding, Seen, finding_of};
+use crate::degradation::{Degraded, DegradedStage};
 
 /// Connection strings and addresses are looked up every so many rounds, and whenever something is wrong.
 const ROUNDS_TO_REFRESH: u64 = 4;
@@ -42,6 +43,10 @@ impl Group {
             && answer.told_term != Some(after.term)
         {
             self.endpoints[after.endpoint].take_office(patience).await;
+        }
+        let waits = matches!(answers.get(after.endpoint), Some(Ok(answer)) if answer.waiting > 0);
+        if waits && may_stand_alone(after.degraded) {
+            self.endpoints[after.endpoint].release(patience).await;
         }
     }
 
@@ -97,8 +102,14 @@ impl Group {
             marks.clear();
         }
         marks.note(answer.asked_at, answer.position);
-        let state = if answer.waiting > 0 { PrimaryState::NoStandby } else { PrimaryState::Ready };
-        Standing { endpoint, term, state, round }
+        let alone = may_stand_alone(answer.degraded);
+        // Whoever waits although nobody has to began before that was so.
+        let state = if answer.waiting > 0 && !alone { PrimaryState::NoStandby } else { PrimaryState::Ready };
+        self.writer.stand_alone(alone);
+        if let Some(owner) = &self.owner {
+            owner.stand_alone(alone);
+        }
+        Standing { endpoint, term, state, degraded: answer.degraded, round }
     }
 
     /// Has writes go to an endpoint from now on, as to the primary of a term.
@@ -147,8 +158,10 @@ impl Group {
             let waits = index == standing.endpoint && standing.state == PrimaryState::NoStandby;
             let finding = if is_former {
                 Some(EndpointFinding::FormerPrimary)
+            } else if waits {
+                Some(EndpointFinding::NoStandby)
             } else {
-                waits.then_some(EndpointFinding::NoStandby)
+                answer.degraded.map(|_| EndpointFinding::Degraded)
             };
             return Seen { role: Some(EndpointRole::Primary), term: answer.term, fresh_at: None, finding, misses: 0 };
         }
@@ -160,13 +173,37 @@ impl Group {
         Seen { role: Some(EndpointRole::Replica), term: answer.told_term.unwrap_or(0), fresh_at, finding, misses: 0 }
     }
 
+    fn tell_degraded(&self, before: Standing, after: Standing) {
+        let stage = |standing: Standing| standing.degraded.map(|degraded| degraded.stage);
+        if stage(before) == stage(after) {
+            return;
+        }
+        let shard = (self.shard != CONTROL).then_some(self.shard);
+        match stage(after) {
+            Some(DegradedStage::On) => pim_core::error!("shard.degraded", shard_id = shard, term = after.term),
+            Some(DegradedStage::Ending) => {
+                pim_core::warn!("shard.degrading_unconfirmed", shard_id = shard, term = after.term);
+            }
+            None => pim_core::info!("shard.degrading_ended", shard_id = shard, term = after.term),
+        }
+    }
+
     /// Says what has changed, once.
     fn tell(&self, before: Standing, after: Standing) {
         let shard = (self.shard != CONTROL).then_some(self.shard);
         if before.term != 0 && (before.term, before.endpoint) != (after.term, after.endpoint) {
             self.signals.failed_over();
-            pim_core::warn!("shard.primary_changed", shard_id = shard, term = after.term, term_before = before.term);
+            // What the one before acknowledged alone may be lost.
+            let degraded = before.degraded.is_some();
+            pim_core::warn!(
+                "shard.primary_changed",
+                shard_id = shard,
+                term = after.term,
+                term_before = before.term,
+                degraded_before = degraded
+            );
         }
+        self.tell_degraded(before, after);
         if before.state == after.state {
             return;
         }
@@ -178,6 +215,11 @@ impl Group {
             PrimaryState::Silent => pim_core::error!("shard.primary_silent", shard_id = shard, term = after.term),
         }
     }
+}
+
+/// Whether commits need wait for no standby.
+fn may_stand_alone(degraded: Option<Degraded>) -> bool {
+    degraded.is_some_and(|degraded| degraded.stage == DegradedStage::On)
 }
 
 /// Whether a server does not do its office any more; one that only lets nobody else in still may.

@@ -45,6 +45,7 @@ fn primary(term: u64, position: u64) -> Result<Answer, DbError> {
         keyspace: "pim".to_owned(),
         shard: Some(3),
         waiting: 0,
+        degraded: None,
     })
 }
 
@@ -199,4 +200,31 @@ async fn no_more_wait_than_may() {
     let _others = group.parked.acquire_many(all).await.expect("places");
     let until = tokio::time::Instant::now() + Duration::from_secs(3600);
     assert!(matches!(group.ready(until, Need::Write).await, Err(DbError::NoPrimary { .. })));
+}
+
+/// What a primary says that has a commit waiting for a standby.
+fn waiting(degraded: Option<Degraded>) -> Result<Answer, DbError> {
+    primary(1, 100).map(|answer| Answer { waiting: 1, degraded, ..answer })
+}
+
+#[test]
+fn commits_need_wait_for_nobody_while_the_primary_says_that_degrading_is_on() {
+    let since = pim_core::clock::Timestamp::from_micros(7);
+    let degraded = |stage| Some(Degraded { since, stage });
+    let group = group(1);
+    assert_eq!(after(&group, &[waiting(None)]).2, PrimaryState::NoStandby);
+    assert!(!group.writer.stands_alone());
+    let on = degraded(DegradedStage::On);
+    assert_eq!(after(&group, &[waiting(on)]).2, PrimaryState::Ready, "whoever waits began before");
+    assert!(group.writer.stands_alone());
+    assert_eq!(group.endpoints[0].health().finding, Some(EndpointFinding::Degraded));
+    assert_eq!(after(&group, &[gone()]).2, PrimaryState::Silent);
+    assert_eq!(group.degraded(), on, "what may be lost with it is not forgotten");
+    let ending = degraded(DegradedStage::Ending);
+    assert_eq!(after(&group, &[waiting(ending)]).2, PrimaryState::NoStandby);
+    assert!(!group.writer.stands_alone());
+    after(&group, &[primary(1, 200).map(|answer| Answer { degraded: ending, ..answer })]);
+    assert_eq!(group.endpoints[0].health().finding, Some(EndpointFinding::Degraded), "nobody has confirmed it");
+    after(&group, &[primary(1, 300)]);
+    assert_eq!((group.endpoints[0].health().finding, group.degraded()), (None, None));
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use pim_lab::ids::PatientId;
+use pim_servers::fleet::Fleet;
 use pim_testkit::folder::Folder;
 use serde_json::Value;
 use tokio::process::Command;
@@ -73,6 +74,41 @@ async fn move_there_and_back(lab: &Background, patient: &str, workload: &Workloa
     assert_eq!(workload.failed().await, 0, "a write failed while its bucket moved");
 }
 
+/// The standby of a shard is lost: its writes go on when an operator says so, and a promotion that may lose them is refused.
+async fn do_without_a_standby(lab: &Background, workload: &Workload) {
+    let servers = lab.ask(&["servers", "status"], "servers").await;
+    let secrets = PathBuf::from(servers["files"]["secrets"].as_str().unwrap());
+    let fleet = Fleet::open(secrets.parent().expect("the servers' folder")).expect("is there");
+    let (_, standby) = fleet.servers_of(0).expect("a shard");
+    standby.kill().expect("is lost");
+    let degrade = ["shard", "degrade", "0", "--reason", "standby-lost"];
+    let told = lab.ask(&degrade, "shard-degrade").await;
+    assert_eq!((&told["shard"], &told["degraded"]["stage"]), (&0.into(), &"on".into()), "{told:#}");
+    for _ in 0..10 {
+        workload.acknowledgement().await;
+    }
+    let shards = lab.ask(&["shard", "list"], "shards").await;
+    let stages: Vec<_> =
+        shards["items"].as_array().unwrap().iter().map(|it| it["degraded"]["stage"].as_str()).collect();
+    assert_eq!(stages, [Some("on"), None, None], "{shards:#}");
+    let (code, found) = lab.run(&["shard", "doctor"]).await;
+    let findings = found["shard-doctor"]["findings"].as_array().unwrap();
+    assert!(
+        code == Some(4) && findings.iter().any(|it| it["finding"].as_str().unwrap().contains("acknowledges")),
+        "{found:#}"
+    );
+
+    standby.start().expect("is back");
+    assert_eq!(lab.code(&["shard", "promote", "0"]).await, Some(7), "the standby may not have everything");
+    let off = [&degrade[..], &["--off"]].concat();
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    // It fails until the standby has confirmed.
+    while lab.run(&off).await.1["shard-degrade"]["degraded"] != Value::Null {
+        assert!(std::time::Instant::now() < give_up, "the standby never confirmed");
+    }
+    assert_eq!(lab.ask(&["audit", "verify"], "audit-verify").await["verified"], true);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
@@ -101,6 +137,7 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     let writers = workload.begin(&gateway);
     workload.acknowledgement().await;
     move_there_and_back(&lab, &patients[0], &workload).await;
+    do_without_a_standby(&lab, &workload).await;
     for shard in ["0", "1"] {
         lab.ask(&["shard", "promote", shard], "shard-promote").await;
         workload.acknowledgement().await;

@@ -1,0 +1,58 @@
+//! Letting a shard's primary acknowledge commits alone, and ending that, by an operator's word.
+
+use axum::extract::{Path, State};
+use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::rbac::Write;
+use pim_core::shard::ShardId;
+use pim_data::cluster::Cluster;
+use pim_data::degradation::Reason;
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::operations::{Intent, operate};
+use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
+use crate::workers::Stores;
+
+pub(super) fn endpoints() -> Endpoints<Stores> {
+    let degrade = "Lets a shard's primary acknowledge commits alone, or ends that";
+    Endpoints::new().serve(Operation::operate("/v1/admin/shards/{id}/degrade", degrade), turn)
+}
+
+/// Body of a turn of the setting.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Degrading {
+    /// Why: one word, such as `standby-lost` or the number of a ticket.
+    #[schema(example = "standby-lost", max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    reason: String,
+    /// Has commits wait for standbys again, and asks these to confirm what was acknowledged without them.
+    #[serde(default)]
+    off: bool,
+}
+
+/// Done again it changes nothing; ending it again asks the standbys again.
+async fn turn(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    Path(id): Path<String>,
+    command: Command<Degrading>,
+) -> Result<Answer, Failure> {
+    let (asked, cx) = (&command.body, &command.cx);
+    let shard =
+        id.parse().map(ShardId).map_err(|_| Problem::of(problem::INVALID_ID).detail("the number of a shard"))?;
+    let reason: Reason = asked.reason.parse().map_err(|error: pim_data::degradation::ReasonError| {
+        Problem::of(problem::INVALID_BODY).detail(error.to_string())
+    })?;
+    let effect = async {
+        let degraded = if asked.off {
+            cluster.end_degrading(cx, &permit, shard, &reason).await
+        } else {
+            cluster.degrade(cx, &permit, shard, &reason).await.map(Some)
+        };
+        Answer::ok(&json!({"shard": shard, "degraded": degraded.map_err(|error| error.into_problem())?}))
+    };
+    let name = if asked.off { "shard.end_degrading" } else { "shard.degrade" };
+    operate(&cluster, &permit, cx, Intent::new(name, shard.to_string(), json!({"reason": reason.as_str()})), effect)
+        .await
+}

@@ -1,0 +1,1 @@
+-- A file has no standby that its commits could do without.

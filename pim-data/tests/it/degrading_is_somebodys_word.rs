@@ -1,0 +1,238 @@
+//! A shard that has lost its standby acknowledges commits alone when somebody said so, for as long as they said so, and says it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pim_core::context::RequestContext;
+use pim_core::id::Id;
+use pim_core::shard::{ShardId, ShardMap};
+use pim_data::audit::AuditFilter;
+use pim_data::backend::{DbError, SecretError, Secrets, SqlPair, Statement};
+use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
+use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
+use pim_data::unit::UnitError;
+
+use super::ensemble::{
+    Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard,
+};
+use super::world::{Account, Customer, ShopResource, World, read, schema, tell, write};
+
+const SOON: Duration = Duration::from_millis(700);
+const HERE: ShardId = ShardId(0);
+const THERE: ShardId = ShardId(1);
+
+fn reason() -> Reason {
+    "standby-lost".parse().expect("a word")
+}
+
+/// Two shards on the same two servers: whatever becomes of a server, both have it.
+fn two_shards(ensemble: &Ensemble) -> ClusterSettings {
+    for (name, server) in [("a-1", &ensemble.first), ("b-1", &ensemble.second)] {
+        ensemble.secrets.tell_in(name, server, OTHER_DATABASE);
+    }
+    let mut text = "format = 1\nkeyspace = \"pim\"\nversion = 1\n".to_owned();
+    for (number, [primary, replica], [first, last]) in [(0, ["a", "b"], [0, 2047]), (1, ["a-1", "b-1"], [2048, 4095])] {
+        text.push_str(&format!("\n[[shards]]\nid = {number}\nname = \"shard-{number}\"\nstate = \"live\"\n"));
+        for (name, role) in [(primary, "primary"), (replica, "replica")] {
+            text.push_str(&format!("[[shards.endpoints]]\nid = \"{name}\"\nrole = \"{role}\"\ndsn_ref = \"{name}\"\n"));
+        }
+        text.push_str(&format!("[[ranges]]\nfirst = {first}\nlast = {last}\nshard = {number}\nepoch = 1\n"));
+    }
+    let mut settings = ensemble.settings(&["a", "b"], |_| {});
+    settings.map = Some(ShardMap::parse(&text).expect("a sound map"));
+    settings
+}
+
+async fn open(ensemble: &Ensemble) -> Cluster {
+    Cluster::open(two_shards(ensemble), schema()).await.expect("opens")
+}
+
+/// A new account on a shard.
+async fn register_on(cluster: &Cluster, shard: ShardId) -> Id<Customer> {
+    let mut account = Account::new(Id::random());
+    while cluster.router().route(&account.id).shard != shard {
+        account = Account::new(Id::random());
+    }
+    let mut unit = cluster.begin(&request(PATIENCE), account.id);
+    unit.save(&write(ShopResource::Account), &account).expect("saves");
+    tell(&mut unit, "registered");
+    unit.commit().await.expect("commits");
+    account.id
+}
+
+async fn waits(cluster: &Cluster, id: Id<Customer>) {
+    let refused = set(cluster, &request(SOON), id, 99).await;
+    assert!(matches!(refused, Err(UnitError::Database(DbError::NoStandby { .. }))), "{refused:?}");
+}
+
+fn asked(text: &'static str) -> Statement {
+    Statement::of(SqlPair::postgres(text))
+}
+
+fn stage(degraded: Option<Degraded>) -> Option<DegradedStage> {
+    degraded.map(|degraded| degraded.stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn until_they_take_it_back_and_it_says_so_all_the_time() {
+    let ensemble = Ensemble::new();
+    let cluster = open(&ensemble).await;
+    let permit = write(ShopResource::Account);
+    let (here, there) = (register_on(&cluster, HERE).await, register_on(&cluster, THERE).await);
+    let other = register_on(&cluster, HERE).await;
+    ensemble.second.kill().expect("dies");
+    let first = patient();
+    let hanging = tokio::spawn({
+        let (cluster, cx) = (cluster.clone(), first.clone());
+        async move { set(&cluster, &cx, here, 1).await.map(drop) }
+    });
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::NoStandby)).await;
+    assert!(set(&cluster, &request(SOON), there, 99).await.is_err(), "nobody has it but the primary");
+    until(&cluster, "a", |it| it.finding == Some(EndpointFinding::NoStandby)).await;
+    waits(&cluster, other).await;
+    assert!(!hanging.is_finished(), "it waits to its deadline");
+
+    let cx = request(PATIENCE);
+    let degraded = cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told");
+    assert_eq!(degraded.stage, DegradedStage::On);
+    assert_eq!(cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told"), degraded, "it is on already");
+    hanging.await.expect("no panic").expect("whoever waited is told that it is done");
+    set(&cluster, &request(PATIENCE), other, 2).await.expect("the primary acknowledges it alone");
+    // The answer of a write is given again by the same rule.
+    assert!(set(&cluster, &first, here, 1).await.expect("is answered").is_none(), "it is a replay");
+    // Whoever writes without a unit, such as a relay, does not wait either.
+    cluster.sweep_idempotency().await.expect("sweeps");
+    until(&cluster, "a", |it| it.finding == Some(EndpointFinding::Degraded)).await;
+    assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"degraded\"}"), 1);
+    until_shard(&cluster, |it| it.degraded == Some(degraded) && it.primary == Some(PrimaryState::Ready)).await;
+    waits(&cluster, there).await;
+
+    // It is the shard's: a program that starts now knows.
+    drop(cluster);
+    let cluster = open(&ensemble).await;
+    set(&cluster, &request(PATIENCE), other, 3).await.expect("the primary acknowledges it alone");
+
+    let ended = cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told");
+    assert_eq!(stage(ended), Some(DegradedStage::Ending), "nobody is there to confirm it");
+    assert!(set(&cluster, &request(SOON), other, 99).await.is_err(), "it waits for the standby again");
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::NoStandby)).await;
+    waits(&cluster, here).await;
+
+    ensemble.second.start().expect("is back");
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::Ready)).await;
+    assert_eq!(cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None, "it is confirmed");
+    until(&cluster, "a", |it| it.finding.is_none()).await;
+    set(&cluster, &patient(), here, 4).await.expect("commits");
+    let told = ensemble.second.sql("shard-0", "SELECT count(*) FROM pim_degraded").expect("answers");
+    assert_eq!((points_on(&ensemble.second, here).as_str(), told.as_str()), ("4", "0"));
+
+    is_in_the_trail(&cluster, &cx).await;
+}
+
+/// Who turned it on and off, why and when; the trail verifies.
+async fn is_in_the_trail(cluster: &Cluster, cx: &RequestContext) {
+    let filter = AuditFilter::Request(cx.request_id().uuid());
+    let told = cluster.audit(cx, &read(ShopResource::Account), &filter).await.expect("reads");
+    let actions: Vec<_> = told.iter().map(|entry| entry.body["action"].as_str().unwrap_or_default()).collect();
+    assert_eq!(actions.len(), 2, "{told:?}");
+    assert!(actions.contains(&"degrade") && actions.contains(&"end_degrading"), "{actions:?}");
+    for entry in told {
+        let body = &entry.body;
+        assert_eq!((&body["entity"], &body["user"]), (&"shard".into(), &"u-1".into()), "{body}");
+        assert_eq!((&body["after"]["reason"], &body["after"]["shard"]), (&"standby-lost".into(), &0.into()), "{body}");
+        assert!(body["at"].as_i64() >= body["after"]["since"].as_i64(), "{body}");
+    }
+    assert!(cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// As the application, in a transaction of its own: whether a commit waits for standbys.
+async fn commits_how(cluster: &Cluster) -> String {
+    let db = cluster.database(HERE).expect("a shard");
+    db.query(asked("SELECT pim_alone()")).await.expect("answers")[0].text(0).expect("text").to_owned()
+}
+
+#[tokio::test]
+async fn so_whoever_believes_it_without_waits() {
+    let world = World::new(1).await;
+    let (permit, cx) = (write(ShopResource::Account), request(PATIENCE));
+    assert_eq!(commits_how(&world.cluster).await, "on");
+    world.cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told");
+    assert_eq!(commits_how(&world.cluster).await, "local");
+    assert_eq!(world.cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None);
+    assert_eq!(commits_how(&world.cluster).await, "on");
+    is_in_the_trail(&world.cluster, &cx).await;
+}
+
+#[tokio::test]
+async fn that_the_application_itself_cannot_give() {
+    let world = World::new(1).await;
+    let db = world.cluster.database(HERE).expect("a shard");
+    let tries = [
+        "INSERT INTO pim_degraded VALUES (1, true, 0)",
+        "UPDATE pim_degraded SET is_on = true",
+        "DELETE FROM pim_degraded",
+        "ALTER TABLE pim_degraded OWNER TO pim_app",
+        "CREATE OR REPLACE FUNCTION pim_alone() RETURNS text LANGUAGE sql RETURN 'local'",
+    ];
+    for text in tries {
+        let mut tx = db.begin().await.expect("begins");
+        let refused = tx.script(text).await;
+        assert!(matches!(refused, Err(DbError::Refused { .. })), "{text}: {refused:?}");
+    }
+    assert_eq!(commits_how(&world.cluster).await, "on");
+}
+
+#[tokio::test]
+async fn and_taking_it_back_waits_for_whoever_commits_alone() {
+    let world = World::new(1).await;
+    let (permit, cx) = (write(ShopResource::Account), request(PATIENCE));
+    world.cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told");
+    let db = world.cluster.database(HERE).expect("a shard");
+    let (tx, answers) = db.begin_with(&[asked("SELECT pim_alone()")]).await.expect("begins");
+    assert_eq!(answers[0][0].text(0).expect("text"), "local");
+    let ending = tokio::spawn({
+        let (cluster, cx) = (world.cluster.clone(), cx.clone());
+        async move { cluster.end_degrading(&cx, &write(ShopResource::Account), HERE, &reason()).await }
+    });
+    let somebody_waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 7463 AND NOT granted \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let account = world.powerful(HERE).await;
+    while account.query(asked(somebody_waits)).await.expect("reads")[0].count(0).expect("a number") == 0 {
+        assert!(!ending.is_finished(), "it does not wait for whoever commits alone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tx.commit().await.expect("commits");
+    assert_eq!(ending.await.expect("no panic").expect("is told"), None);
+}
+
+/// Hides the owner's connection strings.
+#[derive(Debug)]
+struct WithoutOwner(Arc<dyn Secrets>);
+
+impl Secrets for WithoutOwner {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        let place = "the test".to_owned();
+        if name.ends_with("-owner") { Err(SecretError::Absent { name: name.to_owned(), place }) } else { self.0.secret(name) }
+    }
+}
+
+#[tokio::test]
+async fn or_is_refused_by_name() {
+    let world = World::new(1).await;
+    let (cx, permit) = (request(PATIENCE), write(ShopResource::Account));
+    let nowhere = world.cluster.degrade(&cx, &permit, ShardId(7), &reason()).await;
+    assert!(matches!(nowhere, Err(DegradeError::UnknownShard(ShardId(7)))), "{nowhere:?}");
+    let narrow = permit.narrowed(uuid::Uuid::nil());
+    let narrow = world.cluster.degrade(&cx, &narrow, HERE, &reason()).await;
+    assert!(matches!(narrow, Err(DegradeError::Scope)), "{narrow:?}");
+    let mut settings = super::world::settings(&world.folder, 1);
+    settings.access = Access::Shared;
+    drop(world.cluster);
+    let servers = settings.servers.as_mut().expect("servers");
+    servers.secrets = Arc::new(WithoutOwner(Arc::clone(&servers.secrets)));
+    let cluster = Cluster::open(settings, schema()).await.expect("opens");
+    let served = cluster.degrade(&cx, &permit, HERE, &reason()).await;
+    assert!(matches!(served, Err(DegradeError::NotOwner(HERE))), "{served:?}");
+    assert!(cluster.health().await.iter().all(|shard| shard.degraded.is_none()));
+}
