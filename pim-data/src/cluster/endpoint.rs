@@ -33,7 +33,7 @@ const PROBE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() T
 
 /// Ends the sessions of this login whose commits have waited for a standby for so long. They have committed, and hold their
 /// locks until they need not wait any more; whoever is at the other end finds out by the idempotency record.
-const RELEASE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+pub(super) const RELEASE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
     AND datname = current_database() AND usename = current_user AND state_change < now() - interval '750 milliseconds'";
 
 /// A primary writes its term down, for its standbys to hand on.

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(super) use watch::watch;
 
-use super::endpoint::{Endpoint, EndpointFinding, EndpointHealth};
+use super::endpoint::{Endpoint, EndpointFinding, EndpointHealth, RELEASE};
 use super::lag::Marks;
 use crate::backend::{Db, DbError, ServerSettings};
 use crate::degradation::{Degraded, DegradedStage};
@@ -171,7 +171,12 @@ impl Group {
     /// Ends the sessions of this program that wait for a standby in vain, and hold locks meanwhile.
     pub(crate) async fn release(&self) {
         let endpoint = self.standing.borrow().endpoint;
-        self.endpoints[endpoint].release(self.settings.probe_max).await;
+        let patience = self.settings.probe_max;
+        self.endpoints[endpoint].release(patience).await;
+        if let Some(owner) = &self.owner {
+            // The owner's are another login's, which the application's may not end.
+            let _released = owner.ask(tokio::time::Instant::now() + patience, RELEASE).await;
+        }
     }
 
     /// Has the servers looked at, and waits until it is known here whether the primary acknowledges commits alone, at most

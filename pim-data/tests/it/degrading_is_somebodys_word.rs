@@ -7,7 +7,7 @@ use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::shard::{ShardId, ShardMap};
 use pim_data::audit::AuditFilter;
-use pim_data::backend::{DbError, SecretError, Secrets, SqlPair, Statement};
+use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
 use pim_data::unit::UnitError;
@@ -87,6 +87,7 @@ async fn until_they_take_it_back_and_it_says_so_all_the_time() {
         let (cluster, cx) = (cluster.clone(), first.clone());
         async move { set(&cluster, &cx, here, 1).await.map(drop) }
     });
+    let owners = as_owner_hold_the_first_lane(&ensemble).await;
     until_shard(&cluster, |it| it.primary == Some(PrimaryState::NoStandby)).await;
     assert!(set(&cluster, &request(SOON), there, 99).await.is_err(), "nobody has it but the primary");
     until(&cluster, "a", |it| it.finding == Some(EndpointFinding::NoStandby)).await;
@@ -96,6 +97,7 @@ async fn until_they_take_it_back_and_it_says_so_all_the_time() {
     let cx = request(PATIENCE);
     let degraded = cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told");
     assert_eq!(degraded.stage, DegradedStage::On);
+    assert!(owners.await.expect("no panic").is_err(), "it held what a record of the trail needs");
     assert_eq!(cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told"), degraded, "it is on already");
     hanging.await.expect("no panic").expect("whoever waited is told that it is done");
     set(&cluster, &request(PATIENCE), other, 2).await.expect("the primary acknowledges it alone");
@@ -128,6 +130,16 @@ async fn until_they_take_it_back_and_it_says_so_all_the_time() {
     assert_eq!((points_on(&ensemble.second, here).as_str(), told.as_str()), ("4", "0"));
 
     is_in_the_trail(&cluster, &cx).await;
+}
+
+/// The owner too may be at a commit that waits for the standby, and holds the end of a lane meanwhile.
+async fn as_owner_hold_the_first_lane(ensemble: &Ensemble) -> tokio::task::JoinHandle<Result<(), DbError>> {
+    let secrets = Arc::new(ensemble.secrets.clone());
+    let owner = Db::connect("a-owner", secrets, ServerSettings::default()).await.expect("connects");
+    let mut tx = owner.begin().await.expect("begins");
+    let hold = "SELECT count(pg_advisory_xact_lock(7462, 0)), count(pg_logical_emit_message(true, 'test', ''))";
+    tx.script(hold).await.expect("holds it");
+    tokio::spawn(tx.commit())
 }
 
 /// Who turned it on and off, why and when; the trail verifies.

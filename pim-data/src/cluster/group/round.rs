@@ -46,7 +46,7 @@ impl Group {
         }
         let waits = matches!(answers.get(after.endpoint), Some(Ok(answer)) if answer.waiting > 0);
         if waits && may_stand_alone(after.degraded) {
-            self.endpoints[after.endpoint].release(patience).await;
+            self.release().await;
         }
     }
 
