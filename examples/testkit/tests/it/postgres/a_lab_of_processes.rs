@@ -74,12 +74,16 @@ async fn move_there_and_back(lab: &Background, patient: &str, workload: &Workloa
     assert_eq!(workload.failed().await, 0, "a write failed while its bucket moved");
 }
 
-/// The standby of a shard is lost: its writes go on when an operator says so, and a promotion that may lose them is refused.
-async fn do_without_a_standby(lab: &Background, workload: &Workload) {
+/// The servers below a lab.
+async fn fleet_of(lab: &Background) -> Fleet {
     let servers = lab.ask(&["servers", "status"], "servers").await;
     let secrets = PathBuf::from(servers["files"]["secrets"].as_str().unwrap());
-    let fleet = Fleet::open(secrets.parent().expect("the servers' folder")).expect("is there");
-    let (_, standby) = fleet.servers_of(0).expect("a shard");
+    Fleet::open(secrets.parent().expect("the servers' folder")).expect("is there")
+}
+
+/// The standby of a shard is lost: its writes go on when an operator says so, and a promotion that may lose them is refused.
+async fn do_without_a_standby(lab: &Background, workload: &Workload) {
+    let (_, standby) = fleet_of(lab).await.servers_of(0).expect("a shard");
     standby.kill().expect("is lost");
     let degrade = ["shard", "degrade", "0", "--reason", "standby-lost"];
     let told = lab.ask(&degrade, "shard-degrade").await;
@@ -166,4 +170,26 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     for left in ["process", "servers", "state.json"] {
         assert!(!lab.folder.join(left).exists(), "{left} is left behind");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn remembers_that_a_primary_that_is_gone_was_degraded() {
+    let folder = Folder::new("degraded").unwrap();
+    let lab = Background { folder: folder.path().join("lab"), is_up: true };
+    let up = ["--shards", "1", "--patients", "10", "--traffic", "off", "--listen", "127.0.0.1:0"];
+    lab.ask(&[&["up", "--mode", "process"][..], &up].concat(), "up").await;
+    let (primary, standby) = fleet_of(&lab).await.servers_of(0).expect("a shard");
+    standby.kill().expect("is lost first");
+    lab.ask(&["shard", "degrade", "0", "--reason", "standby-lost"], "shard-degrade").await;
+    primary.kill().expect("is lost too");
+    standby.start().expect("is back, without what came after it was lost");
+    assert_eq!(standby.sql("shard-0", "SELECT count(*) FROM pim_degraded").expect("answers"), "0");
+    assert_eq!(
+        lab.code(&["shard", "promote", "0"]).await,
+        Some(7),
+        "it could lose what the primary acknowledged alone"
+    );
+    let promoted = lab.ask(&["shard", "promote", "0", "--accept-loss"], "shard-promote").await;
+    assert_eq!(promoted["primary"], standby.name());
 }
