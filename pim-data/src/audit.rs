@@ -6,6 +6,9 @@
 //! has one record and one period of history, each row is what its history ends with, and each home key's number is that of its
 //! newest record.
 //!
+//! Where everything was restored as it was at an earlier instant, a signed line of the same file says so, and names the
+//! checkpoints behind that instant as given up. Nothing else may sign less than was signed before it.
+//!
 //! Not found is whoever takes back, behind the last checkpoint, *all* that one database has of the newest changes of a key:
 //! records, history, row and number together. Consumers that have seen its events hold such a key as rewound when it is
 //! written next. How much may be lost that way is bounded by how often checkpoints are signed, and by where their file is kept: a
@@ -19,10 +22,10 @@ mod query;
 mod verify;
 
 pub(crate) use chain::{LaneHead, Record, hex, unhex};
-pub use checkpoint::{CheckpointError, CheckpointKey};
-pub(crate) use checkpoint::{Heads, Purge};
+pub use checkpoint::{CheckpointError, CheckpointKey, LaterCheckpoints};
+pub(crate) use checkpoint::{Heads, Later, Purge, Reason};
 pub use query::{AuditEntry, AuditFilter};
-pub use verify::{AuditFinding, AuditFindingKind, AuditedRow, VerifyReport};
+pub use verify::{AuditFinding, AuditFindingKind, AuditRestore, AuditedRow, VerifyReport};
 
 use crate::backend::SqlPair;
 use crate::entity::Table;

@@ -12,7 +12,7 @@ mod archive;
 mod restore;
 
 pub use archive::{BackupReport, BackupSummary, Companion, summary_of};
-pub use restore::{RestoreReport, check, restore};
+pub use restore::{RestorePoint, RestoreReport, check, restore};
 
 use std::io;
 use std::path::PathBuf;

@@ -31,7 +31,7 @@ use pim_core::shard::ShardId;
 use serde::Serialize;
 
 use self::trail::Lane;
-use crate::audit::{Purge, VerifyReport};
+use crate::audit::{Purge, Reason, VerifyReport};
 use crate::backend::{ColumnError, DbError, Row, SqlPair, Statement};
 use crate::cluster::{CONTROL, Cluster};
 use crate::entity::Table;
@@ -224,7 +224,7 @@ impl Cluster {
         if !ends.is_empty() {
             let (user, request) = (cx.actor().subject().as_str().to_owned(), cx.request_id().to_string());
             let purge = Purge { before: report.audit_before.as_micros(), user, request, ends };
-            report.tombstone = Some(self.sign_audit(Some(purge)).await?);
+            report.tombstone = Some(self.sign_audit(Some(Reason::Purge(purge))).await?);
         }
         let mut budget = Budget { batch: policy.batch_rows.into(), left: policy.rows_max };
         for source in self.sources() {

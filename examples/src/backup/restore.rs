@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pim_data::backup::{BackupError, RestoreReport};
+use pim_data::backup::{BackupError, RestorePoint, RestoreReport};
 use pim_data::cluster::ClusterSettings;
 use pim_events::{BusError, BusSettings, EmbeddedBus, OutboxError, ReadStore, Source, StoreError};
 use serde::Serialize;
@@ -57,14 +57,19 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// [`RestoreError`]; a directory that was not finished is not opened by anybody.
-pub async fn restore(from: &Path, into: &Path, postgres: &PostgresSettings) -> Result<Restored, RestoreError> {
+pub async fn restore(
+    from: &Path,
+    point: &RestorePoint,
+    into: &Path,
+    postgres: &PostgresSettings,
+) -> Result<Restored, RestoreError> {
     let servers = postgres.places()?;
     let registry = schema::registry().map_err(|error| RestoreError::Schema(error.into()))?;
     let schema = schema::schema(&registry).map_err(|error| RestoreError::Schema(error.into()))?;
     let mut settings = ClusterSettings::at(into);
     settings.servers = servers.as_ref().map(|it| it.servers.clone());
     let clock = settings.clock.clone();
-    let (cluster, report) = pim_data::backup::restore(from, settings, schema).await?;
+    let (cluster, report) = pim_data::backup::restore(from, point, settings, schema).await?;
     let bus = EmbeddedBus::open(&into.join("bus.db"), BusSettings::default(), clock.clone()).await?;
     let reads = match servers {
         Some(ServerPlaces { servers, read_store, .. }) => {

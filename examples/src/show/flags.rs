@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
+use pim_core::clock::Timestamp;
+use pim_data::backup::RestorePoint;
 use serde::{Deserialize, Serialize};
 
 use crate::persona::Profile;
@@ -61,6 +63,13 @@ pub struct Flags {
     /// Puts this backup into the data directory, which must not be there yet, verifies it, and ends.
     #[arg(long, value_name = "BACKUP", requires = "data_dir")]
     pub(super) restore: Option<PathBuf>,
+    /// With `--restore`: the data directory that was backed up, or a copy, for what is newer there than the backup, such as
+    /// signed checkpoints [default: where it was, if it is there].
+    #[arg(long, value_name = "DIR", requires = "restore")]
+    origin: Option<PathBuf>,
+    /// With `--restore`: the instant (RFC 3339) up to which the servers have been recovered.
+    #[arg(long, value_name = "TIME", requires = "restore", value_parser = instant)]
+    recovered_to: Option<Timestamp>,
     /// Says whether this backup is whole, and ends.
     #[arg(long, value_name = "BACKUP", conflicts_with = "restore")]
     pub(super) check_backup: Option<PathBuf>,
@@ -71,6 +80,10 @@ pub struct Flags {
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "must be an address with a port, such as 127.0.0.1:8080")
+}
+
+fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse().map_err(|_| "must be a time such as 2026-03-02T09:00:00Z")
 }
 
 fn whole(text: &str) -> Result<u64, &'static str> {
@@ -242,6 +255,11 @@ impl Flags {
         let settings = layers.flag("traffic", self.traffic.map(String::from))?.into_settings();
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Which state is restored.
+    pub(super) fn restore_point(&self) -> RestorePoint {
+        RestorePoint { to: self.recovered_to, origin: self.origin.clone() }
     }
 
     /// How long to run.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use pim_data::backup::BackupError;
+use pim_data::audit::LaterCheckpoints;
+use pim_data::backup::{BackupError, RestorePoint};
 use serde_json::json;
 
 use super::flags::Settings;
@@ -13,9 +14,9 @@ const EXIT_RESTORE: u8 = 5;
 const EXIT_REFUSED: u8 = 7;
 
 /// Puts a backup into a data directory.
-pub(super) async fn put_back(backup: &Path, settings: &Settings, json: bool) -> u8 {
+pub(super) async fn put_back(backup: &Path, point: &RestorePoint, settings: &Settings, json: bool) -> u8 {
     let into = &settings.data_dir;
-    match crate::backup::restore(backup, into, &settings.postgres).await {
+    match crate::backup::restore(backup, point, into, &settings.postgres).await {
         Ok(restored) => {
             println!("{}", if json { as_json(&restored, into) } else { as_text(&restored, into) });
             0
@@ -77,7 +78,7 @@ fn as_text(restored: &Restored, into: &Path) -> String {
     let seconds = |ms: u64| format!("{}.{:03} s", ms / 1000, ms % 1000);
     format!(
         "restored into {}\n  recovery point (RPO)  {}: what was acknowledged since {} may be lost\n  recovery time (RTO)   {}\n  \
-         audit                 {} records in {} lanes verify, {} checkpoints\n  map                   version {}, every epoch risen\n  \
+         audit                 {} records in {} lanes verify, {} checkpoints; {}\n  map                   version {}, every epoch risen\n  \
          outboxes              {} rebased, {} positions of consumers",
         into.display(),
         seconds(report.recovery_point_ms),
@@ -86,8 +87,20 @@ fn as_text(restored: &Restored, into: &Path) -> String {
         report.audit.records,
         report.audit.lanes,
         report.audit.checkpoints,
+        later(&report.checkpoints),
         report.map_version,
         restored.outboxes_rebased,
         restored.positions_rebased,
     )
+}
+
+/// What became of the checkpoints that were signed after the backup.
+fn later(checkpoints: &LaterCheckpoints) -> String {
+    match &checkpoints.found_in {
+        None => "later ones were not found".to_owned(),
+        Some(_) => format!(
+            "{} later ones hold, {} are given up with {} records",
+            checkpoints.kept, checkpoints.given_up, checkpoints.records_given_up
+        ),
+    }
 }

@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.and_then(|runtime| {
         runtime.block_on(async {
             match (&flags.restore, &flags.check_backup) {
-                (Some(backup), _) => Ok(restore::put_back(backup, &settings, flags.json).await),
+                (Some(backup), _) => Ok(restore::put_back(backup, &flags.restore_point(), &settings, flags.json).await),
                 (None, Some(backup)) => Ok(restore::check(backup, flags.json).await),
                 (None, None) => run(&flags, settings).await,
             }

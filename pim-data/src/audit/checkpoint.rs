@@ -1,6 +1,7 @@
 //! Signed statements of where every chain stood, kept outside the databases.
 
 mod lines;
+mod restored;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,8 +13,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pim_core::problem::{self, IntoProblem, Problem};
 
-pub(crate) use self::lines::{Purge, Signed};
-use self::lines::{append, read};
+use self::lines::{Lines, read};
+pub(crate) use self::lines::{Purge, Reason, Signed};
+pub(crate) use self::restored::Later;
+pub use self::restored::LaterCheckpoints;
 use super::verify::{VerifyReport, heads};
 use crate::backend::DbError;
 use crate::cluster::Cluster;
@@ -55,6 +58,12 @@ pub enum CheckpointError {
     /// A database does not answer.
     #[error("the heads of the audit chains cannot be read")]
     Read(#[from] DbError),
+    /// A file that was named does not begin with what the backup has, or is not signed by the same key.
+    #[error("{} does not go on from the checkpoints of the backup", path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The worker that reads the files was stopped.
     #[error("the checkpoint was interrupted")]
     Interrupted,
@@ -109,7 +118,8 @@ fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    // Of its own: whoever else makes one, in this process or another, would take it away.
+    let part = path.with_extension(format!("{}.part", uuid::Uuid::new_v4().simple()));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -138,15 +148,17 @@ impl Cluster {
         self.sign_audit(None).await
     }
 
-    /// As [`Cluster::checkpoint_audit`], with a tombstone.
-    pub(crate) async fn sign_audit(&self, purge: Option<Purge>) -> Result<u64, CheckpointError> {
-        let heads = heads(self).await?;
-        let (folder, at) = (self.data_dir().to_path_buf(), self.clock().now());
-        let work = move || {
+    /// As [`Cluster::checkpoint_audit`], with a tombstone or the record of a restore.
+    pub(crate) async fn sign_audit(&self, reason: Option<Reason>) -> Result<u64, CheckpointError> {
+        let folder = self.data_dir().to_path_buf();
+        let open = move || {
             let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
-            append(&folder.join(LINES_FILE), &key, at, heads, purge)
+            Ok((key, Lines::open(&folder.join(LINES_FILE))?))
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)?
+        // First of all: whoever signs next must have seen at least as much as whoever signed before.
+        let (key, lines) = blocking(open).await?;
+        let (heads, at) = (heads(self).await?, self.clock().now());
+        blocking(move || lines.append(&key, at, heads, reason)).await
     }
 
     /// What was signed; findings about the file itself go to the report.
@@ -162,9 +174,16 @@ impl Cluster {
             let signed = read(&lines, &key.public(), &mut part)?;
             Ok((signed, part))
         };
-        let (signed, part) = tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)??;
+        let (signed, part) = blocking(work).await?;
         report.checkpoints = part.checkpoints;
+        report.restores = part.restores;
         part.findings.into_iter().for_each(|finding| report.add(finding));
         Ok(signed)
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CheckpointError> + Send + 'static,
+) -> Result<T, CheckpointError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| CheckpointError::Interrupted)?
 }

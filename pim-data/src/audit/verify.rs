@@ -1,5 +1,6 @@
 //! Verifying the trail: every chain against itself and the checkpoints, and what it tells against the history.
 
+use pim_core::clock::Timestamp;
 use pim_core::shard::Lane;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -12,6 +13,7 @@ use crate::backend::{DbError, Row, SqlPair, Statement};
 use crate::cluster::Cluster;
 
 const FINDINGS_MAX: usize = 100;
+const RESTORES_MAX: usize = 100;
 
 /// What is wrong with a record, or missing from the trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +36,9 @@ pub enum AuditFindingKind {
     Forged,
     /// A line of the checkpoint file does not follow the one before it; `seq` is the line.
     CheckpointGap,
+    /// A line of the checkpoint file signs less than the one before it, and does not say that everything was restored:
+    /// records were cut off or rewritten between the two; `seq` is the line.
+    SetBack,
     /// The history has a change of [`AuditFinding::row`] that no record tells of.
     Unrecorded,
     /// It tells of a change that the history does not have.
@@ -72,6 +77,22 @@ pub struct AuditFinding {
     pub row: Option<AuditedRow>,
 }
 
+/// A restore that the checkpoint file tells of. It alone may set the chains back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AuditRestore {
+    /// The number of the line that says so, and signs where the chains stood then.
+    pub checkpoint: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The instant that was restored; none for as far as there was something.
+    pub to: Option<Timestamp>,
+    /// The number of the last line that holds of those before it.
+    pub kept: u64,
+    /// How many lines behind that one name records that were given up.
+    pub given_up: u64,
+}
+
 /// A change of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -103,6 +124,8 @@ pub struct VerifyReport {
     pub changes: u64,
     /// Home keys whose number was compared.
     pub keys: u64,
+    /// The newest restores, at most a hundred. Each of them is one that somebody should remember.
+    pub restores: Vec<AuditRestore>,
     /// What is wrong, at most a hundred.
     pub findings: Vec<AuditFinding>,
 }
@@ -112,6 +135,13 @@ impl VerifyReport {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
         }
+    }
+
+    pub(super) fn restored(&mut self, restore: AuditRestore) {
+        if self.restores.len() == RESTORES_MAX {
+            self.restores.remove(0);
+        }
+        self.restores.push(restore);
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Companion<'a> {
 pub(super) struct Manifest {
     pub(super) format: u32,
     pub(super) taken_at: i64,
+    /// Where the data directory was; not told by backups of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) data_dir: Option<PathBuf>,
     pub(super) files: Vec<Entry>,
 }
 
@@ -99,7 +102,8 @@ pub struct BackupReport {
 }
 
 impl Cluster {
-    /// Copies everything in the data directory into a new folder while units go on. Embedded engine alone.
+    /// Signs where the audit trail stands, and copies everything in the data directory into a new folder while units go on.
+    /// Embedded engine alone.
     ///
     /// The folder then also has the key that signs checkpoints: whoever reads it may sign.
     ///
@@ -125,7 +129,8 @@ impl Cluster {
         let shards = into.join("shards");
         fs::create_dir_all(&shards).map_err(io_error("make", &shards))?;
         let from = self.data_dir();
-        // Before the chains that it signs: they only grow.
+        // A backup has the key that later checkpoints are signed by. Copied before the chains: they only grow.
+        self.checkpoint_audit().await?;
         copy_file(from, into, Path::new(CHECKPOINTS)).await?;
         for companion in companions {
             match companion {
@@ -145,8 +150,8 @@ impl Cluster {
         for file in FILES {
             copy_file(from, into, Path::new(file)).await?;
         }
-        let into = into.to_path_buf();
-        let files = blocking(move || seal(&into, taken_at)).await?;
+        let (into, from) = (into.to_path_buf(), std::path::absolute(from).ok().filter(|path| path.to_str().is_some()));
+        let files = blocking(move || seal(&into, taken_at, from)).await?;
         let took_ms = u64::try_from(begun.elapsed().min(Duration::MAX).as_millis()).unwrap_or(u64::MAX);
         Ok(BackupReport { taken_at, files: files.len(), bytes: files.iter().map(|it| it.bytes).sum(), took_ms })
     }
@@ -200,7 +205,7 @@ async fn copy_file(from: &Path, into: &Path, relative: &Path) -> Result<(), Back
 }
 
 /// Makes everything durable and writes down what there is; a folder without that is no backup.
-fn seal(folder: &Path, taken_at: Timestamp) -> Result<Vec<Entry>, BackupError> {
+fn seal(folder: &Path, taken_at: Timestamp, data_dir: Option<PathBuf>) -> Result<Vec<Entry>, BackupError> {
     let mut files = Vec::new();
     for file in files_of(folder)? {
         let handle = File::open(&file).map_err(io_error("open", &file))?;
@@ -209,7 +214,7 @@ fn seal(folder: &Path, taken_at: Timestamp) -> Result<Vec<Entry>, BackupError> {
         let (bytes, sha256) = digest(&file)?;
         files.push(Entry { path, bytes, sha256 });
     }
-    let manifest = Manifest { format: FORMAT, taken_at: taken_at.as_micros(), files };
+    let manifest = Manifest { format: FORMAT, taken_at: taken_at.as_micros(), data_dir, files };
     let place = folder.join(MANIFEST);
     let mut handle = File::create(&place).map_err(io_error("make", &place))?;
     handle.write_all(toml::to_string(&manifest).unwrap_or_default().as_bytes()).map_err(io_error("write", &place))?;

@@ -1,7 +1,7 @@
 //! Putting a backup into a new data directory and checking it there.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pim_core::clock::Timestamp;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::BackupError;
 use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error};
-use crate::audit::VerifyReport;
+use crate::audit::{LaterCheckpoints, VerifyReport};
 use crate::cluster::{Cluster, ClusterSettings};
 use crate::schema::Schema;
 
@@ -27,15 +27,32 @@ pub struct RestoreReport {
     pub map_version: u64,
     /// What verifying the audit trail found.
     pub audit: VerifyReport,
+    /// What became of the checkpoints that were signed after the backup.
+    pub checkpoints: LaterCheckpoints,
+}
+
+/// Which state is restored, where that is another than the backup's own.
+#[derive(Clone, Debug, Default)]
+pub struct RestorePoint {
+    /// Up to when the rows of servers have been recovered; none for as far as there was something.
+    pub to: Option<Timestamp>,
+    /// The data directory that was backed up, or a copy of it, for what it has that is newer than the backup. When none is
+    /// named it is looked for where it was.
+    pub origin: Option<PathBuf>,
 }
 
 /// Puts the backup in `from` into the data directory of `settings`, which must not be there yet or be empty; opens it, raises
-/// the epoch of every bucket, and verifies the audit trail.
+/// the epoch of every bucket, verifies the audit trail, and signs that it was restored.
+///
+/// Checkpoints that were signed after the backup are taken over from `point.origin`. Those that name records of behind the
+/// restored state stay as well; the signed line of the restore gives them up, and from then on the trail verifies without
+/// these records, and without no others.
 ///
 /// # Errors
 /// [`BackupError`]; a directory that was not finished has no layout and is not opened by anybody.
 pub async fn restore(
     from: &Path,
+    point: &RestorePoint,
     settings: ClusterSettings,
     schema: Schema,
 ) -> Result<(Cluster, RestoreReport), BackupError> {
@@ -46,7 +63,17 @@ pub async fn restore(
     let cluster = Cluster::open(settings, schema).await?;
     let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
     cluster.publish_map(&next).await?;
+    let origin = point.origin.as_ref().map(|named| (named.as_path(), true));
+    let origin = origin.or(manifest.data_dir.as_deref().map(|guessed| (guessed, false)));
+    let later = match origin {
+        Some(origin) => cluster.adopt_checkpoints(origin, point.to).await?,
+        None => crate::audit::Later::default(),
+    };
     let audit = cluster.verify_audit().await?;
+    let mut checkpoints = LaterCheckpoints::default();
+    if audit.verified {
+        checkpoints = cluster.sign_restore(later, point.to).await?;
+    }
     let taken_at = Timestamp::from_micros(manifest.taken_at);
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let report = RestoreReport {
@@ -55,6 +82,7 @@ pub async fn restore(
         recovery_time_ms: millis(begun.elapsed()),
         map_version: next.version().0,
         audit,
+        checkpoints,
     };
     Ok((cluster, report))
 }

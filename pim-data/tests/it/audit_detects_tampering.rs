@@ -179,6 +179,51 @@ async fn checkpoints_go_on_behind_a_gap() {
     assert_eq!(found_in_file(&world).await, [(2, AuditFindingKind::Forged)]);
 }
 
+/// Guard: `Signed::take` compares each line with the one before it. Once the program that was deceived has signed again, no
+/// head is left that tells of what was cut off.
+#[tokio::test]
+async fn a_tail_that_was_cut_before_the_next_checkpoint_is_found_for_ever() {
+    let (world, account) = World::with_changes().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    tamper(&world, &account, "DELETE FROM audit WHERE seq = 4").await;
+    for number in 2..=3 {
+        assert_eq!(world.cluster.checkpoint_audit().await.expect("signs"), number);
+        let report = world.cluster.verify_audit().await.expect("reads");
+        let trail: Vec<_> = report.findings.iter().filter(|it| !it.kind.is_disagreement()).collect();
+        let found: Vec<_> = trail.iter().map(|it| (it.shard, it.seq, it.kind)).collect();
+        assert_eq!(found, [(None, 2, AuditFindingKind::SetBack)]);
+    }
+}
+
+/// Guard: `Cluster::sign_audit` reads the heads when nobody else signs any more; who read them sooner could sign less than
+/// the line before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_signs_at_once_sets_nothing_back() {
+    let (world, account) = World::with_changes().await;
+    let signing = async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let cluster = world.cluster.clone();
+            tasks.spawn(async move {
+                for _ in 0..15 {
+                    cluster.checkpoint_audit().await.expect("signs");
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("no signer panicked");
+        }
+    };
+    let writing = async {
+        for points in 0..100 {
+            world.change(account.id, |account| account.points = points).await.expect("commits");
+        }
+    };
+    tokio::join!(signing, writing);
+    let report = world.cluster.verify_audit().await.expect("reads");
+    assert_eq!((report.verified, report.checkpoints), (true, 60), "{:?}", report.findings);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn the_signing_key_is_for_its_owner_alone() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pim_data::backup::{BackupError, restore};
+use pim_data::backup::{BackupError, RestorePoint, restore};
 use pim_data::cluster::ClusterSettings;
 use pim_data::consistency::Consistency;
 use pim_data::unit::Tries;
@@ -53,9 +53,10 @@ async fn a_backup_under_load_has_what_was_acknowledged_before_it_and_verifies() 
 
     let elsewhere = Folder::new();
     let into = elsewhere.path().join("restored");
-    let (cluster, report) = restore(&place, ClusterSettings::at(&into), schema()).await.expect("restores");
+    let (cluster, report) =
+        restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema()).await.expect("restores");
     assert!(report.audit.verified, "{report:?}");
-    assert_eq!((report.audit.checkpoints, report.map_version), (1, 2));
+    assert_eq!((report.audit.checkpoints, report.map_version), (2, 2), "the backup signed one more");
     let restored = World { cluster, policy: policy(), folder: elsewhere };
     for account in &accounts {
         let look = read(ShopResource::Account);
@@ -81,20 +82,26 @@ async fn what_is_no_whole_backup_is_refused() {
     assert!(matches!(world.cluster.back_up(&place, &[]).await, Err(BackupError::Taken { .. })));
     let elsewhere = Folder::new();
     let to = || ClusterSettings::at(elsewhere.path().join("restored"));
-    assert!(matches!(restore(world.folder.path(), to(), schema()).await, Err(BackupError::Absent { .. })));
+    assert!(matches!(
+        restore(world.folder.path(), &RestorePoint::default(), to(), schema()).await,
+        Err(BackupError::Absent { .. })
+    ));
     std::fs::write(elsewhere.path().join("something"), "of somebody else").expect("writes");
     let taken = ClusterSettings::at(elsewhere.path());
-    assert!(matches!(restore(&place, taken, schema()).await, Err(BackupError::Taken { .. })));
+    assert!(matches!(restore(&place, &RestorePoint::default(), taken, schema()).await, Err(BackupError::Taken { .. })));
 
     let file = place.join("shards").join("shard-1.db");
     let whole = std::fs::read(&file).expect("is there");
     let mut broken = whole.clone();
     broken[100] ^= 1;
     std::fs::write(&file, broken).expect("writes");
-    assert!(matches!(restore(&place, to(), schema()).await, Err(BackupError::Damaged { .. })));
+    assert!(matches!(
+        restore(&place, &RestorePoint::default(), to(), schema()).await,
+        Err(BackupError::Damaged { .. })
+    ));
     assert!(!elsewhere.path().join("restored").exists(), "nothing was put anywhere");
     std::fs::write(&file, whole).expect("writes");
-    restore(&place, to(), schema()).await.expect("restores");
+    restore(&place, &RestorePoint::default(), to(), schema()).await.expect("restores");
 }
 
 #[tokio::test]
@@ -107,6 +114,6 @@ async fn recovery_point_is_the_age_of_the_backup() {
     let elsewhere = Folder::new();
     let mut settings = ClusterSettings::at(elsewhere.path().join("restored"));
     settings.clock = clock;
-    let (_, report) = restore(&place, settings, schema()).await.expect("restores");
+    let (_, report) = restore(&place, &RestorePoint::default(), settings, schema()).await.expect("restores");
     assert_eq!(report.recovery_point_ms, 90_000);
 }

@@ -22,6 +22,7 @@ mod open_looks_before_it_changes;
 mod open_refuses_by_name;
 mod readers_follow_what_moved;
 mod reads_are_as_fresh_as_asked;
+mod restores_are_signed;
 mod retention_leaves_a_whole_trail;
 mod rollback_on_drop;
 mod shards_are_examined;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pim_core::shard::HomeKey;
 use pim_data::backend::{Db, DbSettings};
-use pim_data::backup::{Companion, restore};
+use pim_data::backup::{Companion, RestorePoint, restore};
 use pim_data::cluster::ClusterSettings;
 use pim_data::schema::Schema;
 use pim_events::{EventsExt as _, Source};
@@ -66,7 +66,8 @@ async fn a_restored_system_applies_every_event_of_its_shards_once_and_in_order()
     let elsewhere = Folder::new();
     let into = elsewhere.path().join("restored");
     let schema = Schema::builder().events(&registry()).build().unwrap();
-    let (cluster, report) = restore(&place, ClusterSettings::at(&into), schema).await.unwrap();
+    let (cluster, report) =
+        restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema).await.unwrap();
     assert!(report.audit.verified);
     for source in Source::all(&cluster) {
         source.rebase().await.unwrap();

@@ -43,6 +43,10 @@ pub(crate) struct RestoreArgs {
     /// Restores servers up to this instant (RFC 3339) instead of as far as their archive reaches.
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
+    /// The data directory that was backed up, or a copy of it, for the audit checkpoints that were signed since
+    /// [default: where it was; of servers also what their archive keeps of it].
+    #[arg(long, value_name = "DIR")]
+    origin: Option<PathBuf>,
 }
 
 /// Backups.
@@ -80,6 +84,7 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
     command.arg("--json");
     place(&mut command, "--restore", Some(&args.backup))?;
     place(&mut command, "--data-dir", Some(&args.data_dir))?;
+    place(&mut command, "--origin", args.origin.as_deref())?;
     tell(&mut command, "restored", "restore", json)
 }
 

@@ -181,12 +181,44 @@ pub(super) fn remove_if_any() -> Result<()> {
         return stopped.map_err(failed);
     }
     // What a backup goes on from is to be had also when the servers are gone.
-    if let Err(error) = open().map_or(Ok(()), |fleet| fleet.close_archive()) {
-        eprintln!("the archive lacks the last commits: {error}");
+    if let Ok(fleet) = open() {
+        if let Err(error) = fleet.close_archive() {
+            eprintln!("the archive lacks the last commits: {error}");
+        }
+        keep_files(&fleet);
     }
     match Fleet::remove(&place()?) {
         Ok(()) | Err(FleetError::Absent { .. }) => Ok(()),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// Beside the archived logs, what of the data directory goes on behind a backup: checkpoints of the audit trail.
+pub(super) const KEPT: &str = "data";
+/// What of it; these only grow.
+const KEPT_FILES: [&str; 1] = ["audit-checkpoints.jsonl"];
+
+/// Keeps them for a restore, where there is an archive. They are told to be lacking where they cannot be kept.
+pub(super) fn keep_files(fleet: &Fleet) {
+    let Some(into) = fleet.archive().map(|archive| archive.join(KEPT)) else { return };
+    let from = data_dir();
+    for name in KEPT_FILES.iter().filter(|name| from.join(name).is_file()) {
+        let kept = fs::create_dir_all(&into).and_then(|()| {
+            let part = into.join(format!("{name}.part"));
+            fs::copy(from.join(name), &part)?;
+            fs::rename(part, into.join(name))
+        });
+        if let Err(error) = kept {
+            eprintln!("the archive lacks the newest {name}: {error}");
+        }
+    }
+}
+
+/// The data directory of the programs on these servers.
+fn data_dir() -> PathBuf {
+    match fs::read_link(beside_the_state()) {
+        Ok(resumed) => resumed.with_file_name("data"),
+        Err(_) => journal::process_folder().join("data"),
     }
 }
 

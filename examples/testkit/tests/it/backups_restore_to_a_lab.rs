@@ -71,6 +71,8 @@ async fn what_was_acknowledged_before_the_backup_is_there_and_the_lab_goes_on() 
         after.len()
     );
     assert_eq!(restored["outboxes_rebased"], 5, "four shards and the control database");
+    assert_eq!((&restored["audit"]["checkpoints"], &restored["checkpoints"]["signed"]), (&json!(1), &json!(2)));
+    assert_eq!(restored["checkpoints"]["found_in"], json!(data_dir.join("audit-checkpoints.jsonl")), "{restored:#}");
 
     let services = start(&into).await;
     let gateway = services.told("gateway").to_owned();

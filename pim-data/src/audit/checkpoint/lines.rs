@@ -1,8 +1,10 @@
 //! The file of checkpoints: one signed line each, chained by digest; an append reads no more than the last of them.
+//!
+//! No line signs less than the one before it, unless it says that everything was restored as it was at an earlier line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{CheckpointError, CheckpointKey, Head, Heads, sync_name};
-use crate::audit::verify::{AuditFinding, AuditFindingKind, VerifyReport};
+use crate::audit::verify::{AuditFinding, AuditFindingKind, AuditRestore, VerifyReport};
 use crate::cluster::CONTROL;
 
 /// Longest line: the lanes of as many shards as a map may name take six mebibytes.
@@ -31,17 +33,41 @@ struct Line {
 /// What is signed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
+pub(super) struct Body {
     format: u32,
-    at: i64,
-    number: u64,
+    pub(super) at: i64,
+    pub(super) number: u64,
     /// SHA-256 of the line before, in base64url.
-    previous: String,
+    pub(super) previous: String,
     /// `shard/lane:seq:hash`, sorted.
     heads: Vec<String>,
     /// What retention is about to remove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     purge: Option<Purge>,
+    /// That everything was restored, which alone lets a line sign less than the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    back: Option<Back>,
+}
+
+/// That everything stands again where it stood at an earlier line, or soon after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Back {
+    /// The instant that was asked for, in microseconds; none for as far as there was something.
+    pub(crate) to: Option<i64>,
+    /// The last line that holds. Those behind it name records that were given up.
+    pub(crate) kept: u64,
+    /// Up to where each chain had been purged by then, as `shard/lane:seq:hash`.
+    pub(crate) purged: Vec<String>,
+}
+
+/// Why a line is more than a checkpoint.
+#[derive(Clone, Debug)]
+pub(crate) enum Reason {
+    /// Records are about to be removed.
+    Purge(Purge),
+    /// Everything was restored.
+    Restore(Back),
 }
 
 /// A tombstone: records that are about to go, because their time is over.
@@ -67,7 +93,13 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    fn take(&mut self, body: &Body, heads: Heads) {
+    /// Takes over what a line says; whether it may say so behind what was said before.
+    fn take(&mut self, body: &Body, heads: Heads) -> bool {
+        let is_restore = body.back.is_some();
+        let may = is_restore || goes_on_from(&self.heads, &heads);
+        if let Some(back) = &body.back {
+            self.tombstones = back.purged.iter().filter_map(|text| head_of(text)).collect();
+        }
         self.heads = heads;
         for (place, end) in body.purge.iter().flat_map(|purge| &purge.ends).filter_map(|text| head_of(text)) {
             let known = self.tombstones.entry(place).or_insert_with(|| end.clone());
@@ -75,53 +107,81 @@ impl Signed {
                 *known = end;
             }
         }
+        may
     }
+}
+
+/// Whether no chain is shorter than it was, or another at its old end.
+pub(super) fn goes_on_from(before: &Heads, now: &Heads) -> bool {
+    before.iter().all(|(place, (seq, hash))| {
+        now.get(place).is_some_and(|(end, at_end)| end > seq || (end == seq && at_end == hash))
+    })
 }
 
 /// The end of a file of lines.
 #[derive(Debug, PartialEq, Eq)]
-struct Tail {
+pub(super) struct Tail {
     /// The last whole line, without its end; none in a file that has no line.
-    last: Option<Vec<u8>>,
+    pub(super) last: Option<Vec<u8>>,
     /// Where the whole lines end. What is behind was being written when the power went, and was never answered for.
-    end: u64,
+    pub(super) end: u64,
 }
 
-/// Appends a signed checkpoint; its number.
-pub(super) fn append(
-    path: &Path,
-    key: &CheckpointKey,
-    at: Timestamp,
-    heads: Vec<String>,
-    purge: Option<Purge>,
-) -> Result<u64, CheckpointError> {
-    let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
-    // Several processes may append: the lock orders them, and ends with the file.
-    file.lock().map_err(failed)?;
-    let Tail { last, end } = tail(&mut file).map_err(failed)?;
-    file.set_len(end).map_err(failed)?;
-    let (number, previous) = match &last {
-        None => (0, digest(b"")),
-        Some(line) => match parse(line, &key.public()) {
-            Some((body, _)) => (body.number, digest(line)),
-            // Not ours, which verifying says: its place is counted, since it cannot be believed.
-            None => (count(&mut file).map_err(failed)?, digest(line)),
-        },
-    };
-    let format = if purge.is_some() { 2 } else { 1 };
-    let body = Body { format, at: at.as_micros(), number: number + 1, previous, heads, purge };
-    let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
-    let signature = key.sign(&body);
-    let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
-    line.push('\n');
-    file.seek(SeekFrom::End(0)).map_err(failed)?;
-    file.write_all(line.as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    if last.is_none() {
-        sync_name(path).map_err(failed)?;
+/// The file while nobody else signs.
+#[derive(Debug)]
+pub(super) struct Lines {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lines {
+    /// Waits until nobody else signs. Several processes may: the lock orders them, and ends with the value.
+    pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let failed = |source| CheckpointError::File { path: path.to_path_buf(), source };
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        file.lock().map_err(failed)?;
+        Ok(Self { file, path: path.to_path_buf() })
     }
-    Ok(number + 1)
+
+    /// Appends a signed checkpoint; its number. The heads must have been read since the file was opened, so that none is
+    /// older than those in the line before.
+    pub(super) fn append(
+        self,
+        key: &CheckpointKey,
+        at: Timestamp,
+        heads: Vec<String>,
+        reason: Option<Reason>,
+    ) -> Result<u64, CheckpointError> {
+        let Self { mut file, path } = self;
+        let failed = |source| CheckpointError::File { path: path.clone(), source };
+        let Tail { last, end } = tail(&mut file).map_err(failed)?;
+        file.set_len(end).map_err(failed)?;
+        let (number, previous) = match &last {
+            None => (0, digest(b"")),
+            Some(line) => match parse(line, &key.public()) {
+                Some((body, _)) => (body.number, digest(line)),
+                // Not ours, which verifying says: its place is counted, since it cannot be believed.
+                None => (count(&mut file).map_err(failed)?, digest(line)),
+            },
+        };
+        let (format, purge, back) = match reason {
+            None => (1, None, None),
+            Some(Reason::Purge(purge)) => (2, Some(purge), None),
+            Some(Reason::Restore(back)) => (3, None, Some(back)),
+        };
+        let body = Body { format, at: at.as_micros(), number: number + 1, previous, heads, purge, back };
+        let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
+        let signature = key.sign(&body);
+        let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
+        line.push('\n');
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        file.write_all(line.as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        if last.is_none() {
+            sync_name(&path).map_err(failed)?;
+        }
+        Ok(number + 1)
+    }
 }
 
 /// Reads every checkpoint, one at a time, checks signatures and chain, and returns what they say.
@@ -139,32 +199,49 @@ pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Res
         report.checkpoints += 1;
         let seq = report.checkpoints;
         number += 1;
-        let mut found = |kind| report.add(AuditFinding { shard: None, lane: 0, seq, kind, row: None });
+        let found = |report: &mut VerifyReport, kind| {
+            report.add(AuditFinding { shard: None, lane: 0, seq, kind, row: None });
+        };
         match parse(&line, public) {
             Some((body, heads)) => {
                 if body.previous != previous || body.number != number {
-                    found(AuditFindingKind::CheckpointGap);
+                    found(report, AuditFindingKind::CheckpointGap);
                 }
                 // What follows a gap continues from there: one finding a gap.
-                signed.take(&body, heads);
                 number = body.number;
+                if let Some(back) = &body.back {
+                    report.restored(restore_of(&body, back));
+                }
+                if !signed.take(&body, heads) {
+                    found(report, AuditFindingKind::SetBack);
+                }
             }
-            None => found(AuditFindingKind::Forged),
+            None => found(report, AuditFindingKind::Forged),
         }
         previous = digest(&line);
     }
     Ok(signed)
 }
 
+fn restore_of(body: &Body, back: &Back) -> AuditRestore {
+    AuditRestore {
+        checkpoint: body.number,
+        at: Timestamp::from_micros(body.at),
+        to: back.to.map(Timestamp::from_micros),
+        kept: back.kept,
+        given_up: (body.number - 1).saturating_sub(back.kept),
+    }
+}
+
 /// Reads the next whole line, without its end. What is longer than any line of ours comes in pieces, none of them signed.
-fn next(file: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, Error> {
+pub(super) fn next(file: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, Error> {
     line.clear();
     let read = file.take(LINE_BYTES_MAX).read_until(b'\n', line)?;
     Ok(line.pop_if(|byte| *byte == b'\n').is_some() || read as u64 == LINE_BYTES_MAX)
 }
 
 /// Finds the last whole line from the end, whatever is before it.
-fn tail(file: &mut (impl Read + Seek)) -> Result<Tail, Error> {
+pub(super) fn tail(file: &mut (impl Read + Seek)) -> Result<Tail, Error> {
     let len = file.seek(SeekFrom::End(0))?;
     let mut bytes = Vec::new();
     let mut span = TAIL_BYTES;
@@ -203,7 +280,7 @@ fn count(file: &mut File) -> Result<u64, Error> {
     Ok(count)
 }
 
-fn parse(line: &[u8], public: &[u8]) -> Option<(Body, Heads)> {
+pub(super) fn parse(line: &[u8], public: &[u8]) -> Option<(Body, Heads)> {
     let line: Line = serde_json::from_slice(line).ok()?;
     let signature = URL_SAFE_NO_PAD.decode(&line.signature).ok()?;
     UnparsedPublicKey::new(&ED25519, public).verify(line.body.as_bytes(), &signature).ok()?;
@@ -212,7 +289,7 @@ fn parse(line: &[u8], public: &[u8]) -> Option<(Body, Heads)> {
     Some((body, heads))
 }
 
-fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
+pub(super) fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
     let (shard, rest) = text.split_once('/')?;
     let mut parts = rest.split(':');
     let (lane, seq, hash) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned());
@@ -220,7 +297,12 @@ fn head_of(text: &str) -> Option<((Option<u16>, u64), Head)> {
     Some((((shard != CONTROL.0).then_some(shard), lane), (seq, hash)))
 }
 
-fn digest(line: &[u8]) -> String {
+/// How a chain's end is written.
+pub(super) fn text(shard: Option<u16>, lane: u64, seq: u64, hash: &str) -> String {
+    format!("{}/{lane}:{seq}:{hash}", shard.unwrap_or(CONTROL.0))
+}
+
+pub(super) fn digest(line: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(line))
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::api::Api;
 use super::super::document::{print, say};
-use super::super::process::{run_to_end, services_on_servers};
+use super::super::process::{place, run_to_end, services_on_servers};
 use super::super::{Role, journal, servers};
 use super::RestoreArgs;
 use crate::exit::Failure;
@@ -101,7 +101,7 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
     let mut tell = tell(json);
     let restored = Fleet::restore(&backup.join(SERVERS), &into.join(SERVERS), until, &mut tell).map_err(failed)?;
     tell("verifying, raising epochs, rebasing outboxes");
-    let report = adopt(&restored, &backup, &into).inspect_err(|_| {
+    let report = adopt(args, &restored, until, (&backup, &into)).inspect_err(|_| {
         let _nothing_is_left = (Fleet::remove(&into.join(SERVERS)), fs::remove_dir_all(into.join(DATA)));
     });
     let mut report = report?;
@@ -123,8 +123,19 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
 }
 
 /// Puts the files back and makes them agree with the servers.
-fn adopt(restored: &RestoredServers, backup: &Path, into: &Path) -> Result<Value> {
+fn adopt(
+    args: &RestoreArgs,
+    restored: &RestoredServers,
+    until: Option<Instant>,
+    (backup, into): (&Path, &Path),
+) -> Result<Value> {
     let mut services = services_on_servers()?;
+    let kept = ServersBackup::of(&backup.join(SERVERS)).map_err(failed)?.archive.join(servers::KEPT);
+    let origin = args.origin.as_deref().or(Some(kept.as_path()).filter(|kept| kept.is_dir()));
+    place(&mut services, "--origin", origin)?;
+    if let Some(until) = until {
+        services.arg(format!("--recovered-to={until}"));
+    }
     services.arg("--restore").arg(backup.join(DATA)).arg("--data-dir").arg(into.join(DATA));
     services.env("PIM_POSTGRES__SHARD_MAP", restored.fleet.shard_map());
     services.env("PIM_POSTGRES__SECRETS_DIR", restored.fleet.secrets());
@@ -140,6 +151,7 @@ fn close_archive_of(backup: &Path, json: bool) {
     if fleet.archive().as_ref() != Some(&taken.archive) {
         return;
     }
+    servers::keep_files(&fleet);
     if let Err(error) = fleet.close_archive()
         && !json
     {

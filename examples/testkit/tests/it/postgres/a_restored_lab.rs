@@ -74,6 +74,9 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     let restored = lab.ask(&["restore", &place, "--data-dir", into, "--to", &target], "restore").await;
     assert_eq!(restored["audit"]["verified"], true, "{restored:#}");
     assert_eq!(restored["outboxes_rebased"], 3, "two shards and the control database");
+    // Whoever stopped signed where the trail stood, with what came after the instant.
+    let later = &restored["checkpoints"];
+    assert!(later["given_up"].as_u64() >= Some(1) && later["records_given_up"].as_u64() >= Some(1), "{later:#}");
     println!(
         "RPO {} ms, RTO {} ms, {} records of audit, {} of {} records were acknowledged before the instant",
         restored["recovery_point_ms"],
@@ -99,7 +102,9 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     assert!(late <= 16, "{late} records are there that came after the instant");
     assert!(found.values().any(Option::is_none), "nothing came after the instant: the test shows nothing");
     serves(&gateway).await;
-    assert_eq!(second.ask(&["audit", "verify"], "audit-verify").await["verified"], true);
+    let verified = second.ask(&["audit", "verify"], "audit-verify").await;
+    assert_eq!((&verified["verified"], &verified["restores"][0]["to"]), (&json!(true), &json!(target)), "{verified:#}");
+    assert_eq!(verified["restores"][0]["given_up"], later["given_up"]);
     let (code, down) = second.run(&["down"]).await;
     second.is_up = false;
     assert_eq!((code, &down["down"]["holds"], &down["down"]["lost"]), (Some(0), &json!(true), &json!(0)), "{down:#}");
