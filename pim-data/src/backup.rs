@@ -9,6 +9,7 @@
 //! and a consumer that was not restored with it must not take the new ones for the old.
 
 mod archive;
+mod maps;
 mod restore;
 
 pub use archive::{BackupReport, BackupSummary, Companion, summary_of};
@@ -74,6 +75,15 @@ pub enum BackupError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The shards of that instant follow a map that was published after the backup, and it is nowhere to be had.
+    #[error(
+        "the shards follow map {version}, which the backup does not have: name the data directory that was backed up, or a \
+         copy of it, whose maps/{version}.toml it is; or take a newer backup, or an earlier instant"
+    )]
+    Map {
+        /// Its version.
+        version: u64,
     },
     /// The worker that copies files was stopped.
     #[error("the copying was interrupted")]

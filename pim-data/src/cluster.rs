@@ -11,6 +11,7 @@ pub use directory::{Access, DirectoryError};
 pub use endpoint::{EndpointFinding, EndpointHealth};
 pub use group::PrimaryState;
 pub use open::OpenError;
+pub(crate) use open::open_as_it_is;
 pub use shard::{CONTROL, ShardHealth};
 
 use std::fmt;

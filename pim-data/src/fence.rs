@@ -244,7 +244,8 @@ impl Cluster {
         Ok(())
     }
 
-    async fn newest_fenced(&self) -> Result<MapVersion, PublishError> {
+    /// The newest map that some shard follows.
+    pub(crate) async fn newest_fenced(&self) -> Result<MapVersion, PublishError> {
         let mut newest = self.map().version();
         for described in self.map().shards() {
             let Some(db) = self.database(described.id) else { continue };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pim_data::audit::LaterCheckpoints;
+use pim_data::audit::{CheckpointError, LaterCheckpoints};
 use pim_data::backup::{BackupError, RestorePoint};
 use serde_json::json;
 
@@ -51,7 +51,9 @@ pub(super) async fn check(backup: &Path, json: bool) -> u8 {
 fn failed(error: &BackupError) -> u8 {
     let code = match &error {
         BackupError::Taken { .. } => EXIT_REFUSED,
-        BackupError::Absent { .. } => EXIT_PRECONDITION,
+        BackupError::Absent { .. } | BackupError::Map { .. } | BackupError::Audit(CheckpointError::Foreign { .. }) => {
+            EXIT_PRECONDITION
+        }
         _ => EXIT_RESTORE,
     };
     let mut text = format!("error: {error}");

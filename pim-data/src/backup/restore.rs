@@ -7,8 +7,8 @@ use pim_core::clock::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::BackupError;
 use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error};
+use super::{BackupError, maps};
 use crate::audit::{LaterCheckpoints, VerifyReport};
 use crate::cluster::{Cluster, ClusterSettings};
 use crate::schema::Schema;
@@ -44,6 +44,8 @@ pub struct RestorePoint {
 /// Puts the backup in `from` into the data directory of `settings`, which must not be there yet or be empty; opens it, raises
 /// the epoch of every bucket, verifies the audit trail, and signs that it was restored.
 ///
+/// Maps that were published after the backup are taken over from `point.origin`, when the shards follow them.
+///
 /// Checkpoints that were signed after the backup are taken over from `point.origin`. Those that name records of behind the
 /// restored state stay as well; the signed line of the restore gives them up, and from then on the trail verifies without
 /// these records, and without no others.
@@ -60,11 +62,13 @@ pub async fn restore(
     let (from, into) = (from.to_path_buf(), settings.data_dir.clone());
     let age_at = settings.clock.now();
     let manifest = blocking(move || put_back(&from, &into)).await?;
-    let cluster = Cluster::open(settings, schema).await?;
-    let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
-    cluster.publish_map(&next).await?;
     let origin = point.origin.as_ref().map(|named| (named.as_path(), true));
     let origin = origin.or(manifest.data_dir.as_deref().map(|guessed| (guessed, false)));
+    let cluster = crate::cluster::open_as_it_is(settings, schema).await?;
+    maps::catch_up(&cluster, origin.map(|it| it.0)).await?;
+    crate::fence::finish_interrupted(&cluster).await?;
+    let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
+    cluster.publish_map(&next).await?;
     let later = match origin {
         Some(origin) => cluster.adopt_checkpoints(origin, point.to).await?,
         None => crate::audit::Later::default(),

@@ -107,6 +107,13 @@ enum Fit<'a> {
 }
 
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
+    let cluster = open_as_it_is(settings, schema).await?;
+    crate::fence::finish_interrupted(&cluster).await?;
+    Ok(cluster)
+}
+
+/// As [`open`], but leaves a publication as it was interrupted.
+pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
     if settings.replica_delay > REPLICA_DELAY_MAX {
         return Err(OpenError::Setting { setting: "replica_delay", most: "10 s" });
     }
@@ -131,7 +138,7 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
     let Some(control) = shards.pop() else { return Err(OpenError::NoPrimary { shard: name_of(CONTROL) }) };
     let (commits, _) = watch::channel(0);
     let router = ShardRouter::new(map);
-    let cluster = Cluster(Arc::new(Inner {
+    Ok(Cluster(Arc::new(Inner {
         router,
         shards,
         control,
@@ -140,9 +147,7 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
         clock: settings.clock,
         signals: settings.signals,
         commits,
-    }));
-    crate::fence::finish_interrupted(&cluster).await?;
-    Ok(cluster)
+    })))
 }
 
 /// Looks at one database, and changes nothing.

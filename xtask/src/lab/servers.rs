@@ -193,25 +193,31 @@ pub(super) fn remove_if_any() -> Result<()> {
     }
 }
 
-/// Beside the archived logs, what of the data directory goes on behind a backup: checkpoints of the audit trail.
+/// Beside the archived logs, what of the data directory goes on behind a backup: maps, and checkpoints of the audit trail.
 pub(super) const KEPT: &str = "data";
-/// What of it; these only grow.
-const KEPT_FILES: [&str; 1] = ["audit-checkpoints.jsonl"];
+const KEPT_FILE: &str = "audit-checkpoints.jsonl";
+const KEPT_FOLDER: &str = "maps";
 
 /// Keeps them for a restore, where there is an archive. They are told to be lacking where they cannot be kept.
 pub(super) fn keep_files(fleet: &Fleet) {
     let Some(into) = fleet.archive().map(|archive| archive.join(KEPT)) else { return };
     let from = data_dir();
-    for name in KEPT_FILES.iter().filter(|name| from.join(name).is_file()) {
-        let kept = fs::create_dir_all(&into).and_then(|()| {
-            let part = into.join(format!("{name}.part"));
-            fs::copy(from.join(name), &part)?;
-            fs::rename(part, into.join(name))
-        });
-        if let Err(error) = kept {
-            eprintln!("the archive lacks the newest {name}: {error}");
+    let maps = fs::read_dir(from.join(KEPT_FOLDER)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let maps = maps.filter(|path| path.extension().is_some_and(|it| it == "toml"));
+    for path in maps.chain([from.join(KEPT_FILE)]).filter(|path| path.is_file()) {
+        let target = into.join(path.strip_prefix(&from).unwrap_or(&path));
+        if let Err(error) = replace(&path, &target) {
+            eprintln!("the archive lacks the newest {}: {error}", path.display());
         }
     }
+}
+
+/// Copies a file over an older one, whole or not at all.
+fn replace(path: &Path, target: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(target.parent().unwrap_or(target))?;
+    let part = target.with_extension("part");
+    fs::copy(path, &part)?;
+    fs::rename(part, target)
 }
 
 /// The data directory of the programs on these servers.
