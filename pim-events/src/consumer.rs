@@ -6,6 +6,7 @@ mod head;
 mod hold;
 mod inbox;
 pub(crate) mod ledger;
+mod superseded;
 mod tail;
 mod worker;
 
@@ -15,6 +16,7 @@ pub use hold::{Disposition, HoldReason, KeyState};
 pub use tail::Tail;
 
 pub(crate) use engine::{Engine, Sink, Step};
+pub(crate) use superseded::Superseded;
 pub(crate) use worker::Worker;
 
 use std::future::Future;

@@ -6,6 +6,7 @@ mod drain;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use pim_data::backend::{Db, DbError, Statement, Transaction};
 
 use super::hold::{Disposition, HoldReason, KeyState};
 use super::ledger::{self, Hold, Place, Standing};
-use super::{ApplyError, ConsumerSettings, FailureClass};
+use super::{ApplyError, ConsumerSettings, FailureClass, Superseded};
 use crate::bus::Record;
 use crate::event::{Event, Registry};
 use crate::signals::{ConsumerKind, EventSignals, RecordFate};
@@ -56,6 +57,8 @@ pub(crate) struct Engine<S> {
     pub(crate) settings: ConsumerSettings,
     pub(crate) clock: Clock,
     pub(crate) signals: EventSignals,
+    /// Events that are passed over, because their numbers were given out again.
+    pub(crate) superseded: Arc<Superseded>,
 }
 
 /// Keys parked within this time count against the limit.

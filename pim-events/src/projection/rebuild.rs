@@ -13,7 +13,7 @@ use super::runner::{ProjectionSink, engine};
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::{self, Place};
-use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step};
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step, Superseded};
 use crate::event::Registry;
 use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
@@ -23,6 +23,9 @@ use green::Green;
 const TAIL_MAX: u64 = 2000;
 /// Records that are applied at once.
 const BATCH_MAX: usize = 2000;
+/// Most keys that may have been rewound, and their events that wait for the second look at the log.
+const REWOUND_MAX: u64 = 200_000;
+const REWOUND_EVENTS_MAX: u64 = 10_000_000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
 const ROUNDS_MAX: usize = 1000;
 
@@ -60,6 +63,8 @@ pub struct RebuildReport {
     pub state: &'static str,
     /// Records read from the log.
     pub records: u64,
+    /// Keys whose events a restore has numbered again: what it gave up is passed over.
+    pub rewound: u64,
     /// How long the live model stood still for the swap, in milliseconds.
     pub pause_ms: u64,
     /// Whether the tables were equal.
@@ -103,7 +108,9 @@ impl From<DbError> for RebuildError {
 /// A rebuild of one read model from the log.
 ///
 /// The new tables are filled in a file of their own, or on a server in a schema of their own, by the same code, while the
-/// live ones go on. Dropping the future of [`Rebuild::run`] cancels it at any point without a trace in the live model.
+/// live ones go on. Where the log has events of before a restore that were given up by it, the new tables are filled twice:
+/// at first only to find the keys that were rewound, then without what was given up. A live model that holds such keys is
+/// expected to differ. Dropping the future of [`Rebuild::run`] cancels it at any point without a trace in the live model.
 #[derive(Clone)]
 #[must_use = "a rebuild does nothing until `run`"]
 pub struct Rebuild {
@@ -141,15 +148,13 @@ impl Rebuild {
         folder: &Path,
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
-        let name = self.projection.name();
-        let green = Green::open(&self.store, name, folder).await?;
-        green.store.install(self.projection.as_ref()).await?;
+        let mut green = self.empty(folder).await?;
         let signals = self.store.signals();
         let mut progress = |state, records| {
             signals.rebuild_progress(records);
             progress(state, records);
         };
-        let outcome = self.fill_and_swap(&green, &mut progress).await;
+        let outcome = self.fill_and_swap(&mut green, folder, &mut progress).await;
         signals.rebuilt(match &outcome {
             Ok(report) if report.state == "live" => RebuildOutcome::Live,
             Ok(_) => RebuildOutcome::Retired,
@@ -159,24 +164,28 @@ impl Rebuild {
         outcome
     }
 
+    async fn empty(&self, folder: &Path) -> Result<Green, RebuildError> {
+        let green = Green::open(&self.store, self.projection.name(), folder).await?;
+        green.store.install(self.projection.as_ref()).await?;
+        Ok(green)
+    }
+
     async fn fill_and_swap(
         &self,
-        green: &Green,
+        green: &mut Green,
+        folder: &Path,
         progress: &mut (impl FnMut(RebuildState, u64) + Send),
     ) -> Result<RebuildReport, RebuildError> {
         let mut records = 0;
         progress(RebuildState::Building, records);
-        for round in 0.. {
-            if round == ROUNDS_MAX {
-                return Err(RebuildError::Behind);
-            }
-            let upto = self.target().await?;
-            self.follow(&green.store, &mut records, &upto).await?;
-            progress(RebuildState::CatchingUp, records);
-            let moved = self.target().await?.into_iter().zip(upto).map(|(now, then)| now.saturating_sub(then));
-            if moved.sum::<u64>() <= TAIL_MAX {
-                break;
-            }
+        self.fill(green, &mut records, progress).await?;
+        let superseded = self.superseded(green).await?;
+        if superseded.keys() > 0 {
+            // Opening it anew empties the place of the old one.
+            *green = self.empty(folder).await?;
+            green.superseded = Arc::new(superseded);
+            progress(RebuildState::Building, records);
+            self.fill(green, &mut records, progress).await?;
         }
         let begun = std::time::Instant::now();
         // From here the live model stands still: its writer is ours until the swap commits.
@@ -200,11 +209,59 @@ impl Rebuild {
             name: self.projection.name(),
             state: pim_core::role::ClosedEnum::name(state),
             records,
+            rewound: green.superseded.keys(),
             pause_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             equal: live == rebuilt,
             live,
             rebuilt,
         })
+    }
+
+    /// Follows the log until hardly anything is left.
+    async fn fill(
+        &self,
+        green: &Green,
+        records: &mut u64,
+        progress: &mut (impl FnMut(RebuildState, u64) + Send),
+    ) -> Result<(), RebuildError> {
+        for _ in 0..ROUNDS_MAX {
+            let upto = self.target().await?;
+            self.follow(green, records, &upto).await?;
+            progress(RebuildState::CatchingUp, *records);
+            let moved = self.target().await?.into_iter().zip(upto).map(|(now, then)| now.saturating_sub(then));
+            if moved.sum::<u64>() <= TAIL_MAX {
+                return Ok(());
+            }
+        }
+        Err(RebuildError::Behind)
+    }
+
+    /// What the log has of the keys that were found to be rewound.
+    async fn superseded(&self, green: &Green) -> Result<Superseded, RebuildError> {
+        let rows = green.store.query(self.asked_rewound()).await?;
+        let keys = rows.iter().map(|row| row.uuid(0).map_err(DbError::from)).collect::<Result<Vec<_>, _>>()?;
+        let mut superseded = Superseded::of(keys);
+        if superseded.keys() == 0 {
+            return Ok(superseded);
+        }
+        let topic = self.projection.topic();
+        for (partition, end) in (0..).zip(self.target().await?) {
+            let mut at = 0;
+            while at < end {
+                let batch = self.bus.fetch(topic, partition, at, BATCH_MAX).await?;
+                let Some(last) = batch.last() else { break };
+                at = last.offset + 1;
+                for event in batch.iter().filter_map(|record| record.event().ok()) {
+                    superseded.note(event.home, event.owner_epoch, event.n);
+                }
+            }
+        }
+        Ok(superseded)
+    }
+
+    fn asked_rewound(&self) -> Statement {
+        let asked = Statement::same("SELECT home_key FROM held_key WHERE consumer = ? AND reason = 'rewound'");
+        asked.bind(self.projection.name())
     }
 
     /// Brings the new tables to the live position, compares, and copies them over unless they must not differ and do.
@@ -216,14 +273,16 @@ impl Rebuild {
     ) -> Result<(RebuildState, Vec<TableSummary>, Vec<TableSummary>), RebuildError> {
         self.halt(tx).await?;
         let upto = self.positions(&tx.query(self.asked_positions()).await?).await?;
-        self.follow(&green.store, records, &upto).await?;
+        self.follow(green, records, &upto).await?;
         let same_version = self.is_stored(&tx.query(self.asked_version()).await?)?;
         let (engine, tables) = (green.live.engine(), self.projection.tables());
         let mut filled = green.store.db().begin().await?;
         let rebuilt = compare::summarise(&mut filled, engine, tables).await?;
         filled.rollback().await?;
         let live = if same_version { compare::summarise(tx, engine, tables).await? } else { Vec::new() };
-        if same_version && self.verdict == Verdict::MustEqual && live != rebuilt {
+        // What it tells of the keys that it holds as rewound was given up.
+        let is_rewound = !tx.query(self.asked_rewound()).await?.is_empty();
+        if same_version && self.verdict == Verdict::MustEqual && !is_rewound && live != rebuilt {
             return Ok((RebuildState::Retired, live, rebuilt));
         }
         self.copy(green, tx, same_version).await?;
@@ -284,9 +343,15 @@ impl Rebuild {
     }
 
     /// Follows the log, up to the given positions.
-    async fn follow(&self, green: &ReadStore, records: &mut u64, upto: &[u64]) -> Result<(), RebuildError> {
-        let settings = ConsumerSettings { batch_max: BATCH_MAX, ..ConsumerSettings::default() };
-        let engine = engine(green, &self.registry, Arc::clone(&self.projection), &settings);
+    async fn follow(&self, green: &Green, records: &mut u64, upto: &[u64]) -> Result<(), RebuildError> {
+        let settings = ConsumerSettings {
+            batch_max: BATCH_MAX,
+            held_keys_max: REWOUND_MAX,
+            held_events_max: REWOUND_EVENTS_MAX,
+            ..ConsumerSettings::default()
+        };
+        let mut engine = engine(&green.store, &self.registry, Arc::clone(&self.projection), &settings);
+        engine.superseded = Arc::clone(&green.superseded);
         let engine = &engine;
         // Reading and decoding one partition goes on while the writer is busy with another.
         let following = (0..).zip(upto).map(|(partition, upto)| self.follow_partition(engine, partition, *upto));

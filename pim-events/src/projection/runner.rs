@@ -102,6 +102,7 @@ pub(super) fn engine(
         settings: settings.clone(),
         clock: store.clock().clone(),
         signals: store.signals().clone(),
+        superseded: Arc::default(),
     }
 }
 

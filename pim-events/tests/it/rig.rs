@@ -218,6 +218,64 @@ pub async fn powerful_of(rig: &Rig, shard: ShardId) -> Db {
     rig.cluster.database(shard).unwrap().clone()
 }
 
+/// Keeps what shards and control database are now. Nobody may have them open.
+pub async fn snapshot(folder: &Path) {
+    #[cfg(feature = "postgres")]
+    if ENGINE == Engine::Postgres {
+        for name in databases(folder) {
+            on_server(folder, format!("CREATE DATABASE \"{name}_kept\" TEMPLATE \"{name}\" OWNER pim_test_owner"))
+                .await;
+        }
+        return;
+    }
+    std::fs::create_dir_all(folder.join("kept")).unwrap();
+    copy(folder, &folder.join("kept"));
+}
+
+/// Lets them be again what was kept; log and read models stay as they are.
+pub async fn put_back(folder: &Path) {
+    #[cfg(feature = "postgres")]
+    if ENGINE == Engine::Postgres {
+        for name in databases(folder) {
+            on_server(folder, format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
+            on_server(folder, format!("ALTER DATABASE \"{name}_kept\" RENAME TO \"{name}\"")).await;
+        }
+        return;
+    }
+    copy(&folder.join("kept"), folder);
+}
+
+/// The files of shards and control database, and no index of a log that is not theirs.
+fn copy(from: &Path, into: &Path) {
+    std::fs::create_dir_all(into.join("shards")).unwrap();
+    for name in ["control.db", "shards/shard-0.db", "shards/shard-1.db"] {
+        for suffix in ["", "-wal", "-shm"] {
+            let (source, target) = (from.join(format!("{name}{suffix}")), into.join(format!("{name}{suffix}")));
+            let _absent = std::fs::remove_file(&target);
+            if source.exists() {
+                std::fs::copy(source, target).unwrap();
+            }
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn databases(folder: &Path) -> Vec<String> {
+    let prefix = folder.file_name().unwrap().to_string_lossy().replace('-', "_");
+    ["shard-0", "shard-1", "control"].map(|name| format!("{prefix}_{name}")).to_vec()
+}
+
+#[cfg(feature = "postgres")]
+async fn on_server(folder: &Path, text: String) {
+    let settings = pim_data::backend::ServerSettings {
+        transaction_max: Duration::from_secs(60),
+        call_max: Duration::from_secs(60),
+        ..pim_data::backend::ServerSettings::default()
+    };
+    let server = Db::connect("server-super", Arc::new(crate::server::secrets(folder)), settings).await.unwrap();
+    server.query(Statement::of(SqlPair::generated(text))).await.unwrap();
+}
+
 pub fn relay_settings() -> RelaySettings {
     RelaySettings { pause_max_ms: 20, lease_ms: 150, ..RelaySettings::default() }
 }

@@ -77,6 +77,7 @@ impl CommandRunner {
                 settings: settings.consumer.clone(),
                 clock: store.clock().clone(),
                 signals: store.signals().clone(),
+                superseded: Arc::default(),
             });
             let partitions = bus.partitions(topic).await.map_err(|source| RunnerError::Bus { topic, source })?;
             workers.extend((0..partitions).map(|partition| Worker {

@@ -17,6 +17,7 @@ pub(super) struct Item<'a> {
     pub(super) event: Result<Event, EnvelopeError>,
     /// The event in its newest version, for consumers that handle its type.
     ready: Option<Result<Event, UpcastError>>,
+    is_superseded: bool,
 }
 
 impl<'a> Item<'a> {
@@ -26,7 +27,9 @@ impl<'a> Item<'a> {
             Ok(event) if engine.sink.handles(&event.event_type) => Some(engine.registry.upcast(event.clone())),
             _ => None,
         };
-        Self { record, event, ready }
+        let superseded = |event: &Event| engine.superseded.covers(event.home, event.owner_epoch, event.n);
+        let is_superseded = event.as_ref().is_ok_and(superseded);
+        Self { record, event, ready, is_superseded }
     }
 
     pub(super) fn home(&self) -> Option<Uuid> {
@@ -66,6 +69,10 @@ impl<'a> Attempt<'a> {
                     continue;
                 }
             };
+            if item.is_superseded {
+                plan.duplicates += 1;
+                continue;
+            }
             let state = states.entry(event.home).or_default();
             match state.take(event.owner_epoch, event.n) {
                 Disposition::Duplicate => plan.duplicates += 1,

@@ -51,6 +51,7 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
         settings,
         clock: Clock::system(),
         signals: EventSignals::unbound(),
+        superseded: Arc::default(),
     }
 }
 

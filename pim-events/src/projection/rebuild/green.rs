@@ -7,6 +7,7 @@ use std::time::Duration;
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
 
 use super::RebuildError;
+use crate::consumer::Superseded;
 use crate::projection::ReadStore;
 use crate::projection::store::Server;
 
@@ -19,6 +20,8 @@ pub(super) struct Green {
     pub(super) store: ReadStore,
     /// The live store, with the patience that a swap needs.
     pub(super) live: Db,
+    /// Events of the log that are passed over.
+    pub(super) superseded: Arc<Superseded>,
     place: Place,
 }
 
@@ -35,7 +38,8 @@ impl Green {
             let file = folder.join(format!("rebuild-{name}.db"));
             remove(&file).map_err(RebuildError::Folder)?;
             let store = ReadStore::open(&file, clock).await?;
-            return Ok(Self { store, live: live.db().clone(), place: Place::File(file) });
+            let (live, place) = (live.db().clone(), Place::File(file));
+            return Ok(Self { store, live, superseded: Arc::default(), place });
         };
         let settings = ServerSettings {
             connections_max: CONNECTIONS_MAX,
@@ -49,7 +53,7 @@ impl Green {
         script(&live, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")).await?;
         let secrets = Arc::new(InSchema { secrets: Arc::clone(&server.secrets), schema: schema.clone() });
         let store = ReadStore::open_on(Server { secrets, ..patient }, clock).await?;
-        Ok(Self { store, live, place: Place::Schema(schema) })
+        Ok(Self { store, live, superseded: Arc::default(), place: Place::Schema(schema) })
     }
 
     /// The schema of the new tables, where they are in the live database.
@@ -62,7 +66,7 @@ impl Green {
 
     /// Removes it. What is left behind is removed before the next rebuild as well.
     pub(super) async fn remove(self) {
-        let Self { store, live, place } = self;
+        let Self { store, live, place, .. } = self;
         drop(store);
         match place {
             Place::File(file) => drop(remove(&file)),
