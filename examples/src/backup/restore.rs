@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use pim_core::clock::Timestamp;
 use pim_data::backup::{BackupError, RestorePoint, RestoreReport};
 use pim_data::cluster::ClusterSettings;
-use pim_events::{BusError, BusSettings, EmbeddedBus, OutboxError, ReadStore, Source, StoreError};
+use pim_events::{BusError, BusSettings, EmbeddedBus, Origin, OutboxError, ReadStore, Source, StoreError};
 use serde::Serialize;
 
 use crate::rig::{PostgresError, PostgresSettings, ServerPlaces};
@@ -44,6 +45,19 @@ pub enum RestoreError {
     /// The lab's own schema.
     #[error("the schema of the lab cannot be built")]
     Schema(#[source] anyhow::Error),
+    /// The log in the backup is too old for that instant.
+    #[error(
+        "the log of events in the backup is of {taken_at}, and the outbox of {origin} does not have any more what was written \
+         since: it has removed events of up to {pruned_until}; take a newer backup, or an earlier instant"
+    )]
+    Horizon {
+        /// Which outbox.
+        origin: Origin,
+        /// From when the log is.
+        taken_at: Timestamp,
+        /// When the youngest event was written that has gone.
+        pruned_until: Timestamp,
+    },
     /// The audit trail of the restored directory has findings; it is left for looking into.
     #[error("the audit trail of the restored directory does not verify: {findings} findings")]
     Audit {
@@ -70,6 +84,12 @@ pub async fn restore(
     settings.servers = servers.as_ref().map(|it| it.servers.clone());
     let clock = settings.clock.clone();
     let (cluster, report) = pim_data::backup::restore(from, point, settings, schema).await?;
+    let sources = Source::all(&cluster);
+    for source in &sources {
+        if let Some(pruned_until) = source.pruned_until().await?.filter(|it| *it >= report.taken_at) {
+            return Err(RestoreError::Horizon { origin: source.origin, taken_at: report.taken_at, pruned_until });
+        }
+    }
     let bus = EmbeddedBus::open(&into.join("bus.db"), BusSettings::default(), clock.clone()).await?;
     let reads = match servers {
         Some(ServerPlaces { servers, read_store, .. }) => {
@@ -78,7 +98,6 @@ pub async fn restore(
         None => ReadStore::open(&into.join("read.db"), clock).await?,
     };
     let positions_rebased = reads.rebase(&bus).await?;
-    let sources = Source::all(&cluster);
     for source in &sources {
         source.rebase().await?;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::flags::Settings;
 use crate::backup::{RestoreError, Restored};
-use crate::rig::EXIT_PRECONDITION;
+use crate::rig::{EXIT_PRECONDITION, EXIT_USAGE};
 
 const EXIT_RESTORE: u8 = 5;
 const EXIT_REFUSED: u8 = 7;
@@ -23,8 +23,9 @@ pub(super) async fn put_back(backup: &Path, point: &RestorePoint, settings: &Set
         }
         Err(RestoreError::Backup(error)) => failed(&error),
         Err(error) => {
+            let code = if matches!(error, RestoreError::Horizon { .. }) { EXIT_USAGE } else { EXIT_RESTORE };
             eprintln!("error: {:#}", anyhow::Error::from(error));
-            EXIT_RESTORE
+            code
         }
     }
 }

@@ -3,14 +3,29 @@
 use pim_core::clock::Timestamp;
 use pim_data::backend::{DbError, Engine, SqlPair, Statement};
 
-use super::Source;
+use super::{OutboxError, Source};
 
 pub(super) const PRUNE: SqlPair = SqlPair::postgres("SELECT last, is_old, removed FROM pim_outbox_prune(?, ?, ?)");
 
 /// Most pages that one sweep of an outbox looks at.
 const PAGES_MAX: usize = 10_000;
 
+const YOUNGEST: SqlPair = SqlPair::same("SELECT youngest_at FROM outbox_pruned WHERE youngest_at IS NOT NULL");
+
 impl Source {
+    /// When the youngest event was written that has gone from this outbox, if any has. A log that is a copy of before then
+    /// misses events that nobody can send it again.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the database does not answer.
+    pub async fn pruned_until(&self) -> Result<Option<Timestamp>, OutboxError> {
+        let asked = async {
+            let rows = self.db.query(Statement::of(YOUNGEST)).await?;
+            Ok(rows.first().map(|row| row.time(0)).transpose()?)
+        };
+        asked.await.map_err(|source| OutboxError { origin: self.origin, source })
+    }
+
     /// Removes events written before `before`, in pages of `page_max` rows a transaction; answers how many went.
     pub(crate) async fn prune(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
         if self.db.engine() == Engine::Postgres {
@@ -24,11 +39,17 @@ impl Source {
                 "DELETE FROM outbox_event WHERE seq > ? AND seq <= ? AND at < ?
                    AND seq <= (SELECT last_seq FROM outbox_cursor)
                    AND NOT EXISTS (SELECT 1 FROM outbox_held h WHERE h.seq = outbox_event.seq)
-                 RETURNING 1",
+                 RETURNING at",
             );
             let (tx, answers) = self.db.begin_with(&[remove.bind(after).bind(last).bind(before)]).await?;
-            tx.commit().await?;
-            removed += answers.first().map_or(0, Vec::len) as u64;
+            let gone = answers.first().map_or(&[][..], Vec::as_slice);
+            let times = gone.iter().map(|row| row.time(0)).collect::<Result<Vec<_>, _>>()?;
+            let note = times.into_iter().max().map(|youngest| {
+                let note = "UPDATE outbox_pruned SET youngest_at = max(coalesce(youngest_at, ?), ?)";
+                Statement::sqlite(note).bind(youngest).bind(youngest)
+            });
+            tx.commit_with(note.into_iter().collect()).await?;
+            removed += gone.len() as u64;
             if !is_old {
                 break;
             }

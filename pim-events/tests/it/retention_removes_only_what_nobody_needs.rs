@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pim_core::clock::Clock;
+use pim_core::clock::{Clock, Timestamp};
 use pim_core::shard::HomeKey;
 use pim_data::backend::{Db, DbSettings, Statement};
 use pim_events::{
-    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Rebuild, Refusal, Relay, Retention,
+    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Origin, Publisher, Rebuild, Refusal, Relay, Retention,
     RetentionSettings, Source, Subscriber as _, Verdict,
 };
 use uuid::Uuid;
@@ -76,6 +76,37 @@ async fn an_outbox_keeps_what_is_not_published_or_young() {
     let _runner = Running::projections(rig.projections(&Journal::default()).await);
     eventually("all eleven", || async { rig.order_of(home).await.len() == 11 }).await;
     assert_eq!(rig.order_of(home).await, (1..=11).collect::<Vec<_>>());
+    relay.end().await;
+}
+
+async fn pruned_until(rig: &Rig, home: HomeKey) -> Option<Timestamp> {
+    let shard = rig.cluster.router().route(&home).shard;
+    let sources = Source::all(&rig.cluster);
+    let source = sources.iter().find(|it| it.origin == Origin::Shard(shard)).unwrap();
+    source.pruned_until().await.unwrap()
+}
+
+/// Guard: each page writes down the youngest that went, which a restore compares with the age of its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_knows_when_the_youngest_was_written_that_has_gone() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let relay = Running::relay(rig.relay());
+    for step in 1..=7 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    eventually("all of it is sent", || sent(&rig)).await;
+    assert_eq!(pruned_until(&rig, home).await, None);
+    assert_eq!(prune(&rig, &RetentionSettings::default()).await, 0);
+    assert_eq!(pruned_until(&rig, home).await, None, "nothing has gone");
+    let db = rig.cluster.database(rig.cluster.router().route(&home).shard).unwrap();
+    let rows = db.query(Statement::same("SELECT max(at) FROM outbox_event")).await.unwrap();
+    let youngest = Some(rows[0].time(0).unwrap());
+    assert_eq!(prune(&rig, &at_once()).await, 7);
+    assert_eq!(pruned_until(&rig, home).await, youngest);
+    assert_eq!(prune(&rig, &at_once()).await, 0);
+    assert_eq!(pruned_until(&rig, home).await, youngest, "nothing more has gone");
     relay.end().await;
 }
 

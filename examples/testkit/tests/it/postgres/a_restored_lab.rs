@@ -2,8 +2,10 @@
 //! acknowledged before is there, what came after is not, and the restored one serves.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use http::StatusCode;
+use pim_servers::fleet::Fleet;
 use pim_testkit::caller::{Caller, fresh_key};
 use pim_testkit::folder::Folder;
 use serde_json::{Value, json};
@@ -61,6 +63,7 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     workload.rest(writers).await;
     let all = workload.acknowledged().await;
     assert!(all.len() > before.len(), "nobody wrote meanwhile: the test shows nothing");
+    let too_late = a_day_later(&lab.folder);
     // It is lost with all that it had, but for backup and archive.
     lab.run(&["down"]).await;
     lab.is_up = false;
@@ -71,6 +74,11 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     let early = made["report"]["taken_at"].as_str().unwrap();
     assert_eq!(lab.code(&["restore", &place, "--data-dir", into, "--to", early]).await, Some(2), "before the backup");
     assert_eq!(lab.code(&["restore", &place, "--data-dir", into, "--to", &now()]).await, Some(2), "beyond the archive");
+    assert_eq!(
+        lab.code(&["restore", &place, "--data-dir", into, "--to", &too_late]).await,
+        Some(2),
+        "a gap in the log"
+    );
     let restored = lab.ask(&["restore", &place, "--data-dir", into, "--to", &target], "restore").await;
     assert_eq!(restored["audit"]["verified"], true, "{restored:#}");
     assert_eq!(restored["outboxes_rebased"], 3, "two shards and the control database");
@@ -109,6 +117,14 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     second.is_up = false;
     assert_eq!((code, &down["down"]["holds"], &down["down"]["lost"]), (Some(0), &json!(true), &json!(0)), "{down:#}");
     assert!(folder.path().join("new").join("data").exists(), "what was restored stays");
+}
+
+/// An outbox forgets what is a day old, and then has not any more what the log in the backup lacks. The instant behind that.
+fn a_day_later(folder: &Path) -> String {
+    let fleet = Fleet::open(&folder.join("servers")).unwrap();
+    let forgets = "UPDATE outbox_pruned SET youngest_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    fleet.servers_of(0).unwrap().0.sql("shard-0", forgets).unwrap();
+    now()
 }
 
 /// A new write, and the read models that follow it.
