@@ -1,5 +1,6 @@
 //! Backups of the lab's data directory: taken while it serves, and put into a new one.
 
+mod attempt;
 mod http;
 mod restore;
 
@@ -8,9 +9,11 @@ pub use restore::{RestoreError, Restored, restore};
 
 use std::path::{Path, PathBuf};
 
+use pim_core::clock::Timestamp;
 use pim_data::backup::{BackupError, BackupReport, BackupSummary, Companion, summary_of};
 use serde::Serialize;
 
+use self::attempt::{Attempt, Unfinished, unfinished};
 use crate::broker::PERSONAS;
 use crate::workers::Stores;
 
@@ -35,10 +38,38 @@ pub fn is_name(text: &str) -> bool {
 /// Copies everything into a new folder of this name while requests go on: read models and log before the shards that fill
 /// them. With `files_only` without the databases that are on servers, for whoever takes base backups of these afterwards.
 ///
+/// While it is being taken [`list`] says so, and when it fails also why; nothing else is left of it then.
+///
 /// # Errors
 /// [`BackupError`]; what is there then is no backup.
 pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(PathBuf, BackupReport), BackupError> {
-    let place = folder_of(stores.cluster.data_dir()).join(name);
+    let backups = folder_of(stores.cluster.data_dir());
+    let place = backups.join(name);
+    let taken = |path: &Path| BackupError::Taken { path: path.to_path_buf() };
+    if summary_of(&place).is_ok() {
+        return Err(taken(&place));
+    }
+    let begun = Attempt::begin(&backups, name, stores.cluster.clock().now());
+    let attempt = begun.map_err(|source| BackupError::Io { doing: "begin", path: place.clone(), source })?;
+    let attempt = attempt.ok_or_else(|| taken(&place))?;
+    match copy(stores, &place, files_only).await {
+        Ok(report) => {
+            attempt.succeeded();
+            Ok((place, report))
+        }
+        // That is somebody's, and stays.
+        Err(error @ BackupError::Taken { .. }) => {
+            attempt.succeeded();
+            Err(error)
+        }
+        Err(error) => {
+            attempt.failed(&place, told(&error));
+            Err(error)
+        }
+    }
+}
+
+async fn copy(stores: &Stores, place: &Path, files_only: bool) -> Result<BackupReport, BackupError> {
     let reads = Companion::Database("read.db", stores.reads.db());
     let mut companions = vec![
         Companion::Database("bus.db", stores.bus.db()),
@@ -50,47 +81,97 @@ pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(Path
         companions.insert(0, reads);
     }
     let cluster = &stores.cluster;
-    let report = match files_only {
-        true => cluster.back_up_files(&place, &companions).await?,
-        false => cluster.back_up(&place, &companions).await?,
-    };
-    Ok((place, report))
+    match files_only {
+        true => cluster.back_up_files(place, &companions).await,
+        false => cluster.back_up(place, &companions).await,
+    }
 }
 
-/// A backup that there is.
+/// An error with its causes.
+fn told(error: &BackupError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether there is a backup by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupState {
+    /// Somebody is at it.
+    Running,
+    /// It is whole.
+    Complete,
+    /// There is none.
+    Failed,
+}
+
+/// A backup that there is, will be, or was not made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listed {
     /// Its name.
     pub name: String,
     /// Where it is.
     pub place: PathBuf,
-    /// What it is made of.
+    /// Whether it is one.
+    pub state: BackupState,
+    /// Why it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was begun, while it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<Timestamp>,
+    /// What it is made of, when it is one.
     #[serde(flatten)]
-    pub summary: BackupSummary,
+    pub summary: Option<BackupSummary>,
 }
 
-/// The backups of a data directory, the oldest first; folders that are none are passed over.
+/// The backups of a data directory, the oldest first, also those that are being taken or have failed; folders that are none
+/// are passed over.
 #[must_use]
 pub fn list(data_dir: &Path) -> Vec<Listed> {
-    let Ok(entries) = std::fs::read_dir(folder_of(data_dir)) else { return Vec::new() };
-    let mut found: Vec<Listed> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let (name, place) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-            let summary = summary_of(&place).ok()?;
-            Some(Listed { name, place, summary })
-        })
-        .take(LISTED_MAX)
-        .collect();
-    found.sort_by_key(|backup| (backup.summary.taken_at, backup.name.clone()));
+    let backups = folder_of(data_dir);
+    let Ok(entries) = std::fs::read_dir(&backups) else { return Vec::new() };
+    let whole = entries.flatten().filter_map(|entry| {
+        let (name, place) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        let summary = Some(summary_of(&place).ok()?);
+        Some(Listed { name, place, state: BackupState::Complete, reason: None, began_at: None, summary })
+    });
+    let mut found: Vec<Listed> = whole.take(LISTED_MAX).collect();
+    for attempt in unfinished(&backups) {
+        // One that is whole has just become so.
+        if !found.iter().any(|backup| backup.name == attempt.name) {
+            found.push(Listed::of(&backups, attempt));
+        }
+    }
+    found.sort_by_key(|backup| (backup.at(), backup.name.clone()));
     found
+}
+
+impl Listed {
+    fn of(backups: &Path, attempt: Unfinished) -> Self {
+        let Unfinished { name, began_at, reason } = attempt;
+        let state = if reason.is_some() { BackupState::Failed } else { BackupState::Running };
+        Self { place: backups.join(&name), name, state, reason, began_at: Some(began_at), summary: None }
+    }
+
+    fn at(&self) -> Option<Timestamp> {
+        self.summary.map(|summary| summary.taken_at).or(self.began_at)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{folder_of, is_name};
+    use pim_core::clock::Timestamp;
+
+    use super::attempt::Attempt;
+    use super::{BackupState, folder_of, is_name, list};
 
     #[test]
     fn a_name_leads_nowhere_else() {
@@ -103,5 +184,37 @@ mod tests {
     #[test]
     fn backups_lie_beside_what_they_are_of() {
         assert_eq!(folder_of(Path::new("target/pim-data")), Path::new("target/pim-data-backups"));
+    }
+
+    /// Guard: `attempt::unfinished` looks whether somebody holds the lock, which ends with whoever does.
+    #[test]
+    fn an_attempt_is_running_until_whoever_is_at_it_says_why_not_or_ends() {
+        let folder = std::env::temp_dir().join(format!("pim-attempts-{}", uuid::Uuid::new_v4()));
+        let (data_dir, now) = (folder.join("data"), Timestamp::from_micros(1_000_000));
+        let backups = folder_of(&data_dir);
+        let begin = || Attempt::begin(&backups, "one", now).unwrap();
+        let listed = || list(&data_dir).into_iter().map(|it| (it.name, it.state, it.reason)).collect::<Vec<_>>();
+        // A process that another test is starting has every file open for a moment.
+        let begin_soon = || (0..1_000_000).find_map(|_| begin());
+        let of = |state, reason: Option<&str>| vec![("one".to_owned(), state, reason.map(str::to_owned))];
+        let attempt = begin().expect("nobody is at it");
+        assert_eq!(listed(), of(BackupState::Running, None));
+        assert!(begin().is_none(), "somebody is at it");
+        std::fs::create_dir(backups.join("one")).unwrap();
+        drop(attempt);
+        let soon = |what: &[_]| (0..1_000_000).any(|_| listed() == what);
+        assert!(soon(&of(BackupState::Failed, Some("it was broken off: whoever took it has ended"))));
+        let attempt = begin_soon().expect("nobody is at it any more");
+        assert!(!backups.join("one").exists(), "what was left of it goes");
+        attempt.failed(&backups.join("one"), "the disk is full".to_owned());
+        assert!(soon(&of(BackupState::Failed, Some("the disk is full"))));
+        begin_soon().expect("it is tried again").succeeded();
+        assert_eq!(listed(), Vec::new());
+        for number in 0..150 {
+            let attempt = Attempt::begin(&backups, &format!("{number}"), now).unwrap().expect("nobody is at it");
+            attempt.failed(&backups.join("none"), String::new());
+        }
+        assert!((100..=101).contains(&listed().len()), "{}", listed().len());
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

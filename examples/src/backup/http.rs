@@ -46,26 +46,15 @@ async fn make(
         return Err(Problem::of(problem::INVALID_BODY).detail(rule).into());
     }
     let (cluster, files_only) = (stores.cluster.clone(), command.body.files_only);
-    let target = asked.clone().unwrap_or_default();
-    let effect = async {
-        let name = asked.unwrap_or_else(|| named_after(&cluster.clock().now().to_string()));
-        // It goes on when the caller's time is over: the list tells when it is whole.
-        let taken =
-            tokio::spawn(
-                async move { take(&stores, &name, files_only).await.map(|(place, report)| (name, place, report)) },
-            );
-        let taken = taken.await.map_err(|_| Problem::of(problem::INTERNAL))?;
-        let (name, place, report) = taken.map_err(IntoProblem::into_problem)?;
+    let intent = Intent::new("backup.take", asked.clone().unwrap_or_default(), json!({"files_only": files_only}));
+    let effect = async move {
+        let name = asked.unwrap_or_else(|| named_after(&stores.cluster.clock().now().to_string()));
+        let (place, report) = take(&stores, &name, files_only).await.map_err(IntoProblem::into_problem)?;
         Answer::ok(&json!({"name": name, "place": place, "report": report}))
     };
-    operate(
-        &cluster,
-        &permit,
-        &command.cx,
-        Intent::new("backup.take", target, json!({"files_only": files_only})),
-        effect,
-    )
-    .await
+    // It goes on when the caller's time is over, and says in the operation's row what came of it.
+    let operated = async move { operate(&cluster, &permit, &command.cx, intent, effect).await };
+    tokio::spawn(operated).await.map_err(|_| Problem::of(problem::INTERNAL))?
 }
 
 /// A time as a name: `20260302t090000.5z`.

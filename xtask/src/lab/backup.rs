@@ -1,5 +1,6 @@
 //! Backups: taking one of the running lab, listing, checking, restoring.
 
+mod attempt;
 mod servers;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub(crate) enum BackupVerb {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Lists the backups of the running lab.
+    /// Lists the backups of the running lab: `complete`, `running`, or `failed` with the reason.
     List,
     /// Says whether every file of a backup is the one that was backed up; needs no running lab.
     Verify {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use http::StatusCode;
 use pim_testkit::caller::{Caller, fresh_key};
@@ -109,4 +110,58 @@ async fn what_was_acknowledged_before_the_backup_is_there_and_the_lab_goes_on() 
     let (code, _) = offline(&["--restore", text(&place), "--data-dir", text(&third)]).await;
     assert_eq!(code, Some(5), "a file is damaged");
     assert!(!third.exists(), "nothing was put anywhere");
+}
+
+/// The list of backups as name and state, when it is this.
+async fn until_listed(sre: &Caller, state: &str) -> Value {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let (status, listed) = sre.get("/v1/admin/backups").await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{listed:#}");
+        if listed["items"][0]["state"] == state {
+            assert_eq!((&listed["items"][0]["name"], &listed["items"][1]), (&json!("one"), &Value::Null), "{listed:#}");
+            return listed["items"][0].clone();
+        }
+        assert!(tokio::time::Instant::now() < give_up, "no backup is {state}: {listed:#}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Guard: a backup goes on when whoever asked for it is gone (`tokio::spawn` in `make`), and the list says how it stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_running_until_it_is_complete_or_has_failed_for_a_reason() {
+    let folder = Folder::new("attempt").unwrap();
+    let data_dir = folder.path().join("lab");
+    let services = start(&data_dir).await;
+    let sre = Caller::sign_in(services.told("gateway"), "sre").await.unwrap();
+    // Nobody gets on with a pipe until somebody writes to it, and then it is no file that could be copied.
+    let pipe = data_dir.join("keys").join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let gateway = services.told("gateway").to_owned();
+    let impatient = tokio::spawn(async move {
+        let sre = Caller::sign_in(&gateway, "sre").await.unwrap();
+        sre.post("/v1/admin/backups", &fresh_key(), &json!({"name": "one"})).await
+    });
+    until_listed(&sre, "running").await;
+    impatient.abort();
+    let _gone = impatient.await;
+    let (status, refusal) = sre.post("/v1/admin/backups", &fresh_key(), &json!({"name": "one"})).await.unwrap();
+    assert_eq!(status, StatusCode::CONFLICT, "somebody is at it: {refusal:#}");
+    until_listed(&sre, "running").await;
+    let end = pipe.clone();
+    tokio::task::spawn_blocking(move || drop(std::fs::OpenOptions::new().write(true).open(end).unwrap()))
+        .await
+        .unwrap();
+    let failed = until_listed(&sre, "failed").await;
+    assert!(failed["reason"].as_str().unwrap().contains("keys/pipe"), "{failed:#}");
+    assert!(!Path::new(failed["place"].as_str().unwrap()).exists(), "nothing is left of it");
+    let (_, operations) = sre.get("/v1/admin/operations").await.unwrap();
+    let states: Vec<_> = operations["items"].as_array().unwrap().iter().map(|it| (&it["name"], &it["state"])).collect();
+    assert_eq!(states, vec![(&json!("backup.take"), &json!("refused")); 2], "{operations:#}");
+    std::fs::remove_file(&pipe).unwrap();
+    let (status, made) = sre.post("/v1/admin/backups", &fresh_key(), &json!({"name": "one"})).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{made:#}");
+    let complete = until_listed(&sre, "complete").await;
+    assert_eq!((&complete["files"], &complete["reason"]), (&made["report"]["files"], &Value::Null), "{complete:#}");
+    services.stop().await.unwrap();
 }

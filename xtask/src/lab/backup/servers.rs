@@ -14,6 +14,7 @@ use super::super::document::{print, say};
 use super::super::process::{place, run_to_end, services_on_servers};
 use super::super::{Role, journal, servers};
 use super::RestoreArgs;
+use super::attempt::{Attempt, is_name, unfinished};
 use crate::exit::Failure;
 use crate::shell::must;
 
@@ -32,23 +33,15 @@ pub(super) fn create(name: Option<&str>, json: bool) -> Result<()> {
     let fleet = servers::open()?;
     let (begun, all) = (Instant::now(), backups_of(&servers::place()?));
     let name = name.map_or_else(|| named_after(begun), str::to_owned);
-    // Whether that may be a name says the lab; until it has, nothing is made of it.
-    let made = Api::of(Role::Sre)?.patient().post("/v1/admin/backups", &json!({"name": name, "files_only": true}))?;
-    let files = PathBuf::from(made["place"].as_str().context("the lab did not say where the files are")?);
-    let place = all.join(&name);
-    if place.exists() {
-        let _goes = fs::remove_dir_all(&files);
-        return Err(Failure::Refused.because(format!("{} is there already: choose another name", place.display())));
-    }
-    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
-    let taken = fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed).and_then(|taken| {
-        // Last: a backup without it is none.
-        must(Command::new("mv").arg(&files).arg(place.join(DATA)))?;
-        Ok(taken)
-    });
-    let taken = taken.inspect_err(|_| {
-        let _nothing_is_left = (fs::remove_dir_all(&place), fs::remove_dir_all(&files));
+    let attempt = attempt_at(&all, &name)?;
+    let (made, taken) = copy(&fleet, &all, &name, json).map_err(|error| match attempt {
+        Some(ref attempt) => attempt.failed(error),
+        None => error,
     })?;
+    if let Some(attempt) = attempt {
+        attempt.end();
+    }
+    let place = all.join(&name);
     fleet.prune_archive(&sets(&all).map(|it| it.join(SERVERS)).collect::<Vec<_>>()).map_err(failed)?;
     let report = &made["report"];
     let took_ms = (Instant::now().0 - begun.0) / 1000;
@@ -58,19 +51,62 @@ pub(super) fn create(name: Option<&str>, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Lists what there is beside the servers.
+/// Says from now on that somebody is at it; refuses what is there, or is being taken. What is no name is left for the lab to
+/// refuse.
+fn attempt_at(all: &Path, name: &str) -> Result<Option<Attempt>> {
+    if !is_name(name) {
+        return Ok(None);
+    }
+    let (place, is_whole) = (all.join(name), |it: &Path| manifest_of(&it.join(DATA)).is_some());
+    let refused = |why: &str| Failure::Refused.because(format!("{} {why}: choose another name", place.display()));
+    if is_whole(&place) {
+        return Err(refused("is there already"));
+    }
+    let begun = Attempt::begin(all, name, is_whole).with_context(|| format!("cannot begin {}", place.display()))?;
+    begun.map(Some).ok_or_else(|| refused("is being taken"))
+}
+
+/// Files first, servers after them. When that does not succeed, nothing is left.
+fn copy(fleet: &Fleet, all: &Path, name: &str, json: bool) -> Result<(Value, ServersBackup)> {
+    // Whether that may be a name says the lab; until it has, nothing is made of it.
+    let made = Api::of(Role::Sre)?.patient().post("/v1/admin/backups", &json!({"name": name, "files_only": true}))?;
+    let files = PathBuf::from(made["place"].as_str().context("the lab did not say where the files are")?);
+    let place = all.join(name);
+    if place.exists() {
+        let _goes = fs::remove_dir_all(&files);
+        return Err(Failure::Refused.because(format!("{} is there already: choose another name", place.display())));
+    }
+    let taken = fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()));
+    let taken = taken.and_then(|()| fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed));
+    let taken = taken.and_then(|taken| {
+        // Last: a backup without it is none.
+        must(Command::new("mv").arg(&files).arg(place.join(DATA)))?;
+        Ok(taken)
+    });
+    let taken = taken.inspect_err(|_| {
+        let _nothing_is_left = (fs::remove_dir_all(&place), fs::remove_dir_all(&files));
+    })?;
+    Ok((made, taken))
+}
+
+/// Lists what there is beside the servers, and what is or was to be.
 pub(super) fn list(json: bool) -> Result<()> {
-    let items = sets(&backups_of(&servers::place()?)).filter_map(|place| {
+    let all = backups_of(&servers::place()?);
+    let items = sets(&all).filter_map(|place| {
         let taken = ServersBackup::of(&place.join(SERVERS)).ok()?;
         let (files, bytes) = manifest_of(&place.join(DATA))?;
         let mut item = summary(&taken, Some(files), Some(bytes));
+        item["state"] = "complete".into();
         item["name"] = place.file_name()?.to_string_lossy().into();
         item["place"] = place.display().to_string().into();
         Some((taken.began_at, item))
     });
     let mut items: Vec<_> = items.collect();
     items.sort_by_key(|(began_at, _)| *began_at);
-    let items: Vec<_> = items.into_iter().map(|(_, item)| item).collect();
+    let whole: Vec<_> = items.into_iter().map(|(_, item)| item).collect();
+    // One that is whole has just become so.
+    let unfinished = unfinished(&all).into_iter().filter(|item| whole.iter().all(|it| it["name"] != item["name"]));
+    let items: Vec<_> = whole.iter().cloned().chain(unfinished).collect();
     print("backups", &json!({"items": items, "next_cursor": null}), json);
     Ok(())
 }

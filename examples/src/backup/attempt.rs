@@ -1,0 +1,105 @@
+//! What became of backups that are not whole: one file an attempt, locked for as long as somebody is at it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use pim_core::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// No backup may be called so.
+const FOLDER: &str = ".attempts";
+/// Most attempts that are remembered; the oldest go.
+const KEPT_MAX: usize = 100;
+/// What became of one whose process has ended and that says nothing.
+const BROKEN_OFF: &str = "it was broken off: whoever took it has ended";
+
+/// Taking a backup. Dropped, also by the end of the process, it has failed.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    file: File,
+    place: PathBuf,
+    told: Told,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Told {
+    began_at: Timestamp,
+    reason: Option<String>,
+}
+
+/// An attempt that has not become a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unfinished {
+    pub(super) name: String,
+    pub(super) began_at: Timestamp,
+    /// Why it failed; none while somebody is at it.
+    pub(super) reason: Option<String>,
+}
+
+impl Attempt {
+    /// Begins one; nothing when somebody is at it already. What an earlier attempt of this name has left in `into` goes.
+    pub(super) fn begin(backups: &Path, name: &str, now: Timestamp) -> io::Result<Option<Self>> {
+        let folder = backups.join(FOLDER);
+        fs::create_dir_all(&folder)?;
+        let place = folder.join(name);
+        let is_known = place.exists();
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&place)?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        let into = backups.join(name);
+        if is_known && into.exists() && pim_data::backup::summary_of(&into).is_err() {
+            fs::remove_dir_all(&into)?;
+        }
+        forget_oldest(backups);
+        let attempt = Self { file, place, told: Told { began_at: now, reason: None } };
+        attempt.tell()?;
+        Ok(Some(attempt))
+    }
+
+    /// It is a backup.
+    pub(super) fn succeeded(self) {
+        let _stays_behind_a_whole_backup = fs::remove_file(&self.place);
+    }
+
+    /// It is none, and nothing is left of it but why.
+    pub(super) fn failed(mut self, into: &Path, reason: String) {
+        let _nothing_was_made = fs::remove_dir_all(into);
+        self.told.reason = Some(reason);
+        // Untold it counts as broken off.
+        let _untold = self.tell();
+    }
+
+    fn tell(&self) -> io::Result<()> {
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(serde_json::to_string(&self.told)?.as_bytes())
+    }
+}
+
+/// The attempts beside the backups, in no order.
+pub(super) fn unfinished(backups: &Path) -> Vec<Unfinished> {
+    let files = fs::read_dir(backups.join(FOLDER)).into_iter().flatten().flatten();
+    files
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let file = File::open(entry.path()).ok()?;
+            let is_at_it = file.try_lock_shared().is_err();
+            let told: Option<Told> = serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok();
+            let began_at = told.as_ref().map_or(Timestamp::from_micros(0), |told| told.began_at);
+            let reason = told.and_then(|told| told.reason).unwrap_or_else(|| BROKEN_OFF.to_owned());
+            Some(Unfinished { name, began_at, reason: (!is_at_it).then_some(reason) })
+        })
+        .collect()
+}
+
+fn forget_oldest(backups: &Path) {
+    let mut all = unfinished(backups);
+    all.retain(|attempt| attempt.reason.is_some());
+    all.sort_by_key(|attempt| std::cmp::Reverse(attempt.began_at));
+    for old in all.iter().skip(KEPT_MAX) {
+        let _gone_already = fs::remove_file(backups.join(FOLDER).join(&old.name));
+    }
+}

@@ -1,0 +1,149 @@
+//! What became of backups of servers that are not whole: one file an attempt, locked for as long as somebody is at it.
+//!
+//! As the lab keeps it of the backups that it takes by itself; here the lab's commands take them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use pim_servers::fleet::Instant;
+use serde_json::{Value, json};
+
+/// No backup may be called so.
+const FOLDER: &str = ".attempts";
+/// Most attempts that are remembered; the oldest go.
+const KEPT_MAX: usize = 100;
+const NAME_LEN_MAX: usize = 64;
+
+/// Whether the lab would take this for a name; what it refuses must not become a path.
+pub(super) fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    (1..=NAME_LEN_MAX).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
+}
+
+/// Taking a backup. Dropped, also by the end of the process, it has failed.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    file: File,
+    place: PathBuf,
+    began_at: Instant,
+}
+
+impl Attempt {
+    /// Begins one; nothing when somebody is at it already. What an earlier attempt of this name has left goes.
+    pub(super) fn begin(backups: &Path, name: &str, is_whole: impl Fn(&Path) -> bool) -> io::Result<Option<Self>> {
+        fs::create_dir_all(backups.join(FOLDER))?;
+        let place = backups.join(FOLDER).join(name);
+        let is_known = place.exists();
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&place)?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        let into = backups.join(name);
+        if is_known && into.exists() && !is_whole(&into) {
+            fs::remove_dir_all(&into)?;
+        }
+        forget_oldest(backups);
+        let attempt = Self { file, place, began_at: Instant::now() };
+        attempt.tell(None)?;
+        Ok(Some(attempt))
+    }
+
+    /// It is a backup, or somebody else's place.
+    pub(super) fn end(self) {
+        let _gone_already = fs::remove_file(&self.place);
+    }
+
+    /// It is none, for this reason.
+    pub(super) fn failed(&self, error: anyhow::Error) -> anyhow::Error {
+        // Untold it counts as broken off.
+        let _untold = self.tell(Some(&format!("{error:#}")));
+        error
+    }
+
+    fn tell(&self, reason: Option<&str>) -> io::Result<()> {
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(json!({"began_at": self.began_at.to_string(), "reason": reason}).to_string().as_bytes())
+    }
+}
+
+/// The attempts beside the backups, as they are listed: the oldest first.
+pub(super) fn unfinished(backups: &Path) -> Vec<Value> {
+    let files = fs::read_dir(backups.join(FOLDER)).into_iter().flatten().flatten();
+    let mut all: Vec<Value> = files
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_at_it = File::open(entry.path()).ok()?.try_lock_shared().is_err();
+            let told: Value = serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).unwrap_or_default();
+            let place = backups.join(&name).display().to_string();
+            let mut item = json!({"name": name, "place": place, "state": "running", "began_at": told["began_at"]});
+            if !is_at_it {
+                item["state"] = "failed".into();
+                let untold = "it was broken off: whoever took it has ended";
+                item["reason"] = told["reason"].as_str().unwrap_or(untold).into();
+            }
+            Some(item)
+        })
+        .collect();
+    all.sort_by_key(|item| item["began_at"].as_str().unwrap_or_default().to_owned());
+    all
+}
+
+fn forget_oldest(backups: &Path) {
+    let mut all = unfinished(backups);
+    all.retain(|item| item["state"] == "failed");
+    for old in all.iter().rev().skip(KEPT_MAX).filter_map(|item| item["name"].as_str()) {
+        let _gone_already = fs::remove_file(backups.join(FOLDER).join(old));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_running_until_whoever_is_at_it_says_why_not_or_ends() {
+        let backups = std::env::temp_dir().join(format!("pim-xtask-attempts-{}", std::process::id()));
+        let begin = || Attempt::begin(&backups, "one", |_| false).unwrap();
+        // A process that another test is starting has every file open for a moment.
+        let begin_soon = || {
+            (0..1_000).find_map(|_| {
+                begin().or_else(|| {
+                    crate::shell::pause();
+                    None
+                })
+            })
+        };
+        let listed = || unfinished(&backups).into_iter().map(|it| (it["state"].clone(), it["reason"].clone())).next();
+        let attempt = begin().expect("nobody is at it");
+        assert_eq!(listed(), Some((json!("running"), Value::Null)));
+        assert!(begin().is_none(), "somebody is at it");
+        fs::create_dir(backups.join("one")).unwrap();
+        drop(attempt);
+        let is_failed = |_: &i32| {
+            crate::shell::pause();
+            listed().is_some_and(|it| it.0 == "failed")
+        };
+        assert!((0..1_000).any(|turn| is_failed(&turn)));
+        let attempt = begin_soon().expect("nobody is at it any more");
+        assert!(!backups.join("one").exists(), "what was left of it goes");
+        drop(attempt.failed(anyhow::anyhow!("the disk is full")));
+        drop(attempt);
+        let told = Some((json!("failed"), json!("the disk is full")));
+        assert!((0..1_000).any(|_| {
+            crate::shell::pause();
+            listed() == told
+        }));
+        begin_soon().expect("it is tried again").end();
+        assert_eq!(listed(), None);
+        fs::remove_dir_all(backups).unwrap();
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        assert!(is_name("before-the-drill_2.1"));
+        assert!(["", "..", "a/b", ".attempts", "A"].iter().all(|name| !is_name(name)));
+    }
+}
