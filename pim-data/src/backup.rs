@@ -56,6 +56,12 @@ pub enum BackupError {
         /// Which.
         path: PathBuf,
     },
+    /// A disk is full.
+    #[error("the disk of {} is full: free some of it, and try again", path.display())]
+    Full {
+        /// What was being written.
+        path: PathBuf,
+    },
     /// A database failed.
     #[error("database {name} cannot be copied")]
     Database {
@@ -122,6 +128,7 @@ impl IntoProblem for BackupError {
             Self::Server { .. } => {
                 Problem::of(problem::CONFLICT).detail("rows are on servers: use their base backups and archives")
             }
+            Self::Full { .. } => Problem::of(problem::UNAVAILABLE).detail("the disk is full"),
             _ => Problem::of(problem::UNAVAILABLE),
         }
     }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use pim_servers::programs::Programs;
 use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
+use pim_servers::small_disk::SmallDisk;
 
 use crate::exit::Failure;
 use crate::mutants;
@@ -22,6 +23,8 @@ pub(crate) enum Server {
     Kafka,
     /// A Docker engine.
     Docker,
+    /// A disk that may be filled up: who runs the tests may mount one.
+    Disk,
     /// A certified OIDC provider.
     Oidc,
 }
@@ -64,8 +67,24 @@ const SUITES: &[Suite] = &[
         what: "servers as processes: a standby takes over, and nothing is left behind",
         lacks: lacks_programs,
         build: &["-p", "pim-servers", "--test", "it"],
-        flags: &["--ignored", "--skip", "a_container"],
+        flags: &["--ignored", "--skip", "a_container", "--skip", "a_full_disk"],
         tests: "",
+    },
+    Suite {
+        server: Server::Disk,
+        what: "backups of servers, and restoring them, on a disk that is full",
+        lacks: || lacks_disk().and_then(|()| lacks_programs()),
+        build: &["-p", "pim-servers", "--test", "it"],
+        flags: &["--ignored"],
+        tests: "a_full_disk",
+    },
+    Suite {
+        server: Server::Disk,
+        what: "backups of files, and restoring them, on a disk that is full",
+        lacks: lacks_disk,
+        build: &["-p", "pim-testkit", "--test", "it"],
+        flags: &["--ignored"],
+        tests: "a_full_disk",
     },
     Suite {
         server: Server::Docker,
@@ -137,6 +156,10 @@ fn lacks_programs() -> Result<(), String> {
 
 fn lacks_engine() -> Result<(), String> {
     if docker_answers() { Ok(()) } else { Err("no Docker engine answers: start `dockerd`".to_owned()) }
+}
+
+fn lacks_disk() -> Result<(), String> {
+    SmallDisk::is_to_be_had().map_err(|why| format!("no disk can be mounted: {why}"))
 }
 
 /// Runs the suites.

@@ -26,5 +26,6 @@ pub mod image;
 pub mod local;
 pub mod programs;
 pub mod shared;
+pub mod small_disk;
 pub mod temporary;
 mod wait;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use pim_core::clock::Timestamp;
+use pim_core::clock::{Clock, Timestamp};
 use pim_data::backup::{BackupError, RestorePoint, RestoreReport};
-use pim_data::cluster::ClusterSettings;
+use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_events::{BusError, BusSettings, EmbeddedBus, Origin, OutboxError, ReadStore, Source, StoreError};
 use serde::Serialize;
 
@@ -70,7 +70,7 @@ pub enum RestoreError {
 /// restored there before.
 ///
 /// # Errors
-/// [`RestoreError`]; a directory that was not finished is not opened by anybody.
+/// [`RestoreError`]; nothing is left of it then, but for [`RestoreError::Audit`].
 pub async fn restore(
     from: &Path,
     point: &RestorePoint,
@@ -84,7 +84,28 @@ pub async fn restore(
     settings.servers = servers.as_ref().map(|it| it.servers.clone());
     let clock = settings.clock.clone();
     let (cluster, report) = pim_data::backup::restore(from, point, settings, schema).await?;
-    let sources = Source::all(&cluster);
+    let rebased = rebase(into, &cluster, &report, servers, clock).await;
+    drop(cluster);
+    if rebased.is_err() {
+        // Nobody should take it for a restored one.
+        let _best_effort = std::fs::remove_dir_all(into);
+    }
+    let (outboxes_rebased, positions_rebased) = rebased?;
+    if !report.audit.verified {
+        return Err(RestoreError::Audit { findings: report.audit.findings.len() });
+    }
+    Ok(Restored { report, outboxes_rebased, positions_rebased })
+}
+
+/// Makes outboxes and consumers agree with the log in the backup: how many outboxes, and how many positions.
+async fn rebase(
+    into: &Path,
+    cluster: &Cluster,
+    report: &RestoreReport,
+    servers: Option<ServerPlaces>,
+    clock: Clock,
+) -> Result<(usize, u64), RestoreError> {
+    let sources = Source::all(cluster);
     for source in &sources {
         if let Some(pruned_until) = source.pruned_until().await?.filter(|it| *it >= report.taken_at) {
             return Err(RestoreError::Horizon { origin: source.origin, taken_at: report.taken_at, pruned_until });
@@ -101,8 +122,5 @@ pub async fn restore(
     for source in &sources {
         source.rebase().await?;
     }
-    if !report.audit.verified {
-        return Err(RestoreError::Audit { findings: report.audit.findings.len() });
-    }
-    Ok(Restored { report, outboxes_rebased: sources.len(), positions_rebased })
+    Ok((sources.len(), positions_rebased))
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::BackupError;
 use crate::audit::hex;
-use crate::backend::{Db, Statement};
+use crate::backend::{Db, DbError, Statement};
 use crate::cluster::{CONTROL, Cluster};
 
 const MANIFEST: &str = "backup.toml";
@@ -108,7 +108,7 @@ impl Cluster {
     /// The folder then also has the key that signs checkpoints: whoever reads it may sign.
     ///
     /// # Errors
-    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    /// [`BackupError`]; nothing is left of it then.
     pub async fn back_up(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
         self.is_embedded(companions)?;
         self.back_up_files(into, companions).await
@@ -118,14 +118,23 @@ impl Cluster {
     /// be taken after this, so that nothing here is ahead of them.
     ///
     /// # Errors
-    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    /// [`BackupError`]; nothing is left of it then.
     pub async fn back_up_files(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
-        let (begun, taken_at) = (Instant::now(), self.clock().now());
         if into.exists() {
             return Err(BackupError::Taken { path: into.to_path_buf() });
         }
         // Of two copies neither might have the rows of a bucket that moves in between.
         let _standing = self.0.directory.moving()?.ok_or(BackupError::Moving)?;
+        let copied = self.copy_all(into, companions).await;
+        if copied.is_err() {
+            // It would keep the disk full, and the name taken.
+            let _nothing_was_made = fs::remove_dir_all(into);
+        }
+        copied
+    }
+
+    async fn copy_all(&self, into: &Path, companions: &[Companion<'_>]) -> Result<BackupReport, BackupError> {
+        let (begun, taken_at) = (Instant::now(), self.clock().now());
         let shards = into.join("shards");
         fs::create_dir_all(&shards).map_err(io_error("make", &shards))?;
         let from = self.data_dir();
@@ -175,8 +184,19 @@ async fn copy_database(db: &Db, place: &Path) -> Result<(), BackupError> {
         return Err(BackupError::Server { name });
     }
     let copy = Statement::sqlite("VACUUM INTO ?").bind(place.to_string_lossy().into_owned());
-    db.query(copy).await.map_err(|source| BackupError::Database { name, source })?;
-    Ok(())
+    db.query(copy).await.map(drop).map_err(|source| match is_full(&source) {
+        true => BackupError::Full { path: place.to_path_buf() },
+        false => BackupError::Database { name, source },
+    })
+}
+
+/// Whether a database says that the disk is full, which the embedded engine does with its own words.
+fn is_full(error: &DbError) -> bool {
+    match error {
+        DbError::Full { .. } => true,
+        DbError::Engine(driver) => driver.to_string().contains("disk is full"),
+        _ => false,
+    }
 }
 
 async fn copy_folder(from: &Path, into: &Path, name: &str) -> Result<(), BackupError> {
@@ -266,5 +286,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
     let path = path.to_path_buf();
-    move |source| BackupError::Io { doing, path, source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BackupError::Full { path },
+        _ => BackupError::Io { doing, path, source },
+    }
 }

@@ -51,7 +51,7 @@ pub struct RestorePoint {
 /// these records, and without no others.
 ///
 /// # Errors
-/// [`BackupError`]; a directory that was not finished has no layout and is not opened by anybody.
+/// [`BackupError`]; nothing is left of it then.
 pub async fn restore(
     from: &Path,
     point: &RestorePoint,
@@ -61,7 +61,7 @@ pub async fn restore(
     let begun = Instant::now();
     let (from, into) = (from.to_path_buf(), settings.data_dir.clone());
     let age_at = settings.clock.now();
-    let manifest = blocking(move || put_back(&from, &into)).await?;
+    let (manifest, unfinished) = blocking(move || put_back(&from, &into)).await?;
     let origin = point.origin.as_ref().map(|named| (named.as_path(), true));
     let origin = origin.or(manifest.data_dir.as_deref().map(|guessed| (guessed, false)));
     let cluster = crate::cluster::open_as_it_is(settings, schema).await?;
@@ -88,6 +88,7 @@ pub async fn restore(
         audit,
         checkpoints,
     };
+    unfinished.finish();
     Ok((cluster, report))
 }
 
@@ -116,7 +117,24 @@ fn check_files(from: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     Ok(())
 }
 
-fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
+/// What has been put into a directory so far. It goes, unless the restore comes to its end.
+#[must_use]
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // What was mounted there stays, and is empty again.
+        let _best_effort = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Unfinished), BackupError> {
     let manifest = Manifest::of(from)?;
     // An empty folder may be what somebody has mounted for it.
     if into.exists() && !fs::read_dir(into).is_ok_and(|mut entries| entries.next().is_none()) {
@@ -124,6 +142,7 @@ fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
     }
     // All of them before the first is put anywhere.
     check_files(from, &manifest)?;
+    let unfinished = Unfinished(into.to_path_buf());
     fs::create_dir_all(into).map_err(io_error("make", into))?;
     let is_layout = |entry: &&Entry| entry.path == LAYOUT;
     let (last, first): (Vec<_>, Vec<_>) = manifest.files.iter().partition(is_layout);
@@ -135,5 +154,5 @@ fn put_back(from: &Path, into: &Path) -> Result<Manifest, BackupError> {
         fs::copy(from.join(&entry.path), &target).map_err(io_error("copy", &target))?;
         File::open(&target).and_then(|file| file.sync_all()).map_err(io_error("sync", &target))?;
     }
-    Ok(manifest)
+    Ok((manifest, unfinished))
 }

@@ -21,7 +21,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 pub enum BackupError {
     /// The servers of the lab.
     #[error(transparent)]
-    Fleet(#[from] FleetError),
+    Fleet(FleetError),
     /// A server did not recover.
     #[error(transparent)]
     Recovery(RecoveryError),
@@ -93,6 +93,18 @@ impl From<LocalError> for BackupError {
                 Self::Full { folder }
             }
             error => Self::Fleet(error.into()),
+        }
+    }
+}
+
+impl From<FleetError> for BackupError {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::Server(error) => error.into(),
+            FleetError::Path { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Self::Full { folder: path }
+            }
+            error => Self::Fleet(error),
         }
     }
 }
@@ -264,20 +276,28 @@ impl Fleet {
     /// this one needs any more is removed from there. Tells each step.
     ///
     /// # Errors
-    /// [`BackupError`]; what is there then has no manifest, and is no backup.
+    /// [`BackupError`]; nothing is left of it then.
     pub fn back_up(&self, into: &Path, tell: &mut dyn FnMut(&str)) -> Result<ServersBackup, BackupError> {
         if into.exists() {
             return Err(BackupError::Taken { folder: into.to_owned() });
         }
+        self.copy_into(into, tell).inspect_err(|_| {
+            // It would keep the disk full, and the name taken.
+            let _nothing_was_made = fs::remove_dir_all(into);
+        })
+    }
+
+    fn copy_into(&self, into: &Path, tell: &mut dyn FnMut(&str)) -> Result<ServersBackup, BackupError> {
         let began_at = Instant::now();
         let archive = self.begin_archive()?;
-        fs::create_dir_all(into).and_then(|()| self.programs.give(into)).map_err(at(into.to_owned()))?;
+        let folder = |source| BackupError::from(LocalError::Folder { folder: into.to_owned(), source });
+        fs::create_dir_all(into).and_then(|()| self.programs.give(into)).map_err(folder)?;
         for shard in groups(self.shards) {
             let (server, group) = (self.primary_of(shard)?, group_of(shard));
             tell(&format!("{group}: base backup of {}", server.name()));
             server.base_backup(&into.join(&group))?;
         }
-        let (files, bytes) = size_of(into).map_err(at(into.to_owned()))?;
+        let (files, bytes) = size_of(into).map_err(folder)?;
         let (shards, version, password) = (self.shards, self.programs.major(), self.password.clone());
         let finished_at = Instant::now();
         let backup = ServersBackup { began_at, finished_at, shards, version, archive, files, bytes, password };

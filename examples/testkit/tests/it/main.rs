@@ -1,6 +1,7 @@
 //! What the lab promises as a whole, checked from outside.
 
 mod a_cycle_submits_each_claim_once;
+mod a_full_disk_is_named;
 mod answers_are_as_documented;
 mod backups_restore_to_a_lab;
 mod bad_input_is_named;

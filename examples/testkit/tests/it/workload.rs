@@ -115,7 +115,6 @@ impl Workload {
     }
 
     /// How many writes were refused or had no answer.
-    #[cfg(feature = "postgres")]
     pub(crate) async fn failed(&self) -> usize {
         self.0.told.lock().await.unknown.len()
     }
@@ -132,7 +131,6 @@ impl Workload {
     }
 
     /// Lets the writers finish what they are at.
-    #[cfg(feature = "postgres")]
     pub(crate) async fn rest(&self, mut writers: JoinSet<()>) {
         self.0.is_over.store(true, Ordering::SeqCst);
         while writers.join_next().await.is_some() {}
