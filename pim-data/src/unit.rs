@@ -263,7 +263,7 @@ fn select(
 ) -> Statement {
     if engine == Engine::Postgres {
         let select = Statement::of(SqlPair::generated_postgres(calls.load.clone()));
-        return select.bind(scope::argument(scope)).bind(submission).bind(home).bind(id);
+        return select.bind_all(scope::parts(scope).map(Value::Text)).bind(submission).bind(home).bind(id);
     }
     let (reach, reach_binds) = scope::predicate(scope);
     let select = format!(

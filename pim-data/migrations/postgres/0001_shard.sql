@@ -23,9 +23,18 @@ CREATE TABLE pim_bucket_owned (
 );
 GRANT SELECT ON pim_bucket_owned, pim_migration, pim_routine TO pim_app;
 
--- The bucket that a minted id carries: the three hexadecimal digits behind the version digit of a UUIDv8.
-CREATE FUNCTION pim_bucket_of(id uuid) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN ('x' || substr(id::text, 16, 3))::bit(12)::int::bigint;
+-- The bucket that a minted id carries: the three hexadecimal digits behind the version digit of a UUIDv8. In PL/pgSQL, because
+-- the body of an SQL function in a CHECK is parsed and planned anew by every statement that writes.
+CREATE FUNCTION pim_bucket_of(id uuid) RETURNS bigint LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+  RETURN ('x' || substr(id::text, 16, 3))::bit(12)::int::bigint;
+END $$;
+
+-- What records and trail are checked for is checked by types: a table's own CHECK is read from its text and planned by each
+-- statement that writes.
+CREATE DOMAIN pim_ordinal AS bigint CHECK (VALUE > 0);
+CREATE DOMAIN pim_digest AS bytea CHECK (length(VALUE) = 32);
+CREATE DOMAIN pim_lane AS bigint CHECK (VALUE BETWEEN 0 AND 63);
 
 -- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them.
 CREATE FUNCTION pim_owned() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -55,12 +64,12 @@ GRANT SELECT, INSERT, UPDATE ON key_head TO pim_app;
 
 -- What makes a retry the same request, and the answer that it gets; n is the home key's number after it.
 CREATE TABLE idempotency (
-  scope bytea PRIMARY KEY CHECK (length(scope) = 32),
+  scope pim_digest PRIMARY KEY,
   bucket bigint NOT NULL,
-  body bytea NOT NULL CHECK (length(body) = 32),
+  body pim_digest NOT NULL,
   status bigint NOT NULL,
   answer text NOT NULL,
-  n bigint NOT NULL CHECK (n >= 0),
+  n bigint NOT NULL,
   request_id uuid NOT NULL,
   created_at bigint NOT NULL
 );
@@ -69,10 +78,10 @@ GRANT SELECT, INSERT, DELETE ON idempotency TO pim_app;
 
 -- One hash chain a lane. The body is canonical JSON, kept as text; hash = SHA-256(previous || body).
 CREATE TABLE audit (
-  lane bigint NOT NULL CHECK (lane BETWEEN 0 AND 63),
-  seq bigint NOT NULL CHECK (seq > 0),
-  previous bytea NOT NULL CHECK (length(previous) = 32),
-  hash bytea NOT NULL CHECK (length(hash) = 32),
+  lane pim_lane NOT NULL,
+  seq pim_ordinal NOT NULL,
+  previous pim_digest NOT NULL,
+  hash pim_digest NOT NULL,
   body text NOT NULL,
   at bigint NOT NULL,
   request_id uuid NOT NULL,

@@ -33,6 +33,7 @@ CREATE INDEX {table}_history_home ON {table}_history (home_key);
 -- microsecond after the one before it, whatever the clock says.
 CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
+  row_id uuid := coalesce(NEW.id, OLD.id);
   wall bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
   last_to bigint;
   begins bigint;
@@ -44,12 +45,14 @@ BEGIN
   ELSE
     begins := wall;
   END IF;
+  -- Only the newest period can be open. It is looked up as that, so that a row of a thousand versions costs no more than a
+  -- new one; the id is a variable, because an expression would keep the index from being read backwards.
   UPDATE {table}_history h SET valid_to = greatest(begins, h.valid_from + 1)
-    WHERE h.id = coalesce(NEW.id, OLD.id) AND h.valid_to IS NULL RETURNING h.valid_to INTO last_to;
+    WHERE h.history_seq = (SELECT p.history_seq FROM {table}_history p WHERE p.id = row_id ORDER BY p.valid_from DESC LIMIT 1)
+      AND h.valid_to IS NULL RETURNING h.valid_to INTO last_to;
   IF NOT FOUND THEN
     -- A row may come again after it went.
-    SELECT h.valid_to INTO last_to FROM {table}_history h WHERE h.id = coalesce(NEW.id, OLD.id)
-      ORDER BY h.valid_from DESC LIMIT 1;
+    SELECT h.valid_to INTO last_to FROM {table}_history h WHERE h.id = row_id ORDER BY h.valid_from DESC LIMIT 1;
   END IF;
   begins := greatest(begins, last_to);
   IF TG_OP <> 'DELETE' THEN

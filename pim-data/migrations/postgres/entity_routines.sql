@@ -34,23 +34,6 @@ BEGIN
   END IF;
 END $$;
 
--- Reads one row in order to change it, and looks up in the same snapshot whether the request was answered before.
-CREATE OR REPLACE FUNCTION public.pim_l_{table}_{digest}(scope jsonb, submission bytea, home uuid, wanted uuid, OUT body bytea,
-  OUT status bigint, OUT answer text, OUT answered bigint, OUT n bigint, OUT id uuid, OUT home_key uuid, OUT facility_id uuid, OUT version bigint,
-  OUT created_at bigint, OUT updated_at bigint{out_columns})
-LANGUAGE plpgsql STABLE AS $$
-#variable_conflict use_column
-DECLARE
-  nothing text;
-BEGIN
-  nothing := public.pim_scope(scope);
-  SELECT i.body, i.status, i.answer, i.n, k.n, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
-    INTO body, status, answer, answered, n, id, home_key, facility_id, version, created_at, updated_at{names}
-    FROM (SELECT 1) one LEFT JOIN public.idempotency i ON i.scope = submission
-    LEFT JOIN public.key_head k ON k.key = home
-    LEFT JOIN public.{table}_row r ON r.id = wanted AND r.home_key = home;
-END $$;
-
 -- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
 CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(scope jsonb, home uuid, behind uuid, most bigint)
 RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})

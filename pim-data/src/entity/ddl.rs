@@ -72,19 +72,28 @@ fn history_triggers(table: &Table) -> String {
     let columns = all_columns(table).collect::<Vec<_>>().join(", ");
     let new = all_columns(table).map(|column| format!("NEW.{column}")).collect::<Vec<_>>().join(", ");
     let wall = "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)";
-    // A period begins at least one microsecond after the one before it, whatever the clock says.
-    let after_last = format!("COALESCE((SELECT MAX(valid_from) FROM {name}_history WHERE id = NEW.id) + 1, 0)");
+    // Only the newest period can be open. It is looked up as that, so that a row of a thousand versions costs no more.
+    let newest = |row: &str, what: &str| {
+        format!("(SELECT {what} FROM {name}_history WHERE id = {row}.id ORDER BY valid_from DESC LIMIT 1)")
+    };
+    // A period begins at least one microsecond after the one before it, and not before that has ended, whatever the clock says.
+    let after_last = format!("COALESCE({}, 0)", newest("NEW", "COALESCE(valid_to, valid_from + 1)"));
     let told = format!("CASE WHEN NEW.updated_at > OLD.updated_at THEN NEW.updated_at ELSE {wall} END");
+    let close = |row: &str, at: &str| {
+        let newest = newest(row, "history_seq");
+        format!(
+            "UPDATE {name}_history SET valid_to = MAX({at}, valid_from + 1)\n    \
+             WHERE history_seq = {newest} AND valid_to IS NULL;"
+        )
+    };
+    let (close_before, close_last) = (close("NEW", &told), close("OLD", wall));
     format!(
         "CREATE TRIGGER {name}_history_insert AFTER INSERT ON {name}_row BEGIN\n  \
            INSERT INTO {name}_history ({columns}, valid_from) VALUES ({new}, MAX(NEW.updated_at, {after_last}));\nEND;\n\
          CREATE TRIGGER {name}_history_update AFTER UPDATE ON {name}_row BEGIN\n  \
-           INSERT INTO {name}_history ({columns}, valid_from) VALUES ({new}, MAX({told}, {after_last}));\n  \
-           UPDATE {name}_history SET valid_to = (SELECT MAX(valid_from) FROM {name}_history WHERE id = NEW.id)\n    \
-             WHERE id = NEW.id AND valid_to IS NULL AND history_seq < (SELECT MAX(history_seq) FROM {name}_history WHERE id = NEW.id);\n\
-         END;\n\
-         CREATE TRIGGER {name}_history_delete AFTER DELETE ON {name}_row BEGIN\n  \
-           UPDATE {name}_history SET valid_to = MAX({wall}, valid_from + 1) WHERE id = OLD.id AND valid_to IS NULL;\nEND;\n"
+           {close_before}\n  \
+           INSERT INTO {name}_history ({columns}, valid_from) VALUES ({new}, MAX({told}, {after_last}));\nEND;\n\
+         CREATE TRIGGER {name}_history_delete AFTER DELETE ON {name}_row BEGIN\n  {close_last}\nEND;\n"
     )
 }
 

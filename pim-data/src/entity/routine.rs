@@ -13,13 +13,15 @@ const ROUTINES: &str = include_str!("../../migrations/postgres/entity_routines.s
 /// the row is looked for: what is looked for comes out of the same sub-select, and `OFFSET 0` keeps either from being merged
 /// into what is around it. Were it otherwise, the policy would show nothing.
 const READ: &str = include_str!("../../migrations/postgres/entity_read.sql");
+/// The same with the stored answer of a submission, for a unit that is about to change the row.
+const LOAD: &str = include_str!("../../migrations/postgres/entity_load.sql");
 
 /// The calls of one entity's functions, as statements.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     /// `context, record, tail` to the key's number and a stored answer.
     pub(crate) write: String,
-    /// `scope, idempotency scope, home key, id` to the stored answer, the key's number and the row.
+    /// The three parts of a scope, an idempotency scope, home key and id, to the stored answer, the key's number and the row.
     pub(crate) load: String,
     /// The three parts of a scope, and an id, to the key's number and the row.
     pub(crate) read: String,
@@ -37,7 +39,7 @@ impl Calls {
             |what: &str, marks: &str| format!("SELECT * FROM public.pim_{what}_{}_{digest}({marks})", table.name);
         Self {
             write: call("w", "?, ?, ?"),
-            load: call("l", "?, ?, ?, ?"),
+            load: fill(LOAD, table, &digest),
             read: fill(READ, table, &digest),
             list: call("s", "?, ?, ?, ?"),
             history: call("h", "?, ?, ?"),
@@ -98,7 +100,6 @@ fn fill(template: &str, table: &Table, digest: &str) -> String {
         .replace("{row_names}", &each(&|column| format!(", r.{}", column.name)))
         .replace("{given_names}", &each(&|column| format!(", given.{}", column.name)))
         .replace("{sets}", &each(&|column| format!(", {0} = given.{0}", column.name)))
-        .replace("{out_columns}", &each(&|column| format!(", OUT {} {}", column.name, storage(column.kind))))
         .replace("{typed}", &each(&|column| format!(", {} {}", column.name, storage(column.kind))))
 }
 
