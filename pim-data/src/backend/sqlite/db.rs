@@ -121,6 +121,10 @@ impl Db {
     }
 }
 
+/// Pages that a reading connection keeps, in KiB after the minus. There are many such connections, and the file's pages are in the
+/// system's cache once for all.
+const READER_CACHE: &str = "-512";
+
 async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<Conn, DbError> {
     let mut options = SqliteConnectOptions::new()
         .filename(path)
@@ -128,7 +132,7 @@ async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<
         .statement_cache_capacity(96)
         .disable_statement_logging();
     options = if read_only {
-        options.read_only(true)
+        options.read_only(true).pragma("cache_size", READER_CACHE)
     } else {
         options
             .create_if_missing(true)
