@@ -13,7 +13,7 @@ mod maps;
 mod restore;
 
 pub use archive::{BackupReport, BackupSummary, Companion, summary_of};
-pub use restore::{RestorePoint, RestoreReport, check, restore};
+pub use restore::{Restoration, RestorePoint, RestoreReport, check, restore};
 
 use std::io;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ mod lag;
 mod open;
 mod shard;
 
+pub(crate) use directory::HALF_RESTORED;
 pub use directory::{Access, DirectoryError};
 pub use endpoint::{EndpointFinding, EndpointHealth};
 pub use group::PrimaryState;

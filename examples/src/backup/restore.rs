@@ -83,14 +83,12 @@ pub async fn restore(
     let mut settings = ClusterSettings::at(into);
     settings.servers = servers.as_ref().map(|it| it.servers.clone());
     let clock = settings.clock.clone();
-    let (cluster, report) = pim_data::backup::restore(from, point, settings, schema).await?;
-    let rebased = rebase(into, &cluster, &report, servers, clock).await;
-    drop(cluster);
-    if rebased.is_err() {
-        // Nobody should take it for a restored one.
-        let _best_effort = std::fs::remove_dir_all(into);
-    }
+    let restoration = pim_data::backup::restore(from, point, settings, schema).await?;
+    let rebased = rebase(into, &restoration.cluster, &restoration.report, servers, clock).await;
+    // Until everything agrees nobody can take it for a restored one.
     let (outboxes_rebased, positions_rebased) = rebased?;
+    let (cluster, report) = restoration.finish()?;
+    drop(cluster);
     if !report.audit.verified {
         return Err(RestoreError::Audit { findings: report.audit.findings.len() });
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error};
 use super::{BackupError, maps};
 use crate::audit::{LaterCheckpoints, VerifyReport};
-use crate::cluster::{Cluster, ClusterSettings};
+use crate::cluster::{Cluster, ClusterSettings, HALF_RESTORED};
 use crate::schema::Schema;
 
 /// A backup that was restored.
@@ -50,6 +50,8 @@ pub struct RestorePoint {
 /// restored state stay as well; the signed line of the restore gives them up, and from then on the trail verifies without
 /// these records, and without no others.
 ///
+/// Nobody else opens the directory before [`Restoration::finish`], also when this process is killed on the way.
+///
 /// # Errors
 /// [`BackupError`]; nothing is left of it then.
 pub async fn restore(
@@ -57,11 +59,11 @@ pub async fn restore(
     point: &RestorePoint,
     settings: ClusterSettings,
     schema: Schema,
-) -> Result<(Cluster, RestoreReport), BackupError> {
+) -> Result<Restoration, BackupError> {
     let begun = Instant::now();
     let (from, into) = (from.to_path_buf(), settings.data_dir.clone());
     let age_at = settings.clock.now();
-    let (manifest, unfinished) = blocking(move || put_back(&from, &into)).await?;
+    let (manifest, pending) = blocking(move || put_back(&from, &into)).await?;
     let origin = point.origin.as_ref().map(|named| (named.as_path(), true));
     let origin = origin.or(manifest.data_dir.as_deref().map(|guessed| (guessed, false)));
     let cluster = crate::cluster::open_as_it_is(settings, schema).await?;
@@ -88,8 +90,7 @@ pub async fn restore(
         audit,
         checkpoints,
     };
-    unfinished.finish();
-    Ok((cluster, report))
+    Ok(Restoration { cluster, report, pending })
 }
 
 /// Whether every file of a backup is the one that was backed up.
@@ -117,24 +118,66 @@ fn check_files(from: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// What has been put into a directory so far. It goes, unless the restore comes to its end.
-#[must_use]
-struct Unfinished(PathBuf);
+/// A directory whose rows are restored, and which is kept shut until whoever restores has put the rest right too.
+///
+/// Dropping it removes the directory.
+#[derive(Debug)]
+#[must_use = "dropping it removes what was restored"]
+pub struct Restoration {
+    /// What was restored.
+    pub cluster: Cluster,
+    /// What it came to.
+    pub report: RestoreReport,
+    pending: Pending,
+}
 
-impl Unfinished {
-    fn finish(self) {
-        std::mem::forget(self);
+impl Restoration {
+    /// Lets everybody open the directory.
+    ///
+    /// # Errors
+    /// [`BackupError::Io`]; nothing is left of it then.
+    pub fn finish(self) -> Result<(Cluster, RestoreReport), BackupError> {
+        let Self { cluster, report, pending } = self;
+        pending.finish()?;
+        Ok((cluster, report))
     }
 }
 
-impl Drop for Unfinished {
+/// What has been put into a directory so far. It goes, unless the restore comes to its end.
+#[derive(Debug)]
+struct Pending(PathBuf);
+
+impl Pending {
+    fn in_folder(folder: &Path) -> Result<Self, BackupError> {
+        let pending = Self(folder.to_path_buf());
+        fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        let marker = folder.join(HALF_RESTORED);
+        File::create(&marker).and_then(|file| file.sync_all()).map_err(io_error("make", &marker))?;
+        sync_folder(folder)?;
+        Ok(pending)
+    }
+
+    fn finish(self) -> Result<(), BackupError> {
+        let marker = self.0.join(HALF_RESTORED);
+        fs::remove_file(&marker).map_err(io_error("remove", &marker))?;
+        sync_folder(&self.0)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
     fn drop(&mut self) {
         // What was mounted there stays, and is empty again.
         let _best_effort = fs::remove_dir_all(&self.0);
     }
 }
 
-fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Unfinished), BackupError> {
+fn sync_folder(folder: &Path) -> Result<(), BackupError> {
+    File::open(folder).and_then(|it| it.sync_all()).map_err(io_error("sync", folder))
+}
+
+fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Pending), BackupError> {
     let manifest = Manifest::of(from)?;
     // An empty folder may be what somebody has mounted for it.
     if into.exists() && !fs::read_dir(into).is_ok_and(|mut entries| entries.next().is_none()) {
@@ -142,8 +185,7 @@ fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Unfinished), BackupEr
     }
     // All of them before the first is put anywhere.
     check_files(from, &manifest)?;
-    let unfinished = Unfinished(into.to_path_buf());
-    fs::create_dir_all(into).map_err(io_error("make", into))?;
+    let pending = Pending::in_folder(into)?;
     let is_layout = |entry: &&Entry| entry.path == LAYOUT;
     let (last, first): (Vec<_>, Vec<_>) = manifest.files.iter().partition(is_layout);
     for entry in first.into_iter().chain(last) {
@@ -154,5 +196,5 @@ fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Unfinished), BackupEr
         fs::copy(from.join(&entry.path), &target).map_err(io_error("copy", &target))?;
         File::open(&target).and_then(|file| file.sync_all()).map_err(io_error("sync", &target))?;
     }
-    Ok((manifest, unfinished))
+    Ok((manifest, pending))
 }

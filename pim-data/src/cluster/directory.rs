@@ -14,6 +14,8 @@ use crate::backend::Engine;
 const FORMAT: u32 = 1;
 const MAP_FILE: &str = "shard-map.toml";
 const LAYOUT_FILE: &str = "layout.toml";
+/// Stands in a directory into which a backup is being put.
+pub(crate) const HALF_RESTORED: &str = "HALF-RESTORED";
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether others may have the data directory open too.
@@ -36,6 +38,12 @@ pub enum DirectoryError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// A backup is being put into it, or whoever did so was killed.
+    #[error("data directory {} is half restored: wait for the restore, or remove the directory and restore again", path.display())]
+    HalfRestored {
+        /// The folder.
+        path: PathBuf,
     },
     /// Another process has it.
     #[error("data directory {} is in use by another process: stop it or choose another directory", path.display())]
@@ -232,6 +240,14 @@ impl Directory {
     pub(crate) fn publish_map(&self, map: &ShardMap) -> Result<(), DirectoryError> {
         write_synced(&self.path.join(MAP_FILE), map.to_toml().as_bytes())
     }
+}
+
+/// Refuses a directory whose epochs may not have been raised yet, so that numbers that were lost would be given out again.
+pub(super) fn check_restored(path: &Path) -> Result<(), DirectoryError> {
+    if path.join(HALF_RESTORED).exists() {
+        return Err(DirectoryError::HalfRestored { path: path.to_path_buf() });
+    }
+    Ok(())
 }
 
 /// Refuses a directory of another kind; which databases it has had.

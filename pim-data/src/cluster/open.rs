@@ -10,7 +10,7 @@ use std::time::Duration;
 use pim_core::shard::{Shard as Described, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
 
-use super::directory::Directory;
+use super::directory::{Directory, check_restored};
 use super::shard::Shard;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner, name_of};
 use crate::backend::{DbError, Engine, SqlPair};
@@ -107,12 +107,13 @@ enum Fit<'a> {
 }
 
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
+    check_restored(&settings.data_dir)?;
     let cluster = open_as_it_is(settings, schema).await?;
     crate::fence::finish_interrupted(&cluster).await?;
     Ok(cluster)
 }
 
-/// As [`open`], but leaves a publication as it was interrupted.
+/// As [`open`], but leaves a publication as it was interrupted; for whoever restores.
 pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
     if settings.replica_delay > REPLICA_DELAY_MAX {
         return Err(OpenError::Setting { setting: "replica_delay", most: "10 s" });

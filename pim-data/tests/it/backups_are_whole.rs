@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pim_data::backup::{BackupError, RestorePoint, restore};
-use pim_data::cluster::ClusterSettings;
+use pim_data::backup::{BackupError, Restoration, RestorePoint, restore};
+use pim_data::cluster::{Cluster, ClusterSettings, DirectoryError, OpenError};
 use pim_data::consistency::Consistency;
 use pim_data::unit::Tries;
 
@@ -53,8 +53,8 @@ async fn a_backup_under_load_has_what_was_acknowledged_before_it_and_verifies() 
 
     let elsewhere = Folder::new();
     let into = elsewhere.path().join("restored");
-    let (cluster, report) =
-        restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema()).await.expect("restores");
+    let restoration = restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema()).await;
+    let (cluster, report) = restoration.and_then(Restoration::finish).expect("restores");
     assert!(report.audit.verified, "{report:?}");
     assert_eq!((report.audit.checkpoints, report.map_version), (2, 2), "the backup signed one more");
     let restored = World { cluster, policy: policy(), folder: elsewhere };
@@ -101,7 +101,32 @@ async fn what_is_no_whole_backup_is_refused() {
     ));
     assert!(!elsewhere.path().join("restored").exists(), "nothing was put anywhere");
     std::fs::write(&file, whole).expect("writes");
-    restore(&place, &RestorePoint::default(), to(), schema()).await.expect("restores");
+    let restored = restore(&place, &RestorePoint::default(), to(), schema()).await.expect("restores");
+    drop(restored);
+    assert!(!elsewhere.path().join("restored").exists(), "who does not finish leaves nothing");
+}
+
+/// Guard: whoever is killed while they restore leaves a directory that nobody opens: its numbers may be given out twice.
+#[tokio::test]
+async fn a_restore_that_was_broken_off_opens_for_nobody() {
+    let world = World::new(2).await;
+    let account = world.register().await;
+    let place = world.folder.path().join("backups").join("one");
+    world.cluster.back_up(&place, &[]).await.expect("backs up");
+    let elsewhere = Folder::new();
+    let into = elsewhere.path().join("restored");
+    let restored = restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema()).await;
+    let restored = restored.expect("restores");
+    let refused = Cluster::open(ClusterSettings::at(&into), schema()).await;
+    assert!(
+        matches!(refused, Err(OpenError::Directory(DirectoryError::HalfRestored { .. }))),
+        "what a kill at this instant leaves: {refused:?}"
+    );
+    let (cluster, _) = restored.finish().expect("lets everybody in");
+    drop(cluster);
+    let cluster = Cluster::open(ClusterSettings::at(&into), schema()).await.expect("opens");
+    let opened = World { cluster, policy: policy(), folder: elsewhere };
+    opened.change(account.id, |account| account.points = 1).await.expect("takes writes");
 }
 
 #[tokio::test]
@@ -114,6 +139,6 @@ async fn recovery_point_is_the_age_of_the_backup() {
     let elsewhere = Folder::new();
     let mut settings = ClusterSettings::at(elsewhere.path().join("restored"));
     settings.clock = clock;
-    let (_, report) = restore(&place, &RestorePoint::default(), settings, schema()).await.expect("restores");
-    assert_eq!(report.recovery_point_ms, 90_000);
+    let restored = restore(&place, &RestorePoint::default(), settings, schema()).await.expect("restores");
+    assert_eq!(restored.report.recovery_point_ms, 90_000);
 }

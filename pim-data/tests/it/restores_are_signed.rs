@@ -31,7 +31,7 @@ async fn backed_up() -> (World, Account, PathBuf) {
 
 async fn restored(from: &Path, point: &RestorePoint) -> Result<(World, RestoreReport), BackupError> {
     let folder = Folder::new();
-    let (cluster, report) = restore(from, point, ClusterSettings::at(folder.path()), schema()).await?;
+    let (cluster, report) = restore(from, point, ClusterSettings::at(folder.path()), schema()).await?.finish()?;
     Ok((World { cluster, policy: policy(), folder }, report))
 }
 

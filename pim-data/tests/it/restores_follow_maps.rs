@@ -35,7 +35,7 @@ async fn restored(
     let (from, into) = (old.path().join("backup"), Folder::new());
     let settings = ClusterSettings::at(into.path()).with_servers(crate::server::provide(old.path(), 2));
     let point = RestorePoint { origin: origin.map(Path::to_owned), ..RestorePoint::default() };
-    let (cluster, report) = restore(&from, &point, settings, schema()).await?;
+    let (cluster, report) = restore(&from, &point, settings, schema()).await?.finish()?;
     Ok((cluster, report, into))
 }
 

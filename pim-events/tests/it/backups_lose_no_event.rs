@@ -66,8 +66,8 @@ async fn a_restored_system_applies_every_event_of_its_shards_once_and_in_order()
     let elsewhere = Folder::new();
     let into = elsewhere.path().join("restored");
     let schema = Schema::builder().events(&registry()).build().unwrap();
-    let (cluster, report) =
-        restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema).await.unwrap();
+    let restoration = restore(&place, &RestorePoint::default(), ClusterSettings::at(&into), schema).await.unwrap();
+    let (cluster, report) = restoration.finish().unwrap();
     assert!(report.audit.verified);
     for source in Source::all(&cluster) {
         source.rebase().await.unwrap();
