@@ -7,12 +7,12 @@ use pim_testkit::folder::Folder;
 use pim_testkit::program::Program;
 use pim_testkit::random::Random;
 
-use crate::workload::{Workload, settled};
+use crate::workload::{NO_CHORES, Workload, settled};
 
 async fn start(data_dir: &Path) -> Program {
     let data_dir = data_dir.display().to_string();
-    let arguments =
-        ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--patients", "50", "--traffic", "off", "--json"];
+    let common = ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"], &NO_CHORES].concat();
     Program::start("services", &arguments).await.expect("services starts on the same directory")
 }
 

@@ -8,15 +8,15 @@ use pim_testkit::disk::{Cut, Disk, Unsynced};
 use pim_testkit::program::Program;
 use pim_testkit::random::Random;
 
-use crate::workload::{Workload, settled};
+use crate::workload::{NO_CHORES, Workload, settled};
 
 /// As slow as a turning disk: an answer that does not wait for it is there first.
 const SYNC_US: u32 = 8_000;
 
 async fn start(disk: &Disk) -> Program {
     let data_dir = disk.root().display().to_string();
-    let arguments =
-        ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--patients", "50", "--traffic", "off", "--json"];
+    let common = ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"], &NO_CHORES].concat();
     Program::start_on(disk, "services", &arguments).await.expect("services starts on what was synced")
 }
 
