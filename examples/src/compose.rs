@@ -39,6 +39,8 @@ pub struct LabSettings {
     pub in_flight_max: usize,
     /// Calls a second of one persona.
     pub persona_calls_per_second: u32,
+    /// How often chores are done.
+    pub upkeep: UpkeepSettings,
     /// What the lab tells of itself.
     pub hub: Hub,
 }
@@ -104,7 +106,7 @@ impl Lab {
         lab.working.spawn(lab.stores.reference_followed(lab.workers.clone()).await?);
         let broker = lab.start_broker(&settings, &clock).await?;
         let upstreams = lab.start_services(&broker, &clock).await?;
-        lab.start_workers().await?;
+        lab.start_workers(&settings.upkeep).await?;
         // One look is enough: every part of this process shares its leases.
         lab.working.spawn(chaos::watch(lab.stores.cluster.clone(), settings.hub.clone(), lab.workers.begun()));
         let gateway = Gateway::new(GatewaySettings {
@@ -157,14 +159,14 @@ impl Lab {
         Ok(upstreams)
     }
 
-    async fn start_workers(&mut self) -> anyhow::Result<()> {
+    async fn start_workers(&mut self, upkeep: &UpkeepSettings) -> anyhow::Result<()> {
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
             if stores.relay(PAUSE_MAX_MS, &RetentionSettings::default(), stop).await.is_err() {
                 pim_core::error!("relay.stopped");
             }
         });
-        let upkeep = self.stores.upkeep(&UpkeepSettings::default()).await?;
+        let upkeep = self.stores.upkeep(upkeep).await?;
         let (stores, stop) = (self.stores.clone(), self.workers.clone());
         self.working.spawn(async move {
             // The text of an error is for a person at a terminal, not for a log.

@@ -70,7 +70,7 @@ pub struct UpkeepSettingsError {
 }
 
 impl UpkeepSettings {
-    fn check(&self) -> Result<(), UpkeepSettingsError> {
+    pub(crate) fn check(&self) -> Result<(), UpkeepSettingsError> {
         let all = [
             ("idempotency_sweep_secs", self.idempotency_sweep_secs),
             ("audit_checkpoint_secs", self.audit_checkpoint_secs),

@@ -10,6 +10,7 @@ use pim_core::clock::Timestamp;
 use pim_data::backup::RestorePoint;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::UpkeepSettings;
 use crate::persona::Profile;
 use crate::rig::{Layers, PostgresSettings, SettingsError};
 use crate::seed::SeedSettings;
@@ -184,6 +185,7 @@ pub(crate) struct Settings {
     pub(crate) personas: Profile,
     pub(super) in_flight_max: usize,
     pub(super) persona_calls_per_second: u32,
+    pub(super) upkeep: UpkeepSettings,
 }
 
 impl Default for Settings {
@@ -200,6 +202,7 @@ impl Default for Settings {
             personas: Profile::default(),
             in_flight_max: 512,
             persona_calls_per_second: 1_000,
+            upkeep: UpkeepSettings::default(),
         }
     }
 }
@@ -235,6 +238,11 @@ impl Settings {
                 return Err(SettingsError::Value { key: key.to_owned(), origin: "the settings".to_owned(), rule });
             }
         }
+        self.upkeep.check().map_err(|error| SettingsError::Value {
+            key: format!("upkeep.{}", error.key),
+            origin: "the settings".to_owned(),
+            rule: error.to_string(),
+        })?;
         self.postgres.places()?;
         Ok(())
     }

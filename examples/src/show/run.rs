@@ -107,6 +107,7 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
         postgres: settings.postgres.clone(),
         in_flight_max: settings.in_flight_max,
         persona_calls_per_second: settings.persona_calls_per_second,
+        upkeep: settings.upkeep.clone(),
         hub,
     };
     // Nobody folds what is being seeded, and nobody asks for what is not there yet.

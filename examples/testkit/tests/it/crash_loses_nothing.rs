@@ -1,18 +1,21 @@
 //! SIGKILL at seeded random instants under mixed writes: what was acknowledged is there afterwards, once, and verifies.
 
-use std::path::Path;
 use std::time::Duration;
 
 use pim_testkit::folder::Folder;
 use pim_testkit::program::Program;
 use pim_testkit::random::Random;
+use serde_json::json;
 
-use crate::workload::{NO_CHORES, Workload, settled};
+use crate::workload::{Workload, no_chores, settled};
 
-async fn start(data_dir: &Path) -> Program {
-    let data_dir = data_dir.display().to_string();
-    let common = ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
-    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"], &NO_CHORES].concat();
+async fn start(settings: &Folder) -> Program {
+    let data_dir = settings.path().join("data").display().to_string();
+    let config = settings.path().join("services.yaml");
+    std::fs::write(&config, json!({"upkeep": no_chores()}).to_string()).expect("a settings file");
+    let config = config.display().to_string();
+    let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"]].concat();
     Program::start("services", &arguments).await.expect("services starts on the same directory")
 }
 
@@ -23,7 +26,7 @@ async fn after_every_kill_the_acknowledged_is_there_once() {
     let workload = Workload::default();
     let mut random = Random::of(20_260_301);
     let (mut caught, mut retried) = (0, 0);
-    let mut services = start(folder.path()).await;
+    let mut services = start(&folder).await;
     let before = settled(services.told("gateway")).await;
     for kill in 0..kills {
         let mut writers = workload.begin(services.told("gateway"));
@@ -31,7 +34,7 @@ async fn after_every_kill_the_acknowledged_is_there_once() {
         let flying = workload.in_flight();
         services.kill().await.unwrap();
         while writers.join_next().await.is_some() {}
-        services = start(folder.path()).await;
+        services = start(&folder).await;
         let (unknown, answered) = workload.retry(services.told("gateway")).await;
         (caught, retried) = (caught + flying, retried + unknown + answered);
         let total = workload.records().await;

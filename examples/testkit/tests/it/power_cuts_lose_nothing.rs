@@ -5,18 +5,23 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pim_testkit::disk::{Cut, Disk, Unsynced};
+use pim_testkit::folder::Folder;
 use pim_testkit::program::Program;
 use pim_testkit::random::Random;
+use serde_json::json;
 
-use crate::workload::{NO_CHORES, Workload, settled};
+use crate::workload::{Workload, no_chores, settled};
 
 /// As slow as a turning disk: an answer that does not wait for it is there first.
 const SYNC_US: u32 = 8_000;
 
-async fn start(disk: &Disk) -> Program {
+async fn start(disk: &Disk, settings: &Folder) -> Program {
     let data_dir = disk.root().display().to_string();
-    let common = ["--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
-    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"], &NO_CHORES].concat();
+    let config = settings.path().join("services.yaml");
+    std::fs::write(&config, json!({"upkeep": no_chores()}).to_string()).expect("a settings file");
+    let config = config.display().to_string();
+    let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
+    let arguments = [&common[..], &["--patients", "50", "--traffic", "off"]].concat();
     Program::start_on(disk, "services", &arguments).await.expect("services starts on what was synced")
 }
 
@@ -29,10 +34,11 @@ fn unsynced(cut: u64, random: &mut Random) -> Unsynced<'_> {
 async fn after_every_cut_the_acknowledged_is_there_once() {
     let cuts: u64 = std::env::var("LAB_TEST_CRASH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut disk = Disk::new(SYNC_US).unwrap();
+    let settings = Folder::new("cuts").unwrap();
     let workload = Workload::default();
     let mut random = Random::of(20_260_302);
     let (mut caught, mut retried, mut lost) = (0, 0, 0);
-    let mut services = start(&disk).await;
+    let mut services = start(&disk, &settings).await;
     let before = settled(services.told("gateway")).await;
     for cut in 0..cuts {
         let mut writers = workload.begin(services.told("gateway"));
@@ -45,7 +51,7 @@ async fn after_every_cut_the_acknowledged_is_there_once() {
         services.kill().await.unwrap();
         let Cut { files, bytes } = disk.lose_power(unsynced(cut, &mut random)).unwrap();
         while writers.join_next().await.is_some() {}
-        services = start(&disk).await;
+        services = start(&disk, &settings).await;
         let (unknown, answered) = workload.retry(services.told("gateway")).await;
         (caught, retried, lost) = (caught + flying, retried + unknown + answered, lost + bytes);
         let total = workload.records().await;

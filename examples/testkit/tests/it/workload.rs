@@ -17,10 +17,12 @@ const WRITERS: u64 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Whoever returns to patients leaves the machine to others in between.
 const BETWEEN_VISITS: Duration = Duration::from_millis(400);
-/// How `services` is started where facts are counted: a run that outlasts the time of a chore would count its events, too.
-pub(crate) const NO_CHORES: [&str; 4] =
-    ["--set", "upkeep.audit_checkpoint_secs=86400", "--set", "upkeep.idempotency_sweep_secs=86400"];
 const REFUSED_PAUSE: Duration = Duration::from_millis(25);
+
+/// How often chores are done where facts are counted: a run that outlasts the time of one would count its events, too.
+pub(crate) fn no_chores() -> Value {
+    json!({"idempotency_sweep_secs": 86_400, "audit_checkpoint_secs": 86_400})
+}
 
 /// One write as it was sent.
 #[derive(Clone, Debug)]

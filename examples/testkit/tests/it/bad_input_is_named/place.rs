@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use pim_lab::compose::{Lab, LabSettings, Settled, settle};
+use pim_lab::jobs::UpkeepSettings;
 use pim_lab::rig::PostgresSettings;
 use pim_lab::seed::{SeedSettings, seed};
 use pim_lab::signals::Hub;
@@ -47,6 +48,7 @@ impl Place {
             postgres: PostgresSettings::default(),
             in_flight_max: 64,
             persona_calls_per_second: 100_000,
+            upkeep: UpkeepSettings::default(),
             hub: Hub::new(None).unwrap(),
         });
         let lab = lab.await.unwrap();

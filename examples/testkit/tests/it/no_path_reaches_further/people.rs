@@ -11,6 +11,7 @@ use pim_lab::broker::{Persona, PersonaDirectory, gateway_secret};
 use pim_lab::client::Client;
 use pim_lab::compose::{Lab, LabSettings, Settled, settle};
 use pim_lab::ids::PatientId;
+use pim_lab::jobs::UpkeepSettings;
 use pim_lab::rig::PostgresSettings;
 use pim_lab::signals::Hub;
 use pim_testkit::caller::fresh_key;
@@ -85,6 +86,7 @@ impl People {
             postgres,
             in_flight_max: 64,
             persona_calls_per_second: 1_000_000,
+            upkeep: UpkeepSettings::default(),
             hub: Hub::new(None)?,
         })
         .await?;

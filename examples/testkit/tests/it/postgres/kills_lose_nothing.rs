@@ -14,7 +14,7 @@ use tokio::task::block_in_place;
 use tokio::time::Instant;
 
 use super::inspection::inspect;
-use crate::workload::{NO_CHORES, Workload, settled};
+use crate::workload::{Workload, no_chores, settled};
 
 const SHARDS: u16 = 2;
 /// Each of the three is killed once in a test that nobody asked for more.
@@ -27,10 +27,10 @@ async fn start(folder: &Path, fleet: &Fleet) -> Program {
         ..PostgresSettings::default()
     };
     let config = folder.join("services.yaml");
-    std::fs::write(&config, json!({"postgres": postgres}).to_string()).expect("a settings file");
+    std::fs::write(&config, json!({"postgres": postgres, "upkeep": no_chores()}).to_string()).expect("a settings file");
     let (config, data_dir) = (config.display().to_string(), folder.join("data").display().to_string());
     let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
-    let arguments = [&common[..], &["--patients", "20", "--traffic", "off"], &NO_CHORES].concat();
+    let arguments = [&common[..], &["--patients", "20", "--traffic", "off"]].concat();
     Program::start("services", &arguments).await.expect("services starts on the same servers")
 }
 

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use self::carrier::Carrier;
 use self::kept::examine;
 use super::databases::Databases;
-use crate::workload::{NO_CHORES, Workload, settled};
+use crate::workload::{Workload, no_chores, settled};
 
 const SHARDS: u16 = 2;
 /// Patients of each writer.
@@ -73,10 +73,10 @@ struct Ground {
 
 async fn services(folder: &Path, postgres: &PostgresSettings) -> Program {
     let config = folder.join("services.yaml");
-    std::fs::write(&config, json!({"postgres": postgres}).to_string()).expect("a settings file");
+    std::fs::write(&config, json!({"postgres": postgres, "upkeep": no_chores()}).to_string()).expect("a settings file");
     let (config, data_dir) = (config.display().to_string(), folder.join("data").display().to_string());
     let common = ["--config", &config, "--data-dir", &data_dir, "--listen", "127.0.0.1:0", "--json"];
-    let arguments = [&common[..], &["--patients", "20", "--traffic", "off"], &NO_CHORES].concat();
+    let arguments = [&common[..], &["--patients", "20", "--traffic", "off"]].concat();
     Program::start("services", &arguments).await.expect("services starts on servers")
 }
 
