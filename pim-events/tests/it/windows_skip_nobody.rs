@@ -2,11 +2,11 @@
 
 use pim_core::shard::HomeKey;
 use pim_data::backend::{Db, SqlPair, Statement, Transaction, Value};
-use pim_events::DomainEvent as _;
+use pim_events::{DomainEvent as _, Relay, RelaySettings, Source};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful};
+use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful, relay_settings};
 
 /// The first event of a key, written by a transaction that stays open.
 async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
@@ -145,7 +145,9 @@ async fn a_stale_relay_moves_no_cursor() {
     let rig = Rig::open(folder.path()).await;
     let home = patient();
     let db = powerful(&rig, home).await;
-    let relay = Running::relay(rig.relay());
+    // It does not ask for its lanes again meanwhile, and so does not hear that it has lost them.
+    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
     eventually("leased", || async { number(&db, "SELECT count(owner) FROM outbox_cursor").await == 64 }).await;
     let mut tx = db.begin().await.unwrap();
     tx.script("UPDATE outbox_cursor SET epoch = epoch + 1, lease_until_ms = pim_now_ms() + 600000, low = '1:1:', high = NULL")
