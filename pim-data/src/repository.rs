@@ -81,8 +81,8 @@ impl IntoProblem for ReadError {
             Self::Denied { entity } => Problem::of(problem::FORBIDDEN).with("entity", entity),
             Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE),
             Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
-            Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
-            Self::UnknownEntity { .. } | Self::Decode(_) | Self::Database(_) => Problem::of(problem::INTERNAL),
+            Self::Database(error) => error.into_problem(),
+            Self::UnknownEntity { .. } | Self::Decode(_) => Problem::of(problem::INTERNAL),
         }
     }
 }

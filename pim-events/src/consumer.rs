@@ -88,17 +88,25 @@ impl From<ColumnError> for ApplyError {
 }
 
 impl ApplyError {
-    /// What to do about it.
+    /// What to do about it. Only what speaks of the event parks its key: a store that does not answer, or does not say
+    /// whether it committed, is asked until it does, which repeats nothing.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
-            Self::Store(error) | Self::Unit(UnitError::Database(error)) if error.is_retryable() => {
-                FailureClass::Transient
-            }
-            Self::Unit(UnitError::Deadline | UnitError::Fence { .. }) => FailureClass::Transient,
-            Self::Unit(UnitError::Conflict | UnitError::Database(DbError::Engine(_))) => FailureClass::Capped,
-            // The engine's own failures may pass (a full disk) or not (a payload that its SQL chokes on).
-            Self::Store(DbError::Engine(_) | DbError::Open { .. }) | Self::Later { .. } => FailureClass::Capped,
+            Self::Store(error) | Self::Unit(UnitError::Database(error)) => match error {
+                // The engine's own failures may pass, or not (a payload that its SQL chokes on).
+                DbError::Engine(_) => FailureClass::Capped,
+                error if error.is_permanent() => FailureClass::Permanent,
+                _ => FailureClass::Transient,
+            },
+            Self::Unit(
+                UnitError::Deadline
+                | UnitError::Fence { .. }
+                | UnitError::Unknown(_)
+                | UnitError::UnknownShard(_)
+                | UnitError::Directory(_),
+            ) => FailureClass::Transient,
+            Self::Unit(UnitError::Conflict) | Self::Later { .. } => FailureClass::Capped,
             _ => FailureClass::Permanent,
         }
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pim_core::problem::{self, IntoProblem, Problem};
+
 use super::ColumnError;
 use super::secret::SecretError;
 
@@ -202,10 +204,28 @@ impl DbError {
         self.is_before_effect() || matches!(self, Self::Lost)
     }
 
+    /// Whether the call itself, or what it came across, is at fault: it fails again whenever it is made, and wherever.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NoText { .. } | Self::Column(_))
+    }
+
     /// Whether a write may have taken place although it failed.
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unanswered | Self::Lost | Self::Commit(_) | Self::Abandoned)
+    }
+}
+
+impl IntoProblem for DbError {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Late | Self::Unanswered => Problem::of(problem::DEADLINE_EXCEEDED),
+            error if error.is_retryable() || error.is_ambiguous() => {
+                Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
+            }
+            _ => Problem::of(problem::INTERNAL),
+        }
     }
 }
 

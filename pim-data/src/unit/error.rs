@@ -154,7 +154,7 @@ impl IntoProblem for UnitError {
             Self::Fence { .. } | Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
             Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
             Self::Unknown(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
-            Self::Database(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            Self::Database(error) => error.into_problem(),
             Self::Replay(_)
             | Self::UnknownEntity { .. }
             | Self::NotLoaded { .. }
@@ -162,8 +162,7 @@ impl IntoProblem for UnitError {
             | Self::Part(_)
             | Self::Given(_)
             | Self::Decode(_)
-            | Self::Directory(_)
-            | Self::Database(_) => Problem::of(problem::INTERNAL),
+            | Self::Directory(_) => Problem::of(problem::INTERNAL),
         }
     }
 }

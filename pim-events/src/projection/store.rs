@@ -86,7 +86,7 @@ impl From<ColumnError> for StoreError {
 impl IntoProblem for StoreError {
     fn into_problem(self) -> Problem {
         match self {
-            Self::Db(error) if error.is_retryable() => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
+            Self::Db(error) => error.into_problem(),
             _ => Problem::of(problem::INTERNAL),
         }
     }

@@ -361,5 +361,6 @@ pub(crate) async fn settled(gateway: &str) -> Value {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (status, summary) = sre.get("/v1/admin/runs/summary").await.unwrap();
-    panic!("the flow did not come to rest: {status} {summary:#}");
+    let (_, held) = sre.get("/v1/admin/dead-letters").await.unwrap();
+    panic!("the flow did not come to rest: {status} {summary:#}\nwhat is held: {held:#}");
 }

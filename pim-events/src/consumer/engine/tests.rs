@@ -3,17 +3,19 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pim_data::backend::{DbSettings, Statement};
+use pim_data::unit::UnitError;
 use uuid::Uuid;
 
 use super::*;
 use crate::bus::NewRecord;
 use crate::event::Headers;
 
-/// Counts what it is given; refuses it while it is `sick`.
+/// Counts what it is given; refuses it while it is `sick`, and fails once with what `fails` holds.
 #[derive(Default)]
 struct Count {
     given: AtomicUsize,
     sick: AtomicBool,
+    fails: std::sync::Mutex<Option<ApplyError>>,
 }
 
 #[async_trait]
@@ -30,6 +32,9 @@ impl Sink for Count {
     }
 
     async fn apply(&self, _tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
+        if let Some(error) = self.fails.lock().unwrap().take() {
+            return Err(error);
+        }
         if self.sick.load(Ordering::SeqCst) {
             return Err(ApplyError::Rejected { code: "sick" });
         }
@@ -109,6 +114,50 @@ async fn is_stopped(engine: &Engine<Count>) -> bool {
 
 async fn held(engine: &Engine<Count>) -> u64 {
     engine.db.query(Statement::same("SELECT count(*) FROM held_key")).await.unwrap()[0].count(0).unwrap()
+}
+
+/// Guard: `ApplyError::class`. A store that does not answer in time, or does not say whether it committed, speaks of
+/// itself and not of the event: nothing is put aside, and the checkpoint stays until the event is applied.
+#[tokio::test]
+async fn a_store_that_does_not_answer_parks_nothing() {
+    let silent = || DbError::Unanswered;
+    let failures: Vec<ApplyError> = vec![
+        DbError::Late.into(),
+        silent().into(),
+        DbError::Lost.into(),
+        DbError::Abandoned.into(),
+        DbError::Commit(Arc::new(silent())).into(),
+        UnitError::Database(silent()).into(),
+        UnitError::Unknown(silent()).into(),
+        UnitError::Deadline.into(),
+        UnitError::UnknownShard(pim_core::shard::ShardId(7)).into(),
+    ];
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let engine = engine(&folder).await;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    let record = sound(0);
+    for failure in failures {
+        let name = format!("{failure:?}");
+        *engine.sink.fails.lock().unwrap() = Some(failure);
+        engine.absorb(&place, 0, std::slice::from_ref(&record)).await.expect_err(&name);
+        assert_eq!((held(&engine).await, engine.position(&place).await.unwrap()), (0, 0), "{name}");
+    }
+    assert_eq!(engine.absorb(&place, 0, std::slice::from_ref(&record)).await.unwrap(), Step::Next(1));
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 1));
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The other half of it: what the store says of the event itself puts it aside.
+#[test]
+fn what_speaks_of_the_event_parks_it() {
+    let refused = || DbError::Refused { rule: "CHECK".into(), unique: false };
+    for error in [refused().into(), UnitError::Database(refused()).into(), ApplyError::from(UnitError::NoEvent)] {
+        assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
+    }
+    assert_eq!(ApplyError::from(UnitError::Conflict).class(), FailureClass::Capped);
 }
 
 /// Guard: `park` compares what it saw. What failed before an operator resumed the consumer is tried anew, not parked.
