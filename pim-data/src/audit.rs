@@ -7,7 +7,8 @@
 //! newest record.
 //!
 //! Where everything was restored as it was at an earlier instant, a signed line of the same file says so, and names the
-//! checkpoints behind that instant as given up. Nothing else may sign less than was signed before it.
+//! checkpoints behind that instant as given up. Where one shard has lost something with its primary, a signed line says by whose
+//! word that is given up ([`loss`](crate::loss)). Nothing else may sign less than was signed before it.
 //!
 //! Not found is whoever takes back, behind the last checkpoint, *all* that one database has of the newest changes of a key:
 //! records, history, row and number together. Consumers that have seen its events hold such a key as rewound when it is
@@ -23,9 +24,10 @@ mod verify;
 
 pub(crate) use chain::{LaneHead, Record, hex, unhex};
 pub use checkpoint::{CheckpointError, CheckpointKey, LaterCheckpoints};
-pub(crate) use checkpoint::{Heads, Later, Purge, Reason};
+pub(crate) use checkpoint::{Heads, Later, Loss, Purge, Reason};
 pub use query::{AuditEntry, AuditFilter};
-pub use verify::{AuditFinding, AuditFindingKind, AuditRestore, AuditedRow, VerifyReport};
+pub(crate) use verify::heads;
+pub use verify::{AuditFinding, AuditFindingKind, AuditLoss, AuditRestore, AuditedRow, VerifyReport};
 
 use crate::backend::SqlPair;
 use crate::entity::Table;

@@ -13,6 +13,7 @@ pub mod fan_out;
 pub mod fence;
 pub mod idempotency;
 mod inventory;
+pub mod loss;
 pub mod migration;
 pub mod relocation;
 pub mod repository;

@@ -1,11 +1,11 @@
-//! Letting a shard's primary acknowledge commits alone, and ending that, by an operator's word.
+//! Letting a shard's primary acknowledge commits alone, ending that, and giving up what was lost with it: an operator's words.
 
 use axum::extract::{Path, State};
 use pim_core::problem::{self, IntoProblem as _, Problem};
 use pim_core::rbac::Write;
 use pim_core::shard::ShardId;
 use pim_data::cluster::Cluster;
-use pim_data::degradation::Reason;
+use pim_data::degradation::{Reason, ReasonError};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -16,7 +16,18 @@ use crate::workers::Stores;
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
     let degrade = "Lets a shard's primary acknowledge commits alone, or ends that";
-    Endpoints::new().serve(Operation::operate("/v1/admin/shards/{id}/degrade", degrade), turn)
+    let accept = "Gives up what a shard has lost with its primary, so that the trail verifies without it";
+    Endpoints::new()
+        .serve(Operation::operate("/v1/admin/shards/{id}/degrade", degrade), turn)
+        .serve(Operation::operate("/v1/admin/shards/{id}/accept-loss", accept), accept_loss)
+}
+
+fn number(id: &str) -> Result<ShardId, Problem> {
+    id.parse().map(ShardId).map_err(|_| Problem::of(problem::INVALID_ID).detail("the number of a shard"))
+}
+
+fn word(reason: &str) -> Result<Reason, Problem> {
+    reason.parse().map_err(|error: ReasonError| Problem::of(problem::INVALID_BODY).detail(error.to_string()))
 }
 
 /// Body of a turn of the setting.
@@ -39,11 +50,7 @@ async fn turn(
     command: Command<Degrading>,
 ) -> Result<Answer, Failure> {
     let (asked, cx) = (&command.body, &command.cx);
-    let shard =
-        id.parse().map(ShardId).map_err(|_| Problem::of(problem::INVALID_ID).detail("the number of a shard"))?;
-    let reason: Reason = asked.reason.parse().map_err(|error: pim_data::degradation::ReasonError| {
-        Problem::of(problem::INVALID_BODY).detail(error.to_string())
-    })?;
+    let (shard, reason) = (number(&id)?, word(&asked.reason)?);
     let effect = async {
         let degraded = if asked.off {
             cluster.end_degrading(cx, &permit, shard, &reason).await
@@ -55,4 +62,30 @@ async fn turn(
     let name = if asked.off { "shard.end_degrading" } else { "shard.degrade" };
     operate(&cluster, &permit, cx, Intent::new(name, shard.to_string(), json!({"reason": reason.as_str()})), effect)
         .await
+}
+
+/// Body of the word that gives a loss up.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Acceptance {
+    /// Why: one word, such as `standby-lost` or the number of a ticket.
+    #[schema(example = "standby-lost", max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    reason: String,
+}
+
+/// Done again it raises the epochs of the shard's buckets again, and changes nothing else.
+async fn accept_loss(
+    State(cluster): State<Cluster>,
+    May(permit): May<Write>,
+    Path(id): Path<String>,
+    command: Command<Acceptance>,
+) -> Result<Answer, Failure> {
+    let cx = &command.cx;
+    let (shard, reason) = (number(&id)?, word(&command.body.reason)?);
+    let effect = async {
+        let given_up = cluster.accept_loss(cx, &permit, shard, &reason).await;
+        Answer::ok(&given_up.map_err(|error| error.into_problem())?)
+    };
+    let intent = Intent::new("shard.accept_loss", shard.to_string(), json!({"reason": reason.as_str()}));
+    operate(&cluster, &permit, cx, intent, effect).await
 }

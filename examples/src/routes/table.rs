@@ -94,6 +94,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST", "/v1/admin/shards/moves/{id}/reverse", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("POST", "/v1/admin/shards/moves/{id}/cancel", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("POST", "/v1/admin/shards/{id}/degrade", Operate, On::Shard, Class::Operate, Upstream::Admin),
+    route!("POST", "/v1/admin/shards/{id}/accept-loss", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/outbox", Read, On::Outbox, Class::Read, Upstream::Admin),
     route!("GET", "/v1/admin/dead-letters", Read, On::DeadLetter, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/dead-letters/{consumer}/{key}/unpark", Operate, On::DeadLetter, Class::Operate, Upstream::Admin),

@@ -260,8 +260,32 @@ impl ShardMap {
     /// # Errors
     /// [`MapError`] when the result would not be valid.
     pub fn fenced(&self) -> Result<Self, MapError> {
+        self.risen(|_| true)
+    }
+
+    /// The next version with the same owners and the epochs of one shard's buckets risen, as [`ShardMap::fenced`] does it to
+    /// all: numbers of events that the shard gave out before can be told from those that it gives out again.
+    ///
+    /// ```
+    /// use pim_core::shard::{ShardId, ShardMap};
+    ///
+    /// let map = ShardMap::even(2)?;
+    /// let next = map.fenced_on(ShardId(1))?;
+    /// let risen: Vec<_> = next.buckets_of(ShardId(1)).filter(|(bucket, epoch)| map.owner(*bucket).1 < *epoch).collect();
+    /// assert_eq!(risen.len(), map.buckets_of(ShardId(1)).count());
+    /// assert!(next.buckets_of(ShardId(0)).eq(map.buckets_of(ShardId(0))));
+    /// # Ok::<(), pim_core::shard::MapError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MapError`] when the result would not be valid.
+    pub fn fenced_on(&self, shard: ShardId) -> Result<Self, MapError> {
+        self.risen(|owner| owner == shard)
+    }
+
+    fn risen(&self, rises: impl Fn(ShardId) -> bool) -> Result<Self, MapError> {
         let mut epochs = self.epochs.clone();
-        for epoch in epochs.iter_mut() {
+        for (epoch, _) in epochs.iter_mut().zip(self.owners.iter()).filter(|(_, owner)| rises(**owner)) {
             epoch.0 = epoch.0.saturating_add(1);
         }
         self.succeeded_by(self.owners.clone(), epochs)

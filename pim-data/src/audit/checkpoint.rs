@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pim_core::problem::{self, IntoProblem, Problem};
 
 use self::lines::{Lines, read};
-pub(crate) use self::lines::{Purge, Reason, Signed};
+pub(crate) use self::lines::{Loss, Purge, Reason, Signed};
 pub(crate) use self::restored::Later;
 pub use self::restored::LaterCheckpoints;
 use super::verify::{VerifyReport, heads};
@@ -148,7 +148,7 @@ impl Cluster {
         self.sign_audit(None).await
     }
 
-    /// As [`Cluster::checkpoint_audit`], with a tombstone or the record of a restore.
+    /// As [`Cluster::checkpoint_audit`], with a tombstone, or the record of a restore or a loss.
     pub(crate) async fn sign_audit(&self, reason: Option<Reason>) -> Result<u64, CheckpointError> {
         let folder = self.data_dir().to_path_buf();
         let open = move || {
@@ -176,7 +176,7 @@ impl Cluster {
         };
         let (signed, part) = blocking(work).await?;
         report.checkpoints = part.checkpoints;
-        report.restores = part.restores;
+        (report.restores, report.losses) = (part.restores, part.losses);
         part.findings.into_iter().for_each(|finding| report.add(finding));
         Ok(signed)
     }

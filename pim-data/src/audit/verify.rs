@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 
 const FINDINGS_MAX: usize = 100;
 const RESTORES_MAX: usize = 100;
+const LOSSES_MAX: usize = 100;
 
 /// What is wrong with a record, or missing from the trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,8 +37,8 @@ pub enum AuditFindingKind {
     Forged,
     /// A line of the checkpoint file does not follow the one before it; `seq` is the line.
     CheckpointGap,
-    /// A line of the checkpoint file signs less than the one before it, and does not say that everything was restored:
-    /// records were cut off or rewritten between the two; `seq` is the line.
+    /// A line of the checkpoint file signs less than the one before it, and neither says that everything was restored nor was
+    /// the loss given up: records were cut off or rewritten between the two; `seq` is the line.
     SetBack,
     /// The history has a change of [`AuditFinding::row`] that no record tells of.
     Unrecorded,
@@ -93,6 +94,24 @@ pub struct AuditRestore {
     pub given_up: u64,
 }
 
+/// What a shard has lost with its primary, given up by somebody's word. From then on the trail holds without it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AuditLoss {
+    /// The number of the line that says so, and signs where the chains stood then.
+    pub checkpoint: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Which shard; `None` for the control database.
+    pub shard: Option<u16>,
+    /// By whose word.
+    pub user: String,
+    /// Why.
+    pub reason: String,
+    /// Earlier lines that had signed less of the shard, which holds with them now.
+    pub lines: Vec<u64>,
+}
+
 /// A change of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -126,6 +145,8 @@ pub struct VerifyReport {
     pub keys: u64,
     /// The newest restores, at most a hundred. Each of them is one that somebody should remember.
     pub restores: Vec<AuditRestore>,
+    /// The newest losses that were given up, at most a hundred. Somebody should remember each of them, too.
+    pub losses: Vec<AuditLoss>,
     /// What is wrong, at most a hundred.
     pub findings: Vec<AuditFinding>,
 }
@@ -142,6 +163,13 @@ impl VerifyReport {
             self.restores.remove(0);
         }
         self.restores.push(restore);
+    }
+
+    pub(super) fn lost(&mut self, loss: AuditLoss) {
+        if self.losses.len() == LOSSES_MAX {
+            self.losses.remove(0);
+        }
+        self.losses.push(loss);
     }
 }
 

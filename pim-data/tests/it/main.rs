@@ -17,6 +17,7 @@ mod fence_refuses_stale_router;
 mod history_and_audit_agree;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;
+mod losses_are_given_up;
 mod map_swaps_under_traffic;
 mod open_looks_before_it_changes;
 mod open_refuses_by_name;

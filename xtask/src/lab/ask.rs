@@ -73,9 +73,17 @@ pub(crate) enum ShardVerb {
     Promote {
         /// Number of the shard.
         shard: u16,
-        /// Promotes also where that loses what a degraded shard's primary acknowledged alone.
-        #[arg(long)]
-        accept_loss: bool,
+        /// Promotes also where that loses what a degraded shard's primary acknowledged alone, and gives that up. Why: one word.
+        #[arg(long, value_name = "WORD")]
+        accept_loss: Option<String>,
+    },
+    /// Gives up what a shard has lost with its primary: raises its epochs, and signs that the trail holds without it.
+    AcceptLoss {
+        /// Number of the shard.
+        shard: u16,
+        /// Why: one word, such as standby-lost or a ticket's number; it goes into the audit trail and the signed line.
+        #[arg(long, value_name = "WORD")]
+        reason: String,
     },
     /// Lets a shard's primary acknowledge commits alone, as long as no standby is to be had.
     Degrade {
@@ -266,7 +274,8 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::Reverse { id } => about_move(id, "reverse", json),
         ShardVerb::Cancel { id } => about_move(id, "cancel", json),
         ShardVerb::Drain { shard, to } => drain(*shard, to, json),
-        ShardVerb::Promote { shard, accept_loss } => servers::promote(*shard, *accept_loss, json),
+        ShardVerb::Promote { shard, accept_loss } => servers::promote(*shard, accept_loss.as_deref(), json),
+        ShardVerb::AcceptLoss { shard, reason } => degradation::accept_loss(*shard, reason, json),
         ShardVerb::Degrade { shard, reason, off } => degradation::turn(*shard, reason, *off, json),
         ShardVerb::Doctor => servers::doctor(json),
     }

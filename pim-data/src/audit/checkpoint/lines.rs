@@ -1,7 +1,9 @@
 //! The file of checkpoints: one signed line each, chained by digest; an append reads no more than the last of them.
 //!
-//! No line signs less than the one before it, unless it says that everything was restored as it was at an earlier line.
+//! No line signs less than the one before it, unless it says that everything was restored as it was at an earlier line, or
+//! that what a shard has lost is given up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{CheckpointError, CheckpointKey, Head, Heads, sync_name};
-use crate::audit::verify::{AuditFinding, AuditFindingKind, AuditRestore, VerifyReport};
+use crate::audit::verify::{AuditFinding, AuditFindingKind, AuditLoss, AuditRestore, VerifyReport};
 use crate::cluster::CONTROL;
 
 /// Longest line: the lanes of as many shards as a map may name take six mebibytes.
@@ -47,6 +49,9 @@ pub(super) struct Body {
     /// That everything was restored, which alone lets a line sign less than the one before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     back: Option<Back>,
+    /// That what one shard has lost is given up, which lets this line and others sign less of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss: Option<Loss>,
 }
 
 /// That everything stands again where it stood at an earlier line, or soon after it.
@@ -68,6 +73,28 @@ pub(crate) enum Reason {
     Purge(Purge),
     /// Everything was restored.
     Restore(Back),
+    /// What a shard has lost is given up.
+    Loss(Loss),
+}
+
+/// That what a shard has lost with its primary is given up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Loss {
+    /// Which shard, as chains name it.
+    pub(crate) shard: u16,
+    /// By whose word, and why.
+    pub(crate) user: String,
+    pub(crate) request: String,
+    pub(crate) reason: String,
+    /// The lines before this one that sign less of the shard, counted from one.
+    pub(crate) lines: Vec<u64>,
+}
+
+impl Loss {
+    fn place(&self) -> Option<u16> {
+        (self.shard != CONTROL.0).then_some(self.shard)
+    }
 }
 
 /// A tombstone: records that are about to go, because their time is over.
@@ -90,13 +117,24 @@ pub(crate) struct Signed {
     pub(in crate::audit) heads: Heads,
     /// Up to where each chain was purged.
     pub(crate) tombstones: Heads,
+    /// Lines that sign less than the one before them, with the shards of which they do, as long as nobody has given that up.
+    pub(crate) set_back: BTreeMap<u64, BTreeSet<Option<u16>>>,
 }
 
 impl Signed {
-    /// Takes over what a line says; whether it may say so behind what was said before.
-    fn take(&mut self, body: &Body, heads: Heads) -> bool {
-        let is_restore = body.back.is_some();
-        let may = is_restore || goes_on_from(&self.heads, &heads);
+    /// Takes over what a line says; `line` is its place in the file.
+    fn take(&mut self, line: u64, body: &Body, heads: Heads) {
+        let mut back = if body.back.is_some() { BTreeSet::new() } else { set_back(&self.heads, &heads) };
+        if let Some(loss) = &body.loss {
+            back.remove(&loss.place());
+            for accepted in &loss.lines {
+                if let Some(shards) = self.set_back.get_mut(accepted) {
+                    shards.remove(&loss.place());
+                }
+            }
+        }
+        self.set_back.insert(line, back);
+        self.set_back.retain(|_, shards| !shards.is_empty());
         if let Some(back) = &body.back {
             self.tombstones = back.purged.iter().filter_map(|text| head_of(text)).collect();
         }
@@ -107,15 +145,27 @@ impl Signed {
                 *known = end;
             }
         }
-        may
+    }
+
+    /// How many records of a shard the newest line names that `now` does not have.
+    pub(crate) fn missing(&self, shard: Option<u16>, now: &[String]) -> u64 {
+        let now: Heads = now.iter().filter_map(|text| head_of(text)).collect();
+        let of_shard = self.heads.iter().filter(|(place, _)| place.0 == shard);
+        of_shard.map(|(place, (end, _))| end.saturating_sub(now.get(place).map_or(0, |head| head.0))).sum()
     }
 }
 
 /// Whether no chain is shorter than it was, or another at its old end.
 pub(super) fn goes_on_from(before: &Heads, now: &Heads) -> bool {
-    before.iter().all(|(place, (seq, hash))| {
+    set_back(before, now).is_empty()
+}
+
+/// Shards of which a chain is shorter than it was, or another at its old end.
+fn set_back(before: &Heads, now: &Heads) -> BTreeSet<Option<u16>> {
+    let goes_on = |place: &(Option<u16>, u64), (seq, hash): &Head| {
         now.get(place).is_some_and(|(end, at_end)| end > seq || (end == seq && at_end == hash))
-    })
+    };
+    before.iter().filter(|(place, head)| !goes_on(place, head)).map(|(place, _)| place.0).collect()
 }
 
 /// The end of a file of lines.
@@ -164,12 +214,13 @@ impl Lines {
                 None => (count(&mut file).map_err(failed)?, digest(line)),
             },
         };
-        let (format, purge, back) = match reason {
-            None => (1, None, None),
-            Some(Reason::Purge(purge)) => (2, Some(purge), None),
-            Some(Reason::Restore(back)) => (3, None, Some(back)),
+        let (format, purge, back, loss) = match reason {
+            None => (1, None, None, None),
+            Some(Reason::Purge(purge)) => (2, Some(purge), None, None),
+            Some(Reason::Restore(back)) => (3, None, Some(back), None),
+            Some(Reason::Loss(loss)) => (4, None, None, Some(loss)),
         };
-        let body = Body { format, at: at.as_micros(), number: number + 1, previous, heads, purge, back };
+        let body = Body { format, at: at.as_micros(), number: number + 1, previous, heads, purge, back, loss };
         let body = serde_json::to_string(&body).map_err(|error| failed(error.into()))?;
         let signature = key.sign(&body);
         let mut line = serde_json::to_string(&Line { body, signature }).map_err(|error| failed(error.into()))?;
@@ -212,15 +263,30 @@ pub(super) fn read(path: &Path, public: &[u8], report: &mut VerifyReport) -> Res
                 if let Some(back) = &body.back {
                     report.restored(restore_of(&body, back));
                 }
-                if !signed.take(&body, heads) {
-                    found(report, AuditFindingKind::SetBack);
+                if let Some(loss) = &body.loss {
+                    report.lost(loss_of(&body, loss));
                 }
+                signed.take(seq, &body, heads);
             }
             None => found(report, AuditFindingKind::Forged),
         }
         previous = digest(&line);
     }
+    for seq in signed.set_back.keys() {
+        report.add(AuditFinding { shard: None, lane: 0, seq: *seq, kind: AuditFindingKind::SetBack, row: None });
+    }
     Ok(signed)
+}
+
+fn loss_of(body: &Body, loss: &Loss) -> AuditLoss {
+    AuditLoss {
+        checkpoint: body.number,
+        at: Timestamp::from_micros(body.at),
+        shard: loss.place(),
+        user: loss.user.clone(),
+        reason: loss.reason.clone(),
+        lines: loss.lines.clone(),
+    }
 }
 
 fn restore_of(body: &Body, back: &Back) -> AuditRestore {

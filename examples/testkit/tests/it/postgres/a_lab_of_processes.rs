@@ -198,6 +198,10 @@ async fn remembers_that_a_primary_that_is_gone_was_degraded() {
         Some(7),
         "it could lose what the primary acknowledged alone"
     );
-    let promoted = lab.ask(&["shard", "promote", "0", "--accept-loss"], "shard-promote").await;
+    let promoted = lab.ask(&["shard", "promote", "0", "--accept-loss", "standby-lost"], "shard-promote").await;
     assert_eq!(promoted["primary"], standby.name());
+    let line = &promoted["given_up"]["checkpoint"];
+    let told = lab.ask(&["audit", "verify"], "audit-verify").await;
+    assert_eq!((&told["verified"], &told["losses"][0]["checkpoint"]), (&true.into(), line), "{promoted:#}{told:#}");
+    assert_eq!(told["losses"][0]["reason"], "standby-lost");
 }
