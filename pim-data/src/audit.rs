@@ -11,8 +11,8 @@
 //! word that is given up ([`loss`](crate::loss)). Nothing else may sign less than was signed before it.
 //!
 //! Not found is whoever takes back, behind the last checkpoint, *all* that one database has of the newest changes of a key:
-//! records, history, row and number together. Consumers that have seen its events hold such a key as rewound when it is
-//! written next. How much may be lost that way is bounded by how often checkpoints are signed, and by where their file is kept: a
+//! records, history, row and number together. Consumers that have seen its events hold such a key as rewound, once it has
+//! been written as often again. How much may be lost that way is bounded by how often checkpoints are signed, and by where their file is kept: a
 //! copy elsewhere also finds whoever removes its last lines. Changes of before what [`retention`](crate::retention) has removed
 //! are compared no more.
 

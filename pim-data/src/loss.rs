@@ -8,8 +8,8 @@
 //! earlier checkpoints had signed less of it. From then on the trail verifies without what was lost, and without nothing else;
 //! each loss is told for ever ([`VerifyReport::losses`](crate::audit::VerifyReport::losses)).
 //!
-//! Say it right after the promotion: what is written before that under a number that was lost is taken for a repeat by whoever
-//! has applied the lost event and no later one.
+//! Say it right after the promotion. A key that is written before that under numbers that were lost is held as well, but only
+//! when it comes by the number that a consumer is at; until then what is new is taken for repeats.
 
 mod error;
 

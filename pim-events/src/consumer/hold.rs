@@ -1,6 +1,7 @@
 //! Whether an event is applied, skipped, or held beside its key's held sequence. Pure.
 
 use pim_core::shard::Epoch;
+use uuid::Uuid;
 
 use super::head::{Head, Order};
 
@@ -34,6 +35,8 @@ pub enum Disposition {
 pub struct KeyState {
     /// How far it is applied.
     pub head: Head,
+    /// The id of the event that it is applied to; none before the first, and where it is not known.
+    pub head_event: Option<Uuid>,
     /// Why it is held, if it is.
     pub hold: Option<HoldReason>,
     /// The last event in its held sequence, if it is held.
@@ -42,14 +45,20 @@ pub struct KeyState {
 
 impl Default for KeyState {
     fn default() -> Self {
-        Self { head: Head::START, hold: None, held_last: None }
+        Self { head: Head::START, head_event: None, hold: None, held_last: None }
     }
 }
 
 impl KeyState {
     /// Takes the next event of the key and says what to do with it, assuming that applying works.
-    pub fn take(&mut self, epoch: Epoch, n: u64) -> Disposition {
-        let order = self.head.order(epoch, n);
+    ///
+    /// A key that gives numbers out again comes by its head once more, under a risen epoch or with another event: however it was
+    /// set back, that is told from a repeat.
+    pub fn take(&mut self, epoch: Epoch, n: u64, event: Uuid) -> Disposition {
+        let order = match self.head.order(epoch, n) {
+            Order::Repeats if n == self.head.n && self.head_event.is_some_and(|known| known != event) => Order::Rewound,
+            order => order,
+        };
         match (self.hold, order) {
             (_, Order::Repeats) => Disposition::Duplicate,
             (_, Order::Rewound) => self.join(HoldReason::Rewound, epoch, n),
@@ -61,6 +70,7 @@ impl KeyState {
             (Some(HoldReason::Poison), _) => self.join(HoldReason::Poison, epoch, n),
             (_, Order::Follows) => {
                 self.head = Head { epoch, n };
+                self.head_event = Some(event);
                 Disposition::Apply
             }
             (Some(HoldReason::Draining), Order::Gap) => self.join(HoldReason::Draining, epoch, n),

@@ -181,11 +181,11 @@ pub(crate) fn states(consumer: &str, keys: impl IntoIterator<Item = Uuid>) -> St
 }
 
 pub(crate) const STATES: SqlPair = SqlPair::of(
-    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
+    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n, h.event_id
      FROM (SELECT value::uuid AS home_key FROM jsonb_array_elements_text(?)) k
      LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
      LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
-    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n
+    "SELECT k.home_key, h.owner_epoch, h.n, p.reason, p.last_epoch, p.last_n, h.event_id
      FROM (SELECT unhex(value) AS home_key FROM json_each(?)) k
      LEFT JOIN inbox_head h ON h.consumer = ? AND h.home_key = k.home_key
      LEFT JOIN held_key p ON p.consumer = ? AND p.home_key = k.home_key",
@@ -197,7 +197,8 @@ pub(crate) fn states_of(rows: &[Row]) -> Result<HashMap<Uuid, KeyState>, DbError
     for row in rows {
         let head = pair(row, 1)?.unwrap_or(Head::START);
         let hold = row.text_or_null(3)?.and_then(HoldReason::from_name);
-        all.insert(row.uuid(0)?, KeyState { head, hold, held_last: pair(row, 4)? });
+        let head_event = row.uuid_or_null(6)?;
+        all.insert(row.uuid(0)?, KeyState { head, head_event, hold, held_last: pair(row, 4)? });
     }
     Ok(all)
 }
@@ -213,23 +214,27 @@ pub(crate) fn epoch_at(row: &Row, at: usize) -> Result<Epoch, DbError> {
     Ok(Epoch(u32::try_from(row.count(at)?).unwrap_or(u32::MAX)))
 }
 
-/// Moves heads forward, never back.
-pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head)], now: Timestamp) -> Statement {
-    let list: Vec<_> = heads.iter().map(|(key, head)| (key.simple().to_string(), head.epoch.0, head.n)).collect();
+/// Moves heads forward, never back. Each comes with its event's id.
+pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head, Uuid)], now: Timestamp) -> Statement {
+    let told = |(key, head, event): &(Uuid, Head, Uuid)| {
+        (key.simple().to_string(), head.epoch.0, head.n, event.simple().to_string())
+    };
+    let list: Vec<_> = heads.iter().map(told).collect();
     let heads = Value::Json(serde_json::json!(list).to_string());
     Statement::of(SAVE_HEADS).bind(consumer).bind(now).bind(heads)
 }
 
 pub(crate) const SAVE_HEADS: SqlPair = SqlPair::of(
-    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
-     SELECT ?, (value ->> 0)::uuid, (value ->> 1)::bigint, (value ->> 2)::bigint, ? FROM jsonb_array_elements(?)
+    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, event_id, at)
+     SELECT ?, (value ->> 0)::uuid, (value ->> 1)::bigint, (value ->> 2)::bigint, (value ->> 3)::uuid, ?
+     FROM jsonb_array_elements(?)
      ON CONFLICT (consumer, home_key)
-     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
+     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, event_id = excluded.event_id, at = excluded.at
      WHERE excluded.n > inbox_head.n",
-    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at)
-     SELECT ?, unhex(value ->> 0), value ->> 1, value ->> 2, ? FROM json_each(?) WHERE true
+    "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, event_id, at)
+     SELECT ?, unhex(value ->> 0), value ->> 1, value ->> 2, unhex(value ->> 3), ? FROM json_each(?) WHERE true
      ON CONFLICT (consumer, home_key)
-     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, at = excluded.at
+     DO UPDATE SET owner_epoch = excluded.owner_epoch, n = excluded.n, event_id = excluded.event_id, at = excluded.at
      WHERE excluded.n > inbox_head.n",
 );
 

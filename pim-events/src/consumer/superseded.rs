@@ -1,18 +1,49 @@
-//! Events of a log whose numbers a later owner of their key has given out again, because everything was restored in between.
+//! Events of a log whose numbers their key has given out again, because it was set back in between.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pim_core::shard::Epoch;
 use uuid::Uuid;
 
-/// Of keys that were rewound, the first number under each epoch.
+use crate::event::Event;
+
+/// What of the log the keys that were rewound have given up. As large as what the log has of these keys, of which a consumer
+/// holds a bounded number.
 #[derive(Debug, Default)]
-pub(crate) struct Superseded(HashMap<Uuid, BTreeMap<Epoch, u64>>);
+pub(crate) struct Superseded(HashMap<Uuid, Numbers>);
+
+/// The numbers of one key, as the log has them.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// The first under each epoch.
+    firsts: BTreeMap<Epoch, u64>,
+    /// Whose each number is.
+    events: BTreeMap<(Epoch, u64), Uuid>,
+    /// Events whose numbers another one has got under the same epoch, or one before it.
+    given_up: HashSet<Uuid>,
+}
+
+impl Numbers {
+    fn note(&mut self, epoch: Epoch, n: u64, event: Uuid) {
+        let first = self.firsts.entry(epoch).or_insert(n);
+        *first = n.min(*first);
+        if self.events.get(&(epoch, n)).is_some_and(|known| *known != event) {
+            let again: Vec<_> = self.events.range((epoch, n)..=(epoch, u64::MAX)).map(|(number, _)| *number).collect();
+            self.given_up.extend(again.iter().filter_map(|number| self.events.remove(number)));
+        }
+        self.events.insert((epoch, n), event);
+    }
+
+    fn covers(&self, epoch: Epoch, n: u64, event: Uuid) -> bool {
+        let later = self.firsts.range(Epoch(epoch.0.saturating_add(1))..);
+        self.given_up.contains(&event) || later.into_iter().any(|(_, first)| *first <= n)
+    }
+}
 
 impl Superseded {
     /// For these keys, of which no event has been noted yet.
     pub(crate) fn of(keys: impl IntoIterator<Item = Uuid>) -> Self {
-        Self(keys.into_iter().map(|key| (key, BTreeMap::new())).collect())
+        Self(keys.into_iter().map(|key| (key, Numbers::default())).collect())
     }
 
     /// How many keys there are.
@@ -20,18 +51,16 @@ impl Superseded {
         self.0.len() as u64
     }
 
-    /// Takes an event of the log into account.
-    pub(crate) fn note(&mut self, key: Uuid, epoch: Epoch, n: u64) {
-        if let Some(firsts) = self.0.get_mut(&key) {
-            let first = firsts.entry(epoch).or_insert(n);
-            *first = n.min(*first);
+    /// Takes the next event of the log into account.
+    pub(crate) fn note(&mut self, event: &Event) {
+        if let Some(numbers) = self.0.get_mut(&event.home) {
+            numbers.note(event.owner_epoch, event.n, event.id);
         }
     }
 
-    /// Whether a later owner has given this number out again, or one before it.
-    pub(crate) fn covers(&self, key: Uuid, epoch: Epoch, n: u64) -> bool {
-        let Some(firsts) = self.0.get(&key) else { return false };
-        firsts.range(Epoch(epoch.0.saturating_add(1))..).any(|(_, first)| *first <= n)
+    /// Whether its number was given out again behind it in the log, or one before it.
+    pub(crate) fn covers(&self, event: &Event) -> bool {
+        self.0.get(&event.home).is_some_and(|numbers| numbers.covers(event.owner_epoch, event.n, event.id))
     }
 }
 
@@ -39,19 +68,43 @@ impl Superseded {
 mod tests {
     use super::*;
 
+    /// The numbers of these events, each with its epoch and its id, that are left.
+    fn left(events: &[(u32, u64, u128)]) -> Vec<(u32, u64, u128)> {
+        let mut numbers = Numbers::default();
+        for (epoch, n, id) in events {
+            numbers.note(Epoch(*epoch), *n, Uuid::from_u128(*id));
+        }
+        let left = |(epoch, n, id): &&_| !numbers.covers(Epoch(*epoch), *n, Uuid::from_u128(*id));
+        events.iter().filter(left).copied().collect()
+    }
+
     #[test]
     fn what_a_later_owner_numbers_again_is_superseded_from_there_on() {
-        let (key, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut superseded = Superseded::of([key]);
-        for (epoch, n) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5), (5, 5), (7, 9)] {
-            superseded.note(key, Epoch(epoch), n);
-            superseded.note(other, Epoch(epoch), n);
-        }
-        let left: Vec<_> = [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (2, 5), (5, 5), (7, 9)]
-            .into_iter()
-            .filter(|(epoch, n)| !superseded.covers(key, Epoch(*epoch), *n))
-            .collect();
-        assert_eq!(left, [(1, 2), (2, 3), (2, 4), (5, 5), (7, 9)]);
-        assert!(!superseded.covers(other, Epoch(1), 4), "a key that nobody asked for");
+        let events = [(1, 2, 2), (1, 3, 3), (1, 4, 4), (2, 3, 5), (2, 4, 6), (2, 5, 7), (5, 5, 8), (7, 9, 9)];
+        assert_eq!(left(&events), [(1, 2, 2), (2, 3, 5), (2, 4, 6), (5, 5, 8), (7, 9, 9)]);
+    }
+
+    #[test]
+    fn what_the_same_owner_numbers_again_is_superseded_from_there_on() {
+        let events = [(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 2, 4), (1, 3, 5), (1, 4, 6)];
+        assert_eq!(left(&events), [(1, 1, 1), (1, 2, 4), (1, 3, 5), (1, 4, 6)]);
+        // The lost ones reached further than what came next.
+        assert_eq!(left(&[(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 2, 4)]), [(1, 1, 1), (1, 2, 4)]);
+        // And both at once: some of it numbered again before the epoch rose.
+        let events = [(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 2, 4), (2, 3, 5)];
+        assert_eq!(left(&events), [(1, 1, 1), (1, 2, 4), (2, 3, 5)]);
+    }
+
+    #[test]
+    fn what_is_delivered_twice_is_not_numbered_again() {
+        let events = [(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 2, 2), (1, 3, 3), (1, 4, 4)];
+        assert_eq!(left(&events), events);
+    }
+
+    #[test]
+    fn of_a_key_that_nobody_asked_for_nothing_is() {
+        let superseded = Superseded::of([Uuid::from_u128(1)]);
+        assert_eq!(superseded.keys(), 1);
+        assert!(!superseded.0.contains_key(&Uuid::from_u128(2)));
     }
 }

@@ -252,7 +252,7 @@ impl Rebuild {
                 let Some(last) = batch.last() else { break };
                 at = last.offset + 1;
                 for event in batch.iter().filter_map(|record| record.event().ok()) {
-                    superseded.note(event.home, event.owner_epoch, event.n);
+                    superseded.note(&event);
                 }
             }
         }

@@ -21,6 +21,14 @@ const READERS_MAX: usize = 16;
 
 /// One program makes tables at a time; the lock ends with the transaction. On the embedded engine the writer is alone.
 pub(super) const INSTALLING: SqlPair = SqlPair::of("SELECT pg_advisory_xact_lock(7470, 0)", "SELECT 1");
+/// Whether heads know their events. They did not in stores that were made earlier, whose heads learn it as they move.
+pub(super) const HEADS_KNOW: SqlPair = SqlPair::of(
+    "SELECT 1 FROM information_schema.columns
+     WHERE table_schema = current_schema() AND table_name = 'inbox_head' AND column_name = 'event_id'",
+    "SELECT 1 FROM pragma_table_info('inbox_head') WHERE name = 'event_id'",
+);
+const LET_HEADS_KNOW: SqlPair =
+    SqlPair::of("ALTER TABLE inbox_head ADD COLUMN event_id uuid", "ALTER TABLE inbox_head ADD COLUMN event_id BLOB");
 pub(super) const HEADS: SqlPair = SqlPair::of(
     "SELECT h.consumer, h.owner_epoch, h.n, h.at FROM jsonb_array_elements_text(?) c
      JOIN inbox_head h ON h.consumer = c.value AND h.home_key = ?",
@@ -127,6 +135,9 @@ impl ReadStore {
         tx.query(Statement::of(INSTALLING)).await.map_err(StoreError::Open)?;
         let ledger = LEDGER_SCHEMA.text(db.engine()).unwrap_or_default();
         tx.script(&ledger).await.map_err(StoreError::Open)?;
+        if tx.query(Statement::of(HEADS_KNOW)).await.map_err(StoreError::Open)?.is_empty() {
+            tx.query(Statement::of(LET_HEADS_KNOW)).await.map_err(StoreError::Open)?;
+        }
         tx.commit().await.map_err(StoreError::Open)?;
         Ok(Self { db, server, clock, signals: EventSignals::unbound() })
     }

@@ -18,6 +18,11 @@ use uuid::Uuid;
 
 use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, relay_settings};
 
+/// The event that a history has at a number.
+fn event(history: u64, n: u64) -> Uuid {
+    Uuid::from_u64_pair(history, n)
+}
+
 /// What the bus does to one record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
@@ -212,7 +217,7 @@ proptest! {
         let mut applied = Vec::new();
         for n in deliveries {
             let before = state.head.n;
-            match state.take(Epoch(1), n) {
+            match state.take(Epoch(1), n, event(1, n)) {
                 Disposition::Apply => {
                     prop_assert_eq!(n, before + 1);
                     applied.push(n);
@@ -227,13 +232,32 @@ proptest! {
         prop_assert_eq!(&applied, &(1..=applied.len() as u64).collect::<Vec<_>>());
     }
 
+    /// History that was cut and goes on under the same epoch is held as well, when it comes by the head at the latest, however
+    /// far it was cut: then its number is another event's.
+    #[test]
+    fn history_that_was_cut_is_held(head in 1..10_u64, back in any::<proptest::sample::Index>()) {
+        let mut state = KeyState::default();
+        for n in 1..=head {
+            prop_assert_eq!(state.take(Epoch(1), n, event(1, n)), Disposition::Apply);
+        }
+        let from = 1 + back.index(usize::try_from(head).unwrap()) as u64;
+        for n in from..head {
+            prop_assert_eq!(state.take(Epoch(1), n, event(2, n)), Disposition::Duplicate);
+        }
+        prop_assert_eq!(state.take(Epoch(1), head, event(1, head)), Disposition::Duplicate, "the same once more");
+        for n in head..head + 3 {
+            prop_assert_eq!(state.take(Epoch(1), n, event(2, n)), Disposition::Hold(HoldReason::Rewound));
+        }
+        prop_assert_eq!(state.head.n, head);
+    }
+
     /// A parked key takes nothing but repeats, and its head stays, whatever comes.
     #[test]
     fn a_parked_key_stands_still(head in 0..5_u64, later in proptest::collection::vec(0..12_u64, 0..30)) {
         let mut state = KeyState { head: Head { epoch: Epoch(1), n: head }, ..KeyState::default() };
         state.park(Epoch(1), head + 1);
         for n in later {
-            let disposition = state.take(Epoch(1), n + 1);
+            let disposition = state.take(Epoch(1), n + 1, event(1, n + 1));
             prop_assert!(matches!(disposition, Disposition::Duplicate | Disposition::Hold(HoldReason::Poison)));
             prop_assert_eq!(disposition == Disposition::Duplicate, n < head);
             prop_assert_eq!(state.head.n, head);
@@ -245,9 +269,9 @@ proptest! {
     fn rewound_history_is_held(head in 1..10_u64, back in any::<proptest::sample::Index>()) {
         let mut state = KeyState { head: Head { epoch: Epoch(1), n: head }, ..KeyState::default() };
         let n = 1 + back.index(usize::try_from(head).unwrap()) as u64;
-        prop_assert_eq!(state.take(Epoch(2), n), Disposition::Hold(HoldReason::Rewound));
-        prop_assert_eq!(state.take(Epoch(2), n + 1), Disposition::Hold(HoldReason::Rewound));
-        prop_assert_eq!(state.take(Epoch(2), head + 1), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.take(Epoch(2), n, event(2, n)), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.take(Epoch(2), n + 1, event(2, n + 1)), Disposition::Hold(HoldReason::Rewound));
+        prop_assert_eq!(state.take(Epoch(2), head + 1, event(2, head + 1)), Disposition::Hold(HoldReason::Rewound));
         prop_assert_eq!(state.head.n, head);
     }
 }

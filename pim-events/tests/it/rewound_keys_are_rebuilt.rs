@@ -111,3 +111,68 @@ async fn to_what_the_restored_shards_tell() {
     let report = rebuild().run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.equal, report.rewound), ("live", true, 2));
 }
+
+/// Guards: a head knows its event (`KeyState::take`), so that a key which was set back unnoticed, and numbers on under the same
+/// epoch, is named when it comes by the head; and `Superseded` tells which of two events with one number came last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_when_nobody_noticed_that_they_were_set_back() {
+    let folder = Folder::new();
+    let home = patient();
+    let write = async |steps: &'static [u64], rows: usize| {
+        let rig = Rig::open(folder.path()).await;
+        let (relay, runner) = (Running::relay(rig.relay()), rig.projections(&Journal::default()).await);
+        let runner = Running::projections(runner);
+        rig.write(home, Uuid::new_v4(), steps).await;
+        eventually("all of it is applied", || async { rig.journal().await.len() == rows }).await;
+        relay.end().await;
+        runner.end().await;
+    };
+    write(&[1, 2, 3], 3).await;
+    snapshot(folder.path()).await;
+    write(&[40, 50], 5).await;
+    put_back(folder.path()).await;
+
+    let rig = Rig::open(folder.path()).await;
+    for source in Source::all(&rig.cluster) {
+        source.rebase().await.unwrap();
+    }
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    rig.write(home, Uuid::new_v4(), &[41]).await;
+    rig.write(home, Uuid::new_v4(), &[51]).await;
+    eventually("it is named", || async { held(&rig).await == [(home.uuid(), "rewound".to_owned())] }).await;
+    assert_eq!(applied(&rig, home).await, [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)]);
+
+    let journal: Arc<Journal> = Arc::new(Journal::default());
+    let rebuild = Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, journal, Verdict::MustEqual);
+    let report = rebuild.run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.state, report.rewound), ("live", 1), "{report:?}");
+    assert_eq!((held(&rig).await, applied(&rig, home).await), (vec![], told(&rig, home).await));
+    rig.write(home, Uuid::new_v4(), &[61]).await;
+    eventually("it goes on", || async { applied(&rig, home).await.len() == 6 }).await;
+}
+
+/// Guard: `ReadStore::prepare` lets a store of before learn the events of its heads, and takes what it does not know for sound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_heads_knew_no_events_goes_on() {
+    let folder = Folder::new();
+    let home = patient();
+    for (steps, is_older) in [(&[1, 2][..], true), (&[3], false)] {
+        let rig = Rig::open(folder.path()).await;
+        let (relay, runner) = (Running::relay(rig.relay()), rig.projections(&Journal::default()).await);
+        let runner = Running::projections(runner);
+        rig.write(home, Uuid::new_v4(), steps).await;
+        eventually("all of it is applied", || async { applied(&rig, home).await == told(&rig, home).await }).await;
+        relay.end().await;
+        runner.end().await;
+        if is_older {
+            let mut tx = rig.store.db().begin().await.unwrap();
+            tx.script("ALTER TABLE inbox_head DROP COLUMN event_id").await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    }
+    let rig = Rig::open(folder.path()).await;
+    let known =
+        rig.store.query(Statement::same("SELECT count(*) FROM inbox_head WHERE event_id IS NULL")).await.unwrap();
+    assert_eq!((known[0].count(0).unwrap(), held(&rig).await), (0, vec![]));
+}

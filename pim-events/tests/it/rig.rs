@@ -228,6 +228,7 @@ pub async fn snapshot(folder: &Path) {
         }
         return;
     }
+    until_closed(folder).await;
     std::fs::create_dir_all(folder.join("kept")).unwrap();
     copy(folder, &folder.join("kept"));
 }
@@ -242,7 +243,17 @@ pub async fn put_back(folder: &Path) {
         }
         return;
     }
+    until_closed(folder).await;
     copy(&folder.join("kept"), folder);
+}
+
+/// Connections close behind whoever drops them, and would write over what is put back.
+async fn until_closed(folder: &Path) {
+    let is_open = |fd: std::io::Result<std::fs::DirEntry>| {
+        let file = fd.ok().and_then(|fd| std::fs::read_link(fd.path()).ok());
+        file.is_some_and(|file| file.starts_with(folder) && file.to_string_lossy().contains(".db"))
+    };
+    eventually("every file is closed", || async { !std::fs::read_dir("/proc/self/fd").unwrap().any(is_open) }).await;
 }
 
 /// The files of shards and control database, and no index of a log that is not theirs.

@@ -27,7 +27,7 @@ impl<'a> Item<'a> {
             Ok(event) if engine.sink.handles(&event.event_type) => Some(engine.registry.upcast(event.clone())),
             _ => None,
         };
-        let superseded = |event: &Event| engine.superseded.covers(event.home, event.owner_epoch, event.n);
+        let superseded = |event: &Event| engine.superseded.covers(event);
         let is_superseded = event.as_ref().is_ok_and(superseded);
         Self { record, event, ready, is_superseded }
     }
@@ -41,7 +41,8 @@ impl<'a> Item<'a> {
 pub(super) struct Attempt<'a> {
     pub(super) apply: Vec<Event>,
     pub(super) dead: Vec<(&'a Record, &'static str)>,
-    heads: BTreeMap<Uuid, Head>,
+    /// By key, and the event that each is the head of.
+    heads: BTreeMap<Uuid, (Head, Uuid)>,
     holds: Vec<(&'a Item<'a>, HoldReason, Head)>,
     /// Keys held for a gap that this batch fills.
     filled: Vec<Uuid>,
@@ -74,7 +75,7 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let state = states.entry(event.home).or_default();
-            match state.take(event.owner_epoch, event.n) {
+            match state.take(event.owner_epoch, event.n, event.id) {
                 Disposition::Duplicate => plan.duplicates += 1,
                 Disposition::Hold(reason) => {
                     plan.holds.push((item, reason, state.held_last.unwrap_or(state.head)));
@@ -85,7 +86,7 @@ impl<'a> Attempt<'a> {
                     } else {
                         plan.ignored += 1;
                     }
-                    plan.heads.insert(event.home, state.head);
+                    plan.heads.insert(event.home, (state.head, event.id));
                     if state.hold == Some(HoldReason::Gap) {
                         plan.filled.push(event.home);
                     }
@@ -126,7 +127,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn statements(&self, place: &Place, states: &HashMap<Uuid, KeyState>, now: Timestamp) -> Vec<Statement> {
         let mut all = Vec::new();
         if !self.heads.is_empty() {
-            let heads: Vec<(Uuid, Head)> = self.heads.iter().map(|(key, head)| (*key, *head)).collect();
+            let heads: Vec<(Uuid, Head, Uuid)> =
+                self.heads.iter().map(|(key, (head, event))| (*key, *head, *event)).collect();
             all.push(ledger::save_heads(place.consumer, &heads, now));
         }
         for (item, reason, last) in &self.holds {

@@ -25,6 +25,7 @@ pub(crate) struct Hold<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct HeldEvent {
     pub(crate) at: Head,
+    pub(crate) id: Uuid,
     headers: String,
     payload: String,
 }
@@ -110,7 +111,7 @@ pub(crate) fn draining(place: &Place) -> Statement {
 /// Asks for the first `max` events of a held sequence, in order; read the answer with [`HeldEvent::of`].
 pub(crate) fn held(consumer: &str, key: Uuid, max: u32) -> Statement {
     Statement::same(
-        "SELECT owner_epoch, n, headers, payload FROM held_event WHERE consumer = ? AND home_key = ?
+        "SELECT owner_epoch, n, headers, payload, event_id FROM held_event WHERE consumer = ? AND home_key = ?
          ORDER BY owner_epoch, n LIMIT ?",
     )
     .bind(consumer)
@@ -121,7 +122,8 @@ pub(crate) fn held(consumer: &str, key: Uuid, max: u32) -> Statement {
 impl HeldEvent {
     pub(crate) fn of(row: &Row) -> Result<Self, DbError> {
         let at = Head { epoch: epoch_at(row, 0)?, n: row.count(1)? };
-        Ok(Self { at, headers: row.text(2)?.to_owned(), payload: row.text(3)?.to_owned() })
+        let (headers, payload) = (row.text(2)?.to_owned(), row.text(3)?.to_owned());
+        Ok(Self { at, id: row.uuid(4)?, headers, payload })
     }
 }
 

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS inbox_head (
     owner_epoch INTEGER NOT NULL,
     n INTEGER NOT NULL,
     at INTEGER NOT NULL,
+    event_id BLOB,
     PRIMARY KEY (consumer, home_key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS held_key (

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS inbox_head (
     owner_epoch bigint NOT NULL,
     n bigint NOT NULL,
     at bigint NOT NULL,
+    event_id uuid,
     PRIMARY KEY (consumer, home_key)
 ) WITH (fillfactor = 80);
 CREATE TABLE IF NOT EXISTS held_key (

@@ -54,7 +54,7 @@ const LEDGER_TABLES: &[ReadTable] = &[
         name: "projection_checkpoint",
         columns: &["consumer", "topic", "part", "next_offset", "event_at", "at"],
     },
-    ReadTable { name: "inbox_head", columns: &["consumer", "home_key", "owner_epoch", "n", "at"] },
+    ReadTable { name: "inbox_head", columns: &["consumer", "home_key", "owner_epoch", "n", "event_id", "at"] },
     ReadTable {
         name: "held_key",
         columns: &["consumer", "home_key", "part", "reason", "code", "tries", "since", "last_epoch", "last_n"],
