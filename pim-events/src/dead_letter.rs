@@ -1,6 +1,7 @@
 //! Dead letters: what consumers hold, why, and how it is applied after all. Payloads stay closed; their digests show.
 
 mod replay;
+mod rewound;
 
 pub use replay::{ReplayPlan, ReplaySelection, ReplayedKey};
 
@@ -9,6 +10,7 @@ use pim_core::role::ClosedEnum as _;
 use pim_data::backend::{DbError, Row, SqlPair, Statement};
 use uuid::Uuid;
 
+use crate::bus::BusError;
 use crate::consumer::HoldReason;
 use crate::consumer::ledger::set_reason;
 use crate::projection::{ReadStore, StoreError};
@@ -147,9 +149,18 @@ pub enum UnparkError {
     /// The key waits for an event that is missing; it continues by itself when that arrives.
     #[error("key waits for a missing event")]
     Gap,
-    /// History was rewound: the key's read model has to be rebuilt.
+    /// History was rewound: the key's read model has to be rebuilt. Commands go on ([`ReadStore::unpark_command`]).
     #[error("key was rewound, rebuild the read model")]
     Rewound,
+    /// The log has too many events of the key to go through them again.
+    #[error("the log has more than {most} events of the key")]
+    TooLong {
+        /// The bound.
+        most: usize,
+    },
+    /// The log does not answer.
+    #[error("read the log")]
+    Bus(#[source] BusError),
     /// The store does not answer.
     #[error("use the read store")]
     Store(#[from] DbError),

@@ -115,7 +115,12 @@ async fn unpark(
     known_consumer(&consumer)?;
     let intent = Intent::new("dead_letter.unpark", format!("{consumer}/{key}"), json!({}));
     let effect = async {
-        match stores.reads.unpark(&consumer, key).await {
+        let command = crate::workers::commands().into_iter().find(|command| command.name() == consumer);
+        let unparked = match command {
+            Some(command) => stores.reads.unpark_command(&stores.bus, command.as_ref(), key).await,
+            None => stores.reads.unpark(&consumer, key).await,
+        };
+        match unparked {
             Ok(()) => Answer::ok(&json!({"consumer": consumer, "key": key, "unparked": true})),
             Err(error) => Err(why_held(error)),
         }

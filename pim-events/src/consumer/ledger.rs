@@ -214,10 +214,10 @@ pub(crate) fn epoch_at(row: &Row, at: usize) -> Result<Epoch, DbError> {
     Ok(Epoch(u32::try_from(row.count(at)?).unwrap_or(u32::MAX)))
 }
 
-/// Moves heads forward, never back. Each comes with its event's id.
-pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head, Uuid)], now: Timestamp) -> Statement {
-    let told = |(key, head, event): &(Uuid, Head, Uuid)| {
-        (key.simple().to_string(), head.epoch.0, head.n, event.simple().to_string())
+/// Moves heads forward, never back. Each comes with its event's id, where that is known.
+pub(crate) fn save_heads(consumer: &str, heads: &[(Uuid, Head, Option<Uuid>)], now: Timestamp) -> Statement {
+    let told = |(key, head, event): &(Uuid, Head, Option<Uuid>)| {
+        (key.simple().to_string(), head.epoch.0, head.n, event.map(|event| event.simple().to_string()))
     };
     let list: Vec<_> = heads.iter().map(told).collect();
     let heads = Value::Json(serde_json::json!(list).to_string());

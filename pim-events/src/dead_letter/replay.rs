@@ -100,6 +100,8 @@ impl ReadStore {
             match self.unpark(consumer, *key).await {
                 // Somebody else released it, or it is held for another reason by now.
                 Ok(()) | Err(UnparkError::NotHeld | UnparkError::Gap | UnparkError::Rewound) => {}
+                // Only who gives commands again reads the log.
+                Err(UnparkError::TooLong { .. } | UnparkError::Bus(_)) => {}
                 Err(UnparkError::Store(error)) => return Err(error.into()),
             }
         }

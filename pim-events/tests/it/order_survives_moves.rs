@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::rig::{Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, context, eventually, patient};
 
 /// Answers every step.
-struct Answer;
+pub(crate) struct Answer;
 
 #[async_trait]
 impl CommandHandler for Answer {
@@ -38,7 +38,7 @@ impl CommandHandler for Answer {
     }
 }
 
-async fn commands(rig: &Rig) -> Running {
+pub(crate) async fn commands(rig: &Rig) -> Running {
     let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
     let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
     let settings = CommandSettings { consumer, ..CommandSettings::of(service) };
@@ -52,7 +52,7 @@ fn other_end(rig: &Rig, home: HomeKey) -> ShardId {
 }
 
 /// Causes of all answers, in all outboxes.
-async fn answers(rig: &Rig) -> Vec<Uuid> {
+pub(crate) async fn answers(rig: &Rig) -> Vec<Uuid> {
     let mut all = Vec::new();
     for source in Source::all(&rig.cluster) {
         let asked = Statement::same("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");

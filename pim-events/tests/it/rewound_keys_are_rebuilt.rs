@@ -8,6 +8,7 @@ use pim_data::backend::Statement;
 use pim_events::{Rebuild, Source, UnparkError, Verdict};
 use uuid::Uuid;
 
+use super::order_survives_moves::{Answer, answers, commands};
 use super::rig::{Folder, Journal, Rig, Running, eventually, patient, put_back, snapshot};
 
 /// What the outbox of a key's shard has of it: number and step.
@@ -175,4 +176,45 @@ async fn a_store_whose_heads_knew_no_events_goes_on() {
     let known =
         rig.store.query(Statement::same("SELECT count(*) FROM inbox_head WHERE event_id IS NULL")).await.unwrap();
     assert_eq!((known[0].count(0).unwrap(), held(&rig).await), (0, vec![]));
+}
+
+/// Guard: `ReadStore::unpark_command` goes through what the log has of a key, without what was given up; the inbox, which was
+/// set back with its shard, tells what has happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_commands_are_given_again() {
+    let folder = Folder::new();
+    let home = patient();
+    let write = async |steps: &'static [u64], answered: usize| {
+        let rig = Rig::open(folder.path()).await;
+        let (relay, runner) = (Running::relay(rig.relay()), commands(&rig).await);
+        rig.write(home, Uuid::new_v4(), steps).await;
+        eventually("all of it is answered", || async { answers(&rig).await.len() == answered }).await;
+        eventually("the log is read", || all_is_read(&rig)).await;
+        relay.end().await;
+        runner.end().await;
+    };
+    write(&[1, 2], 2).await;
+    snapshot(folder.path()).await;
+    write(&[40], 3).await;
+    put_back(folder.path()).await;
+
+    let rig = Rig::open(folder.path()).await;
+    for source in Source::all(&rig.cluster) {
+        source.rebase().await.unwrap();
+    }
+    let _relay = Running::relay(rig.relay());
+    let _runner = commands(&rig).await;
+    rig.write(home, Uuid::new_v4(), &[41]).await;
+    rig.write(home, Uuid::new_v4(), &[51]).await;
+    eventually("it is named", || async { held(&rig).await == [(home.uuid(), "rewound".to_owned())] }).await;
+    assert_eq!(answers(&rig).await.len(), 2, "nothing new is answered");
+
+    rig.store.unpark_command(rig.subscriber().as_ref(), &Answer, home.uuid()).await.unwrap();
+    eventually("nothing is held", || async { held(&rig).await.is_empty() }).await;
+    let mut causes = answers(&rig).await;
+    causes.sort_unstable();
+    causes.dedup();
+    assert_eq!((causes.len(), answers(&rig).await.len()), (4, 4), "each step that there is, once");
+    rig.write(home, Uuid::new_v4(), &[61]).await;
+    eventually("it goes on", || async { answers(&rig).await.len() == 5 }).await;
 }

@@ -127,8 +127,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn statements(&self, place: &Place, states: &HashMap<Uuid, KeyState>, now: Timestamp) -> Vec<Statement> {
         let mut all = Vec::new();
         if !self.heads.is_empty() {
-            let heads: Vec<(Uuid, Head, Uuid)> =
-                self.heads.iter().map(|(key, (head, event))| (*key, *head, *event)).collect();
+            let heads: Vec<_> = self.heads.iter().map(|(key, (head, event))| (*key, *head, Some(*event))).collect();
             all.push(ledger::save_heads(place.consumer, &heads, now));
         }
         for (item, reason, last) in &self.holds {

@@ -104,7 +104,7 @@ impl<S: Sink> Engine<S> {
             self.sink.apply(tx, &events).await?;
         }
         if let Some(end) = run.last() {
-            last.push(ledger::save_heads(place.consumer, &[(key, end.at, end.id)], self.clock.now()));
+            last.push(ledger::save_heads(place.consumer, &[(key, end.at, Some(end.id))], self.clock.now()));
             last.push(ledger::drop_held(place.consumer, key, end.at));
             last.push(ledger::release(place.consumer, key));
         }
