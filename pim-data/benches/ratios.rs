@@ -5,6 +5,9 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
+#[cfg(feature = "postgres")]
+#[path = "ratios/far.rs"]
+mod far;
 #[path = "ratios/growth.rs"]
 mod growth;
 #[cfg(feature = "postgres")]

@@ -39,7 +39,8 @@ pub struct AcceptedLoss {
     pub checkpoint: u64,
     /// Earlier lines that had signed less of the shard, counted from one.
     pub lines: Vec<u64>,
-    /// How many records the newest checkpoint named that are not there. What was acknowledged and lost behind it is not known.
+    /// How many numbers of records the newest checkpoint named that the shard has not reached again: no more than were lost.
+    /// What was acknowledged and lost behind that checkpoint is not known.
     pub records: u64,
 }
 
@@ -47,44 +48,57 @@ impl Cluster {
     /// Gives up what the shard has lost, after looking at all of the trail. Said again, it raises the epochs again and changes
     /// nothing else.
     ///
-    /// The permit must reach every row. Who, when and why goes into the audit trail of the shard and into the signed line.
+    /// `lines` names the earlier checkpoints that had signed less of the shard and are given up too, by their place in the file,
+    /// as verifying tells them; right after a promotion there are none. The permit must reach every row. Who, when and why goes
+    /// into the audit trail of the shard and into the signed line.
     ///
     /// # Errors
-    /// [`LossError`]; [`LossError::Unsound`] when something is wrong with the trail that no loss explains. Epochs may have risen
-    /// then; nothing was given up.
+    /// [`LossError`]; [`LossError::Unsound`] when something is wrong with the trail that no loss explains, and
+    /// [`LossError::Unnamed`] when a line has signed less of the shard that is not among `lines`. Epochs may have risen then.
     pub async fn accept_loss(
         &self,
         cx: &RequestContext,
         permit: &Permit<Write>,
         shard: ShardId,
         reason: &Reason,
+        lines: &[u64],
     ) -> Result<AcceptedLoss, LossError> {
         if *permit.scope() != Scope::All {
             return Err(LossError::Scope);
         }
         let db = self.database(shard).ok_or(LossError::UnknownShard(shard))?;
         let map_version = self.number_anew(shard).await?;
-        let others = self.verify_audit().await?.findings;
-        let others = others.iter().filter(|finding| !is_of_a_loss(finding)).count();
-        if others > 0 {
-            return Err(LossError::Unsound { findings: others });
+        let report = self.verify_audit().await?;
+        let others = report.findings.iter().filter(|finding| !is_of_a_loss(finding)).count();
+        if others > 0 || !report.agrees {
+            return Err(LossError::Unsound { findings: others.max(1) });
         }
+        self.are_named(shard, lines).await?;
+        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
+        let place = (shard != CONTROL).then_some(shard.0);
+        let records = signed.missing(place, &audit::heads(self).await.map_err(audit::CheckpointError::from)?);
         let told = self.tell(db, cx, permit.system_scope(), shard, reason).await;
         told.map_err(|source| LossError::Shard { shard, source })?;
-        let place = (shard != CONTROL).then_some(shard.0);
-        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
-        let lines: Vec<u64> =
-            signed.set_back.iter().filter(|(_, shards)| shards.contains(&place)).map(|(line, _)| *line).collect();
-        let records = signed.missing(place, &audit::heads(self).await.map_err(audit::CheckpointError::from)?);
         let loss = audit::Loss {
             shard: shard.0,
             user: cx.actor().subject().as_str().to_owned(),
             request: cx.request_id().to_string(),
             reason: reason.as_str().to_owned(),
-            lines: lines.clone(),
+            lines: lines.to_vec(),
         };
         let checkpoint = self.sign_audit(Some(audit::Reason::Loss(loss))).await?;
-        Ok(AcceptedLoss { shard, map_version, checkpoint, lines, records })
+        // Somebody may have signed a checkpoint just before, which has less of the shard and was named by nobody.
+        self.are_named(shard, &[]).await?;
+        Ok(AcceptedLoss { shard, map_version, checkpoint, lines: lines.to_vec(), records })
+    }
+
+    /// Whether `lines` has every line that signed less of the shard and was not given up.
+    async fn are_named(&self, shard: ShardId, lines: &[u64]) -> Result<(), LossError> {
+        let place = (shard != CONTROL).then_some(shard.0);
+        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
+        let of_shard = signed.set_back.iter().filter(|(_, shards)| shards.contains(&place)).map(|(line, _)| *line);
+        let unnamed: Vec<u64> = of_shard.filter(|line| !lines.contains(line)).collect();
+        if unnamed.is_empty() { Ok(()) } else { Err(LossError::Unnamed { lines: unnamed }) }
     }
 
     /// Publishes a map under which the shard's events can be told from those of before.

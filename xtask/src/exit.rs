@@ -42,6 +42,11 @@ impl Failure {
         Failed { failure: self, sentence: sentence.into() }.into()
     }
 
+    /// Whether an error is this failure.
+    pub(crate) fn is(self, error: &anyhow::Error) -> bool {
+        error.downcast_ref::<Failed>().is_some_and(|failed| failed.failure == self)
+    }
+
     /// The failure that an exit code of a lab program stands for.
     pub(crate) fn of_code(code: i32) -> Self {
         match code {

@@ -6,6 +6,7 @@ use pim_core::rbac::Write;
 use pim_core::shard::ShardId;
 use pim_data::cluster::Cluster;
 use pim_data::degradation::{Reason, ReasonError};
+use pim_events::{Origin, Source};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -21,6 +22,9 @@ pub(super) fn endpoints() -> Endpoints<Stores> {
         .serve(Operation::operate("/v1/admin/shards/{id}/degrade", degrade), turn)
         .serve(Operation::operate("/v1/admin/shards/{id}/accept-loss", accept), accept_loss)
 }
+
+/// Most lines that one word gives up.
+const LINES_MAX: usize = 1000;
 
 fn number(id: &str) -> Result<ShardId, Problem> {
     id.parse().map(ShardId).map_err(|_| Problem::of(problem::INVALID_ID).detail("the number of a shard"))
@@ -71,21 +75,37 @@ struct Acceptance {
     /// Why: one word, such as `standby-lost` or the number of a ticket.
     #[schema(example = "standby-lost", max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     reason: String,
+    /// Earlier checkpoints that had signed less of the shard and are given up too, as verifying tells them. None right after
+    /// the promotion.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    lines: Vec<u64>,
 }
 
 /// Done again it raises the epochs of the shard's buckets again, and changes nothing else.
+///
+/// The outbox begins anew: where its relay was, the lost primary had said, and consumers know what they have.
 async fn accept_loss(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     Path(id): Path<String>,
     command: Command<Acceptance>,
 ) -> Result<Answer, Failure> {
-    let cx = &command.cx;
-    let (shard, reason) = (number(&id)?, word(&command.body.reason)?);
+    let (cx, Acceptance { reason, lines }) = (&command.cx, &command.body);
+    let (shard, reason) = (number(&id)?, word(reason)?);
+    if lines.len() > LINES_MAX {
+        return Err(Problem::of(problem::INVALID_BODY).with("lines_max", LINES_MAX).into());
+    }
     let effect = async {
-        let given_up = cluster.accept_loss(cx, &permit, shard, &reason).await;
-        Answer::ok(&given_up.map_err(|error| error.into_problem())?)
+        let given_up = cluster.accept_loss(cx, &permit, shard, &reason, lines).await;
+        let given_up = given_up.map_err(|error| error.into_problem())?;
+        let is_its = |source: &Source| matches!(source.origin, Origin::Shard(origin) if origin == shard);
+        for source in Source::all(&cluster).into_iter().filter(is_its) {
+            source.rebase().await.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?;
+        }
+        Answer::ok(&given_up)
     };
-    let intent = Intent::new("shard.accept_loss", shard.to_string(), json!({"reason": reason.as_str()}));
+    let parameters = json!({"reason": reason.as_str(), "lines": lines});
+    let intent = Intent::new("shard.accept_loss", shard.to_string(), parameters);
     operate(&cluster, &permit, cx, intent, effect).await
 }

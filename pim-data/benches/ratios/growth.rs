@@ -196,7 +196,7 @@ mod servers {
     type Databases = (Arc<BenchSecrets>, Vec<String>);
 
     async fn on_servers(run: &str, folder: &Path, name: String, shards: u16, rows: usize) -> (Grown, Databases) {
-        let secrets = Arc::new(BenchSecrets { run: format!("{run}_{name}") });
+        let secrets = Arc::new(BenchSecrets { run: format!("{run}_{name}"), by_way_of: None });
         let names: Vec<_> = (0..shards).map(|shard| format!("shard-{shard}")).chain(["control".to_owned()]).collect();
         secrets.make_databases(&names).await;
         let cluster = open(&secrets, &folder.join(&name), ShardMap::even(shards).expect("shards")).await;

@@ -1,8 +1,10 @@
-//! The same on PostgreSQL: against eleven statements and a COMMIT that somebody wrote by hand on the same tables, one trip each.
+//! The same on PostgreSQL: against eleven statements and a COMMIT that somebody wrote by hand on the same tables, one trip each;
+//! on this machine, where a trip costs next to nothing, and with a quarter of a millisecond for each.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, Read, SystemScope};
@@ -20,10 +22,12 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    Account, BenchAction, BenchResource, Customer, Fact, Measure, context, full_write, growth, is_wanted, median,
+    Account, BenchAction, BenchResource, Customer, Fact, Measure, context, far, full_write, growth, is_wanted, median,
     write_permit,
 };
 
+/// How long a message is under way to a server that is not on this machine.
+const EACH_WAY: Duration = Duration::from_micros(125);
 const VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
 const PASSWORD: &str = "only-for-benches";
 const ROLES: &str = "DO $$ BEGIN
@@ -47,14 +51,24 @@ const FACT_TABLE: &str = "CREATE TABLE fact (seq bigint GENERATED ALWAYS AS IDEN
 #[derive(Debug)]
 pub(super) struct BenchSecrets {
     pub(super) run: String,
+    /// Where the server is to be had, when that is not where it is.
+    pub(super) by_way_of: Option<SocketAddr>,
+}
+
+/// Where the server is.
+fn server_address() -> String {
+    let given = std::env::var(VARIABLE).unwrap_or_default();
+    let (_, address) = given.split_once('@').expect("a user");
+    let address = address.split(['/', '?']).next().unwrap_or_default();
+    if address.contains(':') { address.to_owned() } else { format!("{address}:5432") }
 }
 
 impl BenchSecrets {
     fn dsn(&self, user: Option<&str>, database: &str) -> String {
         let given = std::env::var(VARIABLE).unwrap_or_default();
         let (_, rest) = given.split_once("://").expect("postgres://…");
-        let (login, address) = rest.split_once('@').expect("a user");
-        let address = address.split(['/', '?']).next().unwrap_or_default();
+        let (login, _) = rest.split_once('@').expect("a user");
+        let address = self.by_way_of.map_or_else(server_address, |address| address.to_string());
         let login = user.map_or_else(|| login.to_owned(), |user| format!("{user}:{PASSWORD}"));
         format!("postgres://{login}@{address}/{database}")
     }
@@ -244,31 +258,44 @@ pub(super) async fn measure() {
     let _gone = std::fs::remove_dir_all(folder);
 }
 
+/// Full writes of one client and of eight, against as many hand-written ones.
+async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names: [&'static str; 2]) {
+    let shard = secrets.database("shard-0");
+    for (name, clients, each, goal) in [(names[0], 1, 400, 2.0), (names[1], 8, 100, 1.5)] {
+        let mut peers = Vec::new();
+        for _ in 0..clients {
+            peers.push(Arc::new(Mutex::new(secrets.connect(Some("pim_bench_app"), &shard).await)));
+        }
+        for side in [&[][..], &peers] {
+            writes_per_second(bench, side, clients, each).await;
+        }
+        let mut measure = Measure { rounds: Vec::new() };
+        for _ in 0..11 {
+            let ours = writes_per_second(bench, &[], clients, each).await;
+            measure.rounds.push((ours, writes_per_second(bench, &peers, clients, each).await));
+        }
+        measure.print(name, goal, true);
+    }
+}
+
 async fn measure_one_shard(run: &str, folder: &Path) {
-    let secrets = Arc::new(BenchSecrets { run: run.to_owned() });
+    let secrets = Arc::new(BenchSecrets { run: run.to_owned(), by_way_of: None });
     secrets.make_databases(&NAMES).await;
     let bench = Arc::new(ServerBench::open(&secrets, folder).await);
     let shard = secrets.database("shard-0");
     writes_per_second(&bench, &[], 8, 50).await;
     secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
-    for (name, clients, each, goal) in
-        [("data/server/full-write", 1, 400, 2.0), ("data/server/full-write-8-clients", 8, 100, 1.5)]
-    {
-        let mut peers = Vec::new();
-        for _ in 0..clients {
-            peers.push(Arc::new(Mutex::new(secrets.connect(Some("pim_bench_app"), &shard).await)));
-        }
-        for side in [&[][..], &peers] {
-            writes_per_second(&bench, side, clients, each).await;
-        }
-        let mut measure = Measure { rounds: Vec::new() };
-        for _ in 0..11 {
-            let ours = writes_per_second(&bench, &[], clients, each).await;
-            measure.rounds.push((ours, writes_per_second(&bench, &peers, clients, each).await));
-        }
-        measure.print(name, goal, true);
-    }
+    let near = ["data/server/full-write", "data/server/full-write-8-clients"];
+    measure_writes(&bench, &secrets, near).await;
+    let by_way_of = Some(far::away_from(&server_address(), EACH_WAY));
+    let far_secrets = Arc::new(BenchSecrets { run: run.to_owned(), by_way_of });
+    let map = ShardMap::even(1).expect("one shard");
+    let cluster = open(&far_secrets, &folder.join("far"), map).await;
+    let from_afar = Arc::new(ServerBench { cluster, accounts: bench.accounts.clone(), payload: bench.payload.clone() });
+    let far = ["data/server/full-write-from-afar", "data/server/full-write-from-afar-8-clients"];
+    measure_writes(&from_afar, &far_secrets, far).await;
+    drop(from_afar);
 
     let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
     // Somebody whom no policy binds.

@@ -78,7 +78,7 @@ pub struct AuditFinding {
     pub row: Option<AuditedRow>,
 }
 
-/// A restore that the checkpoint file tells of. It alone may set the chains back.
+/// A restore that the checkpoint file tells of: it may set all chains back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AuditRestore {

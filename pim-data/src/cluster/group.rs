@@ -164,7 +164,7 @@ impl Group {
     }
 
     /// What the primary acknowledges alone.
-    pub(super) fn degraded(&self) -> Option<Degraded> {
+    pub(crate) fn degraded(&self) -> Option<Degraded> {
         self.standing.borrow().degraded
     }
 

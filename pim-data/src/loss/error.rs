@@ -23,6 +23,12 @@ pub enum LossError {
         /// How many.
         findings: usize,
     },
+    /// Earlier checkpoints have signed less of the shard, and were not named: each is a loss, or somebody's doing.
+    #[error("checkpoints {lines:?} had signed less of the shard: look at each, and name those that are given up")]
+    Unnamed {
+        /// Their places in the file, counted from one.
+        lines: Vec<u64>,
+    },
     /// The map that raises the epochs could not be published.
     #[error("the epochs of the shard's buckets could not be raised")]
     Publish(#[from] PublishError),
@@ -48,6 +54,9 @@ impl IntoProblem for LossError {
             Self::Unsound { findings } => Problem::of(problem::CONFLICT)
                 .detail("the audit trail has findings that no loss of a shard explains: verify it")
                 .with("findings", findings),
+            Self::Unnamed { lines } => Problem::of(problem::CONFLICT)
+                .detail("earlier checkpoints had signed less of the shard: name those that are given up")
+                .with("lines", lines),
             Self::Publish(_) | Self::Checkpoint(_) | Self::Shard { .. } => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }

@@ -55,6 +55,9 @@ pub enum MoveError {
     /// Somebody else carries out a move at this moment.
     #[error("another mover is at work")]
     Busy,
+    /// A shard acknowledges commits that may be lost with its primary: rows and records must not part now.
+    #[error("shard {0} is degraded: end that before buckets move")]
+    Degraded(ShardId),
     /// An event of a key of the buckets was refused by the bus.
     #[error("a key of the buckets is parked at the relay: un-park it first")]
     Parked,
@@ -123,6 +126,9 @@ impl IntoProblem for MoveError {
             }
             Self::Taken { .. } => Problem::of(problem::CONFLICT).detail("a bucket is part of a move that is not over"),
             Self::Step { .. } => Problem::of(problem::CONFLICT).detail("the move is in a step that does not allow it"),
+            Self::Degraded(shard) => Problem::of(problem::CONFLICT)
+                .detail("a shard is degraded: end that before buckets move")
+                .with("shard", shard.0),
             Self::Parked => Problem::of(problem::CONFLICT).detail("a key of the buckets is parked at the relay"),
             Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)

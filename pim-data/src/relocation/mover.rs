@@ -85,6 +85,9 @@ impl Mover {
         if let Some(&bucket) = other {
             return Err(MoveError::Elsewhere { bucket, owner: owner(&bucket) });
         }
+        if let Some(shard) = [source, target].into_iter().find(|shard| self.is_degraded(*shard)) {
+            return Err(MoveError::Degraded(shard));
+        }
         for other in journal::open(self.control()?).await? {
             if let Some(&bucket) = other.buckets.iter().find(|bucket| buckets.contains(bucket)) {
                 return Err(MoveError::Taken { bucket, other: other.id });
@@ -103,6 +106,12 @@ impl Mover {
             began_at: now,
             changed_at: now,
         })
+    }
+
+    /// What a degraded shard has acknowledged may be lost with its primary. Rows that had left it by then would be without the
+    /// records that stay.
+    fn is_degraded(&self, shard: ShardId) -> bool {
+        self.cluster.shard(shard).and_then(|shard| shard.group()).is_some_and(|group| group.degraded().is_some())
     }
 
     /// Writes a move down. Nothing moves before [`Mover::run`].

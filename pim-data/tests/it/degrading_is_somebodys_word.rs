@@ -10,11 +10,13 @@ use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
+use pim_data::relocation::MoveError;
 use pim_data::unit::UnitError;
 
 use super::ensemble::{
     Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard,
 };
+use super::moving::mover;
 use super::world::{Account, Customer, ShopResource, World, read, schema, tell, write};
 
 const SOON: Duration = Duration::from_millis(700);
@@ -174,6 +176,23 @@ async fn so_whoever_believes_it_without_waits() {
     assert_eq!(world.cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None);
     assert_eq!(commits_how(&world.cluster).await, "on");
     is_in_the_trail(&world.cluster, &cx).await;
+}
+
+/// Guard: `Mover::check`. A record stays with the shard that wrote it: lost with its primary, it would be missing for rows that
+/// have left.
+#[tokio::test]
+async fn and_no_bucket_comes_or_goes_meanwhile() {
+    let world = World::new(2).await;
+    let (permit, cx) = (write(ShopResource::Account), request(PATIENCE));
+    let (here, there) = (register_on(&world.cluster, HERE).await, register_on(&world.cluster, THERE).await);
+    let (mover, _tap) = mover(&world.cluster);
+    world.cluster.degrade(&cx, &permit, HERE, &reason()).await.expect("is told");
+    for (id, target) in [(here, THERE), (there, HERE)] {
+        let refused = mover.plan(&cx, [id.bucket()], target).await;
+        assert!(matches!(refused, Err(MoveError::Degraded(HERE))), "{refused:?}");
+    }
+    assert_eq!(world.cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None);
+    mover.plan(&cx, [here.bucket()], THERE).await.expect("is planned");
 }
 
 #[tokio::test]

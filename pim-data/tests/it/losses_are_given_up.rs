@@ -89,7 +89,11 @@ async fn before_the_next_checkpoint_and_behind_it() {
             assert_eq!(kinds(&verify(&world.cluster).await), [(None, AuditFindingKind::SetBack)]);
         }
         let (permit, before) = (write(ShopResource::Account), world.cluster.map());
-        let given_up = world.cluster.accept_loss(&cx(), &permit, HERE, &reason()).await.expect("is given up");
+        if is_signed_meanwhile {
+            let refused = world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await;
+            assert!(matches!(&refused, Err(LossError::Unnamed { lines: unnamed }) if *unnamed == lines), "{refused:?}");
+        }
+        let given_up = world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &lines).await.expect("is given up");
         assert_eq!((&given_up.lines, given_up.records), (&lines, if is_signed_meanwhile { 0 } else { 2 }));
         let report = verify(&world.cluster).await;
         assert!(report.verified && report.agrees, "{report:?}");
@@ -101,7 +105,7 @@ async fn before_the_next_checkpoint_and_behind_it() {
             let bucket = world.cluster.router().route(&account.id).bucket;
             (before.owner(bucket).1.0, world.cluster.router().map().owner(bucket).1.0)
         };
-        assert_eq!((epoch_of(&account), epoch_of(&other)), ((1, 2), (1, 1)));
+        assert_eq!((epoch_of(&account), epoch_of(&other)), ((1, if is_signed_meanwhile { 3 } else { 2 }), (1, 1)));
         world.change(account.id, |account| account.points = 3).await.expect("commits");
         world.cluster.checkpoint_audit().await.expect("signs");
         assert!(verify(&world.cluster).await.verified);
@@ -113,10 +117,10 @@ async fn before_the_next_checkpoint_and_behind_it() {
 async fn of_one_shard_at_a_time() {
     let (world, _) = set_back(&[HERE, THERE]).await;
     let permit = write(ShopResource::Account);
-    let first = world.cluster.accept_loss(&cx(), &permit, HERE, &reason()).await.expect("is given up");
+    let first = world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await.expect("is given up");
     assert_eq!(kinds(&verify(&world.cluster).await), [(None, AuditFindingKind::SetBack)], "shard 1, at that line");
-    let second = world.cluster.accept_loss(&cx(), &permit, THERE, &reason()).await.expect("is given up");
-    assert_eq!(second.lines, [first.checkpoint]);
+    let lines = [first.checkpoint];
+    world.cluster.accept_loss(&cx(), &permit, THERE, &reason(), &lines).await.expect("is given up");
     let report = verify(&world.cluster).await;
     assert_eq!((report.verified, report.losses.len()), (true, 2), "{report:?}");
 }
@@ -126,7 +130,7 @@ async fn of_one_shard_at_a_time() {
 async fn and_not_for_the_future() {
     let (world, [account, _]) = set_back(&[HERE]).await;
     let permit = write(ShopResource::Account);
-    world.cluster.accept_loss(&cx(), &permit, HERE, &reason()).await.expect("is given up");
+    world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await.expect("is given up");
     world.change(account.id, |account| account.points = 3).await.expect("commits");
     world.cluster.checkpoint_audit().await.expect("signs");
     let cut = "DROP TRIGGER audit_no_delete; DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit);";
@@ -135,6 +139,6 @@ async fn and_not_for_the_future() {
     let found = kinds(&verify(&world.cluster).await);
     assert!(found.contains(&(None, AuditFindingKind::SetBack)), "{found:?}");
     // Trail and data disagree: that is no loss, and nobody can give it up as one.
-    let refused = world.cluster.accept_loss(&cx(), &permit, HERE, &reason()).await;
+    let refused = world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await;
     assert!(matches!(refused, Err(LossError::Unsound { findings: 1.. })), "{refused:?}");
 }

@@ -31,6 +31,7 @@ impl Numbers {
             let again: Vec<_> = self.events.range((epoch, n)..=(epoch, u64::MAX)).map(|(number, _)| *number).collect();
             self.given_up.extend(again.iter().filter_map(|number| self.events.remove(number)));
         }
+        self.given_up.remove(&event);
         self.events.insert((epoch, n), event);
     }
 
@@ -93,6 +94,11 @@ mod tests {
         // And both at once: some of it numbered again before the epoch rose.
         let events = [(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 2, 4), (2, 3, 5)];
         assert_eq!(left(&events), [(1, 1, 1), (1, 2, 4), (2, 3, 5)]);
+    }
+
+    #[test]
+    fn what_comes_last_is_what_is_left_also_when_it_was_given_up_before() {
+        assert_eq!(left(&[(1, 6, 1), (1, 6, 2), (1, 6, 1)]), [(1, 6, 1), (1, 6, 1)]);
     }
 
     #[test]

@@ -12,14 +12,15 @@ use crate::projection::ReadStore;
 
 /// Records that are read at once.
 const BATCH_MAX: usize = 2000;
-/// Most events of one key that are gone through again.
-const EVENTS_MAX: usize = 100_000;
+/// Most events of one key that are gone through again: a tenth of what a consumer holds unless it is told otherwise.
+const EVENTS_MAX: usize = 10_000;
 
 impl ReadStore {
     /// As [`ReadStore::unpark`], for a consumer of commands, whose rewound keys go on as well: the events that the log has of
     /// the key, without those whose numbers were given out again, are handled once more from the first. Commands that were
-    /// committed are found in the inbox of their shard and not repeated; those that were set back with it happen again. What a
-    /// lost event has commanded on another shard stays.
+    /// committed are found in the inbox of their shard and not repeated; those that were set back with it happen again, and
+    /// what a handler had nothing to do for is decided on once more. What a lost event has commanded on another shard stays.
+    /// The log of the key's partition is read from its start.
     ///
     /// # Errors
     /// [`UnparkError`]; a gap fills itself.

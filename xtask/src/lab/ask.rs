@@ -74,7 +74,7 @@ pub(crate) enum ShardVerb {
         /// Number of the shard.
         shard: u16,
         /// Promotes also where that loses what a degraded shard's primary acknowledged alone, and gives that up. Why: one word.
-        #[arg(long, value_name = "WORD")]
+        #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         accept_loss: Option<String>,
     },
     /// Gives up what a shard has lost with its primary: raises its epochs, and signs that the trail holds without it.
@@ -82,15 +82,18 @@ pub(crate) enum ShardVerb {
         /// Number of the shard.
         shard: u16,
         /// Why: one word, such as standby-lost or a ticket's number; it goes into the audit trail and the signed line.
-        #[arg(long, value_name = "WORD")]
+        #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         reason: String,
+        /// A checkpoint that had signed less of the shard and is given up too, as `lab audit verify` tells it (`set-back`).
+        #[arg(long = "line", value_name = "NUMBER")]
+        lines: Vec<u64>,
     },
     /// Lets a shard's primary acknowledge commits alone, as long as no standby is to be had.
     Degrade {
         /// Number of the shard.
         shard: u16,
         /// Why: one word, such as standby-lost or a ticket's number; it goes into the audit trail.
-        #[arg(long, value_name = "WORD")]
+        #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         reason: String,
         /// Has commits wait again, and the standbys confirm what was acknowledged without them.
         #[arg(long)]
@@ -275,7 +278,7 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::Cancel { id } => about_move(id, "cancel", json),
         ShardVerb::Drain { shard, to } => drain(*shard, to, json),
         ShardVerb::Promote { shard, accept_loss } => servers::promote(*shard, accept_loss.as_deref(), json),
-        ShardVerb::AcceptLoss { shard, reason } => degradation::accept_loss(*shard, reason, json),
+        ShardVerb::AcceptLoss { shard, reason, lines } => degradation::accept_loss(*shard, reason, lines, json),
         ShardVerb::Degrade { shard, reason, off } => degradation::turn(*shard, reason, *off, json),
         ShardVerb::Doctor => servers::doctor(json),
     }

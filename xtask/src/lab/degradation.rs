@@ -13,6 +13,8 @@ use super::journal::State;
 use crate::exit::Failure;
 use crate::shell::pause;
 
+/// Longest reason.
+const REASON_MAX: usize = 64;
 /// How long a lab has to follow a promotion.
 const FOLLOWS_MAX: Duration = Duration::from_secs(30);
 /// What a shard's own database says.
@@ -32,34 +34,45 @@ pub(super) fn turn(shard: u16, reason: &str, off: bool, json: bool) -> Result<()
 }
 
 /// Gives up what a shard has lost.
-pub(super) fn accept_loss(shard: u16, reason: &str, json: bool) -> Result<()> {
-    print("shard-accept-loss", &ask_to_give_up(shard, reason)?, json);
+pub(super) fn accept_loss(shard: u16, reason: &str, lines: &[u64], json: bool) -> Result<()> {
+    print("shard-accept-loss", &ask_to_give_up(shard, reason, lines)?, json);
     Ok(())
 }
 
-fn ask_to_give_up(shard: u16, reason: &str) -> Result<Value> {
+fn ask_to_give_up(shard: u16, reason: &str, lines: &[u64]) -> Result<Value> {
     let path = format!("/v1/admin/shards/{shard}/accept-loss");
-    Api::of(Role::Sre)?.patient().post(&path, &json!({"reason": reason}))
+    Api::of(Role::Sre)?.post(&path, &json!({"reason": reason, "lines": lines}))
 }
 
-/// The same behind a promotion, as soon as the lab follows it; nothing when there is no lab, or it does not in time.
-pub(super) fn give_up(shard: u16, reason: &str) -> Option<Value> {
+/// The same behind a promotion, as soon as the lab follows it; nothing when there is no lab.
+pub(super) fn give_up(shard: u16, reason: &str) -> Result<Option<Value>> {
+    let next = format!("cargo xtask lab shard accept-loss {shard} --reason {reason}");
     if api::named().is_none() && State::load().is_err() {
-        return None;
+        eprintln!("no lab runs that could give up what shard {shard} may have lost; once one does: {next}");
+        return Ok(None);
     }
     let give_up = Instant::now() + FOLLOWS_MAX;
     // Ends with the time for it.
     loop {
-        match ask_to_give_up(shard, reason) {
-            Ok(told) => return Some(told),
-            Err(error) if Instant::now() > give_up => {
-                eprintln!("what shard {shard} has lost is not given up yet: {error}");
-                eprintln!("next: cargo xtask lab shard accept-loss {shard} --reason {reason}");
-                return None;
+        match ask_to_give_up(shard, reason, &[]) {
+            Ok(told) => return Ok(Some(told)),
+            // The lab, or the shard's new primary, does not answer yet.
+            Err(error) if Failure::Precondition.is(&error) && Instant::now() < give_up => pause(),
+            Err(error) => {
+                let sentence = format!("what shard {shard} has lost is not given up yet: {error:#}; next: {next}");
+                return Err(Failure::Threshold.because(sentence));
             }
-            Err(_) => pause(),
         }
     }
+}
+
+/// One word, as the lab takes it for a reason.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=REASON_MAX).contains(&text.len()) && text.bytes().all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("one word of at most {REASON_MAX} of `A-Z a-z 0-9 . _ -`, such as standby-lost or a ticket's number"))
 }
 
 /// Whether a promotion may lose what the primary acknowledged alone, as far as that can be known: by the lab, which

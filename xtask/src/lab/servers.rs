@@ -42,23 +42,22 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
 /// Makes a shard's standby its primary; where that may lose something, only when told that it may.
 pub(super) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
     let fleet = Fleet::open(&place()?).map_err(failed)?;
-    let may_lose = degradation::may_lose(&fleet, shard);
-    if may_lose && accept_loss.is_none() {
+    if accept_loss.is_none() && degradation::may_lose(&fleet, shard) {
         return Err(degradation::refused(shard));
     }
     let promoted = fleet.promote(shard).map_err(failed)?;
     // At once: what is written under a number that was lost is told apart only from then on.
-    let given_up = accept_loss.filter(|_| may_lose).and_then(|reason| degradation::give_up(shard, reason));
-    let document = json!({"shard": shard, "primary": promoted, "given_up": given_up});
+    let outcome = accept_loss.map_or(Ok(None), |reason| degradation::give_up(shard, reason));
+    let given_up = outcome.as_ref().ok().and_then(Option::as_ref);
     if json {
-        print("shard-promote", &document, true);
+        print("shard-promote", &json!({"shard": shard, "primary": promoted, "given_up": given_up}), true);
     } else {
         say(&format!("shard {shard}: {promoted} is the primary, the other one follows"));
         if let Some(given_up) = given_up {
             say(&format!("what it has lost is given up: checkpoint {}", given_up["checkpoint"]));
         }
     }
-    Ok(())
+    outcome.map(drop)
 }
 
 /// Checks each shard, its databases as the lab that runs sees them and the servers below; fails when one is not as it should

@@ -46,7 +46,7 @@ pub(super) struct Body {
     /// What retention is about to remove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     purge: Option<Purge>,
-    /// That everything was restored, which alone lets a line sign less than the one before it.
+    /// That everything was restored, which lets this line sign less than the one before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     back: Option<Back>,
     /// That what one shard has lost is given up, which lets this line and others sign less of it.

@@ -38,8 +38,9 @@ impl HeldEvent {
     }
 }
 
-/// Adds an event to its key's held sequence; the head stays where it is.
-pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement; 2] {
+/// Adds an event to its key's held sequence; the head stays where it is. A number that another event has there is one that
+/// was given out again: the key was set back.
+pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement; 3] {
     let Hold { record, event, reason, code, last } = hold;
     let key = Statement::same(
         "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
@@ -76,7 +77,14 @@ pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement
     .bind(headers_text(record))
     .bind(record.payload.as_str())
     .bind(now);
-    [key, row]
+    let again = Statement::same(
+        "UPDATE held_key SET reason = 'rewound', code = 'order', since = ?
+         WHERE consumer = ? AND home_key = ? AND reason <> 'rewound' AND EXISTS (
+           SELECT 1 FROM held_event e WHERE e.consumer = held_key.consumer AND e.home_key = held_key.home_key
+             AND e.owner_epoch = ? AND e.n = ? AND e.event_id <> ?)",
+    );
+    let again = again.bind(now).bind(place.consumer).bind(event.home).bind(event.owner_epoch.0).bind(event.n);
+    [key, row, again.bind(event.id)]
 }
 
 /// Changes why a key is held; `tried` counts a failed try. Answers a row when the key was held.
