@@ -5,7 +5,7 @@
 //! keys give numbers of events out again that others have seen. [`Cluster::accept_loss`] says that somebody knows of it. It
 //! raises the epochs of the shard's buckets first, so that consumers hold the keys that were set back as rewound instead of
 //! taking what comes next for repeats. Then it signs, beside the databases, where the shard's chains stand now, and which
-//! earlier checkpoints had signed less of it. From then on the trail verifies without what was lost, and without nothing else;
+//! earlier checkpoints had signed less of it. From then on the trail verifies without what was lost, and nothing else may be missing;
 //! each loss is told for ever ([`VerifyReport::losses`](crate::audit::VerifyReport::losses)).
 //!
 //! Say it right after the promotion. A key that is written before that under numbers that were lost is held as well, but only
@@ -21,7 +21,7 @@ use pim_core::shard::{Lane, MapVersion, ShardId};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::audit::{self, AuditFinding, AuditFindingKind, LaneHead, Record, VerifyReport};
+use crate::audit::{self, AuditFinding, AuditFindingKind, LaneHead, Record, Signed, VerifyReport};
 use crate::backend::{Db, DbError};
 use crate::cluster::{CONTROL, Cluster};
 use crate::degradation::Reason;
@@ -73,9 +73,9 @@ impl Cluster {
         if others > 0 || !report.agrees {
             return Err(LossError::Unsound { findings: others.max(1) });
         }
-        self.are_named(shard, lines).await?;
-        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
         let place = (shard != CONTROL).then_some(shard.0);
+        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
+        are_named(&signed, place, lines)?;
         let records = signed.missing(place, &audit::heads(self).await.map_err(audit::CheckpointError::from)?);
         let told = self.tell(db, cx, permit.system_scope(), shard, reason).await;
         told.map_err(|source| LossError::Shard { shard, source })?;
@@ -88,17 +88,8 @@ impl Cluster {
         };
         let checkpoint = self.sign_audit(Some(audit::Reason::Loss(loss))).await?;
         // Somebody may have signed a checkpoint just before, which has less of the shard and was named by nobody.
-        self.are_named(shard, &[]).await?;
+        are_named(&self.checkpointed(&mut VerifyReport::default()).await?, place, &[])?;
         Ok(AcceptedLoss { shard, map_version, checkpoint, lines: lines.to_vec(), records })
-    }
-
-    /// Whether `lines` has every line that signed less of the shard and was not given up.
-    async fn are_named(&self, shard: ShardId, lines: &[u64]) -> Result<(), LossError> {
-        let place = (shard != CONTROL).then_some(shard.0);
-        let signed = self.checkpointed(&mut VerifyReport::default()).await?;
-        let of_shard = signed.set_back.iter().filter(|(_, shards)| shards.contains(&place)).map(|(line, _)| *line);
-        let unnamed: Vec<u64> = of_shard.filter(|line| !lines.contains(line)).collect();
-        if unnamed.is_empty() { Ok(()) } else { Err(LossError::Unnamed { lines: unnamed }) }
     }
 
     /// Publishes a map under which the shard's events can be told from those of before.
@@ -134,6 +125,13 @@ impl Cluster {
         tx.commit_with(vec![head.append(&record)]).await?;
         Ok(())
     }
+}
+
+/// Whether `lines` has every line that signed less of the shard and was not given up.
+fn are_named(signed: &Signed, place: Option<u16>, lines: &[u64]) -> Result<(), LossError> {
+    let of_shard = signed.set_back.iter().filter(|(_, shards)| shards.contains(&place)).map(|(line, _)| *line);
+    let unnamed: Vec<u64> = of_shard.filter(|line| !lines.contains(line)).collect();
+    if unnamed.is_empty() { Ok(()) } else { Err(LossError::Unnamed { lines: unnamed }) }
 }
 
 /// Whether it is what a shard shows that was set back, whichever; only one is given up at a time.

@@ -1,5 +1,5 @@
 //! A promotion that loses acknowledged records sets a shard back. Somebody may give that up by name; the trail then verifies
-//! without what that shard has lost, and without nothing else.
+//! without what that shard has lost, and nothing else may be missing.
 
 use std::fs;
 use std::path::Path;
