@@ -22,7 +22,7 @@ mod checkpoint;
 mod query;
 mod verify;
 
-pub(crate) use chain::{LaneHead, Record, hex, unhex};
+pub(crate) use chain::{Halves, LaneHead, Record, hex, unhex};
 pub use checkpoint::{CheckpointError, CheckpointKey, LaterCheckpoints};
 pub(crate) use checkpoint::{Heads, Later, Loss, Purge, Reason, Signed};
 pub use query::{AuditEntry, AuditFilter};

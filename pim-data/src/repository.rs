@@ -110,7 +110,10 @@ impl Cluster {
         id: Id<E::Kind>,
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
-        let rows = self.fetch_routed::<E>(cx, permit, id.into(), consistency, &Filter::Id(id.uuid())).await?;
+        let (home, id) = (id.into(), id.uuid());
+        // Whoever asks the primary need not be told how new the answer is.
+        let filter = if *consistency == Consistency::Strong { Filter::Id(id) } else { Filter::Numbered(id) };
+        let rows = self.fetch_routed::<E>(cx, permit, home, consistency, &filter).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -141,7 +144,8 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<Loaded<E>>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let rows =
+            self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Numbered(id.uuid())).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let value = from_row::<E>(row, 1)?;
         let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
@@ -303,19 +307,21 @@ impl Cluster {
 enum Filter {
     /// The one with this id.
     Id(Uuid),
+    /// The one with this id, with its key's number.
+    Numbered(Uuid),
     /// Those of a home key, or of any, by id.
     Page { home: Option<Uuid>, page: Page },
 }
 
 impl Filter {
     const fn is_one(&self) -> bool {
-        matches!(self, Self::Id(_))
+        matches!(self, Self::Id(_) | Self::Numbered(_))
     }
 
     /// Condition, binds and limit over the base table of the embedded engine.
     fn predicate(&self) -> (&'static str, Vec<Value>, u32) {
         match *self {
-            Self::Id(id) => ("id = ?", vec![id.into()], 1),
+            Self::Id(id) | Self::Numbered(id) => ("id = ?", vec![id.into()], 1),
             Self::Page { home: None, page } => ("id > ?", vec![page.begin().into()], page.bound()),
             Self::Page { home: Some(home), page } => {
                 ("home_key = ? AND id > ?", vec![home.into(), page.begin().into()], page.bound())
@@ -337,14 +343,13 @@ impl Page {
 
 /// One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
 fn select(table: &Table, engine: Engine, calls: Option<&Calls>, scope: &Scope, filter: &Filter) -> Statement {
+    let one = |read: &SqlPair, id: Uuid| Statement::of(read.clone()).bind(scope::setting(scope)).bind(id);
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {
         return match *filter {
-            Filter::Id(id) => {
-                let read = Statement::of(SqlPair::generated_postgres(calls.read.clone()));
-                read.bind_all(scope::parts(scope).map(Value::Text)).bind(id)
-            }
+            Filter::Id(id) => one(&calls.read, id),
+            Filter::Numbered(id) => one(&calls.read_numbered, id),
             Filter::Page { home, page } => {
-                let list = Statement::of(SqlPair::generated_postgres(calls.list.clone())).bind(scope::argument(scope));
+                let list = Statement::of(calls.list.clone()).bind(scope::setting(scope));
                 list.bind(home).bind(page.begin()).bind(page.bound())
             }
         };
@@ -370,8 +375,8 @@ fn select_periods(
     at: Option<Timestamp>,
 ) -> Statement {
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {
-        let history = Statement::of(SqlPair::generated_postgres(calls.history.clone()));
-        return history.bind(scope::argument(scope)).bind(id).bind(at);
+        let history = Statement::of(calls.history.clone());
+        return history.bind(scope::setting(scope)).bind(id).bind(at);
     }
     let (reach, reach_binds) = scope::predicate(scope);
     let condition = if at.is_some() { "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)" } else { "true" };
@@ -389,7 +394,8 @@ fn select_periods(
 pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
     let page = Page { after: None, limit: PAGE_MAX };
     let home = Some(Uuid::nil());
-    let filters = [Filter::Id(Uuid::nil()), Filter::Page { home: None, page }, Filter::Page { home, page }];
+    let (id, numbered) = (Filter::Id(Uuid::nil()), Filter::Numbered(Uuid::nil()));
+    let filters = [id, numbered, Filter::Page { home: None, page }, Filter::Page { home, page }];
     let both = |make: &dyn Fn(Engine) -> Statement| {
         SqlPair::joined(make(Engine::Postgres).into_pair(), make(Engine::Sqlite).into_pair())
     };

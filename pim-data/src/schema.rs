@@ -218,7 +218,7 @@ impl SchemaBuilder {
             if !is_identifier(table.name) || !names.insert(table.name) {
                 return Err(SchemaError::Identifier(table.name.to_owned()));
             }
-            let mut columns = BTreeSet::new();
+            let mut columns = BTreeSet::from(RESERVED);
             let wrong = table.columns.iter().find(|it| !is_identifier(it.name()) || !columns.insert(it.name()));
             if let Some(column) = wrong {
                 return Err(SchemaError::Identifier(format!("{}.{}", table.name, column.name())));
@@ -227,6 +227,21 @@ impl SchemaBuilder {
         Ok(self.0)
     }
 }
+
+/// What every row, period and answer has beside an entity's own columns.
+const RESERVED: [&str; 11] = [
+    "id",
+    "home_key",
+    "bucket",
+    "facility_id",
+    "version",
+    "created_at",
+    "updated_at",
+    "n",
+    "history_seq",
+    "valid_from",
+    "valid_to",
+];
 
 fn entity_step(version: u32, table: &Table) -> Migration {
     Migration::new(version, table.name, create_entity(table)).with_postgres(routine::create_entity(table))

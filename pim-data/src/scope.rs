@@ -3,8 +3,6 @@
 use pim_core::identity::FACILITIES_MAX;
 use pim_core::rbac::Scope;
 
-use serde_json::{Map, Value as Json};
-
 use crate::backend::Value;
 
 /// Made on each reading connection. Without its one row the views show nothing; without the table they do not exist.
@@ -36,29 +34,16 @@ pub(crate) fn predicate(scope: &Scope) -> (&'static str, Vec<Value>) {
     }
 }
 
-/// The same scope as a server's policies read it, which say what [`predicate`] says: which kind, one's own record, and the
-/// facilities.
-pub(crate) fn parts(scope: &Scope) -> [String; 3] {
+/// The same scope as a server's policies read it, which say what [`predicate`] says: `all`, `own ID`, or `facilities ID,ID`.
+pub(crate) fn setting(scope: &Scope) -> String {
     match scope {
-        Scope::All => ["all".to_owned(), String::new(), String::new()],
-        Scope::Own(own) => ["own".to_owned(), own.as_hyphenated().to_string(), String::new()],
+        Scope::All => "all".to_owned(),
+        Scope::Own(own) => format!("own {}", own.as_hyphenated()),
         Scope::Facilities(facilities) => {
             let listed: Vec<_> = facilities.iter().map(|facility| facility.as_hyphenated().to_string()).collect();
-            ["facilities".to_owned(), String::new(), format!("{{{}}}", listed.join(","))]
+            format!("facilities {}", listed.join(","))
         }
     }
-}
-
-/// The [`parts`] as the members that a server's `pim_scope` reads; without those that say nothing.
-pub(crate) fn members(scope: &Scope) -> Map<String, Json> {
-    let named = ["scope", "own", "facilities"].into_iter().zip(parts(scope));
-    let told = named.filter(|(_, part)| !part.is_empty());
-    told.map(|(name, part)| (name.to_owned(), Json::from(part))).collect()
-}
-
-/// The argument of a server's reading functions.
-pub(crate) fn argument(scope: &Scope) -> Value {
-    Value::Json(Json::Object(members(scope)).to_string())
 }
 
 /// One scope of each shape that statements have.

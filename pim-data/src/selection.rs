@@ -11,7 +11,7 @@ use crate::repository::{ReadError, check_resource, in_time};
 use crate::scope;
 
 /// Ends with the transaction that the statement runs in.
-const SCOPE_POSTGRES: SqlPair = SqlPair::postgres("SELECT public.pim_scope(?)");
+const SCOPE_POSTGRES: SqlPair = SqlPair::postgres("SELECT set_config('app.scope', ?, true)");
 const SCOPE_SQLITE: SqlPair = SqlPair::sqlite("UPDATE pim_scope SET mode = ?, own = ?, facilities = ?");
 const NO_SCOPE: SqlPair = SqlPair::sqlite("UPDATE pim_scope SET mode = 0, own = NULL, facilities = NULL");
 
@@ -64,7 +64,7 @@ impl Cluster {
         in_time(cx)?;
         let db = self.shard(shard).ok_or(ReadError::UnknownShard(shard))?.db();
         let statements = match db.engine() {
-            Engine::Postgres => vec![Statement::of(SCOPE_POSTGRES).bind(scope::argument(scope)), statement],
+            Engine::Postgres => vec![Statement::of(SCOPE_POSTGRES).bind(scope::setting(scope)), statement],
             Engine::Sqlite => vec![seen_by(scope), statement, Statement::of(NO_SCOPE)],
         };
         let mut reader = db.read_until(cx.deadline().instant()).await?;

@@ -3,6 +3,7 @@
 mod bulk;
 mod commit;
 mod error;
+mod message;
 mod part;
 mod server;
 mod tries;
@@ -262,8 +263,8 @@ fn select(
     (home, id): (Uuid, Uuid),
 ) -> Statement {
     if engine == Engine::Postgres {
-        let select = Statement::of(SqlPair::generated_postgres(calls.load.clone()));
-        return select.bind_all(scope::parts(scope).map(Value::Text)).bind(submission).bind(home).bind(id);
+        let select = Statement::of(calls.load.clone());
+        return select.bind(submission).bind(home).bind(scope::setting(scope)).bind(id);
     }
     let (reach, reach_binds) = scope::predicate(scope);
     let select = format!(

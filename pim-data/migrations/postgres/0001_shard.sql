@@ -30,6 +30,16 @@ BEGIN
   RETURN ('x' || substr(id::text, 16, 3))::bit(12)::int::bigint;
 END $$;
 
+-- Whether a scope that is not 'all' reaches a row. A scope is the setting app.scope, for one transaction: 'all', 'own ID', or
+-- 'facilities ID,ID'; anything else, and none, reaches nothing. A function, because a policy's every call is prepared anew by
+-- each statement, also where it is not made; dear, so that what a query asks itself is looked at first.
+CREATE FUNCTION pim_sees(home uuid, facility uuid) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1000 AS $$
+DECLARE
+  scope text := current_setting('app.scope', true);
+BEGIN
+  RETURN scope = 'own ' || home OR (scope LIKE 'facilities %' AND position(facility::text IN scope) > 0);
+END $$;
+
 -- What records and trail are checked for is checked by types: a table's own CHECK is read from its text and planned by each
 -- statement that writes.
 CREATE DOMAIN pim_ordinal AS bigint CHECK (VALUE > 0);

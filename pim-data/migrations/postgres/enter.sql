@@ -2,16 +2,6 @@
 -- evaluated in place, where PERFORM starts a query, which takes several times as long as what it calls. For the same reason
 -- arrays are walked by their index.
 
--- Who may be seen and written from here to the end of the transaction: 'all', 'facilities', 'own', or nothing.
-CREATE OR REPLACE FUNCTION public.pim_scope(scope jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-  nothing text;
-BEGIN
-  nothing := set_config('app.scope', coalesce(scope->>'scope', ''), true);
-  nothing := set_config('app.own', coalesce(scope->>'own', ''), true);
-  nothing := set_config('app.facilities', coalesce(scope->>'facilities', ''), true);
-END $$;
-
 -- While degrading is on, this transaction's end waits for no standby. The lock comes before the look that counts: whoever
 -- turns it off holds the lock exclusively, so that what commits alone has done so before, and only a statement that begins
 -- afterwards sees that it is off. Whoever will wait for a standby holds nothing that turning it off waits for.
@@ -250,7 +240,7 @@ REVOKE EXECUTE ON FUNCTION public.pim_require(jsonb, text) FROM PUBLIC;
 CREATE OR REPLACE FUNCTION public.pim_look(question text, keys jsonb) RETURNS TABLE (a bigint, b uuid, c uuid, d text)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-  PERFORM public.pim_scope('{"scope":"all"}');
+  PERFORM set_config('app.scope', 'all', true);
   RETURN QUERY EXECUTE question USING ARRAY(SELECT value::uuid FROM jsonb_array_elements_text(keys));
 END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_look(text, jsonb) FROM PUBLIC;
@@ -258,7 +248,7 @@ REVOKE EXECUTE ON FUNCTION public.pim_look(text, jsonb) FROM PUBLIC;
 -- Does all of the work or nothing; each element is [statement, what it is given as its first parameter].
 CREATE OR REPLACE FUNCTION public.pim_do(work jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-  PERFORM public.pim_scope('{"scope":"all"}');
+  PERFORM set_config('app.scope', 'all', true);
   FOR place IN 0 .. jsonb_array_length(work) - 1 LOOP
     EXECUTE work->place->>0 USING work->place->1;
   END LOOP;

@@ -64,25 +64,15 @@ END $$;
 CREATE TRIGGER {table}_remember AFTER INSERT OR UPDATE OR DELETE ON {table}_row
   FOR EACH ROW EXECUTE FUNCTION {table}_remember();
 
--- Row-level security binds the owner too. The settings stand in sub-selects, so that they are read once a statement.
+-- Row-level security binds the owner too. The setting stands in a sub-select, so that it is read once a statement.
 ALTER TABLE {table}_row ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table}_row FORCE ROW LEVEL SECURITY;
 CREATE POLICY {table}_scope ON {table}_row USING (
-  CASE (SELECT current_setting('app.scope', true))
-    WHEN 'all' THEN true
-    WHEN 'own' THEN home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid)
-    WHEN 'facilities' THEN facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])
-    ELSE false
-  END);
+  CASE (SELECT current_setting('app.scope', true)) WHEN 'all' THEN true ELSE public.pim_sees(home_key, facility_id) END);
 ALTER TABLE {table}_history ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table}_history FORCE ROW LEVEL SECURITY;
 CREATE POLICY {table}_history_scope ON {table}_history FOR SELECT USING (
-  CASE (SELECT current_setting('app.scope', true))
-    WHEN 'all' THEN true
-    WHEN 'own' THEN home_key = (SELECT nullif(current_setting('app.own', true), '')::uuid)
-    WHEN 'facilities' THEN facility_id = ANY ((SELECT nullif(current_setting('app.facilities', true), '')::uuid[])::uuid[])
-    ELSE false
-  END);
+  CASE (SELECT current_setting('app.scope', true)) WHEN 'all' THEN true ELSE public.pim_sees(home_key, facility_id) END);
 -- For the trigger above, which runs as the owner.
 CREATE POLICY {table}_history_keeper ON {table}_history TO CURRENT_USER USING (true) WITH CHECK (true);
 CREATE VIEW {table} WITH (security_invoker = true) AS SELECT * FROM {table}_row;

@@ -1,8 +1,13 @@
+-- A column may be called as a variable is: columns are told by their table, and what stands beside columns in a list of
+-- arguments begins as no column does.
+
 -- Writes one row. Alone in its unit it also enters and leaves: everything in one call, in a transaction of its own.
 CREATE OR REPLACE FUNCTION public.pim_w_{table}_{digest}(context jsonb, record jsonb, tail jsonb, OUT n bigint, OUT replay jsonb)
 LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
 DECLARE
   home uuid := (context->>'home')::uuid;
+  scope text := record->>'scope';
   now_at bigint := (context->>'at')::bigint;
   entered record;
   given public.{table}_row;
@@ -14,7 +19,7 @@ BEGIN
     replay := entered.replay;
     IF replay IS NOT NULL THEN RETURN; END IF;
   END IF;
-  nothing := public.pim_scope(record);
+  nothing := set_config('app.scope', scope, true);
   given := jsonb_populate_record(NULL::public.{table}_row, record->'row');
   IF (record->>'version')::bigint = 1 THEN
     INSERT INTO public.{table}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names})
@@ -23,8 +28,7 @@ BEGIN
     UPDATE public.{table}_row r
       SET version = r.version + 1, updated_at = now_at, facility_id = (record->>'facility')::uuid{sets}
       WHERE r.id = (record->>'id')::uuid AND r.home_key = home AND r.version = (record->>'version')::bigint - 1
-        AND (record->>'scope' = 'all' OR r.home_key = (record->>'own')::uuid
-          OR r.facility_id = ANY ((record->>'facilities')::uuid[]));
+        AND (scope = 'all' OR public.pim_sees(r.home_key, r.facility_id));
     IF NOT FOUND THEN
       RAISE EXCEPTION 'pim_guard_stale' USING ERRCODE = 'PM003', TABLE = '{table}_row';
     END IF;
@@ -35,36 +39,40 @@ BEGIN
 END $$;
 
 -- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
-CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(scope jsonb, home uuid, behind uuid, most bigint)
+CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(_scope text, _home uuid, _behind uuid, _most bigint)
 RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-  nothing text;
+  _facilities uuid[] := CASE WHEN _scope LIKE 'facilities %' THEN string_to_array(substr(_scope, 12), ',')::uuid[] END;
+  _nothing text;
 BEGIN
-  nothing := public.pim_scope(scope);
-  IF home IS NULL THEN
+  _nothing := set_config('app.scope', _scope, true);
+  -- The policy has the last word; rows of other facilities are passed by before it is asked.
+  IF _home IS NULL THEN
     RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
         r.created_at, r.updated_at{row_names}
-      FROM public.{table}_row r WHERE r.id > behind ORDER BY r.id LIMIT most;
+      FROM public.{table}_row r WHERE r.id > _behind AND (_facilities IS NULL OR r.facility_id = ANY (_facilities))
+      ORDER BY r.id LIMIT _most;
   ELSE
     RETURN QUERY SELECT (SELECT k.n FROM public.key_head k WHERE k.key = r.home_key), r.id, r.home_key, r.facility_id, r.version,
         r.created_at, r.updated_at{row_names}
-      FROM public.{table}_row r WHERE r.home_key = home AND r.id > behind ORDER BY r.id LIMIT most;
+      FROM public.{table}_row r WHERE r.home_key = _home AND r.id > _behind AND (_facilities IS NULL OR r.facility_id = ANY (_facilities))
+      ORDER BY r.id LIMIT _most;
   END IF;
 END $$;
 
-CREATE OR REPLACE FUNCTION public.pim_h_{table}_{digest}(scope jsonb, wanted uuid, instant bigint)
+CREATE OR REPLACE FUNCTION public.pim_h_{table}_{digest}(_scope text, _wanted uuid, _instant bigint)
 RETURNS TABLE (valid_from bigint, valid_to bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint,
   updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-  nothing text;
+  _nothing text;
 BEGIN
-  nothing := public.pim_scope(scope);
+  _nothing := set_config('app.scope', _scope, true);
   RETURN QUERY SELECT r.valid_from, r.valid_to, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
     FROM public.{table}_history r
-    WHERE r.id = wanted AND (instant IS NULL OR (r.valid_from <= instant AND (r.valid_to IS NULL OR r.valid_to > instant)))
+    WHERE r.id = _wanted AND (_instant IS NULL OR (r.valid_from <= _instant AND (r.valid_to IS NULL OR r.valid_to > _instant)))
     ORDER BY r.valid_from LIMIT 500;
 END $$;

@@ -3,6 +3,7 @@
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::shard::Lane;
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -75,7 +76,7 @@ impl Record {
         }
         Self {
             // Members are sorted and numbers are whole, which makes this text canonical (RFC 8785).
-            body: body.to_string(),
+            body: serde_json::to_string(&body).unwrap_or_default(),
             at: unit.at,
             request_id: unit.cx.request_id().uuid(),
             user: actor.subject().as_str().to_owned(),
@@ -131,17 +132,26 @@ impl Record {
     }
 }
 
+/// A record without its number.
+#[derive(Debug, Serialize)]
+pub(crate) struct Halves<'r> {
+    head: &'r str,
+    tail: &'r str,
+    entity: &'static str,
+    id: Uuid,
+}
+
 /// What stands around the home key's number in a record's text.
 const NUMBER: &str = ",\"n\":0,\"request\":";
 
 impl Record {
     /// The record as a server takes it, made with number 0: the text before and behind the number, which only the database
     /// knows.
-    pub(crate) fn halves(&self) -> Json {
+    pub(crate) fn halves(&self) -> Halves<'_> {
         // The last one is the record's own: behind it stand texts only, in which a quotation mark is escaped.
         let at = self.body.rfind(NUMBER).unwrap_or_default() + ",\"n\":".len();
         let (head, tail) = self.body.split_at(at);
-        json!({"head": head, "tail": &tail[1..], "entity": self.entity, "id": self.entity_id.as_hyphenated().to_string()})
+        Halves { head, tail: &tail[1..], entity: self.entity, id: self.entity_id }
     }
 }
 
@@ -217,11 +227,9 @@ pub(super) fn link(previous: &[u8; 32], body: &str) -> [u8; 32] {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
 }
 
 /// A hash from its text; of anything else, one that no record has.

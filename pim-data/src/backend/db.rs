@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::conn::{Holder, OpenTransaction, Reader, Snapshot};
@@ -264,7 +263,7 @@ impl Db {
         &self,
         until: Instant,
         function: &'static str,
-        argument: &Json,
+        argument: &str,
     ) -> Result<(Transaction, Vec<Row>), DbError> {
         match &self.0 {
             Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),

@@ -1,7 +1,7 @@
 //! Statements with their parameters.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::{DbError, Engine, Value};
 
@@ -11,15 +11,35 @@ use super::{DbError, Engine, Value};
 /// Whole numbers are `bigint` there, UUIDs `uuid`, bytes `bytea`, JSON `jsonb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlPair {
-    postgres: Option<Cow<'static, str>>,
-    sqlite: Option<Cow<'static, str>>,
+    postgres: Option<Text>,
+    sqlite: Option<Text>,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    Fixed(&'static str),
+    Made(Arc<str>),
+}
+
+impl Text {
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Fixed(text) => text,
+            Self::Made(text) => text,
+        }
+    }
+
+    fn numbered(&self) -> Self {
+        if self.as_str().contains('?') { Self::Made(numbered(self.as_str()).into()) } else { self.clone() }
+    }
 }
 
 impl SqlPair {
     /// A text for each engine.
     #[must_use]
     pub const fn of(postgres: &'static str, sqlite: &'static str) -> Self {
-        Self { postgres: Some(Cow::Borrowed(postgres)), sqlite: Some(Cow::Borrowed(sqlite)) }
+        Self { postgres: Some(Text::Fixed(postgres)), sqlite: Some(Text::Fixed(sqlite)) }
     }
 
     /// One text that both engines understand.
@@ -31,32 +51,33 @@ impl SqlPair {
     /// A statement for the embedded engine alone.
     #[must_use]
     pub const fn sqlite(text: &'static str) -> Self {
-        Self { postgres: None, sqlite: Some(Cow::Borrowed(text)) }
+        Self { postgres: None, sqlite: Some(Text::Fixed(text)) }
     }
 
     /// A statement for PostgreSQL alone.
     #[must_use]
     pub const fn postgres(text: &'static str) -> Self {
-        Self { postgres: Some(Cow::Borrowed(text)), sqlite: None }
+        Self { postgres: Some(Text::Fixed(text)), sqlite: None }
     }
 
     /// A statement that was generated, for example from the columns of an entity, and that both engines understand. Never
     /// from a caller's input.
     #[must_use]
     pub fn generated(text: String) -> Self {
-        Self { postgres: Some(Cow::Owned(text.clone())), sqlite: Some(Cow::Owned(text)) }
+        let text = Text::Made(text.into());
+        Self { postgres: Some(text.clone()), sqlite: Some(text) }
     }
 
-    /// As [`SqlPair::postgres`], generated.
+    /// As [`SqlPair::postgres`], generated. Its parameters are numbered here and now: it is worth keeping.
     #[must_use]
     pub fn generated_postgres(text: String) -> Self {
-        Self { postgres: Some(Cow::Owned(text)), sqlite: None }
+        Self { postgres: Some(Text::Made(text.into()).numbered()), sqlite: None }
     }
 
     /// As [`SqlPair::sqlite`], generated.
     #[must_use]
     pub fn generated_sqlite(text: String) -> Self {
-        Self { postgres: None, sqlite: Some(Cow::Owned(text)) }
+        Self { postgres: None, sqlite: Some(Text::Made(text.into())) }
     }
 
     /// Two statements that answer the same, each on its engine.
@@ -68,10 +89,11 @@ impl SqlPair {
     /// The text as it is sent to an engine, where there is one.
     #[must_use]
     pub fn text(&self, engine: Engine) -> Option<String> {
-        match engine {
-            Engine::Postgres => self.postgres.as_deref().map(numbered),
-            Engine::Sqlite => self.sqlite.as_deref().map(str::to_owned),
-        }
+        let text = match engine {
+            Engine::Postgres => self.postgres.as_ref().map(Text::numbered),
+            Engine::Sqlite => self.sqlite.clone(),
+        };
+        text.map(|text| text.as_str().to_owned())
     }
 }
 
@@ -132,7 +154,7 @@ impl Statement {
 
     /// For the embedded engine; [`Statement::check_sqlite`] has said that there is one.
     pub(super) fn sqlite_text(&self) -> &str {
-        self.sql.sqlite.as_deref().unwrap_or_default()
+        self.sql.sqlite.as_ref().map_or("", Text::as_str)
     }
 
     pub(super) fn check_sqlite(&self) -> Result<(), DbError> {
@@ -141,8 +163,8 @@ impl Statement {
 
     /// For PostgreSQL, with numbered parameters.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only the server's backend asks"))]
-    pub(super) fn postgres_text(&self) -> Result<String, DbError> {
-        self.sql.text(Engine::Postgres).ok_or(DbError::NoText { engine: "PostgreSQL" })
+    pub(super) fn postgres_text(&self) -> Result<Text, DbError> {
+        self.sql.postgres.as_ref().map(Text::numbered).ok_or(DbError::NoText { engine: "PostgreSQL" })
     }
 }
 
@@ -150,17 +172,15 @@ impl Statement {
 fn numbered(text: &str) -> String {
     let mut made = String::with_capacity(text.len() + 16);
     let (mut number, mut quoted) = (0, false);
-    for part in text.chars() {
-        match part {
-            '?' if !quoted => {
-                number += 1;
-                let _infallible = write!(made, "${number}");
-            }
-            other => {
-                quoted ^= other == '\'';
-                made.push(other);
-            }
+    for (place, part) in text.split('?').enumerate() {
+        if place > 0 && quoted {
+            made.push('?');
+        } else if place > 0 {
+            number += 1;
+            let _infallible = write!(made, "${number}");
         }
+        made.push_str(part);
+        quoted ^= part.matches('\'').count() % 2 == 1;
     }
     made
 }
@@ -172,5 +192,8 @@ mod tests {
     #[test]
     fn parameters_are_numbered_outside_quotes_only() {
         assert_eq!(numbered("SELECT ?, '?''?', ? FROM t"), "SELECT $1, '?''?', $2 FROM t");
+        assert_eq!(numbered("?"), "$1");
+        assert_eq!(numbered("'?'?"), "'?'$1");
+        assert_eq!(numbered("SELECT 1"), "SELECT 1");
     }
 }

@@ -1,5 +1,7 @@
 //! Between rows and serde forms.
 
+use std::collections::BTreeMap;
+
 use pim_core::clock::Timestamp;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
@@ -145,12 +147,9 @@ impl Table {
     /// SHA-256 over the canonical form of all columns, masked ones too.
     pub(crate) fn digest(&self, json: &Map<String, Json>) -> [u8; 32] {
         use sha2::{Digest as _, Sha256};
-        let all: Map<String, Json> = self
-            .columns
-            .iter()
-            .map(|column| (column.name.to_owned(), json.get(column.name).cloned().unwrap_or(Json::Null)))
-            .collect();
-        // serde_json keeps the members of a map sorted, which makes this text canonical.
-        Sha256::digest(Json::Object(all).to_string().as_bytes()).into()
+        let member = |column: &Column| (column.name, json.get(column.name).unwrap_or(&Json::Null));
+        // The members are sorted, which makes this text canonical.
+        let all: BTreeMap<&str, &Json> = self.columns.iter().map(member).collect();
+        Sha256::digest(serde_json::to_string(&all).unwrap_or_default().as_bytes()).into()
     }
 }

@@ -4,6 +4,9 @@ use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
+use pim_core::clock::Timestamp;
+use uuid::Uuid;
+
 use super::{ColumnKind, DecodeError, Table};
 use crate::backend::{Row, Value};
 
@@ -14,8 +17,9 @@ pub(super) enum Field<'r> {
     Int(i64),
     Bool(bool),
     Text(&'r str),
-    /// A UUID or an instant, whose serde form is text.
-    Made(String),
+    /// Its serde form is text, which is made when somebody asks for it.
+    Uuid(Uuid),
+    Time(Timestamp),
     /// JSON text.
     Json(&'r str),
 }
@@ -29,8 +33,8 @@ impl<'r> Field<'r> {
             ColumnKind::Text => Self::Text(row.text(index)?),
             ColumnKind::Int => Self::Int(row.int(index)?),
             ColumnKind::Bool => Self::Bool(row.int(index)? != 0),
-            ColumnKind::Uuid => Self::Made(row.uuid(index)?.as_hyphenated().to_string()),
-            ColumnKind::Time => Self::Made(row.time(index)?.to_string()),
+            ColumnKind::Uuid => Self::Uuid(row.uuid(index)?),
+            ColumnKind::Time => Self::Time(row.time(index)?),
             ColumnKind::Json => Self::Json(row.text(index)?),
         })
     }
@@ -74,9 +78,14 @@ impl<'de> Deserializer<'de> for Field<'de> {
             Self::Int(number) => visitor.visit_i64(number),
             Self::Bool(flag) => visitor.visit_bool(flag),
             Self::Text(text) => visitor.visit_borrowed_str(text),
-            Self::Made(text) => visitor.visit_string(text),
+            Self::Uuid(id) => visitor.visit_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer())),
+            Self::Time(at) => visitor.visit_string(at.to_string()),
             Self::Json(text) => serde_json::Deserializer::from_str(text).deserialize_any(visitor),
         }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_unit()
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -106,7 +115,6 @@ impl<'de> Deserializer<'de> for Field<'de> {
     ) -> Result<V::Value, Self::Error> {
         match self {
             Self::Text(text) => text.into_deserializer().deserialize_enum(name, variants, visitor),
-            Self::Made(text) => text.into_deserializer().deserialize_enum(name, variants, visitor),
             Self::Json(text) => serde_json::Deserializer::from_str(text).deserialize_enum(name, variants, visitor),
             other => other.deserialize_any(visitor),
         }
@@ -114,6 +122,6 @@ impl<'de> Deserializer<'de> for Field<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map struct identifier
     }
 }

@@ -12,6 +12,7 @@ mod audit_detects_tampering;
 mod backups_are_whole;
 mod buckets_move_under_load;
 mod bulk_is_all_or_nothing;
+mod columns_have_any_name;
 mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
 mod history_and_audit_agree;

@@ -22,6 +22,7 @@ promises! {
     audit_detects_tampering in "audit_detects_tampering.rs",
     buckets_move_under_load in "buckets_move_under_load.rs",
     bulk_is_all_or_nothing in "bulk_is_all_or_nothing.rs",
+    columns_have_any_name in "columns_have_any_name.rs",
     fan_out_passes_nothing_over in "fan_out_passes_nothing_over.rs",
     fence_refuses_stale_router in "fence_refuses_stale_router.rs",
     history_and_audit_agree in "history_and_audit_agree.rs",

@@ -79,19 +79,21 @@ macro_rules! seen {
     }};
 }
 
-/// What the policies alone show: hand-typed SQL with the scope set as `pim_scope` does.
+/// What the policies alone show: hand-typed SQL with the scope set.
 async fn by_policy(db: &Db, scope: &Scope) -> BTreeSet<Uuid> {
-    let member = |name: &str, value: String| format!("SELECT set_config('app.{name}', '{value}', true);");
-    let script = match scope {
-        Scope::All => member("scope", "all".to_owned()),
-        Scope::Own(own) => member("scope", "own".to_owned()) + &member("own", own.to_string()),
+    let setting = match scope {
+        Scope::All => "all".to_owned(),
+        Scope::Own(own) => format!("own {own}"),
         Scope::Facilities(all) => {
-            let list: Vec<_> = all.iter().map(Uuid::to_string).collect();
-            member("scope", "facilities".to_owned()) + &member("facilities", format!("{{{}}}", list.join(",")))
+            format!("facilities {}", all.iter().map(Uuid::to_string).collect::<Vec<_>>().join(","))
         }
     };
+    seen_with(db, &setting).await
+}
+
+async fn seen_with(db: &Db, setting: &str) -> BTreeSet<Uuid> {
     let mut tx = db.begin().await.expect("begins");
-    tx.script(&script).await.expect("sets the scope");
+    tx.script(&format!("SELECT set_config('app.scope', '{setting}', true)")).await.expect("sets the scope");
     let rows = tx.query(Statement::same("SELECT id FROM account")).await.expect("reads");
     rows.iter().map(|row| row.uuid(0).expect("an id")).collect()
 }
@@ -130,6 +132,40 @@ fn both_engines_and_the_oracle_agree_on_every_row() {
     assert!(asked.get() >= 10_000, "{} pairs of role and row", asked.get());
 }
 
+/// What is not the name of a scope to the letter shows no row, and an id of one kind is never taken for one of the other.
+#[tokio::test]
+async fn a_scope_that_is_none_reaches_nothing() {
+    let world = server::World::new(1).await;
+    let (id, facility) = (Id::random(), Uuid::from_u128(7));
+    let mut account = server::Account::new(id);
+    account.facility = Some(facility);
+    world.register_as(account).await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    let home = id.uuid();
+    for sound in ["all".to_owned(), format!("own {home}"), format!("facilities {},{facility}", Uuid::max())] {
+        assert_eq!(seen_with(&db, &sound).await, BTreeSet::from([home]), "{sound}");
+    }
+    let wrong = [
+        String::new(),
+        "ALL".to_owned(),
+        "all ".to_owned(),
+        "own".to_owned(),
+        "own %".to_owned(),
+        "facilities".to_owned(),
+        "facilities %".to_owned(),
+        home.to_string(),
+        facility.to_string(),
+        format!("own {facility}"),
+        format!("own {home},{home}"),
+        format!("owner {facility}"),
+        format!("facilities {home}"),
+        format!("facilities{facility}"),
+    ];
+    for setting in wrong {
+        assert_eq!(seen_with(&db, &setting).await, BTreeSet::new(), "'{setting}'");
+    }
+}
+
 /// What somebody who has the application's login might try. Each must be refused, or change nothing at all.
 const ATTEMPTS: &[&str] = &[
     "ALTER TABLE account_row DISABLE ROW LEVEL SECURITY",
@@ -147,7 +183,7 @@ const ATTEMPTS: &[&str] = &[
     "CREATE TEMPORARY VIEW account AS SELECT 1",
     "CREATE SCHEMA mine",
     "CREATE FUNCTION wide() RETURNS bigint LANGUAGE sql SECURITY DEFINER RETURN (SELECT count(*) FROM account_row)",
-    "CREATE OR REPLACE FUNCTION public.pim_scope(scope jsonb) RETURNS void LANGUAGE sql AS 'SELECT'",
+    "CREATE OR REPLACE FUNCTION public.pim_sees(home uuid, facility uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     "ALTER FUNCTION pim_owned() SECURITY INVOKER",
     "CREATE RULE wide AS ON SELECT TO account_row DO INSTEAD SELECT * FROM account_row",
     "CREATE TRIGGER mine BEFORE INSERT ON account_row FOR EACH ROW EXECUTE FUNCTION pim_append_only()",

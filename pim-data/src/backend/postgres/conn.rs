@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{
-    AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, SqlSafeStr as _, Statement as _, TypeInfo as _,
+    AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, SqlSafeStr as _, SqlStr, Statement as _,
+    TypeInfo as _,
 };
 
 use super::codec::{arguments, row_of};
 use super::refusal::explain;
+use crate::backend::sql::Text;
 use crate::backend::{DbError, Demand, Described, Engine, Row, SqlPair, Statement};
 
 /// What the next user of a connection must know.
@@ -98,7 +100,7 @@ impl Conn {
     }
 
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Vec<Row>, DbError> {
-        let query = sqlx::query_with(AssertSqlSafe(statement.postgres_text()?), arguments(statement)?);
+        let query = sqlx::query_with(sql_of(statement)?, arguments(statement)?);
         let rows = self.raw.fetch_all(query).await.map_err(|error| explain(error, &self.place))?;
         rows.iter().map(|row| row_of(row, &self.place)).collect()
     }
@@ -112,7 +114,7 @@ impl Conn {
 
     /// Stops at the first row; the server's closing words are read before the next statement.
     pub(super) async fn first(&mut self, statement: &Statement) -> Result<Option<Row>, DbError> {
-        let query = sqlx::query_with(AssertSqlSafe(statement.postgres_text()?), arguments(statement)?);
+        let query = sqlx::query_with(sql_of(statement)?, arguments(statement)?);
         let row = self.raw.fetch_optional(query).await.map_err(|error| explain(error, &self.place))?;
         row.map(|row| row_of(&row, &self.place)).transpose()
     }
@@ -161,4 +163,12 @@ impl Conn {
         }
         Ok(())
     }
+}
+
+/// What is sent. It is made of our own statements alone.
+fn sql_of(statement: &Statement) -> Result<SqlStr, DbError> {
+    Ok(match statement.postgres_text()? {
+        Text::Fixed(text) => text.into_sql_str(),
+        Text::Made(text) => AssertSqlSafe(text).into_sql_str(),
+    })
 }

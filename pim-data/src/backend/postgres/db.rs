@@ -1,10 +1,10 @@
 //! One endpoint as a database: transactions, reads, and calls of one statement.
 
-use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::conn::Conn;
 use super::pool::{Lent, Pool};
+use crate::audit::hex;
 use crate::backend::{DbError, Demand, Described, Dial, Row, SqlPair, Statement};
 
 const BEGIN: &str = "BEGIN";
@@ -70,14 +70,11 @@ impl Db {
         &self,
         until: Instant,
         function: &'static str,
-        argument: &Json,
+        argument: &str,
     ) -> Result<(Transaction, Vec<Row>), DbError> {
-        use std::fmt::Write as _;
-        let mut script = format!("{BEGIN}; SELECT * FROM public.{function}(convert_from('\\x");
-        for byte in argument.to_string().bytes() {
-            let _infallible = write!(script, "{byte:02x}");
-        }
-        script.push_str("'::bytea, 'UTF8')::jsonb)");
+        let argument = hex(argument.as_bytes());
+        let script =
+            format!("{BEGIN}; SELECT * FROM public.{function}(convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb)");
         // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
         let until = until.min(Instant::now() + self.0.transaction_max());
         let mut begun = Transaction { lent: self.0.lend(Some(until)).await?, failed: false };

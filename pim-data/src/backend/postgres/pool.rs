@@ -97,27 +97,31 @@ impl Pool {
         let slot = timeout_at(give_up, slots.acquire_owned()).await;
         let slot = slot.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?;
         let target = self.0.target.subscribe();
-        let wanted = target.borrow().clone();
-        let lent = |conn, slot| Lent {
+        let (generation, era) = {
+            let wanted = target.borrow();
+            (wanted.generation, wanted.era)
+        };
+        let lent = |target, era, conn, slot| Lent {
             conn: Some(conn),
             pool: self.clone(),
             slot: Some(slot),
             until,
-            target: target.clone(),
-            era: wanted.era,
+            target,
+            era,
         };
-        while let Some((mut conn, is_doubtful)) = self.take_idle(wanted.generation) {
+        while let Some((mut conn, is_doubtful)) = self.take_idle(generation) {
             if !is_doubtful && conn.idle_for() < settings.idle_check_after {
-                return Ok(lent(conn, slot));
+                return Ok(lent(target, era, conn, slot));
             }
             // It may have been cut meanwhile; one that does not answer at once is not worth the wait.
             let patience = (Instant::now() + settings.connect_timeout).min(give_up);
             if matches!(timeout_at(patience, conn.ping()).await, Ok(Ok(()))) {
-                return Ok(lent(conn, slot));
+                return Ok(lent(target, era, conn, slot));
             }
         }
         let (answer, asked) = oneshot::channel();
-        let (pool, to) = (self.clone(), wanted.clone());
+        let (pool, to) = (self.clone(), target.borrow().clone());
+        let era = to.era;
         tokio::spawn(async move {
             let opened = opening::open(&pool.0.dial, &to).await;
             if let Err(error) = &opened {
@@ -130,7 +134,7 @@ impl Pool {
         });
         let opened = timeout_at(give_up, asked).await.map_err(|_| DbError::Late)?;
         let (conn, slot) = opened.map_err(|_| DbError::Closed)??;
-        Ok(lent(conn, slot))
+        Ok(lent(target, era, conn, slot))
     }
 
     /// An idle connection to the target, and whether it may have been lost with others.

@@ -1,0 +1,138 @@
+//! An entity's columns may be called as whatever the generated statements and functions use for themselves; what every row has is taken.
+
+use pim_core::id::Id;
+use pim_core::role::ResourceCode;
+use pim_core::shard::HomeKey;
+use pim_data::cluster::Cluster;
+use pim_data::consistency::Consistency;
+use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::repository::Page;
+use pim_data::schema::{Schema, SchemaError};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::world::{Customer, Folder, ShopResource, cx, read, schema_builder, settings, tell, write};
+
+/// Its columns are called as variables, arguments and answers are; or as what every row has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Oddity<const TAKEN: bool> {
+    id: Id<Customer>,
+    version: u64,
+    home: Option<Uuid>,
+    wanted: Option<Uuid>,
+    scope: String,
+    record: String,
+    context: String,
+    replay: String,
+    tail: String,
+    given: String,
+    facilities: String,
+    instant: i64,
+    most: i64,
+}
+
+type Free = Oddity<false>;
+
+const fn text(name: &'static str) -> Column {
+    Column::new(name, ColumnKind::Text)
+}
+
+const COLUMNS: &[Column] = &[
+    Column::new("home", ColumnKind::Uuid).nullable(),
+    Column::new("wanted", ColumnKind::Uuid).nullable(),
+    text("scope"),
+    text("record"),
+    text("context"),
+    text("replay"),
+    text("tail"),
+    text("given"),
+    text("facilities"),
+    Column::new("instant", ColumnKind::Int),
+    Column::new("most", ColumnKind::Int),
+];
+
+impl<const TAKEN: bool> Entity for Oddity<TAKEN> {
+    type Kind = Customer;
+    const TABLE: &'static Table = &Table {
+        name: "oddity",
+        home_field: None,
+        facility_field: None,
+        columns: if TAKEN { &[text("valid_from")] } else { COLUMNS },
+        references: &[],
+        indexes: &[&["scope"]],
+    };
+    fn resource() -> ResourceCode {
+        ShopResource::Account.into()
+    }
+    fn id(&self) -> Id<Customer> {
+        self.id
+    }
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+    fn facility(&self) -> Option<Uuid> {
+        None
+    }
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl Free {
+    fn new(id: Id<Customer>) -> Self {
+        let text = || "own %".to_owned();
+        Self {
+            id,
+            version: 0,
+            home: Some(Uuid::max()),
+            wanted: None,
+            scope: text(),
+            record: text(),
+            context: text(),
+            replay: text(),
+            tail: text(),
+            given: text(),
+            facilities: text(),
+            instant: -1,
+            most: 0,
+        }
+    }
+}
+
+#[tokio::test]
+async fn also_the_names_that_statements_use_for_themselves() {
+    let folder = Folder::new();
+    let schema = schema_builder().entity::<Free>(10_002).build().expect("free names");
+    let cluster = Cluster::open(settings(&folder, 1), schema).await.expect("opens");
+    let permit = read(ShopResource::Account);
+    let mut rows = [Free::new(Id::random()), Free::new(Id::random())];
+    for change in ["first", "second"] {
+        for row in &mut rows {
+            change.clone_into(&mut row.scope);
+            let mut unit = cluster.begin(&cx(), row.id);
+            if change == "second" {
+                *row = unit.load(&write(ShopResource::Account), row.id).await.expect("loads").expect("is there");
+            }
+            row.version = unit.save(&write(ShopResource::Account), row).expect("saves");
+            tell(&mut unit, change);
+            unit.commit().await.expect("commits");
+        }
+    }
+    for row in &rows {
+        let found = cluster.read::<Free>(&cx(), &permit, row.id, &Consistency::Strong).await.expect("reads");
+        assert_eq!(found.as_ref(), Some(row));
+        let listed =
+            cluster.list::<Free>(&cx(), &permit, row.id, Page { after: None, limit: 9 }, &Consistency::Strong).await;
+        assert_eq!(listed.expect("lists"), std::slice::from_ref(row), "its own and no other one");
+        let periods = cluster.history::<Free>(&cx(), &permit, row.id).await.expect("reads");
+        assert_eq!(periods.iter().map(|period| period.row.version).collect::<Vec<_>>(), [1, 2]);
+        let first = cluster.as_of::<Free>(&cx(), &permit, row.id, periods[0].valid_from).await.expect("reads");
+        assert_eq!(first.expect("was there").version, 1);
+    }
+}
+
+#[test]
+fn but_what_every_row_has_is_taken() {
+    let refused = Schema::builder().entity::<Oddity<true>>(10_000).build();
+    assert!(matches!(refused, Err(SchemaError::Identifier(name)) if name == "oddity.valid_from"));
+}
