@@ -6,6 +6,9 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
 #[cfg(feature = "postgres")]
+#[path = "ratios/awake.rs"]
+mod awake;
+#[cfg(feature = "postgres")]
 #[path = "ratios/far.rs"]
 mod far;
 #[path = "ratios/growth.rs"]

@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::awake::Awake;
 use super::{
     Account, BenchAction, BenchResource, Customer, Fact, Measure, context, far, full_write, growth, is_wanted, median,
     write_permit,
@@ -278,6 +279,28 @@ async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names:
     }
 }
 
+/// Reads of one row, each of them in turn with a bare select of it.
+async fn measure_reads(bench: Arc<ServerBench>, mut peer: PgConnection) -> Measure {
+    let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
+    let mut measure = Measure { rounds: Vec::new() };
+    for _ in 0..15 {
+        let cx = context(None);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for id in bench.accounts.iter().cycle().take(1_000) {
+            let begun = Instant::now();
+            let row = bench.cluster.read::<Account>(&cx, &permit, *id, &Consistency::Strong).await.expect("reads");
+            std::hint::black_box(row.expect("is there"));
+            ours.push(begun.elapsed().as_secs_f64() * 1e6);
+            let begun = Instant::now();
+            std::hint::black_box(ServerBench::peer_read(&mut peer, *id).await);
+            theirs.push(begun.elapsed().as_secs_f64() * 1e6);
+        }
+        measure.rounds.push((median(ours), median(theirs)));
+    }
+    peer.close().await.expect("closes");
+    measure
+}
+
 async fn measure_one_shard(run: &str, folder: &Path) {
     let secrets = Arc::new(BenchSecrets { run: run.to_owned(), by_way_of: None });
     secrets.make_databases(&NAMES).await;
@@ -297,27 +320,13 @@ async fn measure_one_shard(run: &str, folder: &Path) {
     measure_writes(&from_afar, &far_secrets, far).await;
     drop(from_afar);
 
-    let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
     // Somebody whom no policy binds.
-    let mut peer = secrets.connect(None, &shard).await;
-    let mut measure = Measure { rounds: Vec::new() };
-    for _ in 0..15 {
-        let cx = context(None);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for id in bench.accounts.iter().cycle().take(1_000) {
-            let begun = Instant::now();
-            let row = bench.cluster.read::<Account>(&cx, &permit, *id, &Consistency::Strong).await.expect("reads");
-            std::hint::black_box(row.expect("is there"));
-            ours.push(begun.elapsed().as_secs_f64() * 1e6);
-            let begun = Instant::now();
-            std::hint::black_box(ServerBench::peer_read(&mut peer, *id).await);
-            theirs.push(begun.elapsed().as_secs_f64() * 1e6);
-        }
-        measure.rounds.push((median(ours), median(theirs)));
-    }
-    measure.print("data/server/one-row-read", 1.15, false);
+    let peer = secrets.connect(None, &shard).await;
+    // A task, as a request is in a service.
+    let _awake = Awake::all();
+    let reads = tokio::spawn(measure_reads(Arc::clone(&bench), peer));
+    reads.await.expect("reads").print("data/server/one-row-read", 1.15, false);
     assert!(bench.cluster.verify_audit().await.expect("reads").verified, "both sides wrote one sound trail");
-    peer.close().await.expect("closes");
     drop(bench);
     secrets.drop_databases(&NAMES).await;
 }
