@@ -43,7 +43,9 @@ pub enum Audited {
     Masked,
 }
 
-/// One column of an entity: a field of its serde form.
+/// One column of an entity: a field of its serde form. Its name is a lower-case identifier that is no keyword of SQL; what every
+/// row has is taken (`id`, `home_key`, `bucket`, `facility_id`, `version`, `created_at`, `updated_at`), and so are `n`,
+/// `history_seq`, `valid_from`, `valid_to` and what PostgreSQL keeps for itself (`ctid`, `xmin` …).
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     name: &'static str,

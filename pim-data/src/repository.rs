@@ -111,8 +111,9 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Option<E>, ReadError> {
         let (home, id) = (id.into(), id.uuid());
-        // Whoever asks the primary need not be told how new the answer is.
-        let filter = if *consistency == Consistency::Strong { Filter::Id(id) } else { Filter::Numbered(id) };
+        // Only who has written before needs to be told how new the answer is.
+        let has_written = matches!(consistency, Consistency::ReadYourWrites(_));
+        let filter = if has_written { Filter::Numbered(id) } else { Filter::Id(id) };
         let rows = self.fetch_routed::<E>(cx, permit, home, consistency, &filter).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
@@ -341,7 +342,7 @@ impl Page {
     }
 }
 
-/// One statement is one snapshot: the key's n beside each row tells whether this copy is fresh enough.
+/// One statement is one snapshot: the key's n beside a row tells whether this copy is fresh enough.
 fn select(table: &Table, engine: Engine, calls: Option<&Calls>, scope: &Scope, filter: &Filter) -> Statement {
     let one = |read: &SqlPair, id: Uuid| Statement::of(read.clone()).bind(scope::setting(scope)).bind(id);
     if let (Engine::Postgres, Some(calls)) = (engine, calls) {

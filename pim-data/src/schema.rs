@@ -228,8 +228,8 @@ impl SchemaBuilder {
     }
 }
 
-/// What every row, period and answer has beside an entity's own columns.
-const RESERVED: [&str; 11] = [
+/// What every row, period and answer has beside an entity's own columns, and what a server keeps for itself.
+const RESERVED: [&str; 17] = [
     "id",
     "home_key",
     "bucket",
@@ -241,6 +241,12 @@ const RESERVED: [&str; 11] = [
     "history_seq",
     "valid_from",
     "valid_to",
+    "ctid",
+    "xmin",
+    "xmax",
+    "cmin",
+    "cmax",
+    "tableoid",
 ];
 
 fn entity_step(version: u32, table: &Table) -> Migration {

@@ -16,7 +16,7 @@ pub use hold::{Disposition, HoldReason, KeyState};
 pub use tail::Tail;
 
 pub(crate) use engine::{Engine, Sink, Step};
-pub(crate) use superseded::Superseded;
+pub(crate) use superseded::{Superseded, TooMany};
 pub(crate) use worker::Worker;
 
 use std::future::Future;

@@ -24,6 +24,9 @@ const KEY_WAITS: ProblemType =
 /// Only a rebuild of the read model helps.
 const KEY_REWOUND: ProblemType =
     ProblemType::new("key-rewound", 409, "The key's history was rewound: rebuild the read model");
+/// Going through its events again would take too much at once.
+const KEY_TOO_LONG: ProblemType =
+    ProblemType::new("key-too-long", 409, "The log has too many events of the key to go through them again");
 
 /// Events of a held key that its entry shows; how many there are is told beside.
 const LETTERS_MAX: u32 = 20;
@@ -134,6 +137,9 @@ fn why_held(error: UnparkError) -> Failure {
         UnparkError::NotHeld => Problem::of(KEY_NOT_HELD).into(),
         UnparkError::Gap => Problem::of(KEY_WAITS).into(),
         UnparkError::Rewound => Problem::of(KEY_REWOUND).into(),
+        UnparkError::TooLong { most } => {
+            Problem::of(KEY_TOO_LONG).detail(format!("the log has more than {most} events of the key")).into()
+        }
         other => unavailable(other),
     }
 }

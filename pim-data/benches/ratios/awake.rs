@@ -4,16 +4,17 @@
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-/// Processes that run whenever nobody else wants to; they end with it.
+/// Processes that run whenever nobody else wants to; they end with it, and with this process however it ends.
 #[derive(Debug)]
 pub(super) struct Awake(Vec<Child>);
 
 impl Awake {
-    /// One for each processor. None where there is no `chrt`: then what is measured depends on the machine's sleep.
+    /// One for each processor. None where there is no `setpriv` or `chrt`: then what is measured depends on the machine's sleep.
     pub(super) fn all() -> Self {
         let idle = || {
-            let mut turn = Command::new("chrt");
-            turn.args(["--idle", "0", "sh", "-c", "while :; do :; done"]).stderr(Stdio::null()).spawn()
+            let mut turn = Command::new("setpriv");
+            turn.args(["--pdeathsig", "KILL", "chrt", "--idle", "0", "sh", "-c", "while :; do :; done"]);
+            turn.stderr(Stdio::null()).spawn()
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Self((0..processors).filter_map(|_| idle().ok()).collect())

@@ -32,6 +32,7 @@ CREATE INDEX {table}_history_home ON {table}_history (home_key);
 -- History is written by the database itself, so that hand-typed SQL leaves a trace too. A period begins at least one
 -- microsecond after the one before it, whatever the clock says.
 CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+#variable_conflict use_variable
 DECLARE
   row_id uuid := coalesce(NEW.id, OLD.id);
   wall bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
@@ -64,7 +65,8 @@ END $$;
 CREATE TRIGGER {table}_remember AFTER INSERT OR UPDATE OR DELETE ON {table}_row
   FOR EACH ROW EXECUTE FUNCTION {table}_remember();
 
--- Row-level security binds the owner too. The setting stands in a sub-select, so that it is read once a statement.
+-- Row-level security binds the owner too. The setting stands in a sub-select: whoever may see all asks for it once a
+-- statement, and others again for each row.
 ALTER TABLE {table}_row ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table}_row FORCE ROW LEVEL SECURITY;
 CREATE POLICY {table}_scope ON {table}_row USING (

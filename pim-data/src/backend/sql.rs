@@ -16,11 +16,19 @@ pub struct SqlPair {
 }
 
 /// Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Text {
     Fixed(&'static str),
     Made(Arc<str>),
 }
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
 
 impl Text {
     pub(super) fn as_str(&self) -> &str {

@@ -115,6 +115,8 @@ impl<'de> Deserializer<'de> for Field<'de> {
     ) -> Result<V::Value, Self::Error> {
         match self {
             Self::Text(text) => text.into_deserializer().deserialize_enum(name, variants, visitor),
+            Self::Uuid(id) => id.to_string().into_deserializer().deserialize_enum(name, variants, visitor),
+            Self::Time(at) => at.to_string().into_deserializer().deserialize_enum(name, variants, visitor),
             Self::Json(text) => serde_json::Deserializer::from_str(text).deserialize_enum(name, variants, visitor),
             other => other.deserialize_any(visitor),
         }

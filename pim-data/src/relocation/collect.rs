@@ -26,7 +26,7 @@ impl Copier {
             let columns = columns.iter().map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
             format!(
                 "SELECT {index}::bigint AS part, t.{key} AS key, {id} AS id, {place} AS place, \
-                 (SELECT to_jsonb(one) FROM (SELECT {columns}) one)::text AS data FROM {table} t WHERE t.{key} = ANY ($1)"
+                 (SELECT to_jsonb(one.*) FROM (SELECT {columns}) one)::text AS data FROM {table} t WHERE t.{key} = ANY ($1)"
             )
         };
         let parts = self.layout.keys.iter().enumerate().map(of_part).collect::<Vec<_>>().join(" UNION ALL ");

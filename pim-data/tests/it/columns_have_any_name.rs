@@ -1,4 +1,5 @@
-//! An entity's columns may be called as whatever the generated statements and functions use for themselves; what every row has is taken.
+//! An entity's columns may be called as what the generated statements, functions and triggers call their own; what every row
+//! has is taken.
 
 use pim_core::id::Id;
 use pim_core::role::ResourceCode;
@@ -27,6 +28,9 @@ struct Oddity<const TAKEN: bool> {
     tail: String,
     given: String,
     facilities: String,
+    begins: String,
+    row_id: String,
+    one: String,
     instant: i64,
     most: i64,
 }
@@ -47,6 +51,9 @@ const COLUMNS: &[Column] = &[
     text("tail"),
     text("given"),
     text("facilities"),
+    text("begins"),
+    text("row_id"),
+    text("one"),
     Column::new("instant", ColumnKind::Int),
     Column::new("most", ColumnKind::Int),
 ];
@@ -93,6 +100,9 @@ impl Free {
             tail: text(),
             given: text(),
             facilities: text(),
+            begins: text(),
+            row_id: text(),
+            one: text(),
             instant: -1,
             most: 0,
         }

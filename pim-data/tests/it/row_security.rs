@@ -7,8 +7,9 @@ use pim_core::identity::Actor;
 use pim_core::rbac::{Read, Scope};
 use pim_core::role::ClosedEnum as _;
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, DbError, SqlPair, Statement, Value};
+use pim_data::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
 use pim_data::consistency::Consistency;
+use pim_data::repository::Page;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use uuid::Uuid;
@@ -166,6 +167,34 @@ async fn a_scope_that_is_none_reaches_nothing() {
     }
 }
 
+/// The scope is set where the id comes from, and ids are compared before the policy is asked, also when no index is used.
+#[tokio::test]
+async fn the_scope_is_set_before_a_row_is_looked_at_whatever_the_plan() {
+    const SCAN: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off; \
+                        SET LOCAL enable_indexonlyscan = off";
+    let world = server::World::new(1).await;
+    let (account, other) = (world.register().await, world.register().await);
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    let one_row = |text: &String| {
+        let begins = text.starts_with("SELECT NULL::bigint AS n") || text.starts_with("SELECT (SELECT k.n");
+        begins && text.contains("FROM public.account_row r")
+    };
+    let statements = world.cluster.schema().statements();
+    let reads: BTreeSet<String> = statements.iter().filter_map(|sql| sql.text(Engine::Postgres)).filter(one_row).collect();
+    assert_eq!(reads.len(), 2, "with the key's number and without");
+    let home = account.id.uuid();
+    let scopes = [("all".to_owned(), 1), (format!("own {home}"), 1), (format!("own {}", other.id), 0), ("none".to_owned(), 0)];
+    for (text, (scope, seen)) in reads.iter().flat_map(|text| scopes.iter().map(move |scope| (text, scope))) {
+        let mut tx = db.begin().await.expect("begins");
+        tx.script(SCAN).await.expect("sets");
+        let ask = |text: String| Statement::of(SqlPair::generated_postgres(text)).bind(scope.as_str()).bind(home);
+        let plan = tx.query(ask(format!("EXPLAIN {text}"))).await.expect("plans");
+        let is_scan = |row: &Row| row.text(0).expect("text").contains("Seq Scan on account_row");
+        assert!(plan.iter().any(is_scan), "{plan:?}");
+        assert_eq!(tx.query(ask(text.clone())).await.expect("reads").len(), *seen, "{scope}: {text}");
+    }
+}
+
 /// What somebody who has the application's login might try. Each must be refused, or change nothing at all.
 const ATTEMPTS: &[&str] = &[
     "ALTER TABLE account_row DISABLE ROW LEVEL SECURITY",
@@ -316,6 +345,12 @@ async fn a_connection_carries_no_context_of_an_earlier_request() {
                                 .await
                                 .expect("reads");
                             assert_eq!(row.is_some(), index == task % 2);
+                            let page = Page { after: None, limit: 9 };
+                            let strong = Consistency::Strong;
+                            let listed = world.cluster.list::<server::Account>(&cx, &permit, account.id, page, &strong);
+                            assert_eq!(listed.await.expect("lists").len(), usize::from(index == task % 2));
+                            let periods = world.cluster.history::<server::Account>(&cx, &permit, account.id).await;
+                            assert_eq!(periods.expect("reads").is_empty(), index != task % 2);
                         }
                     }
                     2 => {

@@ -7,10 +7,17 @@ use uuid::Uuid;
 
 use crate::event::Event;
 
-/// What of the log the keys that were rewound have given up. As large as what the log has of these keys, of which a consumer
-/// holds a bounded number.
+/// What of the log the keys that were rewound have given up.
 #[derive(Debug, Default)]
-pub(crate) struct Superseded(HashMap<Uuid, Numbers>);
+pub(crate) struct Superseded {
+    keys: HashMap<Uuid, Numbers>,
+    /// How many events may still be noted; each takes some hundred bytes.
+    left: usize,
+}
+
+/// The log has more events of these keys than may be noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 /// The numbers of one key, as the log has them.
 #[derive(Debug, Default)]
@@ -42,26 +49,31 @@ impl Numbers {
 }
 
 impl Superseded {
-    /// For these keys, of which no event has been noted yet.
-    pub(crate) fn of(keys: impl IntoIterator<Item = Uuid>) -> Self {
-        Self(keys.into_iter().map(|key| (key, Numbers::default())).collect())
+    /// For these keys, of which no event has been noted yet, and at most so many will be.
+    pub(crate) fn of(keys: impl IntoIterator<Item = Uuid>, most: usize) -> Self {
+        Self { keys: keys.into_iter().map(|key| (key, Numbers::default())).collect(), left: most }
     }
 
     /// How many keys there are.
     pub(crate) fn keys(&self) -> u64 {
-        self.0.len() as u64
+        self.keys.len() as u64
     }
 
     /// Takes the next event of the log into account.
-    pub(crate) fn note(&mut self, event: &Event) {
-        if let Some(numbers) = self.0.get_mut(&event.home) {
-            numbers.note(event.owner_epoch, event.n, event.id);
-        }
+    pub(crate) fn note(&mut self, event: &Event) -> Result<(), TooMany> {
+        self.take((event.home, event.owner_epoch, event.n, event.id))
+    }
+
+    fn take(&mut self, (key, epoch, n, id): (Uuid, Epoch, u64, Uuid)) -> Result<(), TooMany> {
+        let Some(numbers) = self.keys.get_mut(&key) else { return Ok(()) };
+        self.left = self.left.checked_sub(1).ok_or(TooMany)?;
+        numbers.note(epoch, n, id);
+        Ok(())
     }
 
     /// Whether its number was given out again behind it in the log, or one before it.
     pub(crate) fn covers(&self, event: &Event) -> bool {
-        self.0.get(&event.home).is_some_and(|numbers| numbers.covers(event.owner_epoch, event.n, event.id))
+        self.keys.get(&event.home).is_some_and(|numbers| numbers.covers(event.owner_epoch, event.n, event.id))
     }
 }
 
@@ -108,9 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn of_a_key_that_nobody_asked_for_nothing_is() {
-        let superseded = Superseded::of([Uuid::from_u128(1)]);
+    fn of_a_key_that_nobody_asked_for_nothing_is_noted_and_of_others_no_more_than_may_be() {
+        let (key, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut superseded = Superseded::of([key], 2);
         assert_eq!(superseded.keys(), 1);
-        assert!(!superseded.0.contains_key(&Uuid::from_u128(2)));
+        for n in 1..=2 {
+            assert_eq!(superseded.take((other, Epoch(1), n, Uuid::from_u128(n.into()))), Ok(()));
+            assert_eq!(superseded.take((key, Epoch(1), n, Uuid::from_u128(n.into()))), Ok(()));
+        }
+        assert_eq!(superseded.take((key, Epoch(1), 3, Uuid::from_u128(3))), Err(TooMany));
+        assert!(!superseded.keys.contains_key(&other));
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{LOCK_PARTITION, UnparkError};
 use crate::bus::{Record, Subscriber};
 use crate::consumer::ledger::{self, Hold, Place};
-use crate::consumer::{CommandHandler, Head, HoldReason, Superseded};
+use crate::consumer::{CommandHandler, Head, HoldReason, Superseded, TooMany};
 use crate::event::Event;
 use crate::projection::ReadStore;
 
@@ -51,7 +51,7 @@ impl ReadStore {
         let partition = rows.first().ok_or(UnparkError::NotHeld)?.int(0).map_err(DbError::from)?;
         let partition = u16::try_from(partition).map_err(|_| UnparkError::NotHeld)?;
         let place = Place { consumer, topic: handler.topic().to_owned(), partition };
-        let mut history = History { key, superseded: Superseded::of([key]), records: Vec::new() };
+        let mut history = History { key, superseded: Superseded::of([key], EVENTS_MAX), records: Vec::new() };
         let position = |rows: &[pim_data::backend::Row]| rows.first().map_or(Ok(0), |row| row.count(0));
         let upto = position(&self.db().query(ledger::position(&place)).await?).map_err(DbError::from)?;
         history.read(bus, &place, 0, upto).await?;
@@ -120,11 +120,8 @@ impl History {
             at = last.offset + 1;
             for record in batch.into_iter().filter(|record| record.key == self.key && record.offset < upto) {
                 let Ok(event) = record.event() else { continue };
-                self.superseded.note(&event);
+                self.superseded.note(&event).map_err(|TooMany| UnparkError::TooLong { most: EVENTS_MAX })?;
                 self.records.push((record, event));
-            }
-            if self.records.len() > EVENTS_MAX {
-                return Err(UnparkError::TooLong { most: EVENTS_MAX });
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::runner::{ProjectionSink, engine};
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::{self, Place};
-use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step, Superseded};
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step, Superseded, TooMany};
 use crate::event::Registry;
 use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 2000;
 /// Most keys that may have been rewound, and their events that wait for the second look at the log.
 const REWOUND_MAX: u64 = 200_000;
 const REWOUND_EVENTS_MAX: u64 = 10_000_000;
+/// Most of their events that are remembered while the log is looked at: some hundred bytes of memory each.
+const NOTED_MAX: usize = 2_000_000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
 const ROUNDS_MAX: usize = 1000;
 
@@ -94,6 +96,12 @@ pub enum RebuildError {
     /// The rebuilt model was stopped, because it parked too many keys.
     #[error("the rebuilt model parked too many keys")]
     Stopped,
+    /// The log has more events of the keys that were rewound than are remembered at once.
+    #[error("the log has more than {most} events of the keys that were rewound")]
+    Rewound {
+        /// The bound.
+        most: usize,
+    },
     /// The folder for the new tables cannot be used.
     #[error("make room for the new tables")]
     Folder(#[source] std::io::Error),
@@ -240,7 +248,7 @@ impl Rebuild {
     async fn superseded(&self, green: &Green) -> Result<Superseded, RebuildError> {
         let rows = green.store.query(self.asked_rewound()).await?;
         let keys = rows.iter().map(|row| row.uuid(0).map_err(DbError::from)).collect::<Result<Vec<_>, _>>()?;
-        let mut superseded = Superseded::of(keys);
+        let mut superseded = Superseded::of(keys, NOTED_MAX);
         if superseded.keys() == 0 {
             return Ok(superseded);
         }
@@ -252,7 +260,7 @@ impl Rebuild {
                 let Some(last) = batch.last() else { break };
                 at = last.offset + 1;
                 for event in batch.iter().filter_map(|record| record.event().ok()) {
-                    superseded.note(&event);
+                    superseded.note(&event).map_err(|TooMany| RebuildError::Rewound { most: NOTED_MAX })?;
                 }
             }
         }
