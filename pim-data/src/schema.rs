@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::entity::{Calls, Entity, Table, create_entity, routine, scope_view};
+use crate::entity::{Calls, Entity, STANDARD, Table, create_entity, routine, scope_view};
 use crate::migration::Migration;
 use crate::relocation::MovedTable;
 use crate::scope::SCOPE_TABLE;
@@ -218,7 +218,7 @@ impl SchemaBuilder {
             if !is_identifier(table.name) || !names.insert(table.name) {
                 return Err(SchemaError::Identifier(table.name.to_owned()));
             }
-            let mut columns = BTreeSet::from(RESERVED);
+            let mut columns: BTreeSet<&str> = STANDARD.iter().copied().chain(TAKEN).collect();
             let wrong = table.columns.iter().find(|it| !is_identifier(it.name()) || !columns.insert(it.name()));
             if let Some(column) = wrong {
                 return Err(SchemaError::Identifier(format!("{}.{}", table.name, column.name())));
@@ -228,26 +228,9 @@ impl SchemaBuilder {
     }
 }
 
-/// What every row, period and answer has beside an entity's own columns, and what a server keeps for itself.
-const RESERVED: [&str; 17] = [
-    "id",
-    "home_key",
-    "bucket",
-    "facility_id",
-    "version",
-    "created_at",
-    "updated_at",
-    "n",
-    "history_seq",
-    "valid_from",
-    "valid_to",
-    "ctid",
-    "xmin",
-    "xmax",
-    "cmin",
-    "cmax",
-    "tableoid",
-];
+/// What answers and periods have beside a row's columns, and what a server keeps for itself.
+const TAKEN: [&str; 10] =
+    ["n", "history_seq", "valid_from", "valid_to", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
 fn entity_step(version: u32, table: &Table) -> Migration {
     Migration::new(version, table.name, create_entity(table)).with_postgres(routine::create_entity(table))

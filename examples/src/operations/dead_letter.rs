@@ -24,7 +24,7 @@ const KEY_WAITS: ProblemType =
 /// Only a rebuild of the read model helps.
 const KEY_REWOUND: ProblemType =
     ProblemType::new("key-rewound", 409, "The key's history was rewound: rebuild the read model");
-/// Going through its events again would take too much at once.
+/// Going through its events again would take too much at once, so it stays held.
 const KEY_TOO_LONG: ProblemType =
     ProblemType::new("key-too-long", 409, "The log has too many events of the key to go through them again");
 
@@ -138,7 +138,9 @@ fn why_held(error: UnparkError) -> Failure {
         UnparkError::Gap => Problem::of(KEY_WAITS).into(),
         UnparkError::Rewound => Problem::of(KEY_REWOUND).into(),
         UnparkError::TooLong { most } => {
-            Problem::of(KEY_TOO_LONG).detail(format!("the log has more than {most} events of the key")).into()
+            Problem::of(KEY_TOO_LONG).detail(format!(
+                "the log has more than {most} events of the key: it stays held, and what its commands were to do is done by hand"
+            )).into()
         }
         other => unavailable(other),
     }
@@ -204,4 +206,22 @@ async fn replay(
     };
     let intent = Intent::new("dead_letter.replay", "", asked);
     operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_a_problem_of_its_own() {
+        let told = |error| match why_held(error) {
+            Failure::Problem(problem) => (problem.kind().slug, problem.status().as_u16()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(UnparkError::NotHeld), ("key-not-held", 404));
+        assert_eq!(told(UnparkError::Gap), ("key-waits-for-event", 409));
+        assert_eq!(told(UnparkError::Rewound), ("key-rewound", 409));
+        assert_eq!(told(UnparkError::TooLong { most: 9 }), ("key-too-long", 409));
+        assert_eq!(told(UnparkError::Bus(pim_events::BusError::Closed)).1, 503);
+    }
 }

@@ -281,6 +281,7 @@ async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names:
 
 /// Reads of one row, each of them in turn with a bare select of it.
 async fn measure_reads(bench: Arc<ServerBench>, mut peer: PgConnection) -> Measure {
+    let _awake = Awake::all();
     let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
     let mut measure = Measure { rounds: Vec::new() };
     for _ in 0..15 {
@@ -323,7 +324,6 @@ async fn measure_one_shard(run: &str, folder: &Path) {
     // Somebody whom no policy binds.
     let peer = secrets.connect(None, &shard).await;
     // A task, as a request is in a service.
-    let _awake = Awake::all();
     let reads = tokio::spawn(measure_reads(Arc::clone(&bench), peer));
     reads.await.expect("reads").print("data/server/one-row-read", 1.15, false);
     assert!(bench.cluster.verify_audit().await.expect("reads").verified, "both sides wrote one sound trail");

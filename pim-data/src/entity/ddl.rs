@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use super::{Column, ColumnKind, Table};
 
-const STANDARD: &[&str] = &["id", "home_key", "bucket", "facility_id", "version", "created_at", "updated_at"];
+/// What every row has beside its own columns.
+pub(crate) const STANDARD: &[&str] =
+    &["id", "home_key", "bucket", "facility_id", "version", "created_at", "updated_at"];
 
 /// SQL that ties a minted id to its bucket: the three hexadecimal digits behind the version digit of a UUIDv8.
 fn bucket_of(column: &str) -> String {

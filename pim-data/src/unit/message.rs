@@ -41,11 +41,14 @@ pub(super) struct Context<'u> {
     /// Whoever was the primary before this term refuses the unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) term: Option<u64>,
-    /// Whether the database is asked if it need wait for no standby. Of these, only what is there counts.
+    // The functions look whether these are there, so what is false is left out.
+    /// Whether the database is asked if it need wait for no standby.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) alone: bool,
+    /// Whether the unit has been entered in this transaction.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) entered: bool,
+    /// Whether the transaction keeps everybody else out.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) bulk: bool,
 }
@@ -83,6 +86,7 @@ struct Written<'u> {
     row: Members<'u>,
 }
 
+/// A row's own columns with what is written into them.
 struct Members<'u>(&'u [Column], &'u [Value]);
 
 struct Member<'u>(&'u Value);
