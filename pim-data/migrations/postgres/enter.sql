@@ -35,12 +35,14 @@ END $$;
 -- It runs as whoever writes: who may not read the ownership may not write rows either.
 CREATE OR REPLACE FUNCTION public.pim_owned() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
+  standing text;
   nothing text;
 BEGIN
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
     nothing := pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
   END IF;
-  IF NOT EXISTS (SELECT FROM public.pim_bucket_owned o WHERE o.bucket = NEW.bucket AND o.state IN ('owned', 'incoming')) THEN
+  SELECT o.state INTO standing FROM public.pim_bucket_owned o WHERE o.bucket = NEW.bucket;
+  IF standing IS NULL OR standing NOT IN ('owned', 'incoming') THEN
     RAISE EXCEPTION 'pim:bucket-not-owned' USING ERRCODE = 'PM007';
   END IF;
   RETURN NEW;
@@ -111,7 +113,8 @@ CREATE OR REPLACE FUNCTION public.pim_leave(context jsonb, tail jsonb) RETURNS b
 DECLARE
   bucket_no bigint := (context->>'bucket')::bigint;
   home uuid := (context->>'home')::uuid;
-  before bigint;
+  -- What entering has compared, if the unit read it; nobody else has been on the key since.
+  before bigint := (context->>'head')::bigint;
   reached bigint;
   answer jsonb := tail->'answer';
   records jsonb := tail->'audit';
@@ -123,9 +126,12 @@ DECLARE
   content text;
   nothing text;
 BEGIN
-  SELECT k.n INTO before FROM public.key_head k WHERE k.key = home;
-  reached := public.pim_write_parts(context, tail->'parts', coalesce(before, 0));
-  IF before IS NULL AND reached > 0 THEN
+  IF before IS NULL THEN
+    SELECT k.n INTO before FROM public.key_head k WHERE k.key = home;
+    before := coalesce(before, 0);
+  END IF;
+  reached := public.pim_write_parts(context, tail->'parts', before);
+  IF before = 0 AND reached > 0 THEN
     INSERT INTO public.key_head (key, bucket, n) VALUES (home, bucket_no, reached);
   ELSIF reached > before THEN
     UPDATE public.key_head k SET n = reached WHERE k.key = home;

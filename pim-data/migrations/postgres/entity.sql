@@ -30,34 +30,36 @@ CREATE INDEX {table}_history_id ON {table}_history (id, valid_from);
 CREATE INDEX {table}_history_home ON {table}_history (home_key);
 
 -- History is written by the database itself, so that hand-typed SQL leaves a trace too. A period begins at least one
--- microsecond after the one before it, whatever the clock says.
-CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+-- microsecond after the one before it, whatever the clock says. It runs as the owner, so whatever it names is named with its
+-- schema, operators too: who calls it cannot have it find something else. A search path of its own would do the same, and
+-- would cost as much as one of its statements.
+CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_variable
 DECLARE
   row_id uuid := coalesce(NEW.id, OLD.id);
-  wall bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
   last_to bigint;
   begins bigint;
 BEGIN
-  IF TG_OP = 'INSERT' THEN
-    begins := NEW.updated_at;
-  ELSIF TG_OP = 'UPDATE' AND NEW.updated_at > OLD.updated_at THEN
+  IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
+      OR (TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at) THEN
     begins := NEW.updated_at;
   ELSE
-    begins := wall;
+    begins := pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000;
   END IF;
   -- Only the newest period can be open. It is looked up as that, so that a row of a thousand versions costs no more than a
   -- new one; the id is a variable, because an expression would keep the index from being read backwards.
-  UPDATE {table}_history h SET valid_to = greatest(begins, h.valid_from + 1)
-    WHERE h.history_seq = (SELECT p.history_seq FROM {table}_history p WHERE p.id = row_id ORDER BY p.valid_from DESC LIMIT 1)
+  UPDATE public.{table}_history h SET valid_to = greatest(begins, h.valid_from OPERATOR(pg_catalog.+) 1)
+    WHERE h.ctid OPERATOR(pg_catalog.=) (SELECT p.ctid FROM public.{table}_history p
+        WHERE p.id OPERATOR(pg_catalog.=) row_id ORDER BY p.valid_from DESC LIMIT 1)
       AND h.valid_to IS NULL RETURNING h.valid_to INTO last_to;
   IF NOT FOUND THEN
     -- A row may come again after it went.
-    SELECT h.valid_to INTO last_to FROM {table}_history h WHERE h.id = row_id ORDER BY h.valid_from DESC LIMIT 1;
+    SELECT h.valid_to INTO last_to FROM public.{table}_history h WHERE h.id OPERATOR(pg_catalog.=) row_id
+      ORDER BY h.valid_from DESC LIMIT 1;
   END IF;
   begins := greatest(begins, last_to);
-  IF TG_OP <> 'DELETE' THEN
-    INSERT INTO {table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
+  IF TG_OP OPERATOR(pg_catalog.<>) 'DELETE' THEN
+    INSERT INTO public.{table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
     VALUES (NEW.id, NEW.home_key, NEW.bucket, NEW.facility_id, NEW.version, NEW.created_at, NEW.updated_at{new_names}, begins);
   END IF;
   RETURN NULL;

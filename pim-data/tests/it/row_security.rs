@@ -288,6 +288,48 @@ async fn the_applications_login_cannot_disable_bypass_or_widen_it() {
     world.change(account.id, |account| account.points = 1).await.expect("the application goes on");
 }
 
+/// What stands in for what a trigger means, where it does not say which it means: each refuses to be called.
+const FALSE_FRIENDS: &str = "CREATE SCHEMA elsewhere; GRANT USAGE ON SCHEMA elsewhere TO PUBLIC;
+    CREATE TABLE elsewhere.account_history (LIKE public.account_history); GRANT ALL ON elsewhere.account_history TO PUBLIC;
+    CREATE FUNCTION elsewhere.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.date_part(text, timestamptz) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.says(uuid, uuid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.says(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.says(tid, tid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.says(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.sum(bigint, integer) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE FUNCTION elsewhere.product(float8, integer) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN RAISE 'fooled'; END $$;
+    CREATE OPERATOR elsewhere.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = elsewhere.says);
+    CREATE OPERATOR elsewhere.= (LEFTARG = text, RIGHTARG = text, FUNCTION = elsewhere.says);
+    CREATE OPERATOR elsewhere.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = elsewhere.says);
+    CREATE OPERATOR elsewhere.= (LEFTARG = tid, RIGHTARG = tid, FUNCTION = elsewhere.says);
+    CREATE OPERATOR elsewhere.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = elsewhere.says);
+    CREATE OPERATOR elsewhere.+ (LEFTARG = bigint, RIGHTARG = integer, FUNCTION = elsewhere.sum);
+    CREATE OPERATOR elsewhere.* (LEFTARG = float8, RIGHTARG = integer, FUNCTION = elsewhere.product)";
+
+/// The history is written by its owner, whoever changes a row; where the caller looks for names is nothing to it.
+#[tokio::test]
+async fn what_runs_as_the_owner_finds_what_it_names() {
+    let world = server::World::new(1).await;
+    world.register().await;
+    let above = world.powerful(ShardId(0)).await;
+    let mut tx = above.begin().await.expect("begins");
+    tx.script(FALSE_FRIENDS).await.expect("a schema of somebody's own");
+    // The other trigger runs as the caller, who can fool nobody but himself.
+    tx.script("ALTER FUNCTION public.pim_owned() SET search_path = public").await.expect("alters");
+    tx.commit().await.expect("commits");
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    for change in ["points = 7, updated_at = updated_at OPERATOR(pg_catalog.+) 1", "points = 8"] {
+        let mut tx = db.begin().await.expect("begins");
+        let scope = "SELECT pg_catalog.set_config('app.scope', 'all', true)";
+        let path = "SET LOCAL search_path = elsewhere, pg_catalog, public";
+        tx.script(&format!("{scope}; {path}; UPDATE public.account_row SET {change}")).await.expect("is not fooled");
+        tx.commit().await.expect("commits");
+    }
+    let periods = "SELECT count(*) FROM account_history WHERE (points < 8) = (valid_to IS NOT NULL)";
+    assert_eq!(count(&above, periods).await, 3);
+}
+
 /// Every table with rows of entities is forced, every view asks with the caller's rights.
 #[tokio::test]
 async fn nothing_of_an_entity_is_left_open() {
