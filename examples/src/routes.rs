@@ -64,6 +64,8 @@ pub enum Class {
     Write,
     /// An operation, which may take long.
     Operate,
+    /// An operation that takes as long as there is data: it reads or copies all of something.
+    Sweep,
 }
 
 impl Class {
@@ -74,6 +76,7 @@ impl Class {
             Self::Read => Duration::from_secs(2),
             Self::Search | Self::Write => Duration::from_secs(5),
             Self::Operate => Duration::from_secs(30),
+            Self::Sweep => Duration::from_secs(600),
         }
     }
 
@@ -84,6 +87,7 @@ impl Class {
             Self::Read => 1,
             Self::Search | Self::Write => 2,
             Self::Operate => 5,
+            Self::Sweep => 10,
         }
     }
 }

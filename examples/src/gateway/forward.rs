@@ -21,6 +21,7 @@ use super::admit::Admitted;
 use super::http::Gateway;
 use crate::client::ClientError;
 use crate::rig::BODY_BYTES_MAX;
+use crate::routes::Class;
 
 /// The caller announced a body and did not send it.
 const BODY_LATE: ProblemType = ProblemType::new("body-late", 408, "The body did not arrive in time");
@@ -41,8 +42,9 @@ pub(super) async fn forward(
     let uri: Uri = format!("{upstream}{path}").parse().map_err(|_| Problem::of(problem::BAD_PATH))?;
     // One time for everything: body, tries, and what the upstream is told.
     let deadline = Deadline::after(admitted.route.class.timeout());
-    // A slot is held meanwhile: whoever sends slowly must not hold it for ever.
-    let body = tokio::time::timeout_at(deadline.instant(), collected(body)).await;
+    // A slot is held meanwhile: whoever sends slowly must not hold it for ever, nor as long as a sweep may take.
+    let sent_by = deadline.capped(Class::Operate.timeout());
+    let body = tokio::time::timeout_at(sent_by.instant(), collected(body)).await;
     let body = body.map_err(|_elapsed| Problem::of(BODY_LATE))??;
     let mut headers = sanitize(&head.headers);
     headers.remove(CONTENT_LENGTH);

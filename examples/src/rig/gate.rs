@@ -14,14 +14,14 @@ use pim_core::token::{KeyRing, KeySource, TokenVerifier, VerifierSettings};
 use tower::ServiceBuilder;
 
 use crate::policy::{LabRole, lab_policy};
-use crate::routes::{self, Access, Route};
+use crate::routes::{self, Access, Class, Route};
 
 /// Who issues transaction tokens, as their `iss`; independent of where the broker listens.
 pub const TXN_ISSUER: &str = "urn:pim:session-broker";
 /// Whom transaction tokens are for, as their `aud`: every service of the lab.
 pub const TRUST_DOMAIN: &str = "urn:pim:lab";
 /// What no request gets more of.
-const BUDGET_MAX: Duration = Duration::from_secs(30);
+const BUDGET_MAX: Duration = Class::Sweep.timeout();
 
 /// Trusts the transaction tokens of the lab's broker, by the keys of a source.
 pub fn sessions(keys: impl KeySource, clock: Clock) -> RequestContextLayer {

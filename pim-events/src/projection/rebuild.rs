@@ -26,7 +26,7 @@ const BATCH_MAX: usize = 2000;
 /// Most keys that may have been rewound, and their events that wait for the second look at the log.
 const REWOUND_MAX: u64 = 200_000;
 const REWOUND_EVENTS_MAX: u64 = 10_000_000;
-/// Most of their events that are remembered while the log is looked at: some hundred bytes of memory each.
+/// Most of their events that are remembered while the log is looked at, unless more is asked for.
 const NOTED_MAX: usize = 2_000_000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
 const ROUNDS_MAX: usize = 1000;
@@ -96,7 +96,7 @@ pub enum RebuildError {
     /// The rebuilt model was stopped, because it parked too many keys.
     #[error("the rebuilt model parked too many keys")]
     Stopped,
-    /// The log has more events of the keys that were rewound than are remembered at once.
+    /// The log has more events of the keys that were rewound than are remembered at once: [`Rebuild::remembering`] more helps.
     #[error("the log has more than {most} events of the keys that were rewound")]
     Rewound {
         /// The bound.
@@ -127,6 +127,7 @@ pub struct Rebuild {
     registry: Registry,
     projection: Arc<dyn Projection>,
     verdict: Verdict,
+    noted_max: usize,
 }
 
 impl std::fmt::Debug for Rebuild {
@@ -144,7 +145,14 @@ impl Rebuild {
         projection: Arc<dyn Projection>,
         verdict: Verdict,
     ) -> Self {
-        Self { store: store.clone(), bus, registry: registry.clone(), projection, verdict }
+        Self { store: store.clone(), bus, registry: registry.clone(), projection, verdict, noted_max: NOTED_MAX }
+    }
+
+    /// How many events of rewound keys are remembered at most while the log is looked at, some hundred bytes of memory
+    /// each; 2,000,000 unless said. It is what helps against [`RebuildError::Rewound`].
+    pub const fn remembering(mut self, most: usize) -> Self {
+        self.noted_max = most;
+        self
     }
 
     /// Builds, catches up, verifies and swaps. `progress` is told the state and the records read so far.
@@ -248,7 +256,7 @@ impl Rebuild {
     async fn superseded(&self, green: &Green) -> Result<Superseded, RebuildError> {
         let rows = green.store.query(self.asked_rewound()).await?;
         let keys = rows.iter().map(|row| row.uuid(0).map_err(DbError::from)).collect::<Result<Vec<_>, _>>()?;
-        let mut superseded = Superseded::of(keys, NOTED_MAX);
+        let mut superseded = Superseded::of(keys, self.noted_max);
         if superseded.keys() == 0 {
             return Ok(superseded);
         }
@@ -260,7 +268,7 @@ impl Rebuild {
                 let Some(last) = batch.last() else { break };
                 at = last.offset + 1;
                 for event in batch.iter().filter_map(|record| record.event().ok()) {
-                    superseded.note(&event).map_err(|TooMany| RebuildError::Rewound { most: NOTED_MAX })?;
+                    superseded.note(&event).map_err(|TooMany| RebuildError::Rewound { most: self.noted_max })?;
                 }
             }
         }

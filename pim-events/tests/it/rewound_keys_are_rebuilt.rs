@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pim_core::shard::HomeKey;
 use pim_data::backend::Statement;
-use pim_events::{Rebuild, Source, UnparkError, Verdict};
+use pim_events::{Rebuild, RebuildError, Source, UnparkError, Verdict};
 use uuid::Uuid;
 
 use super::order_survives_moves::{Answer, answers, commands};
@@ -146,6 +146,9 @@ async fn also_when_nobody_noticed_that_they_were_set_back() {
 
     let journal: Arc<Journal> = Arc::new(Journal::default());
     let rebuild = Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, journal, Verdict::MustEqual);
+    let refused = rebuild.clone().remembering(1).run(folder.path(), |_, _| {}).await;
+    assert!(matches!(refused, Err(RebuildError::Rewound { most: 1 })), "{refused:?}");
+    assert_eq!(applied(&rig, home).await.len(), 5, "the live model is as it was");
     let report = rebuild.run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.rewound), ("live", 1), "{report:?}");
     assert_eq!((held(&rig).await, applied(&rig, home).await), (vec![], told(&rig, home).await));

@@ -355,7 +355,7 @@ pub(super) fn projection(verb: &ProjectionVerb, json: bool) -> Result<()> {
         ProjectionVerb::List => show("projections", "/v1/admin/projections", Role::Sre, json),
         ProjectionVerb::Rebuild { name } => {
             let path = format!("/v1/admin/projections/{}/rebuild", segment(name));
-            print("rebuild", &Api::of(Role::Sre)?.post(&path, &json!({}))?, json);
+            print("rebuild", &Api::of(Role::Sre)?.patient().post(&path, &json!({}))?, json);
             Ok(())
         }
         ProjectionVerb::Resume { name } => {
@@ -378,7 +378,7 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
             show("audit", &format!("/v1/admin/audit?{name}={}", segment(value)), Role::Sre, json)
         }
         AuditVerb::Verify => {
-            let report = Api::of(Role::Sre)?.post("/v1/admin/audit/verify", &json!({}))?;
+            let report = Api::of(Role::Sre)?.patient().post("/v1/admin/audit/verify", &json!({}))?;
             print("audit-verify", &report, json);
             if report["verified"] == true {
                 return Ok(());

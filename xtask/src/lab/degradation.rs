@@ -41,7 +41,7 @@ pub(super) fn accept_loss(shard: u16, reason: &str, lines: &[u64], json: bool) -
 
 fn ask_to_give_up(shard: u16, reason: &str, lines: &[u64]) -> Result<Value> {
     let path = format!("/v1/admin/shards/{shard}/accept-loss");
-    Api::of(Role::Sre)?.post(&path, &json!({"reason": reason, "lines": lines}))
+    Api::of(Role::Sre)?.patient().post(&path, &json!({"reason": reason, "lines": lines}))
 }
 
 /// The same behind a promotion, as soon as the lab follows it; nothing when there is no lab.
