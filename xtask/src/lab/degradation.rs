@@ -1,5 +1,8 @@
 //! Shards whose primary acknowledges commits alone: saying so, ending it, and what a promotion may lose because of it.
 
+mod note;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,6 +13,7 @@ use super::Role;
 use super::api::{self, Api};
 use super::document::print;
 use super::journal::State;
+use super::servers::place;
 use crate::exit::Failure;
 use crate::shell::pause;
 
@@ -22,8 +26,22 @@ const ASK: &str = "SELECT is_on FROM pim_degraded";
 
 /// Turns it on or off; fails when no standby has confirmed yet what was acknowledged before.
 pub(super) fn turn(shard: u16, reason: &str, off: bool, json: bool) -> Result<()> {
+    let servers = place()?;
+    let is_known = note::is_there(&servers, shard);
+    if !off {
+        note::take(&servers, shard, reason)?;
+    }
     let path = format!("/v1/admin/shards/{shard}/degrade");
-    let told = Api::of(Role::Sre)?.post(&path, &json!({"reason": reason, "off": off}))?;
+    let told = Api::of(Role::Sre)?.post(&path, &json!({"reason": reason, "off": off}));
+    let is_not = match &told {
+        Ok(told) => told["degraded"].is_null(),
+        // Any other error leaves open what came of it.
+        Err(error) => !is_known && Failure::Refused.is(error),
+    };
+    if is_not {
+        note::remove(&servers, shard);
+    }
+    let told = told?;
     print("shard-degrade", &told, json);
     if off && !told["degraded"].is_null() {
         let sentence =
@@ -76,9 +94,14 @@ pub(super) fn word(text: &str) -> Result<String, String> {
 }
 
 /// Whether a promotion may lose what the primary acknowledged alone, as far as that can be known: by the lab, which
-/// remembers what a primary said that is gone, and by the servers that answer.
-pub(super) fn may_lose(fleet: &Fleet, shard: u16) -> bool {
-    by_the_lab(shard) || by_the_servers(fleet, shard)
+/// remembers what a primary said that is gone, by the servers that answer, and by what was noted here.
+pub(super) fn may_lose(fleet: &Fleet, servers: &Path, shard: u16) -> bool {
+    note::is_there(servers, shard) || by_the_lab(shard) || by_the_servers(fleet, shard)
+}
+
+/// The shard has another primary, which is degraded if its own rows say so.
+pub(super) fn is_over(servers: &Path, shard: u16) {
+    note::remove(servers, shard);
 }
 
 /// What is said to whoever would lose it unawares.

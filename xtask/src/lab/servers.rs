@@ -41,11 +41,13 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
 
 /// Makes a shard's standby its primary; where that may lose something, only when told that it may.
 pub(super) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
-    let fleet = Fleet::open(&place()?).map_err(failed)?;
-    if accept_loss.is_none() && degradation::may_lose(&fleet, shard) {
+    let place = place()?;
+    let fleet = Fleet::open(&place).map_err(failed)?;
+    if accept_loss.is_none() && degradation::may_lose(&fleet, &place, shard) {
         return Err(degradation::refused(shard));
     }
     let promoted = fleet.promote(shard).map_err(failed)?;
+    degradation::is_over(&place, shard);
     // At once: what is written under a number that was lost is told apart only from then on.
     let outcome = accept_loss.map_or(Ok(None), |reason| degradation::give_up(shard, reason));
     let given_up = outcome.as_ref().ok().and_then(Option::as_ref);
