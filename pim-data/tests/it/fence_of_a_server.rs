@@ -144,6 +144,24 @@ async fn hand_typed_rows_live_where_their_bucket_does() {
     world.raw(mine, &typed(free, free.bucket())).await.expect("a row at home is nobody's business");
 }
 
+/// A bucket on its way in takes rows, one that leaves or has left takes none.
+#[tokio::test]
+async fn and_not_where_it_leaves_or_has_left() {
+    let world = World::new(1).await;
+    let mine = world.register().await.id;
+    let new = Id::<Customer>::random();
+    for (state, is_taken) in [("draining", false), ("moved", false), ("incoming", true)] {
+        let say = format!("UPDATE pim_bucket_owned SET state = '{state}' WHERE bucket = {}", new.bucket().get());
+        world.raw(mine, &say).await.expect("says so");
+        let typed = world.raw(mine, &typed(new, new.bucket())).await;
+        match typed {
+            Ok(_) => assert!(is_taken, "{state}"),
+            Err(DbError::Refused { rule, .. }) => assert!(!is_taken && rule.contains("not-owned"), "{state}: {rule}"),
+            Err(error) => panic!("{state}: {error}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_fence_waits_for_hand_typed_rows_too() {
     let world = World::new(1).await;

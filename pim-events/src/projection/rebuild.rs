@@ -97,7 +97,7 @@ pub enum RebuildError {
     #[error("the rebuilt model parked too many keys")]
     Stopped,
     /// The log has more events of the keys that were rewound than are remembered at once: [`Rebuild::remembering`] more helps.
-    #[error("the log has more than {most} events of the keys that were rewound")]
+    #[error("the log has more than {most} events of the keys that were rewound; remember more of them")]
     Rewound {
         /// The bound.
         most: usize,
