@@ -8,7 +8,7 @@ pub(crate) mod routine;
 pub use codec::DecodeError;
 pub(crate) use codec::{Stored, digest_of, from_row, json_of, select_list, stored, stored_as, values_of};
 pub(crate) use ddl::{STANDARD, all_columns, create_entity, scope_view};
-pub(crate) use routine::Calls;
+pub(crate) use routine::{CONTEXT, Calls};
 
 use pim_core::id::{Id, IdKind};
 use pim_core::role::ResourceCode;

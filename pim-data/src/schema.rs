@@ -56,7 +56,16 @@ pub enum SchemaError {
     /// A table's name or column is no plain lower-case identifier, or is taken.
     #[error("`{0}` is not a free lower-case identifier")]
     Identifier(String),
+    /// A table has more columns than a server's function takes arguments.
+    #[error("`{table}` has more than {COLUMNS_MAX} columns of its own")]
+    Columns {
+        /// Which table.
+        table: String,
+    },
 }
+
+/// Most columns of an entity, beside those that every row has.
+pub const COLUMNS_MAX: usize = 64;
 
 impl Schema {
     /// Starts with the infrastructure tables.
@@ -205,7 +214,7 @@ impl SchemaBuilder {
     /// Checks names and numbers.
     ///
     /// # Errors
-    /// [`SchemaError`] for a number used twice or a name that is none.
+    /// [`SchemaError`] for a number used twice, a name that is none, or too many columns.
     pub fn build(self) -> Result<Schema, SchemaError> {
         for steps in [&self.0.shard, &self.0.control] {
             let mut seen = BTreeSet::new();
@@ -217,6 +226,9 @@ impl SchemaBuilder {
         for table in self.0.tables() {
             if !is_identifier(table.name) || !names.insert(table.name) {
                 return Err(SchemaError::Identifier(table.name.to_owned()));
+            }
+            if table.columns.len() > COLUMNS_MAX {
+                return Err(SchemaError::Columns { table: table.name.to_owned() });
             }
             let mut columns: BTreeSet<&str> = STANDARD.iter().copied().chain(TAKEN).collect();
             let wrong = table.columns.iter().find(|it| !is_identifier(it.name()) || !columns.insert(it.name()));

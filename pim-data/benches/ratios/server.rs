@@ -43,9 +43,9 @@ END $$";
 const FACT_TABLE: &str = "CREATE TABLE fact (seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key uuid NOT NULL, \
      n bigint NOT NULL, bucket bigint NOT NULL, payload text NOT NULL, UNIQUE (key, n));
   GRANT SELECT, INSERT ON fact TO pim_app;
-  CREATE FUNCTION fact_append(context jsonb, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+  CREATE FUNCTION fact_append(context pim_context, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO public.fact (key, n, bucket, payload)
-    VALUES ((context->>'home')::uuid, n_first, (context->>'bucket')::bigint, data->>'payload'); END $$;
+    VALUES (context.home, n_first, context.bucket, data->>'payload'); END $$;
   SELECT pim_register_part('fact', 'fact_append')";
 
 /// Connection strings of this run's two databases.

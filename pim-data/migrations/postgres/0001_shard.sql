@@ -59,17 +59,17 @@ END $$;
 CREATE TABLE key_head (
   key uuid PRIMARY KEY,
   bucket bigint NOT NULL,
-  n bigint NOT NULL CHECK (n > 0)
+  n bigint NOT NULL
 ) WITH (fillfactor = 70);
 CREATE INDEX key_head_bucket ON key_head (bucket);
 CREATE TRIGGER key_head_owned BEFORE INSERT OR UPDATE ON key_head FOR EACH ROW EXECUTE FUNCTION pim_owned();
--- The number only rises; whoever would take it back would reuse the numbers of events that are out already.
+-- The number begins above zero and only rises; whoever would take it back would reuse the numbers of events that are out already.
 CREATE FUNCTION pim_head_rises() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF NEW.n <= OLD.n THEN RAISE EXCEPTION 'pim:key-head-must-rise' USING ERRCODE = 'PM010'; END IF;
+  IF NEW.n <= coalesce(OLD.n, 0) THEN RAISE EXCEPTION 'pim:key-head-must-rise' USING ERRCODE = 'PM010'; END IF;
   RETURN NEW;
 END $$;
-CREATE TRIGGER key_head_rises BEFORE UPDATE ON key_head FOR EACH ROW EXECUTE FUNCTION pim_head_rises();
+CREATE TRIGGER key_head_rises BEFORE INSERT OR UPDATE ON key_head FOR EACH ROW EXECUTE FUNCTION pim_head_rises();
 GRANT SELECT, INSERT, UPDATE ON key_head TO pim_app;
 
 -- What makes a retry the same request, and the answer that it gets; n is the home key's number after it.
@@ -117,7 +117,35 @@ GRANT SELECT, INSERT ON audit TO pim_app;
 CREATE TABLE pim_identity (one bigint PRIMARY KEY CHECK (one = 1), keyspace text NOT NULL, shard bigint NOT NULL);
 GRANT SELECT ON pim_identity TO pim_app;
 
--- The parts of a unit of work that other crates fill: name, and the function (context jsonb, data jsonb, n_first bigint)
+-- Who writes where, and under which conditions; the same for every call of a unit.
+CREATE TYPE pim_context AS (
+  bucket bigint,
+  epoch bigint,
+  home uuid,
+  -- Microseconds since the Unix epoch.
+  at bigint,
+  user_id text,
+  role text,
+  request uuid,
+  trace text,
+  -- On whose behalf, and because of which event, if so.
+  behalf text,
+  cause uuid,
+  -- The home key's number when the unit began to read; none if it has not.
+  head bigint,
+  -- What makes a retry the same request: the digests of its scope and of its body.
+  submission bytea,
+  body bytea,
+  -- Whoever was the primary before this term refuses the unit.
+  term bigint,
+  -- Whether the database is asked if it need wait for no standby; whether the unit has been entered in this transaction;
+  -- whether the transaction keeps everybody else out.
+  alone boolean,
+  entered boolean,
+  bulk boolean
+);
+
+-- The parts of a unit of work that other crates fill: name, and the function (context pim_context, data jsonb, n_first bigint)
 -- that writes them. Registering one makes the dispatcher anew, with a plain call of each: dynamic SQL costs half a
 -- millisecond a unit.
 CREATE TABLE pim_unit_part (name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]*$'), function text NOT NULL CHECK (function ~ '^[a-z][a-z0-9_]*$'));
@@ -131,7 +159,7 @@ BEGIN
   SELECT string_agg(format(E'    WHEN %L THEN nothing := public.%I(context, part->''data'', n + 1);\n', name, function), '' ORDER BY name)
     INTO calls FROM public.pim_unit_part;
   EXECUTE format($body$
-CREATE OR REPLACE FUNCTION public.pim_write_parts(context jsonb, parts jsonb, n bigint) RETURNS bigint LANGUAGE plpgsql AS $f$
+CREATE OR REPLACE FUNCTION public.pim_write_parts(context public.pim_context, parts jsonb, n bigint) RETURNS bigint LANGUAGE plpgsql AS $f$
 DECLARE
   part jsonb;
   nothing text;
@@ -149,7 +177,7 @@ END $make$;
 REVOKE EXECUTE ON FUNCTION pim_register_part(text, text) FROM PUBLIC;
 
 -- Until another crate registers one.
-CREATE FUNCTION pim_write_parts(context jsonb, parts jsonb, n bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION pim_write_parts(context public.pim_context, parts jsonb, n bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
   IF jsonb_array_length(parts) > 0 THEN RAISE EXCEPTION 'pim:unknown-part' USING ERRCODE = 'PM008'; END IF;
   RETURN n;

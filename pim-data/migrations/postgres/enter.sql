@@ -32,12 +32,16 @@ END $$;
 
 -- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them. A row that was typed by
 -- hand holds its bucket as a unit does, so that a fence waits for it; who has all buckets already needs no single one.
--- It runs as whoever writes: who may not read the ownership may not write rows either.
+-- It runs as whoever writes: who may not read the ownership may not write rows either. A unit has held its bucket and seen
+-- that it is owned since it entered, and says so until its transaction ends.
 CREATE OR REPLACE FUNCTION public.pim_owned() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   standing text;
   nothing text;
 BEGIN
+  IF NEW.bucket::text = current_setting('app.bucket', true) THEN
+    RETURN NEW;
+  END IF;
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
     nothing := pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
   END IF;
@@ -51,10 +55,8 @@ END $$;
 -- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
 -- statement that begins afterwards has a snapshot that can show the new epoch: one statement that did both would let a
 -- stale writer through. Then nobody else is on the home key until this transaction ends.
-CREATE OR REPLACE FUNCTION public.pim_enter(context jsonb, OUT n bigint, OUT replay jsonb) LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION public.pim_enter(context public.pim_context, OUT n bigint, OUT replay jsonb) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  bucket_no bigint := (context->>'bucket')::bigint;
-  home uuid := (context->>'home')::uuid;
   owned record;
   known record;
   nothing text;
@@ -62,64 +64,60 @@ BEGIN
   -- A standby, and whoever was the primary once, are told before anything has an effect.
   IF pg_is_in_recovery() THEN
     RAISE EXCEPTION 'pim:standby' USING ERRCODE = '25006';
-  ELSIF (context->>'term')::bigint > public.pim_timeline() THEN
+  ELSIF context.term > public.pim_timeline() THEN
     RAISE EXCEPTION 'pim:former-primary' USING ERRCODE = 'PM011', DETAIL = public.pim_timeline()::text;
-  END IF;
-  IF current_setting('transaction_isolation') <> 'read committed' THEN
+  ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
   END IF;
-  IF context ? 'alone' THEN
+  IF context.alone THEN
     nothing := public.pim_alone();
   END IF;
-  IF context ? 'bulk' THEN
+  IF context.bulk THEN
     nothing := pg_advisory_xact_lock_shared(7461, 4096);
   ELSE
-    nothing := pg_advisory_xact_lock_shared(7461, bucket_no::int);
+    nothing := pg_advisory_xact_lock_shared(7461, context.bucket::int);
   END IF;
-  SELECT o.epoch, o.state, o.map_version, o.moved_to INTO owned FROM public.pim_bucket_owned o WHERE o.bucket = bucket_no;
-  IF NOT FOUND OR owned.state = 'moved' OR (owned.state = 'owned' AND owned.epoch <> (context->>'epoch')::bigint) THEN
+  SELECT o.epoch, o.state, o.map_version, o.moved_to INTO owned FROM public.pim_bucket_owned o WHERE o.bucket = context.bucket;
+  IF NOT FOUND OR owned.state = 'moved' OR (owned.state = 'owned' AND owned.epoch <> context.epoch) THEN
     RAISE EXCEPTION 'pim:stale-route' USING ERRCODE = 'PM001',
       DETAIL = coalesce(owned.map_version, 0) || ' ' || coalesce(owned.moved_to::text, '-');
   ELSIF owned.state <> 'owned' THEN
     RAISE EXCEPTION 'pim:bucket-draining' USING ERRCODE = 'PM002',
       DETAIL = owned.map_version || ' ' || coalesce(owned.moved_to::text, '-');
   END IF;
-  IF NOT context ? 'bulk' THEN
-    nothing := pg_advisory_xact_lock(uuid_hash_extended(home, 7461));
+  IF context.bulk IS NOT TRUE THEN
+    nothing := pg_advisory_xact_lock(uuid_hash_extended(context.home, 7461));
   END IF;
-  nothing := set_config('app.user', context->>'user', true);
-  nothing := set_config('app.role', context->>'role', true);
-  nothing := set_config('app.request', context->>'request', true);
-  nothing := set_config('app.trace', context->>'trace', true);
-  IF context ? 'idempotency' THEN
+  nothing := set_config('app.user', context.user_id, true) || set_config('app.role', context.role, true)
+    || set_config('app.request', context.request::text, true) || set_config('app.trace', context.trace, true)
+    || set_config('app.bucket', context.bucket::text, true);
+  IF context.submission IS NOT NULL THEN
     SELECT encode(i.body, 'hex') AS body, i.status, i.answer, i.n INTO known FROM public.idempotency i
-      WHERE i.scope = decode(context->>'idempotency', 'hex');
+      WHERE i.scope = context.submission;
     IF FOUND THEN
       replay := jsonb_build_object('body', known.body, 'status', known.status, 'answer', known.answer, 'n', known.n);
       PERFORM public.pim_settle();
       RETURN;
     END IF;
   END IF;
-  SELECT k.n INTO n FROM public.key_head k WHERE k.key = home;
+  SELECT k.n INTO n FROM public.key_head k WHERE k.key = context.home;
   n := coalesce(n, 0);
-  IF n <> (context->>'head')::bigint THEN
+  IF n <> context.head THEN
     RAISE EXCEPTION 'pim:conflict' USING ERRCODE = 'PM004';
   END IF;
 END $$;
 
 -- How every write ends: the parts of other crates, the home key's number, the idempotency record, and the audit lane
 -- last, because its lock is the one that most others wait for.
-CREATE OR REPLACE FUNCTION public.pim_leave(context jsonb, tail jsonb) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION public.pim_leave(context public.pim_context, parts jsonb, status bigint, answer text, records jsonb)
+RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
 DECLARE
-  bucket_no bigint := (context->>'bucket')::bigint;
-  home uuid := (context->>'home')::uuid;
   -- What entering has compared, if the unit read it; nobody else has been on the key since.
-  before bigint := (context->>'head')::bigint;
+  before bigint := context.head;
   reached bigint;
-  answer jsonb := tail->'answer';
-  records jsonb := tail->'audit';
   record jsonb;
-  lane_no bigint := bucket_no & 63;
+  lane_no bigint := context.bucket & 63;
   last_seq bigint;
   last_hash bytea;
   previous_hash bytea;
@@ -127,21 +125,20 @@ DECLARE
   nothing text;
 BEGIN
   IF before IS NULL THEN
-    SELECT k.n INTO before FROM public.key_head k WHERE k.key = home;
+    SELECT k.n INTO before FROM public.key_head k WHERE k.key = context.home;
     before := coalesce(before, 0);
   END IF;
-  reached := public.pim_write_parts(context, tail->'parts', before);
+  reached := public.pim_write_parts(context, parts, before);
   IF before = 0 AND reached > 0 THEN
-    INSERT INTO public.key_head (key, bucket, n) VALUES (home, bucket_no, reached);
+    INSERT INTO public.key_head (key, bucket, n) VALUES (context.home, context.bucket, reached);
   ELSIF reached > before THEN
-    UPDATE public.key_head k SET n = reached WHERE k.key = home;
+    UPDATE public.key_head k SET n = reached WHERE k.key = context.home;
   END IF;
-  IF answer IS NOT NULL THEN
+  IF status IS NOT NULL THEN
     INSERT INTO public.idempotency (scope, bucket, body, status, answer, n, request_id, created_at)
-    VALUES (decode(context->>'idempotency', 'hex'), bucket_no, decode(answer->>'body', 'hex'), (answer->>'status')::bigint,
-            answer->>'answer', reached, (context->>'request')::uuid, (context->>'at')::bigint);
+    VALUES (context.submission, context.bucket, context.body, status, answer, reached, context.request, context.at);
   END IF;
-  IF NOT context ? 'bulk' THEN
+  IF context.bulk IS NOT TRUE THEN
     nothing := pg_advisory_xact_lock(7462, lane_no::int);
   END IF;
   SELECT a.seq, a.hash INTO last_seq, last_hash FROM public.audit a WHERE a.lane = lane_no ORDER BY a.seq DESC LIMIT 1;
@@ -157,18 +154,18 @@ BEGIN
     last_seq := last_seq + 1;
     last_hash := sha256(previous_hash || convert_to(content, 'UTF8'));
     INSERT INTO public.audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id)
-    VALUES (lane_no, last_seq, previous_hash, last_hash, content, (context->>'at')::bigint, (context->>'request')::uuid,
-            context->>'user', home, record->>'entity', (record->>'id')::uuid);
+    VALUES (lane_no, last_seq, previous_hash, last_hash, content, context.at, context.request, context.user_id, context.home,
+            record->>'entity', (record->>'id')::uuid);
   END LOOP;
   RETURN reached;
 END $$;
 
 -- What became of a unit whose COMMIT was not answered: waits until nobody is on the home key any more.
-CREATE OR REPLACE FUNCTION public.pim_outcome(context jsonb) RETURNS TABLE (request_id uuid, n bigint) LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION public.pim_outcome(context public.pim_context) RETURNS TABLE (request_id uuid, n bigint) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-  PERFORM pg_advisory_xact_lock(uuid_hash_extended((context->>'home')::uuid, 7461));
+  PERFORM pg_advisory_xact_lock(uuid_hash_extended(context.home, 7461));
   RETURN QUERY SELECT i.request_id, k.n FROM public.idempotency i, public.key_head k
-    WHERE i.scope = decode(context->>'idempotency', 'hex') AND k.key = (context->>'home')::uuid;
+    WHERE i.scope = context.submission AND k.key = context.home;
   IF FOUND THEN
     PERFORM public.pim_settle();
   END IF;

@@ -5,7 +5,7 @@ CREATE TABLE {table}_row (
   home_key uuid NOT NULL,
   bucket bigint NOT NULL,
   facility_id uuid,
-  version bigint NOT NULL CHECK (version > 0),
+  version pim_ordinal NOT NULL,
   created_at bigint NOT NULL,
   updated_at bigint NOT NULL{columns},
   CONSTRAINT {table}_bucket CHECK (bucket = public.pim_bucket_of(id))

@@ -17,13 +17,17 @@ const READ: &str = include_str!("../../migrations/postgres/entity_read.sql");
 /// The same with the stored answer of a submission, for a unit that is about to change the row.
 const LOAD: &str = include_str!("../../migrations/postgres/entity_load.sql");
 
+/// Who writes where, of as many values as [`MEMBERS`](crate::unit::MEMBERS) names.
+pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
+
 /// How far the key of a row has come, in the row's own snapshot.
 const NUMBER: &str = "(SELECT k.n FROM public.key_head k WHERE k.key = r.home_key)";
 
 /// The calls of one entity's functions, as statements.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
-    /// `context, record, tail` to the key's number and a stored answer.
+    /// The members of a context; id, version, facility and scope; the row's own columns; parts, an answer's status and text, and
+    /// audit records: to the key's number and a stored answer.
     pub(crate) write: SqlPair,
     /// An idempotency scope, home key, scope and id, to the stored answer, the key's number and the row.
     pub(crate) load: SqlPair,
@@ -45,8 +49,9 @@ impl Calls {
         let call =
             |what: &str, marks: &str| sent(format!("SELECT * FROM public.pim_{what}_{}_{digest}({marks})", table.name));
         let read = fill(READ, table, &digest);
+        let written = format!("{CONTEXT}{}", ", ?".repeat(4 + table.columns.len() + 4));
         Self {
-            write: call("w", "?, ?, ?"),
+            write: call("w", &written),
             load: sent(fill(LOAD, table, &digest)),
             read: sent(read.replace("{n}", "NULL::bigint")),
             read_numbered: sent(read.replace("{n}", NUMBER)),
@@ -107,8 +112,9 @@ fn fill(template: &str, table: &Table, digest: &str) -> String {
         .replace("{names}", &each(&|column| format!(", {}", column.name)))
         .replace("{new_names}", &each(&|column| format!(", NEW.{}", column.name)))
         .replace("{row_names}", &each(&|column| format!(", r.{}", column.name)))
-        .replace("{given_names}", &each(&|column| format!(", given.{}", column.name)))
-        .replace("{sets}", &each(&|column| format!(", {0} = given.{0}", column.name)))
+        .replace("{given_types}", &each(&|column| format!(", given_{} {}", column.name, storage(column.kind))))
+        .replace("{given_names}", &each(&|column| format!(", given_{}", column.name)))
+        .replace("{sets}", &each(&|column| format!(", {0} = given_{0}", column.name)))
         .replace("{typed}", &each(&|column| format!(", {} {}", column.name, storage(column.kind))))
 }
 

@@ -1,65 +1,41 @@
-//! What the functions of a server get of a unit, as JSON.
+//! What the functions of a server get of a unit: values, and JSON only for what has no end that is known.
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
-use uuid::Uuid;
 
 use super::{CommitFacts, Pending, Unit, UnitError};
 use crate::audit::{Halves, Record, hex};
-use crate::backend::Value;
-use crate::entity::Column;
+use crate::backend::{SqlPair, Statement, Value};
 use crate::scope;
 
 /// Who writes where, and what comes after the rows.
 pub(super) struct Message<'u> {
     pub(super) context: Context<'u>,
-    /// Written once, however often the unit is sent.
-    pub(super) tail: String,
+    pub(super) tail: Tail,
 }
 
-/// Who writes where, under which conditions.
-#[derive(Clone, Serialize)]
+/// Who writes where, under which conditions: a `pim_context`.
+#[derive(Clone)]
 pub(super) struct Context<'u> {
-    bucket: u16,
-    epoch: u32,
-    home: Uuid,
-    at: i64,
-    user: &'u str,
-    role: &'u str,
-    request: Uuid,
-    trace: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    behalf: Option<&'u str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
-    /// The home key's number when the unit began to read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    head: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency: Option<String>,
+    unit: &'u Unit,
     /// Whoever was the primary before this term refuses the unit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) term: Option<u64>,
-    // The functions look whether these are there, so what is false is left out.
     /// Whether the database is asked if it need wait for no standby.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) alone: bool,
     /// Whether the unit has been entered in this transaction.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) entered: bool,
     /// Whether the transaction keeps everybody else out.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) bulk: bool,
 }
 
-/// What comes after the rows.
-#[derive(Serialize)]
-struct Tail<'u> {
-    parts: Vec<Part>,
-    audit: Vec<Halves<'u>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    answer: Option<Answer>,
+/// What comes after the rows; written once, however often the unit is sent.
+#[derive(Clone)]
+pub(super) struct Tail {
+    parts: String,
+    status: Option<u16>,
+    answer: Option<String>,
+    records: String,
 }
 
 #[derive(Serialize)]
@@ -69,36 +45,71 @@ pub(super) struct Part {
     data: Json,
 }
 
-#[derive(Serialize)]
-struct Answer {
-    body: String,
-    status: u16,
-    answer: String,
-}
+/// What a `pim_context` is made of, in its order.
+pub(crate) const MEMBERS: [&str; 17] = [
+    "bucket",
+    "epoch",
+    "home",
+    "at",
+    "user_id",
+    "role",
+    "request",
+    "trace",
+    "behalf",
+    "cause",
+    "head",
+    "submission",
+    "body",
+    "term",
+    "alone",
+    "entered",
+    "bulk",
+];
 
-/// One row to write.
-#[derive(Serialize)]
-struct Written<'u> {
-    id: Uuid,
-    version: u64,
-    facility: Option<Uuid>,
-    scope: String,
-    row: Members<'u>,
-}
-
-/// A row's own columns with what is written into them.
-struct Members<'u>(&'u [Column], &'u [Value]);
+/// Members with their values, as JSON.
+struct Members<'u>(&'u [Value]);
 
 struct Member<'u>(&'u Value);
 
 impl Context<'_> {
-    pub(super) fn text(&self) -> String {
-        text(self)
+    /// In the order of [`MEMBERS`].
+    pub(super) fn values(&self) -> [Value; MEMBERS.len()] {
+        let (unit, cx) = (self.unit, &self.unit.cx);
+        let (actor, submission) = (cx.actor(), cx.idempotency());
+        [
+            unit.route.bucket.get().into(),
+            unit.route.epoch.0.into(),
+            unit.home.uuid().into(),
+            unit.at.into(),
+            actor.subject().as_str().into(),
+            actor.role().name().into(),
+            cx.request_id().uuid().into(),
+            cx.trace().to_string().into(),
+            actor.original().map(|original| original.as_str()).into(),
+            cx.causation().into(),
+            unit.head.into(),
+            submission.map(|it| it.scope().as_slice()).into(),
+            submission.map(|it| it.body().as_slice()).into(),
+            self.term.into(),
+            self.alone.into(),
+            self.entered.into(),
+            self.bulk.into(),
+        ]
     }
 
-    pub(super) fn value(&self) -> Value {
-        json(self)
+    /// As JSON, for a call that takes no values.
+    pub(super) fn text(&self) -> String {
+        text(&Members(&self.values()))
     }
+}
+
+impl Tail {
+    fn values(&self) -> [Value; 4] {
+        let answer = self.answer.as_deref();
+        [Value::Json(self.parts.clone()), self.status.into(), answer.into(), Value::Json(self.records.clone())]
+    }
+
+    const NONE: [Value; 4] = [Value::Null, Value::Null, Value::Null, Value::Null];
 }
 
 impl Unit {
@@ -114,57 +125,38 @@ impl Unit {
         Ok(calls)
     }
 
-    pub(super) fn message(&self, parts: Vec<Part>) -> Message<'_> {
+    pub(super) fn message(&self, parts: &[Part]) -> Message<'_> {
         let records = Record::all(self, 0);
-        let audit = records.iter().map(Record::halves).collect();
-        let tail = Tail { parts, audit, answer: self.answer_to_store() };
-        Message { context: self.who_where(), tail: text(&tail) }
+        let records: Vec<Halves<'_>> = records.iter().map(Record::halves).collect();
+        let answer = self.answer.as_ref().filter(|_| self.cx.idempotency().is_some());
+        let tail = Tail {
+            parts: text(parts),
+            status: answer.map(|(status, _)| *status),
+            answer: answer.map(|(_, body)| text(body)),
+            records: text(&records),
+        };
+        let context = Context { unit: self, term: None, alone: false, entered: false, bulk: false };
+        Message { context, tail }
     }
 
-    fn who_where(&self) -> Context<'_> {
-        let (cx, actor) = (&self.cx, self.cx.actor());
-        Context {
-            bucket: self.route.bucket.get(),
-            epoch: self.route.epoch.0,
-            home: self.home.uuid(),
-            at: self.at.as_micros(),
-            user: actor.subject().as_str(),
-            role: actor.role().name(),
-            request: cx.request_id().uuid(),
-            trace: cx.trace().to_string(),
-            behalf: actor.original().map(|original| original.as_str()),
-            cause: cx.causation().map(|cause| cause.to_string()),
-            head: self.head,
-            idempotency: cx.idempotency().map(|submission| hex(submission.scope())),
-            term: None,
-            alone: false,
-            entered: false,
-            bulk: false,
-        }
+    /// The call that writes one row, and with a tail also leaves.
+    pub(super) fn written(write: SqlPair, pending: &Pending, context: &Context<'_>, tail: Option<&Tail>) -> Statement {
+        let write = Statement::of(write).bind_all(context.values()).bind(pending.id).bind(pending.version);
+        let write = write.bind(pending.facility).bind(scope::setting(&pending.scope));
+        write.bind_all(pending.values.iter().cloned()).bind_all(tail.map_or(Tail::NONE, Tail::values))
     }
 
-    fn answer_to_store(&self) -> Option<Answer> {
-        let (submission, (status, body)) = self.cx.idempotency().zip(self.answer.as_ref())?;
-        Some(Answer { body: hex(submission.body()), status: *status, answer: text(body) })
-    }
-
-    /// One row, as its function takes it.
-    pub(super) fn written(pending: &Pending) -> Value {
-        json(&Written {
-            id: pending.id,
-            version: pending.version,
-            facility: pending.facility,
-            scope: scope::setting(&pending.scope),
-            row: Members(pending.table.columns, &pending.values),
-        })
+    /// The call that leaves where no row was written.
+    pub(super) fn left(leave: SqlPair, context: &Context<'_>, tail: &Tail) -> Statement {
+        Statement::of(leave).bind_all(context.values()).bind_all(tail.values())
     }
 }
 
 impl Serialize for Members<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut members = serializer.serialize_map(Some(self.0.len()))?;
-        for (column, value) in self.0.iter().zip(self.1) {
-            members.serialize_entry(column.name(), &Member(value))?;
+        let mut members = serializer.serialize_map(Some(MEMBERS.len()))?;
+        for (name, value) in MEMBERS.iter().zip(self.0) {
+            members.serialize_entry(name, &Member(value))?;
         }
         members.end()
     }
@@ -184,11 +176,7 @@ impl Serialize for Member<'_> {
     }
 }
 
-fn json(value: &impl Serialize) -> Value {
-    Value::Json(text(value))
-}
-
 /// Maps with text keys, numbers and texts: nothing that could not be written.
-fn text(value: &impl Serialize) -> String {
+fn text(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

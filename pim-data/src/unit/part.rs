@@ -55,10 +55,10 @@ pub trait UnitPart: Any + Send + Sync + fmt::Debug {
 
     /// Its form on PostgreSQL, where the whole unit is one call; `None` when it has nothing to write.
     ///
-    /// A migration creates a function `(context jsonb, data jsonb, n_first bigint) RETURNS void` and registers it with
+    /// A migration creates a function `(context pim_context, data jsonb, n_first bigint) RETURNS void` and registers it with
     /// `SELECT pim_register_part('name', 'function')`. It gets [`PartCall::data`] and the first of the home key's numbers
-    /// that belong to this part, which it hands to its rows in order. The context has the members `bucket`, `epoch`, `home`,
-    /// `at` (microseconds), `user`, `role`, `request`, `trace`, and where there is one `cause`. A function that raises
+    /// that belong to this part, which it hands to its rows in order. Of the context it may read `bucket`, `epoch`, `home`,
+    /// `at` (microseconds), `user_id`, `role`, `request`, `trace`, and where there is one `behalf` and `cause`. A function that raises
     /// refuses the whole unit. It runs as the application's role, after the unit's rows and before its audit records.
     ///
     /// # Errors

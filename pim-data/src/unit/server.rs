@@ -1,29 +1,37 @@
 //! Sending a unit to a server: one entity with its events and records is one call of its generated function, in a
 //! transaction of its own; several are `BEGIN` with the entry, one call each, and `COMMIT`.
 
+use std::sync::LazyLock;
+
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::message::{Context, Message};
+use super::message::{Context, Message, Tail};
 use super::{Pending, Unit, UnitError, in_time};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
 use crate::cluster::{Need, Shard};
 use crate::consistency::ConsistencyToken;
-use crate::entity::Calls;
+use crate::entity::{CONTEXT, Calls};
 use crate::idempotency::StoredAnswer;
 
-const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(?)");
-const LEAVE: SqlPair = SqlPair::postgres("SELECT pim_leave(?, ?) AS n, NULL::jsonb AS replay");
-const OUTCOME: SqlPair = SqlPair::postgres("SELECT request_id, n FROM pim_outcome(?)");
+static ENTER: LazyLock<SqlPair> = LazyLock::new(|| of_context("SELECT n, replay FROM public.pim_enter({context})"));
+static LEAVE: LazyLock<SqlPair> =
+    LazyLock::new(|| of_context("SELECT public.pim_leave({context}, ?, ?, ?, ?) AS n, NULL::jsonb AS replay"));
+static OUTCOME: LazyLock<SqlPair> =
+    LazyLock::new(|| of_context("SELECT request_id, n FROM public.pim_outcome({context})"));
 
 /// An answer that is given again must be as safe as one that is given now: after a crash the record may be there although no
 /// standby had it. This commits something of its own behind it, which waits for whomever a commit waits for.
 pub(crate) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
 
+fn of_context(call: &str) -> SqlPair {
+    SqlPair::generated_postgres(call.replace("{context}", CONTEXT))
+}
+
 /// Every statement of a unit that is sent to a server.
 pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
     let writes = calls.map(|calls| calls.write.clone());
-    [ENTER, LEAVE, OUTCOME, SETTLE].into_iter().chain(writes).collect()
+    [ENTER.clone(), LEAVE.clone(), OUTCOME.clone(), SETTLE].into_iter().chain(writes).collect()
 }
 
 impl Unit {
@@ -32,7 +40,7 @@ impl Unit {
         let (until, db) = (in_time(&self.cx)?, shard.db());
         let parts = self.part_calls()?;
         let this = &*self;
-        let mut message = this.message(parts);
+        let mut message = this.message(&parts);
         shard.ready(until, Need::Write).await?;
         // Ends with the deadline.
         loop {
@@ -85,7 +93,7 @@ impl Unit {
         entered.entered = true;
         let Some((last, others)) = self.writes.split_last() else {
             // Parts alone, such as an event without a row.
-            let leave = Statement::of(LEAVE).bind(entered.value()).bind(Value::Json(message.tail.clone()));
+            let leave = Self::left(LEAVE.clone(), &entered, &message.tail);
             return tx.query(leave).await.map_err(|error| self.explain(error));
         };
         for pending in others {
@@ -99,7 +107,7 @@ impl Unit {
     /// Sends the unit inside a transaction that keeps everybody else out.
     pub(super) async fn send_in_bulk(&mut self, tx: &mut Transaction) -> Result<(), UnitError> {
         let parts = self.part_calls()?;
-        let mut message = self.message(parts);
+        let mut message = self.message(&parts);
         message.context.bulk = true;
         let rows = match &self.writes[..] {
             [only] => {
@@ -107,7 +115,7 @@ impl Unit {
                 tx.query(write).await.map_err(|error| self.explain(error))?
             }
             _ => {
-                let enter = Statement::of(ENTER).bind(message.context.value());
+                let enter = Statement::of(ENTER.clone()).bind_all(message.context.values());
                 self.reached(&tx.query(enter).await.map_err(|error| self.explain(error))?)?;
                 self.run_in(tx, &message).await?
             }
@@ -115,11 +123,15 @@ impl Unit {
         self.reached(&rows).map(drop)
     }
 
-    fn write_call(&self, pending: &Pending, context: &Context<'_>, tail: Option<&str>) -> Result<Statement, UnitError> {
+    fn write_call(
+        &self,
+        pending: &Pending,
+        context: &Context<'_>,
+        tail: Option<&Tail>,
+    ) -> Result<Statement, UnitError> {
         let calls = self.cluster.schema().calls(pending.table);
         let calls = calls.ok_or(UnitError::NotLoaded { entity: pending.table.name })?;
-        let write = Statement::of(calls.write.clone()).bind(context.value()).bind(Self::written(pending));
-        Ok(write.bind(tail.map(|tail| Value::Json(tail.to_owned()))))
+        Ok(Self::written(calls.write.clone(), pending, context, tail))
     }
 
     /// The home key's number, unless the request was answered before.
@@ -150,9 +162,10 @@ impl Unit {
         if self.cx.idempotency().is_none() || self.answer.is_none() {
             return Err(UnitError::Unknown(error));
         }
-        let context = message.context.value();
-        let ask =
-            async || shard.db().read_until(until).await?.query(Statement::of(OUTCOME).bind(context.clone())).await;
+        let context = message.context.values();
+        let ask = async || {
+            shard.db().read_until(until).await?.query(Statement::of(OUTCOME.clone()).bind_all(context.clone())).await
+        };
         // Ends with the deadline. Asking does nothing, so it may be done of whoever is the primary by now.
         let rows = loop {
             match ask().await {

@@ -8,7 +8,7 @@ use pim_data::cluster::Cluster;
 use pim_data::consistency::Consistency;
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
 use pim_data::repository::Page;
-use pim_data::schema::{Schema, SchemaError};
+use pim_data::schema::{COLUMNS_MAX, Schema, SchemaError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -145,4 +145,42 @@ async fn also_the_names_that_statements_use_for_themselves() {
 fn but_what_every_row_has_is_taken() {
     let refused = Schema::builder().entity::<Oddity<true>>(10_000).build();
     assert!(matches!(refused, Err(SchemaError::Identifier(name)) if name == "oddity.valid_from"));
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Wide {
+    id: Id<Customer>,
+}
+
+impl Entity for Wide {
+    type Kind = Customer;
+    const TABLE: &'static Table = &Table {
+        name: "wide",
+        home_field: None,
+        facility_field: None,
+        columns: &[text("many"); COLUMNS_MAX + 1],
+        references: &[],
+        indexes: &[],
+    };
+    fn resource() -> ResourceCode {
+        ShopResource::Account.into()
+    }
+    fn id(&self) -> Id<Customer> {
+        self.id
+    }
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+    fn facility(&self) -> Option<Uuid> {
+        None
+    }
+    fn version(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn and_there_are_no_more_than_a_function_takes() {
+    let refused = Schema::builder().entity::<Wide>(10_000).build();
+    assert!(matches!(refused, Err(SchemaError::Columns { table }) if table == "wide"));
 }

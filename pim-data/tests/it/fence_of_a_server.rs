@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 use pim_core::shard::{Bucket, ShardId};
 use pim_data::backend::{Db, DbError, SqlPair, Statement};
@@ -12,12 +13,14 @@ use super::world::{Account, Customer, ShopResource, World, cx, tell, uuid, write
 
 /// What a unit would enter with.
 fn entry(id: Id<Customer>, epoch: u64) -> Json {
-    json!({"bucket": id.bucket().get(), "epoch": epoch, "home": id.uuid(), "head": 1, "user": "u-1", "role": "owner",
+    json!({"bucket": id.bucket().get(), "epoch": epoch, "home": id.uuid(), "head": 1, "user_id": "u-1", "role": "owner",
         "request": uuid::Uuid::new_v4(), "trace": "", "at": 1})
 }
 
+const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(jsonb_populate_record(NULL::pim_context, ?))");
+
 async fn enter(db: &Db, entry: &Json) -> Result<(), DbError> {
-    let call = Statement::of(SqlPair::postgres("SELECT n, replay FROM pim_enter(?)"));
+    let call = Statement::of(ENTER);
     let entered = db.query(call.bind(pim_data::backend::Value::Json(entry.to_string()))).await;
     entered.map(drop)
 }
@@ -93,7 +96,7 @@ async fn whoever_reads_an_older_snapshot_is_not_let_in() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         let mut tx = db.begin().await.expect("begins");
         tx.script(&format!("SET TRANSACTION ISOLATION LEVEL {level}")).await.expect("runs");
-        let call = Statement::of(SqlPair::postgres("SELECT n, replay FROM pim_enter(?)"));
+        let call = Statement::of(ENTER);
         let refused = tx.query(call.bind(pim_data::backend::Value::Json(entry(account.id, 1).to_string()))).await;
         let Err(DbError::Refused { rule, .. }) = refused else { panic!("{level}: {refused:?}") };
         assert!(rule.contains("pim:isolation-must-be-read-committed"), "{rule}");
@@ -130,6 +133,7 @@ async fn hand_typed_rows_live_where_their_bucket_does() {
         (format!("UPDATE account_row SET id = {}, bucket = {}", uuid(theirs.uuid()), elsewhere.get()), "not-owned"),
         (format!("INSERT INTO key_head VALUES ({}, {}, 1)", uuid(theirs.uuid()), elsewhere.get()), "not-owned"),
         ("UPDATE key_head SET n = n - 1".to_owned(), "pim:key-head-must-rise"),
+        (format!("INSERT INTO key_head VALUES ({}, {}, 0)", uuid(theirs.uuid()), mine.bucket().get()), "must-rise"),
     ] {
         let refused = world.raw(mine, &sql).await;
         let Err(DbError::Refused { rule: found, .. }) = &refused else { panic!("{sql}: {refused:?}") };
@@ -160,6 +164,34 @@ async fn and_not_where_it_leaves_or_has_left() {
             Err(error) => panic!("{state}: {error}"),
         }
     }
+}
+
+/// A unit asks for its bucket once, when it enters. That is worth something to that bucket only, and until the unit ends.
+#[tokio::test]
+async fn nor_by_what_a_unit_has_been_told() {
+    let world = World::new(1).await;
+    let mine = world.register().await.id;
+    let left = Id::<Customer>::random();
+    let leave = |bucket: Bucket| format!("UPDATE pim_bucket_owned SET state = 'moved' WHERE bucket = {}", bucket.get());
+    world.raw(mine, &leave(left.bucket())).await.expect("has left");
+    let db = world.powerful(ShardId(0)).await;
+    let is_refused = |outcome: Result<(), DbError>| {
+        let Err(DbError::Refused { rule, .. }) = outcome else { panic!("{outcome:?}") };
+        assert!(rule.contains("pim:bucket-not-owned"), "{rule}");
+    };
+    let mut unit = db.begin().await.expect("begins");
+    let call = Statement::of(ENTER).bind(pim_data::backend::Value::Json(entry(mine, 1).to_string()));
+    unit.query(call.clone()).await.expect("is let in");
+    is_refused(unit.script(&typed(left, left.bucket())).await);
+    drop(unit);
+    let mut unit = db.begin().await.expect("begins");
+    unit.query(call).await.expect("is let in");
+    unit.commit().await.expect("commits");
+    world.raw(mine, &leave(mine.bucket())).await.expect("leaves");
+    // On the connection that the unit was on.
+    let again = Id::<Customer>::child_of(mine.bucket(), Timestamp::from_micros(1));
+    let mut typist = db.begin().await.expect("begins");
+    is_refused(typist.script(&typed(again, mine.bucket())).await);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn world() -> World {
 async fn by_the_call_that_enters() {
     let world = world().await;
     let account = world.register().await;
-    let enter = "SELECT n, replay FROM pim_enter(?::jsonb)";
+    let enter = "SELECT n, replay FROM pim_enter(jsonb_populate_record(NULL::pim_context, ?))";
     let enter = Statement::of(SqlPair::postgres(enter)).bind(pim_data::backend::Value::Json("{\"term\": 99}".to_owned()));
     let refused = world.all_powerful(account.id).await.query(enter).await;
     assert!(matches!(refused, Err(DbError::FormerPrimary { term: 1, .. })), "{refused:?}");

@@ -197,8 +197,8 @@ pub(crate) fn schema_builder() -> SchemaBuilder {
     let fact_postgres =
         "CREATE TABLE fact (key uuid NOT NULL, n bigint NOT NULL, text text NOT NULL, PRIMARY KEY (key, n));
         GRANT SELECT, INSERT ON fact TO pim_app;
-        CREATE FUNCTION fact_append(context jsonb, data jsonb, n_first bigint) RETURNS void LANGUAGE sql AS $$
-          INSERT INTO public.fact (key, n, text) SELECT (context->>'home')::uuid, n_first + number - 1, text
+        CREATE FUNCTION fact_append(context pim_context, data jsonb, n_first bigint) RETURNS void LANGUAGE sql AS $$
+          INSERT INTO public.fact (key, n, text) SELECT context.home, n_first + number - 1, text
             FROM jsonb_array_elements_text(data) WITH ORDINALITY AS given(text, number) $$;
         SELECT pim_register_part('fact', 'fact_append')";
     Schema::builder()

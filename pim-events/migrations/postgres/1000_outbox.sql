@@ -78,26 +78,26 @@ CREATE FUNCTION pim_now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
 
 -- The part of a unit of work that holds its events. Not in plain SQL: such a function is planned anew in each transaction.
-CREATE FUNCTION pim_outbox_append(context jsonb, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION pim_outbox_append(context pim_context, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   INSERT INTO public.outbox_event (bucket, lane, owner_epoch, home_key, n, event_id, topic, event_type, schema_version,
       aggregate, aggregate_id, aggregate_version, correlation, causation, traceparent, actor, role, at, payload)
-  SELECT (context->>'bucket')::bigint, (context->>'bucket')::bigint & 63, (context->>'epoch')::bigint,
-      (context->>'home')::uuid, n_first + given.place - 1, (given.event->>'id')::uuid, given.event->>'topic',
+  SELECT context.bucket, context.bucket & 63, context.epoch,
+      context.home, n_first + given.place - 1, (given.event->>'id')::uuid, given.event->>'topic',
       given.event->>'type', (given.event->>'version')::bigint, given.event->>'aggregate',
-      (given.event->>'aggregate_id')::uuid, (given.event->>'aggregate_version')::bigint, (context->>'request')::uuid,
-      (context->>'cause')::uuid, context->>'trace', coalesce(context->>'behalf', context->>'user'), context->>'role',
-      (context->>'at')::bigint, given.event->>'payload'
+      (given.event->>'aggregate_id')::uuid, (given.event->>'aggregate_version')::bigint, context.request,
+      context.cause, context.trace, coalesce(context.behalf, context.user_id), context.role,
+      context.at, given.event->>'payload'
     FROM jsonb_array_elements(data) WITH ORDINALITY AS given(event, place) ORDER BY given.place;
 END $$;
 SELECT pim_register_part('outbox', 'pim_outbox_append');
 
 -- The part that makes a command happen once. No ON CONFLICT: a second commit of the same command fails as a whole.
-CREATE FUNCTION pim_command_enter(context jsonb, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION pim_command_enter(context pim_context, data jsonb, n_first bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   INSERT INTO public.command_inbox (consumer, event_id, target_key, bucket, at)
-  VALUES (data->>'consumer', (data->>'event')::uuid, (context->>'home')::uuid, (context->>'bucket')::bigint,
-      (context->>'at')::bigint);
+  VALUES (data->>'consumer', (data->>'event')::uuid, context.home, context.bucket,
+      context.at);
 END $$;
 SELECT pim_register_part('command_inbox', 'pim_command_enter');
 

@@ -64,8 +64,8 @@ impl Db {
         Ok((begun, answers))
     }
 
-    /// Begins a transaction and calls a function with one JSON argument, in one trip. The simple protocol takes no binds,
-    /// so the argument goes as hexadecimal digits: nothing in it can end the text.
+    /// Begins a transaction and calls a function with a context, given as JSON, in one trip. The simple protocol takes no binds,
+    /// so the text goes as hexadecimal digits: nothing in it can end it.
     pub(crate) async fn begin_calling(
         &self,
         until: Instant,
@@ -73,8 +73,10 @@ impl Db {
         argument: &str,
     ) -> Result<(Transaction, Vec<Row>), DbError> {
         let argument = hex(argument.as_bytes());
-        let script =
-            format!("{BEGIN}; SELECT * FROM public.{function}(convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb)");
+        let script = format!(
+            "{BEGIN}; SELECT * FROM public.{function}(jsonb_populate_record(NULL::public.pim_context, \
+             convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb))"
+        );
         // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
         let until = until.min(Instant::now() + self.0.transaction_max());
         let mut begun = Transaction { lent: self.0.lend(Some(until)).await?, failed: false };
