@@ -91,7 +91,9 @@ BEGIN
   nothing := set_config('app.user', context.user_id, true) || set_config('app.role', context.role, true)
     || set_config('app.request', context.request::text, true) || set_config('app.trace', context.trace, true)
     || set_config('app.bucket', context.bucket::text, true);
-  IF context.submission IS NOT NULL THEN
+  -- Whoever has read the key's number has looked for an answer in the same snapshot, and an answer since then would have
+  -- raised the number.
+  IF context.head IS NULL AND context.submission IS NOT NULL THEN
     SELECT encode(i.body, 'hex') AS body, i.status, i.answer, i.n INTO known FROM public.idempotency i
       WHERE i.scope = context.submission;
     IF FOUND THEN
@@ -120,7 +122,6 @@ DECLARE
   lane_no bigint := context.bucket & 63;
   last_seq bigint;
   last_hash bytea;
-  previous_hash bytea;
   content text;
   nothing text;
 BEGIN
@@ -150,12 +151,10 @@ BEGIN
     record := records->place;
     -- The number of the home key stands between the two halves: only the database knows it.
     content := (record->>'head') || reached || (record->>'tail');
-    previous_hash := last_hash;
-    last_seq := last_seq + 1;
-    last_hash := sha256(previous_hash || convert_to(content, 'UTF8'));
-    INSERT INTO public.audit (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id)
-    VALUES (lane_no, last_seq, previous_hash, last_hash, content, context.at, context.request, context.user_id, context.home,
-            record->>'entity', (record->>'id')::uuid);
+    INSERT INTO public.audit AS a (lane, seq, previous, hash, body, at, request_id, user_id, home_key, entity, entity_id)
+    VALUES (lane_no, last_seq + 1, last_hash, sha256(last_hash || convert_to(content, 'UTF8')), content, context.at,
+            context.request, context.user_id, context.home, record->>'entity', (record->>'id')::uuid)
+    RETURNING a.seq, a.hash INTO last_seq, last_hash;
   END LOOP;
   RETURN reached;
 END $$;
