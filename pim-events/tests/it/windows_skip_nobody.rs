@@ -11,7 +11,7 @@ use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, p
 /// The first event of a key, written by a transaction that stays open.
 async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
     let context = json!({
-        "bucket": home.bucket().get(), "epoch": 1, "home": home.uuid(), "at": 1, "user": "u-1", "role": "person",
+        "bucket": home.bucket().get(), "epoch": 1, "home": home.uuid(), "at": 1, "user_id": "u-1", "role": "person",
         "request": Uuid::new_v4(), "trace": pim_core::context::TraceContext::root().to_string(),
     });
     let payload = serde_json::to_string(&Happened { thing: Uuid::nil(), step: 1 }).unwrap();
@@ -19,7 +19,7 @@ async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
         "id": Uuid::now_v7(), "topic": "domain.v1", "type": Happened::TYPE, "version": 1, "aggregate": Happened::AGGREGATE,
         "aggregate_id": Uuid::nil(), "aggregate_version": 1, "payload": payload,
     }]);
-    let append = Statement::of(SqlPair::postgres("SELECT pim_outbox_append(?, ?, 1)"));
+    let append = Statement::of(SqlPair::postgres("SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, ?), ?, 1)"));
     let append = append.bind(Value::Json(context.to_string())).bind(Value::Json(event.to_string()));
     let (tx, _none) = db.begin_with(&[append]).await.unwrap();
     tx
