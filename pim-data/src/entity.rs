@@ -113,7 +113,7 @@ pub struct Table {
     pub home_field: Option<&'static str>,
     /// Field that holds the facility, for row-level visibility; none when no facility may see it by itself.
     pub facility_field: Option<&'static str>,
-    /// Its own columns.
+    /// Its own columns; at most [`COLUMNS_MAX`](crate::schema::COLUMNS_MAX).
     pub columns: &'static [Column],
     /// Columns that name rows of other entities, which must exist: (column, entity).
     pub references: &'static [(&'static str, &'static str)],

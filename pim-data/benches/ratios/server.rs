@@ -15,7 +15,7 @@ use pim_data::consistency::Consistency;
 use pim_data::migration::Migration;
 use pim_data::schema::Schema;
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Postgres, Row as _};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -78,10 +78,13 @@ impl BenchSecrets {
         format!("{}_{name}", self.run)
     }
 
-    pub(super) async fn connect(&self, user: Option<&str>, database: &str) -> PgConnection {
+    fn options(&self, user: Option<&str>, database: &str) -> PgConnectOptions {
         let options: PgConnectOptions = self.dsn(user, database).parse().expect("a connection string");
-        let options = options.options([("jit", "off"), ("plan_cache_mode", "force_generic_plan")]);
-        options.disable_statement_logging().connect().await.expect("connects")
+        options.options([("jit", "off"), ("plan_cache_mode", "force_generic_plan")]).disable_statement_logging()
+    }
+
+    pub(super) async fn connect(&self, user: Option<&str>, database: &str) -> PgConnection {
+        self.options(user, database).connect().await.expect("connects")
     }
 
     /// On the server itself.
@@ -215,22 +218,46 @@ impl ServerBench {
     }
 }
 
-/// Full writes a second of so many clients, each on accounts of its own; ours unless there are peers.
-async fn writes_per_second(
-    bench: &Arc<ServerBench>,
-    peers: &[Arc<Mutex<PgConnection>>],
-    clients: usize,
-    each: usize,
-) -> f64 {
+/// What those who write by hand have their connections from.
+#[derive(Clone)]
+enum Hand {
+    /// Each client keeps one for itself.
+    Kept(Vec<Arc<Mutex<PgConnection>>>),
+    /// From the driver's pool, as it comes: as services have them, and as ours come from our pool.
+    Pooled(PgPool),
+}
+
+impl Hand {
+    async fn of(secrets: &BenchSecrets, shard: &str, clients: usize) -> [Self; 2] {
+        let options = || secrets.options(Some("pim_bench_app"), shard);
+        let mut kept = Vec::new();
+        for _ in 0..clients {
+            kept.push(Arc::new(Mutex::new(options().connect().await.expect("connects"))));
+        }
+        let most = u32::try_from(clients).expect("few");
+        let pool = PgPoolOptions::new().max_connections(most).connect_with(options()).await.expect("connects");
+        [Self::Kept(kept), Self::Pooled(pool)]
+    }
+
+    async fn write(&self, bench: &ServerBench, client: usize, id: Id<Customer>) {
+        match self {
+            Self::Kept(conns) => bench.peer_write(&mut *conns[client].lock().await, id).await,
+            Self::Pooled(pool) => bench.peer_write(&mut pool.acquire().await.expect("is lent"), id).await,
+        }
+    }
+}
+
+/// Full writes a second of so many clients, each on accounts of its own; ours unless they are written by hand.
+async fn writes_per_second(bench: &Arc<ServerBench>, hand: Option<&Hand>, clients: usize, each: usize) -> f64 {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for client in 0..clients {
-        let (bench, peer) = (Arc::clone(bench), peers.get(client).map(Arc::clone));
+        let (bench, hand) = (Arc::clone(bench), hand.cloned());
         tasks.spawn(async move {
             for id in bench.accounts.iter().skip(client).step_by(clients).cycle().take(each) {
-                match &peer {
+                match &hand {
                     None => full_write(&bench.cluster, *id, &bench.payload).await,
-                    Some(peer) => bench.peer_write(&mut *peer.lock().await, *id).await,
+                    Some(hand) => hand.write(&bench, client, *id).await,
                 }
             }
         });
@@ -263,19 +290,19 @@ pub(super) async fn measure() {
 async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names: [&'static str; 2]) {
     let shard = secrets.database("shard-0");
     for (name, clients, each, goal) in [(names[0], 1, 400, 2.0), (names[1], 8, 100, 1.5)] {
-        let mut peers = Vec::new();
-        for _ in 0..clients {
-            peers.push(Arc::new(Mutex::new(secrets.connect(Some("pim_bench_app"), &shard).await)));
-        }
-        for side in [&[][..], &peers] {
+        let [kept, pooled] = Hand::of(secrets, &shard, clients).await;
+        for side in [None, Some(&kept), Some(&pooled)] {
             writes_per_second(bench, side, clients, each).await;
         }
-        let mut measure = Measure { rounds: Vec::new() };
+        let mut measures = [Measure { rounds: Vec::new() }, Measure { rounds: Vec::new() }];
         for _ in 0..11 {
-            let ours = writes_per_second(bench, &[], clients, each).await;
-            measure.rounds.push((ours, writes_per_second(bench, &peers, clients, each).await));
+            let ours = writes_per_second(bench, None, clients, each).await;
+            for (measure, hand) in measures.iter_mut().zip([&kept, &pooled]) {
+                measure.rounds.push((ours, writes_per_second(bench, Some(hand), clients, each).await));
+            }
         }
-        measure.print(name, goal, true);
+        measures[0].print(name, goal, true);
+        measures[1].print(&format!("{name}-pooled"), goal, true);
     }
 }
 
@@ -307,7 +334,7 @@ async fn measure_one_shard(run: &str, folder: &Path) {
     secrets.make_databases(&NAMES).await;
     let bench = Arc::new(ServerBench::open(&secrets, folder).await);
     let shard = secrets.database("shard-0");
-    writes_per_second(&bench, &[], 8, 50).await;
+    writes_per_second(&bench, None, 8, 50).await;
     secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
     let near = ["data/server/full-write", "data/server/full-write-8-clients"];

@@ -46,7 +46,7 @@ CREATE DOMAIN pim_ordinal AS bigint CHECK (VALUE > 0);
 CREATE DOMAIN pim_digest AS bytea CHECK (length(VALUE) = 32);
 CREATE DOMAIN pim_lane AS bigint CHECK (VALUE BETWEEN 0 AND 63);
 
--- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them.
+-- Refuses rows of a bucket that this database neither owns nor receives; made whole with the routines.
 CREATE FUNCTION pim_owned() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
   IF NOT EXISTS (SELECT FROM pim_bucket_owned WHERE bucket = NEW.bucket AND state IN ('owned', 'incoming')) THEN

@@ -30,7 +30,7 @@ BEGIN
   PERFORM pg_logical_emit_message(true, 'pim', '');
 END $$;
 
--- Refuses rows of a bucket that this database neither owns nor receives, from whoever types them. A row that was typed by
+-- Refuses rows of a bucket that this database neither owns nor receives, from whoever does not say that they have entered. A row that was typed by
 -- hand holds its bucket as a unit does, so that a fence waits for it; who has all buckets already needs no single one.
 -- It runs as whoever writes: who may not read the ownership may not write rows either. A unit has held its bucket and seen
 -- that it is owned since it entered, and says so until its transaction ends.
@@ -91,9 +91,11 @@ BEGIN
   nothing := set_config('app.user', context.user_id, true) || set_config('app.role', context.role, true)
     || set_config('app.request', context.request::text, true) || set_config('app.trace', context.trace, true)
     || set_config('app.bucket', context.bucket::text, true);
-  -- Whoever has read the key's number has looked for an answer in the same snapshot, and an answer since then would have
-  -- raised the number.
-  IF context.head IS NULL AND context.submission IS NOT NULL THEN
+  SELECT k.n INTO n FROM public.key_head k WHERE k.key = context.home;
+  n := coalesce(n, 0);
+  -- Whoever has read the key's number has looked for an answer in the same snapshot. Where the number is still that one, nobody
+  -- has answered since on this key; the record's primary key refuses what was answered elsewhere.
+  IF context.submission IS NOT NULL AND (context.head IS NULL OR n <> context.head OR context.bulk) THEN
     SELECT encode(i.body, 'hex') AS body, i.status, i.answer, i.n INTO known FROM public.idempotency i
       WHERE i.scope = context.submission;
     IF FOUND THEN
@@ -102,8 +104,6 @@ BEGIN
       RETURN;
     END IF;
   END IF;
-  SELECT k.n INTO n FROM public.key_head k WHERE k.key = context.home;
-  n := coalesce(n, 0);
   IF n <> context.head THEN
     RAISE EXCEPTION 'pim:conflict' USING ERRCODE = 'PM004';
   END IF;
@@ -113,7 +113,6 @@ END $$;
 -- last, because its lock is the one that most others wait for.
 CREATE OR REPLACE FUNCTION public.pim_leave(context public.pim_context, parts jsonb, status bigint, answer text, records jsonb)
 RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_variable
 DECLARE
   -- What entering has compared, if the unit read it; nobody else has been on the key since.
   before bigint := context.head;

@@ -17,7 +17,7 @@ const READ: &str = include_str!("../../migrations/postgres/entity_read.sql");
 /// The same with the stored answer of a submission, for a unit that is about to change the row.
 const LOAD: &str = include_str!("../../migrations/postgres/entity_load.sql");
 
-/// Who writes where, of as many values as [`MEMBERS`](crate::unit::MEMBERS) names.
+/// Who writes where; the values are those of a unit's message.
 pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
 
 /// How far the key of a row has come, in the row's own snapshot.

@@ -30,7 +30,6 @@ pub(super) struct Context<'u> {
 }
 
 /// What comes after the rows; written once, however often the unit is sent.
-#[derive(Clone)]
 pub(super) struct Tail {
     parts: String,
     status: Option<u16>,
@@ -46,7 +45,7 @@ pub(super) struct Part {
 }
 
 /// What a `pim_context` is made of, in its order.
-pub(crate) const MEMBERS: [&str; 17] = [
+const MEMBERS: [&str; 17] = [
     "bucket",
     "epoch",
     "home",
@@ -104,12 +103,12 @@ impl Context<'_> {
 }
 
 impl Tail {
+    const NONE: [Value; 4] = [Value::Null, Value::Null, Value::Null, Value::Null];
+
     fn values(&self) -> [Value; 4] {
         let answer = self.answer.as_deref();
         [Value::Json(self.parts.clone()), self.status.into(), answer.into(), Value::Json(self.records.clone())]
     }
-
-    const NONE: [Value; 4] = [Value::Null, Value::Null, Value::Null, Value::Null];
 }
 
 impl Unit {
@@ -179,4 +178,22 @@ impl Serialize for Member<'_> {
 /// Maps with text keys, numbers and texts: nothing that could not be written.
 fn text(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MEMBERS;
+    use crate::entity::CONTEXT;
+
+    /// The call makes the type by place, a transaction of several calls by name.
+    #[test]
+    fn the_type_has_these_members_in_this_order() {
+        let shard = include_str!("../../migrations/postgres/0001_shard.sql");
+        let (_, made) = shard.split_once("CREATE TYPE pim_context AS (").expect("is made");
+        let (made, _) = made.split_once(");").expect("has an end");
+        let lines = made.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
+        let names: Vec<_> = lines.filter_map(|line| line.split_once(' ')).map(|(name, _)| name).collect();
+        assert_eq!(names, MEMBERS);
+        assert_eq!(CONTEXT.matches('?').count(), MEMBERS.len());
+    }
 }

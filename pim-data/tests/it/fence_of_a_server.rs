@@ -171,7 +171,8 @@ async fn and_not_where_it_leaves_or_has_left() {
 async fn nor_by_what_a_unit_has_been_told() {
     let world = World::new(1).await;
     let mine = world.register().await.id;
-    let left = Id::<Customer>::random();
+    let mut others = std::iter::repeat_with(Id::<Customer>::random);
+    let left = others.find(|it| it.bucket() != mine.bucket()).expect("another bucket");
     let leave = |bucket: Bucket| format!("UPDATE pim_bucket_owned SET state = 'moved' WHERE bucket = {}", bucket.get());
     world.raw(mine, &leave(left.bucket())).await.expect("has left");
     let db = world.powerful(ShardId(0)).await;

@@ -106,6 +106,29 @@ async fn a_retried_transition_is_answered_before_its_rules_are_asked() {
     assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 2);
 }
 
+/// Both have read, neither had an answer then.
+#[tokio::test]
+async fn whoever_read_before_the_answer_was_there_gets_it() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let permit = write(ShopResource::Account);
+    let read = async |body: &str| {
+        let mut unit = world.cluster.begin(&keyed("k-2", body), account.id);
+        let mut seen = unit.load::<Account>(&permit, account.id).await.expect("loads").expect("is there");
+        seen.points += 1;
+        unit.save(&permit, &seen).expect("saves");
+        tell(&mut unit, "changed");
+        unit.answer(200, &json!({"points": seen.points}));
+        unit
+    };
+    let (first, second, other) = (read("{}").await, read("{}").await, read("{\"more\":1}").await);
+    first.commit().await.expect("commits");
+    assert_eq!(replayed(second.commit().await).body, json!({"points": 1}));
+    let other = other.commit().await;
+    assert!(matches!(other, Err(UnitError::IdempotencyMismatch)), "{other:?}");
+    assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 1);
+}
+
 #[tokio::test]
 async fn the_answer_outlives_a_restart() {
     let World { cluster, policy, folder } = World::new(2).await;

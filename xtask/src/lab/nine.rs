@@ -251,8 +251,12 @@ pub(super) fn down(state: &State, json: bool) -> Result<()> {
     });
     let run = at_rest();
     clean_up(&state.programs)?;
-    let mut run =
-        run.map_err(|error| Failure::Threshold.because(format!("nothing is left, and nothing is known: {error:#}")))?;
+    let ended = format!("ended before they were told to: {}", missing.join(", "));
+    // Who would have told may be among those.
+    let mut run = run.map_err(|error| {
+        let ended = if missing.is_empty() { "" } else { &format!("; {ended}") };
+        Failure::Threshold.because(format!("nothing is left, and nothing is known: {error:#}{ended}"))
+    })?;
     let is_valid = traffic.as_ref().is_none_or(|it| it["valid"] == true);
     run["traffic"] = traffic.unwrap_or(Value::Null);
     let is_whole = run["holds"] == true && is_quiet(&run) && missing.is_empty();
@@ -264,7 +268,7 @@ pub(super) fn down(state: &State, json: bool) -> Result<()> {
     run["verdict"] = verdict.into();
     document::print("down", &run, json);
     if !missing.is_empty() {
-        return Err(Failure::Threshold.because(format!("ended before they were told to: {}", missing.join(", "))));
+        return Err(Failure::Threshold.because(ended));
     }
     match verdict {
         "ok" => Ok(()),
