@@ -71,9 +71,11 @@ impl Degraded {
     }
 }
 
+/// How often it is tried while others hold what it needs; each time those who wait for a standby in vain are ended first.
+const TRIES_MAX: usize = 5;
 /// Whoever turns it waits neither for a standby, which may not be there, nor long for anybody else.
 const UNHURRIED: SqlPair =
-    SqlPair::postgres("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '5s', true)");
+    SqlPair::postgres("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '2s', true)");
 /// Everybody whose commit waits for no standby has committed then, and nobody begins to until it is known that it is off.
 const LAST: SqlPair = SqlPair::postgres("SELECT pg_advisory_xact_lock(7463, 0)");
 /// What was acknowledged since an earlier time, and is not confirmed yet, still counts.
@@ -118,8 +120,6 @@ impl Cluster {
         reason: &Reason,
     ) -> Result<Degraded, DegradeError> {
         let turn = Turn::new(self, cx, permit, shard)?;
-        // Whoever waits for a standby holds a lane of the audit trail meanwhile, and perhaps this one.
-        turn.group.release().await;
         let change = Statement::of(TURN_ON).bind(self.clock().now());
         let degraded = turn.make("degrade", reason, &[change]).await?;
         turn.group.heed(turn.until, Some(DegradedStage::On)).await;
@@ -140,7 +140,6 @@ impl Cluster {
         reason: &Reason,
     ) -> Result<Option<Degraded>, DegradeError> {
         let turn = Turn::new(self, cx, permit, shard)?;
-        turn.group.release().await;
         let change = [Statement::of(LAST), Statement::of(TURN_OFF)];
         let mut degraded = turn.make("end_degrading", reason, &change).await?;
         if degraded.is_some() && turn.is_confirmed().await? {
@@ -171,6 +170,24 @@ impl<'a> Turn<'a> {
     /// Changes the setting and leaves a record in the trail, in one transaction, unless it is as asked for already; what it is
     /// then. The last statement answers with the row when it has changed.
     async fn make(
+        &self,
+        action: &'static str,
+        reason: &Reason,
+        change: &[Statement],
+    ) -> Result<Option<Degraded>, DegradeError> {
+        let mut tries = 1;
+        loop {
+            // Whoever waits for a standby holds a lane of the audit trail meanwhile, and perhaps this one. Whoever has only begun
+            // to wait is not ended yet.
+            self.group.release().await;
+            match self.try_once(action, reason, change).await {
+                Err(DegradeError::Shard { source: DbError::Busy, .. }) if tries < TRIES_MAX => tries += 1,
+                made => return made,
+            }
+        }
+    }
+
+    async fn try_once(
         &self,
         action: &'static str,
         reason: &Reason,

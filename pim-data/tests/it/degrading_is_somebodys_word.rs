@@ -144,6 +144,25 @@ async fn as_owner_hold_the_first_lane(ensemble: &Ensemble) -> tokio::task::JoinH
     tokio::spawn(tx.commit())
 }
 
+/// Such as a write that has begun to wait only now: it is not ended yet, and holds the lane for longer than is waited for.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn also_while_somebody_holds_what_its_record_needs() {
+    let ensemble = Ensemble::new();
+    let cluster = open(&ensemble).await;
+    let secrets = Arc::new(ensemble.secrets.clone());
+    let owner = Db::connect("a-owner", secrets, ServerSettings::default()).await.expect("connects");
+    let mut tx = owner.begin().await.expect("begins");
+    tx.script("SELECT count(pg_advisory_xact_lock(7462, 0))").await.expect("holds it");
+    let holder = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        tx.rollback().await
+    });
+    let degraded = cluster.degrade(&request(PATIENCE), &write(ShopResource::Account), HERE, &reason()).await;
+    assert_eq!(degraded.expect("is told").stage, DegradedStage::On);
+    holder.await.expect("no panic").expect("rolls back");
+}
+
 /// Who turned it on and off, why and when; the trail verifies.
 async fn is_in_the_trail(cluster: &Cluster, cx: &RequestContext) {
     let filter = AuditFilter::Request(cx.request_id().uuid());
