@@ -57,7 +57,7 @@ pub enum SchemaError {
     #[error("`{0}` is not a free lower-case identifier")]
     Identifier(String),
     /// A table has more columns than a server's function takes arguments.
-    #[error("`{table}` has more than {COLUMNS_MAX} columns of its own")]
+    #[error("`{table}` has more than {COLUMNS_MAX} columns of its own: keep some together in one of kind `Json`")]
     Columns {
         /// Which table.
         table: String,

@@ -82,10 +82,11 @@ CREATE FUNCTION pim_outbox_append(context pim_context, data jsonb, n_first bigin
 BEGIN
   INSERT INTO public.outbox_event (bucket, lane, owner_epoch, home_key, n, event_id, topic, event_type, schema_version,
       aggregate, aggregate_id, aggregate_version, correlation, causation, traceparent, actor, role, at, payload)
-  SELECT context.bucket, context.bucket & 63, context.epoch, context.home, n_first + given.place - 1, (given.event->>'id')::uuid, given.event->>'topic',
-      given.event->>'type', (given.event->>'version')::bigint, given.event->>'aggregate',
+  SELECT context.bucket, context.bucket & 63, context.epoch, context.home, n_first + given.place - 1,
+      (given.event->>'id')::uuid, given.event->>'topic', given.event->>'type', (given.event->>'version')::bigint, given.event->>'aggregate',
       (given.event->>'aggregate_id')::uuid, (given.event->>'aggregate_version')::bigint, context.request,
-      context.cause, context.trace, coalesce(context.behalf, context.user_id), context.role, context.at, given.event->>'payload'
+      context.cause, context.trace, coalesce(context.behalf, context.user_id), context.role, context.at,
+      given.event->>'payload'
     FROM jsonb_array_elements(data) WITH ORDINALITY AS given(event, place) ORDER BY given.place;
 END $$;
 SELECT pim_register_part('outbox', 'pim_outbox_append');

@@ -19,7 +19,8 @@ async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
         "id": Uuid::now_v7(), "topic": "domain.v1", "type": Happened::TYPE, "version": 1, "aggregate": Happened::AGGREGATE,
         "aggregate_id": Uuid::nil(), "aggregate_version": 1, "payload": payload,
     }]);
-    let append = Statement::of(SqlPair::postgres("SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, ?), ?, 1)"));
+    const APPEND: &str = "SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, ?), ?, 1)";
+    let append = Statement::of(SqlPair::postgres(APPEND));
     let append = append.bind(Value::Json(context.to_string())).bind(Value::Json(event.to_string()));
     let (tx, _none) = db.begin_with(&[append]).await.unwrap();
     tx
