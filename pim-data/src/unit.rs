@@ -1,5 +1,6 @@
 //! The unit of work: rows, history, audit, outbox and idempotency commit together or not at all.
 
+mod batch;
 mod bulk;
 mod commit;
 mod error;
@@ -8,6 +9,7 @@ mod part;
 mod server;
 mod tries;
 
+pub(crate) use batch::{BATCH_MAX, Batches};
 pub use bulk::BULK_MAX;
 pub use commit::Committed;
 pub use error::UnitError;

@@ -286,10 +286,10 @@ pub(super) async fn measure() {
     let _gone = std::fs::remove_dir_all(folder);
 }
 
-/// Full writes of one client and of eight, against as many hand-written ones.
-async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names: [&'static str; 2]) {
+/// Full writes of one client, of eight, and where there is a third name of 32, against as many hand-written ones.
+async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names: &[&str]) {
     let shard = secrets.database("shard-0");
-    for (name, clients, each, goal) in [(names[0], 1, 400, 2.0), (names[1], 8, 100, 1.5)] {
+    for (name, (clients, each, goal)) in names.iter().zip([(1, 400, 2.0), (8, 100, 1.5), (32, 25, 1.5)]) {
         let [kept, pooled] = Hand::of(secrets, &shard, clients).await;
         for side in [None, Some(&kept), Some(&pooled)] {
             writes_per_second(bench, side, clients, each).await;
@@ -337,15 +337,15 @@ async fn measure_one_shard(run: &str, folder: &Path) {
     writes_per_second(&bench, None, 8, 50).await;
     secrets.connect(None, &shard).await.execute("ANALYZE").await.expect("runs");
 
-    let near = ["data/server/full-write", "data/server/full-write-8-clients"];
-    measure_writes(&bench, &secrets, near).await;
+    let near = ["data/server/full-write", "data/server/full-write-8-clients", "data/server/full-write-32-clients"];
+    measure_writes(&bench, &secrets, &near).await;
     let by_way_of = Some(far::away_from(&server_address(), EACH_WAY));
     let far_secrets = Arc::new(BenchSecrets { run: run.to_owned(), by_way_of });
     let map = ShardMap::even(1).expect("one shard");
     let cluster = open(&far_secrets, &folder.join("far"), map).await;
     let from_afar = Arc::new(ServerBench { cluster, accounts: bench.accounts.clone(), payload: bench.payload.clone() });
     let far = ["data/server/full-write-from-afar", "data/server/full-write-from-afar-8-clients"];
-    measure_writes(&from_afar, &far_secrets, far).await;
+    measure_writes(&from_afar, &far_secrets, &far).await;
     drop(from_afar);
 
     // Somebody whom no policy binds.

@@ -52,6 +52,20 @@ BEGIN
   RETURN NEW;
 END $$;
 
+-- Holds buckets and home keys of units that share this transaction, each [bucket, key], or refuses at once: whoever waited would
+-- keep all of them waiting, and whoever it waits for might wait for one of them. Each goes alone then. All are held before
+-- anything is written, so that whoever asks what became of one waits for all.
+CREATE OR REPLACE FUNCTION public.pim_hold(keys jsonb) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  FOR place IN 0 .. jsonb_array_length(keys) - 1 LOOP
+    IF NOT (pg_try_advisory_xact_lock_shared(7461, (keys->place->>0)::int)
+            AND pg_try_advisory_xact_lock(uuid_hash_extended((keys->place->>1)::uuid, 7461))) THEN
+      RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
 -- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
 -- statement that begins afterwards has a snapshot that can show the new epoch: one statement that did both would let a
 -- stale writer through. Then nobody else is on the home key until this transaction ends.
@@ -74,6 +88,15 @@ BEGIN
   END IF;
   IF context.bulk THEN
     nothing := pg_advisory_xact_lock_shared(7461, 4096);
+  ELSIF context.together THEN
+    IF NOT (pg_try_advisory_xact_lock_shared(7461, context.bucket::int)
+            AND pg_try_advisory_xact_lock(uuid_hash_extended(context.home, 7461))) THEN
+      RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
+    END IF;
+    -- Where they wait even so, for a lane or a unique value, they give way soon: sooner than a deadlock is looked for, so that
+    -- whoever is alone is not its victim. It is 100 ms for all of them.
+    nothing := set_config('lock_timeout', greatest(1, 100 - 1000 * extract(epoch FROM clock_timestamp() - statement_timestamp()))::int
+      || 'ms', true);
   ELSE
     nothing := pg_advisory_xact_lock_shared(7461, context.bucket::int);
   END IF;
@@ -85,7 +108,7 @@ BEGIN
     RAISE EXCEPTION 'pim:bucket-draining' USING ERRCODE = 'PM002',
       DETAIL = owned.map_version || ' ' || coalesce(owned.moved_to::text, '-');
   END IF;
-  IF context.bulk IS NOT TRUE THEN
+  IF (context.bulk OR context.together) IS NOT TRUE THEN
     nothing := pg_advisory_xact_lock(uuid_hash_extended(context.home, 7461));
   END IF;
   nothing := set_config('app.user', context.user_id, true) || set_config('app.role', context.role, true)

@@ -36,6 +36,9 @@ impl Default for DbSettings {
 pub struct ServerSettings {
     /// Most connections at once; opened when first needed.
     pub connections_max: usize,
+    /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
+    /// next one. A server on few processors writes more with two or three, one that is far away with more.
+    pub writers_max: usize,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,
     /// A connection that nobody used for this long is asked whether it is still there.
@@ -56,6 +59,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             connections_max: 8,
+            writers_max: 4,
             connect_timeout: Duration::from_secs(5),
             idle_check_after: Duration::from_secs(10),
             transaction_max: Duration::from_secs(5),
@@ -238,8 +242,8 @@ impl Db {
         }
     }
 
-    /// Lets a member take part in the next transaction that is shared by all who wait. For the embedded engine alone: a
-    /// server groups the commits of its connections by itself.
+    /// Lets a member take part in the next transaction that is shared by all who wait. For the embedded engine alone; units that
+    /// wait for a server share a call.
     ///
     /// # Errors
     /// [`DbError::NoText`] on a server; else as the engine says.

@@ -21,6 +21,7 @@ use crate::backend::{Db, DbError, ServerSettings};
 use crate::degradation::{Degraded, DegradedStage};
 use crate::retry::{Budget, random};
 use crate::signals::{DataSignals, Parked};
+use crate::unit::Batches;
 
 /// Most calls of one shard that wait for a primary at the same time.
 const PARKED_MAX: usize = 1024;
@@ -44,6 +45,7 @@ pub(crate) struct Group {
     /// Reads that a replica might have answered and the primary has to.
     fallen_back: Arc<Semaphore>,
     parked: Semaphore,
+    batches: Batches,
     settings: ServerSettings,
     signals: DataSignals,
 }
@@ -120,9 +122,15 @@ impl Group {
             budget: Budget::new(Instant::now()),
             fallen_back: Arc::new(Semaphore::new(settings.connections_max.div_ceil(2))),
             parked: Semaphore::new(PARKED_MAX),
+            batches: Batches::new(settings.writers_max.min(settings.connections_max)),
             settings,
             signals,
         }
+    }
+
+    /// The units that are on their way to the primary.
+    pub(crate) const fn batches(&self) -> &Batches {
+        &self.batches
     }
 
     pub(crate) const fn writer(&self) -> &Db {
@@ -189,12 +197,17 @@ impl Group {
         let _late = tokio::time::timeout_at(until, known).await;
     }
 
+    /// Whether the primary can be used now, as far as is known.
+    pub(crate) fn serves(&self, need: Need) -> bool {
+        self.standing.borrow().serves(need)
+    }
+
     /// Waits until the primary can be used, at most until `until`.
     ///
     /// # Errors
     /// [`DbError::NoPrimary`] or [`DbError::NoStandby`] when it cannot be until then, or too many wait already.
     pub(crate) async fn ready(&self, until: tokio::time::Instant, need: Need) -> Result<(), DbError> {
-        if self.standing.borrow().serves(need) { Ok(()) } else { self.park(until, need, 0).await }
+        if self.serves(need) { Ok(()) } else { self.park(until, need, 0).await }
     }
 
     /// After a call to the primary failed and did nothing: has the servers looked at and waits until the primary can be used.

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Column, ColumnKind, Table};
 use crate::backend::SqlPair;
+use crate::unit::BATCH_MAX;
 
 const TABLES: &str = include_str!("../../migrations/postgres/entity.sql");
 const ROUTINES: &str = include_str!("../../migrations/postgres/entity_routines.sql");
@@ -18,7 +19,10 @@ const READ: &str = include_str!("../../migrations/postgres/entity_read.sql");
 const LOAD: &str = include_str!("../../migrations/postgres/entity_load.sql");
 
 /// Who writes where; the values are those of a unit's message.
-pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
+pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
+
+/// Before several units in one statement: their buckets and keys.
+const HOLD: &str = "SELECT NULL::bigint AS n, public.pim_hold(?) AS replay";
 
 /// How far the key of a row has come, in the row's own snapshot.
 const NUMBER: &str = "(SELECT k.n FROM public.key_head k WHERE k.key = r.home_key)";
@@ -29,6 +33,8 @@ pub(crate) struct Calls {
     /// The members of a context; id, version, facility and scope; the row's own columns; parts, an answer's status and text, and
     /// audit records: to the key's number and a stored answer.
     pub(crate) write: SqlPair,
+    /// The same for two units and more, behind their buckets and keys: to a row of nothing, and one for each in their order.
+    pub(crate) together: Vec<SqlPair>,
     /// An idempotency scope, home key, scope and id, to the stored answer, the key's number and the row.
     pub(crate) load: SqlPair,
     /// A scope and an id, to nothing and the row.
@@ -50,8 +56,12 @@ impl Calls {
             |what: &str, marks: &str| sent(format!("SELECT * FROM public.pim_{what}_{}_{digest}({marks})", table.name));
         let read = fill(READ, table, &digest);
         let written = format!("{CONTEXT}{}", ", ?".repeat(4 + table.columns.len() + 4));
+        let one = format!("SELECT n, replay FROM public.pim_w_{}_{digest}({written})", table.name);
         Self {
             write: call("w", &written),
+            together: (2..=BATCH_MAX)
+                .map(|units| sent(format!("{HOLD}{}", format!(" UNION ALL {one}").repeat(units))))
+                .collect(),
             load: sent(fill(LOAD, table, &digest)),
             read: sent(read.replace("{n}", "NULL::bigint")),
             read_numbered: sent(read.replace("{n}", NUMBER)),

@@ -118,7 +118,7 @@ impl Unit {
         let (mut fenced, mut draining) = (0, false);
         loop {
             *to = self.route.shard;
-            let (unit, outcome) = self.attempt().await?;
+            let (unit, outcome) = self.attempt(fenced > 0).await?;
             self = unit;
             match outcome {
                 Err(UnitError::Fence { shard, newest, draining: leaves }) if shard != CONTROL => {
@@ -149,17 +149,13 @@ impl Unit {
         }
     }
 
-    /// Sends the unit by its present route: the home key's number after it, or what refused it.
-    async fn attempt(mut self) -> Result<(Self, Result<u64, UnitError>), UnitError> {
+    /// Sends the unit by its present route, to a server alone where others would be refused with it: the home key's number after it, or what refused it.
+    async fn attempt(self, alone: bool) -> Result<(Self, Result<u64, UnitError>), UnitError> {
         let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
         if shard.db().engine() == Engine::Sqlite {
             return self.share(shard.db()).await;
         }
-        let outcome = self.send_to_server(&shard).await;
-        if outcome.is_ok() {
-            self.tell_committed();
-        }
-        Ok((self, outcome))
+        self.send_to_server(&shard, alone).await
     }
 
     async fn share(self, db: &Db) -> Result<(Self, Result<u64, UnitError>), UnitError> {
@@ -175,7 +171,7 @@ impl Unit {
     }
 
     /// Wakes whoever waits for something new.
-    fn tell_committed(&self) {
+    pub(super) fn tell_committed(&self) {
         self.cluster.0.commits.send_modify(|count| *count += 1);
     }
 

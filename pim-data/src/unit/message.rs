@@ -27,6 +27,8 @@ pub(super) struct Context<'u> {
     pub(super) entered: bool,
     /// Whether the transaction keeps everybody else out.
     pub(super) bulk: bool,
+    /// Whether others are in its transaction, so that it waits for nobody.
+    pub(super) together: bool,
 }
 
 /// What comes after the rows; written once, however often the unit is sent.
@@ -37,7 +39,7 @@ pub(super) struct Tail {
     records: String,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Part {
     part: &'static str,
     facts: u64,
@@ -45,7 +47,7 @@ pub(super) struct Part {
 }
 
 /// What a `pim_context` is made of, in its order.
-const MEMBERS: [&str; 17] = [
+const MEMBERS: [&str; 18] = [
     "bucket",
     "epoch",
     "home",
@@ -63,6 +65,7 @@ const MEMBERS: [&str; 17] = [
     "alone",
     "entered",
     "bulk",
+    "together",
 ];
 
 /// Members with their values, as JSON.
@@ -93,6 +96,7 @@ impl Context<'_> {
             self.alone.into(),
             self.entered.into(),
             self.bulk.into(),
+            self.together.into(),
         ]
     }
 
@@ -134,13 +138,18 @@ impl Unit {
             answer: answer.map(|(_, body)| text(body)),
             records: text(&records),
         };
-        let context = Context { unit: self, term: None, alone: false, entered: false, bulk: false };
+        let context = Context { unit: self, term: None, alone: false, entered: false, bulk: false, together: false };
         Message { context, tail }
     }
 
     /// The call that writes one row, and with a tail also leaves.
     pub(super) fn written(write: SqlPair, pending: &Pending, context: &Context<'_>, tail: Option<&Tail>) -> Statement {
-        let write = Statement::of(write).bind_all(context.values()).bind(pending.id).bind(pending.version);
+        Self::bound(Statement::of(write), pending, context, tail)
+    }
+
+    /// The values of that, after those that are bound already.
+    pub(super) fn bound(write: Statement, pending: &Pending, context: &Context<'_>, tail: Option<&Tail>) -> Statement {
+        let write = write.bind_all(context.values()).bind(pending.id).bind(pending.version);
         let write = write.bind(pending.facility).bind(scope::setting(&pending.scope));
         write.bind_all(pending.values.iter().cloned()).bind_all(tail.map_or(Tail::NONE, Tail::values))
     }
@@ -176,7 +185,7 @@ impl Serialize for Member<'_> {
 }
 
 /// Maps with text keys, numbers and texts: nothing that could not be written.
-fn text(value: &(impl Serialize + ?Sized)) -> String {
+pub(super) fn text(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 

@@ -59,7 +59,8 @@ pub trait UnitPart: Any + Send + Sync + fmt::Debug {
     /// `SELECT pim_register_part('name', 'function')`. It gets [`PartCall::data`] and the first of the home key's numbers
     /// that belong to this part, which it hands to its rows in order. Of the context it may read `bucket`, `epoch`, `home`,
     /// `at` (microseconds), `user_id`, `role`, `request`, `trace`, and where there is one `behalf` and `cause`. A function that raises
-    /// refuses the whole unit. It runs as the application's role, after the unit's rows and before its audit records.
+    /// refuses the whole unit. It runs as the application's role, after the unit's rows and before its audit records. Other units may
+    /// be in the same transaction: it sets nothing for that, and takes the transaction's number for nobody's.
     ///
     /// # Errors
     /// [`PartError`] refuses the unit, as it does for a part that has no such form.

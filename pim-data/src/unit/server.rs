@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
+use super::batch::{Place, Ready, Turn};
 use super::message::{Context, Message, Tail};
 use super::{Pending, Unit, UnitError, in_time};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
-use crate::cluster::{Need, Shard};
+use crate::cluster::{Group, Need, Shard};
 use crate::consistency::ConsistencyToken;
 use crate::entity::{CONTEXT, Calls};
 use crate::idempotency::StoredAnswer;
@@ -30,17 +31,73 @@ fn of_context(call: &str) -> SqlPair {
 
 /// Every statement of a unit that is sent to a server.
 pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
-    let writes = calls.map(|calls| calls.write.clone());
+    let writes = calls.flat_map(|calls| calls.together.iter().chain([&calls.write]).cloned());
     [ENTER.clone(), LEAVE.clone(), OUTCOME.clone(), SETTLE].into_iter().chain(writes).collect()
 }
 
 impl Unit {
-    /// Sends the unit; the home key's number after it. What can have done nothing goes to whoever is the primary next.
-    pub(super) async fn send_to_server(&mut self, shard: &Shard) -> Result<u64, UnitError> {
-        let (until, db) = (in_time(&self.cx)?, shard.db());
+    /// Sends the unit, with those who wait as well unless it is to go alone; the home key's number after it.
+    pub(super) async fn send_to_server(
+        mut self,
+        shard: &Shard,
+        alone: bool,
+    ) -> Result<(Self, Result<u64, UnitError>), UnitError> {
+        let until = in_time(&self.cx)?;
         let parts = self.part_calls()?;
-        let this = &*self;
-        let mut message = this.message(&parts);
+        shard.ready(until, Need::Write).await?;
+        let ready = Ready { unit: self, parts, until };
+        let Some(batches) = shard.group().map(Group::batches).filter(|_| ready.unit.goes_together()) else {
+            return Self::go_alone(Box::new(ready), None, shard).await;
+        };
+        let (ready, outcome) = match batches.join(ready, alone).await {
+            Ok(Turn::Alone(ready, place)) => return Self::go_alone(ready, Some(place), shard).await,
+            Ok(Turn::Sent(ready, outcome)) => (ready, outcome),
+            Err(UnitError::Deadline) => {
+                // Whoever waited behind calls that a lost server keeps hanging is told of the server.
+                shard.ready(until, Need::Write).await?;
+                return Err(UnitError::Deadline);
+            }
+            Err(error) => return Err(error),
+        };
+        let Ready { unit, parts, .. } = *ready;
+        let outcome = match outcome {
+            Err(UnitError::Database(error)) if error.is_ambiguous() => {
+                let found = unit.find_out(shard, until, &unit.message(&parts), error).await;
+                found.inspect(|_| unit.tell_committed())
+            }
+            outcome => outcome,
+        };
+        Ok((unit, outcome))
+    }
+
+    /// Whether others may be in its transaction: a unit of several rows makes several trips.
+    const fn goes_together(&self) -> bool {
+        self.writes.len() == 1
+    }
+
+    async fn go_alone(
+        ready: Box<Ready>,
+        place: Option<Place>,
+        shard: &Shard,
+    ) -> Result<(Self, Result<u64, UnitError>), UnitError> {
+        let outcome = ready.unit.send_alone(shard, &ready, place).await;
+        if outcome.is_ok() {
+            ready.unit.tell_committed();
+        }
+        Ok((ready.unit, outcome))
+    }
+
+    /// What can have done nothing goes to whoever is the primary next.
+    async fn send_alone(
+        &self,
+        shard: &Shard,
+        Ready { parts, until, .. }: &Ready,
+        mut place: Option<Place>,
+    ) -> Result<u64, UnitError> {
+        let (this, until, db) = (self, *until, shard.db());
+        let mut message = this.message(parts);
+        // Whoever waits for a primary keeps no place meanwhile.
+        place = place.filter(|_| shard.group().is_none_or(|group| group.serves(Need::Write)));
         shard.ready(until, Need::Write).await?;
         // Ends with the deadline.
         loop {
@@ -53,9 +110,11 @@ impl Unit {
             };
             match outcome {
                 Err(UnitError::Database(error)) if error.is_ambiguous() => {
+                    drop(place.take());
                     return this.find_out(shard, until, &message, error).await;
                 }
                 Err(UnitError::Database(error)) if error.is_before_effect() => {
+                    drop(place.take());
                     shard.recover(until, Need::Write, error).await?;
                 }
                 outcome => return outcome,

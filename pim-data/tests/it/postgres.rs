@@ -56,4 +56,5 @@ promises! {
     row_security in "row_security.rs",
     statements_agree in "statements_agree.rs",
     terms_are_checked in "terms_are_checked.rs",
+    units_go_together in "units_go_together.rs",
 }

@@ -75,7 +75,7 @@ fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConn
     let millis = |length: std::time::Duration| length.as_millis().to_string();
     options
         .application_name("pim-data")
-        .statement_cache_capacity(256)
+        .statement_cache_capacity(512)
         .options([
             ("statement_timeout", millis(settings.transaction_max)),
             ("lock_timeout", millis(settings.transaction_max)),

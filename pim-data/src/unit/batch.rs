@@ -1,0 +1,165 @@
+//! Units that wait while others are written to a server go together: one call, one transaction, one commit.
+//!
+//! Alone, each unit would cost its server a trip, a flush, and every expression of its functions prepared anew, on a connection
+//! whose memory has left the processor's cache since.
+
+mod queue;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+pub(crate) use self::queue::Batches;
+pub(super) use self::queue::Place;
+use super::message::{Part, text};
+use super::{Unit, UnitError};
+use crate::backend::{DbError, ReadGuard, Row, Statement, Value};
+use crate::cluster::{Need, Shard};
+
+/// Most units of one batch.
+pub(crate) const BATCH_MAX: usize = 8;
+
+/// A unit that can be sent.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) unit: Unit,
+    pub(super) parts: Vec<Part>,
+    pub(super) until: Instant,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The unit's own: it goes alone, and others may go when it gives up its place.
+    Alone(Box<Ready>, Place),
+    /// It was sent with others: to the key's number after it, or what became of it.
+    Sent(Box<Ready>, Result<u64, UnitError>),
+}
+
+/// A unit that waits, with the way back to whoever waits for it.
+#[derive(Debug)]
+struct Seat {
+    ready: Box<Ready>,
+    /// Whether it goes by itself: it was refused, or would be, among others.
+    alone: bool,
+    /// Whether it is being sent. Until then its caller may take it back.
+    sent: Arc<AtomicBool>,
+    reply: oneshot::Sender<Turn>,
+    runtime: Handle,
+}
+
+impl Ready {
+    fn home(&self) -> Uuid {
+        self.unit.home.uuid()
+    }
+
+    fn table(&self) -> Option<&'static str> {
+        self.unit.writes.first().map(|pending| pending.table.name)
+    }
+}
+
+impl Batches {
+    /// Waits for the unit's turn, at most until its deadline; nothing was sent then.
+    pub(super) async fn join(&self, ready: Ready, alone: bool) -> Result<Turn, UnitError> {
+        let until = ready.until;
+        let ready = Box::new(ready);
+        let Some(place) = self.place_for(ready.home()) else {
+            let (reply, turn) = oneshot::channel();
+            let sent = Arc::<AtomicBool>::default();
+            let seat = Seat { ready, alone, sent: Arc::clone(&sent), reply, runtime: Handle::current() };
+            self.wait(seat)?;
+            return match timeout_at(until, turn).await {
+                // The runtime went down with the batch.
+                Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
+                Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
+                Err(_late) => Err(DbError::Late.into()),
+            };
+        };
+        Ok(Turn::Alone(ready, place))
+    }
+}
+
+/// How a shared call ended.
+enum End {
+    /// A row for each.
+    Answered(Vec<Row>),
+    /// Whether anything was written is not known.
+    Ambiguous(Arc<DbError>),
+    /// Nothing was written.
+    Refused,
+}
+
+/// Sends several units, in a task of its own: each of those who wait may be dropped at any instant.
+async fn go_together(mut seats: Vec<Seat>, place: Place) {
+    let Some((shard, mut conn)) = connection(&seats).await else {
+        return place.refuse(seats);
+    };
+    // Whoever left while there was no connection is not sent, and cannot leave any more from here on.
+    seats.retain(|seat| !seat.reply.is_closed() && !seat.sent.swap(true, Ordering::AcqRel));
+    if seats.len() < 2 {
+        return place.refuse(seats);
+    }
+    // Whoever waits for a lane holds none that comes after it.
+    seats.sort_by_key(|seat| seat.ready.unit.route.bucket.lane().get());
+    match send(&shard, &mut conn, &seats).await {
+        End::Refused => place.refuse(seats),
+        End::Answered(rows) => {
+            drop((conn, place));
+            for (Seat { ready, reply, .. }, row) in seats.into_iter().zip(&rows) {
+                let reached = ready.unit.reached(std::slice::from_ref(row));
+                if reached.is_ok() {
+                    ready.unit.tell_committed();
+                }
+                let _left = reply.send(Turn::Sent(ready, reached));
+            }
+        }
+        End::Ambiguous(error) => {
+            drop((conn, place));
+            for Seat { ready, reply, .. } in seats {
+                let _left = reply.send(Turn::Sent(ready, Err(DbError::Commit(Arc::clone(&error)).into())));
+            }
+        }
+    }
+}
+
+/// A connection to the primary, if it can be used now; whoever goes alone finds out why not.
+async fn connection(seats: &[Seat]) -> Option<(Shard, ReadGuard)> {
+    let unit = seats.first().map(|seat| &seat.ready.unit)?;
+    let shard = unit.cluster.shard(unit.route.shard)?.clone();
+    // Whose deadline is earlier does not wait so long. Its unit goes on: cut short, nobody would know what became of the others.
+    let until = seats.iter().map(|seat| seat.ready.until).max()?;
+    let conn = shard.db().read_until(until).await.ok()?;
+    shard.group().is_some_and(|group| group.serves(Need::Write)).then_some((shard, conn))
+}
+
+/// One call for all of them.
+async fn send(shard: &Shard, conn: &mut ReadGuard, seats: &[Seat]) -> End {
+    let first = seats.first().and_then(|seat| seat.ready.unit.writes.first().map(|write| (seat, write)));
+    let calls = first.and_then(|(seat, write)| seat.ready.unit.cluster.schema().calls(write.table));
+    let Some(call) = calls.and_then(|calls| calls.together.get(seats.len() - 2)) else {
+        return End::Refused;
+    };
+    let keys = seats.iter().map(|seat| json!([seat.ready.unit.route.bucket.get(), seat.ready.home()]));
+    let mut statement = Statement::of(call.clone()).bind(Value::Json(text(&keys.collect::<Vec<_>>())));
+    for Seat { ready, .. } in seats {
+        let mut message = ready.unit.message(&ready.parts);
+        message.context.term = Some(shard.db().demand().term);
+        message.context.alone = shard.db().stands_alone();
+        message.context.together = true;
+        for pending in &ready.unit.writes {
+            statement = Unit::bound(statement, pending, &message.context, Some(&message.tail));
+        }
+    }
+    match conn.query(statement).await {
+        // The first row is of those who hold the keys.
+        Ok(mut rows) if rows.len() == seats.len() + 1 => End::Answered(rows.split_off(1)),
+        Ok(_) => End::Ambiguous(Arc::new(DbError::Closed)),
+        Err(error) if error.is_ambiguous() => End::Ambiguous(Arc::new(error)),
+        Err(_) => End::Refused,
+    }
+}

@@ -1,0 +1,165 @@
+//! Who waits for one shard, and who goes next.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use super::{BATCH_MAX, Seat, Turn, go_together};
+use crate::backend::DbError;
+
+/// Most units that wait for one shard.
+const WAITING_MAX: usize = 4_096;
+
+/// The units of one shard that are on their way to its server. Clones are of the same shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Batches(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    writers_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// How many calls are under way.
+    calls: usize,
+    /// Of whom: whoever waits for a key that is being written would keep everybody else in its batch waiting.
+    homes: BTreeSet<Uuid>,
+    waiting: VecDeque<Seat>,
+    /// How many may go together now: half as many after a refusal, one more with each departure.
+    most: usize,
+}
+
+/// One of the calls that may be under way. Whoever waits goes when it is dropped.
+#[derive(Debug)]
+pub(in crate::unit) struct Place {
+    batches: Batches,
+    homes: Vec<Uuid>,
+}
+
+impl Place {
+    /// Nothing was written: each goes alone next.
+    pub(super) fn refuse(self, seats: Vec<Seat>) {
+        let mut state = self.batches.lock();
+        state.most = (state.most / 2).max(1);
+        for mut seat in seats.into_iter().rev() {
+            seat.alone = true;
+            seat.sent.store(false, Ordering::Release);
+            state.waiting.push_front(seat);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        {
+            let mut state = self.batches.lock();
+            state.calls -= 1;
+            for home in &self.homes {
+                state.homes.remove(home);
+            }
+        }
+        self.batches.depart();
+    }
+}
+
+impl State {
+    /// Those who go next, in their order: one that goes by itself, or units of one entity and of different keys, none of them
+    /// being written. And whoever has left meanwhile.
+    fn next(&mut self, writers_max: usize) -> (Vec<Seat>, Vec<Seat>) {
+        let (mut chosen, mut gone) = (Vec::<Seat>::new(), Vec::new());
+        if self.calls >= writers_max {
+            return (chosen, gone);
+        }
+        let (mut place, mut homes) = (0, BTreeSet::new());
+        while chosen.len() < self.most
+            && let Some(seat) = self.waiting.get_mut(place)
+        {
+            let home = seat.ready.home();
+            if seat.reply.is_closed() {
+                gone.extend(self.waiting.remove(place));
+                continue;
+            }
+            let is_written = self.homes.contains(&home) || homes.contains(&home);
+            // Whoever writes its key is likely to overtake it, so that it will be refused.
+            seat.alone |= is_written;
+            let is_alike = chosen.first().is_none_or(|first| !seat.alone && first.ready.table() == seat.ready.table());
+            if is_written || !is_alike {
+                place += 1;
+                continue;
+            }
+            homes.insert(home);
+            let is_single = seat.alone;
+            chosen.extend(self.waiting.remove(place));
+            if is_single {
+                break;
+            }
+        }
+        if !chosen.is_empty() {
+            self.calls += 1;
+            self.most = (self.most + 1).min(BATCH_MAX);
+            self.homes.append(&mut homes);
+        }
+        (chosen, gone)
+    }
+}
+
+impl Batches {
+    /// With at most so many calls at once.
+    pub(crate) fn new(writers_max: usize) -> Self {
+        let state = State { calls: 0, homes: BTreeSet::new(), waiting: VecDeque::new(), most: BATCH_MAX };
+        Self(Arc::new(Inner { writers_max: writers_max.max(1), state: Mutex::new(state) }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place at once, if there is one and nobody waits.
+    pub(super) fn place_for(&self, home: Uuid) -> Option<Place> {
+        let mut state = self.lock();
+        let is_free = state.waiting.is_empty() && state.calls < self.0.writers_max && !state.homes.contains(&home);
+        is_free.then(|| {
+            state.calls += 1;
+            state.homes.insert(home);
+            Place { batches: self.clone(), homes: vec![home] }
+        })
+    }
+
+    /// Takes a seat.
+    ///
+    /// # Errors
+    /// [`DbError::Busy`] when too many wait.
+    pub(super) fn wait(&self, seat: Seat) -> Result<(), DbError> {
+        {
+            let mut state = self.lock();
+            if state.waiting.len() >= WAITING_MAX {
+                return Err(DbError::Busy);
+            }
+            state.waiting.push_back(seat);
+        }
+        // Whoever waits for a key alone keeps nobody else from a place that is free.
+        self.depart();
+        Ok(())
+    }
+
+    /// Sends those who wait, as far as there are places.
+    fn depart(&self) {
+        loop {
+            let (mut seats, _gone) = self.lock().next(self.0.writers_max);
+            let homes = seats.iter().map(|seat| seat.ready.home()).collect();
+            let Some(last) = seats.pop() else { return };
+            let place = Place { batches: self.clone(), homes };
+            if seats.is_empty() {
+                let _left = last.reply.send(Turn::Alone(last.ready, place));
+            } else {
+                let runtime = last.runtime.clone();
+                seats.push(last);
+                drop(runtime.spawn(go_together(seats, place)));
+            }
+        }
+    }
+}
