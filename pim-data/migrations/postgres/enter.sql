@@ -63,6 +63,7 @@ BEGIN
       RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
     END IF;
   END LOOP;
+  PERFORM set_config('lock_timeout', '100ms', true);
   RETURN NULL;
 END $$;
 
@@ -94,7 +95,7 @@ BEGIN
       RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
     END IF;
     -- Where they wait even so, for a lane or a unique value, they give way soon: sooner than a deadlock is looked for, so that
-    -- whoever is alone is not its victim. It is 100 ms for all of them.
+    -- whoever is alone is not its victim. Those who enter after 100 ms wait for nothing any more.
     nothing := set_config('lock_timeout', greatest(1, 100 - 1000 * extract(epoch FROM clock_timestamp() - statement_timestamp()))::int
       || 'ms', true);
   ELSE

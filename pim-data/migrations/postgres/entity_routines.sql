@@ -1,7 +1,7 @@
 -- A column may be called as a variable is: columns are told by their table, and what stands beside columns in a list of
 -- arguments begins as no column does.
 
--- Writes one row. Alone in its unit it also enters and leaves: everything in one call, in a transaction of its own. Whatever it
+-- Writes one row. Alone in its unit it also enters and leaves: everything in one call. Whatever it
 -- is given has a type: taking a number out of JSON costs as much as comparing it a hundred times.
 CREATE OR REPLACE FUNCTION public.pim_w_{table}_{digest}(context public.pim_context, wanted uuid, next_version bigint, facility uuid,
   scope text{given_types}, parts jsonb, status bigint, answer text, records jsonb, OUT n bigint, OUT replay jsonb)

@@ -64,7 +64,10 @@ impl Ready {
 }
 
 impl Batches {
-    /// Waits for the unit's turn, at most until its deadline; nothing was sent then.
+    /// Waits for the unit's turn, at most until its deadline.
+    ///
+    /// # Errors
+    /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
     pub(super) async fn join(&self, ready: Ready, alone: bool) -> Result<Turn, UnitError> {
         let until = ready.until;
         let ready = Box::new(ready);
@@ -74,7 +77,7 @@ impl Batches {
             let seat = Seat { ready, alone, sent: Arc::clone(&sent), reply, runtime: Handle::current() };
             self.wait(seat)?;
             return match timeout_at(until, turn).await {
-                // The runtime went down with the batch.
+                // The task that was to send it is gone, with its runtime or by a panic.
                 Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
                 Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
                 Err(_late) => Err(DbError::Late.into()),
@@ -97,18 +100,19 @@ enum End {
 /// Sends several units, in a task of its own: each of those who wait may be dropped at any instant.
 async fn go_together(mut seats: Vec<Seat>, place: Place) {
     let Some((shard, mut conn)) = connection(&seats).await else {
-        return place.refuse(seats);
+        return place.give_back(seats);
     };
     // Whoever left while there was no connection is not sent, and cannot leave any more from here on.
     seats.retain(|seat| !seat.reply.is_closed() && !seat.sent.swap(true, Ordering::AcqRel));
     if seats.len() < 2 {
-        return place.refuse(seats);
+        return place.give_back(seats);
     }
     // Whoever waits for a lane holds none that comes after it.
     seats.sort_by_key(|seat| seat.ready.unit.route.bucket.lane().get());
     match send(&shard, &mut conn, &seats).await {
         End::Refused => place.refuse(seats),
         End::Answered(rows) => {
+            place.went_well();
             drop((conn, place));
             for (Seat { ready, reply, .. }, row) in seats.into_iter().zip(&rows) {
                 let reached = ready.unit.reached(std::slice::from_ref(row));
@@ -131,10 +135,14 @@ async fn go_together(mut seats: Vec<Seat>, place: Place) {
 async fn connection(seats: &[Seat]) -> Option<(Shard, ReadGuard)> {
     let unit = seats.first().map(|seat| &seat.ready.unit)?;
     let shard = unit.cluster.shard(unit.route.shard)?.clone();
+    let serves = || shard.group().is_some_and(|group| group.serves(Need::Write));
+    if !serves() {
+        return None;
+    }
     // Whose deadline is earlier does not wait so long. Its unit goes on: cut short, nobody would know what became of the others.
     let until = seats.iter().map(|seat| seat.ready.until).max()?;
     let conn = shard.db().read_until(until).await.ok()?;
-    shard.group().is_some_and(|group| group.serves(Need::Write)).then_some((shard, conn))
+    if serves() { Some((shard, conn)) } else { None }
 }
 
 /// One call for all of them.

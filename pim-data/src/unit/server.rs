@@ -1,5 +1,5 @@
 //! Sending a unit to a server: one entity with its events and records is one call of its generated function, in a
-//! transaction of its own; several are `BEGIN` with the entry, one call each, and `COMMIT`.
+//! transaction of its own or of those who wait as well; several are `BEGIN` with the entry, one call each, and `COMMIT`.
 
 use std::sync::LazyLock;
 

@@ -1,6 +1,6 @@
 //! What the server's five-character codes mean here.
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::backend::{DbError, Driver, NotLetIn};
 
@@ -12,6 +12,12 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
             other => DbError::Engine(Driver::of(other)),
         };
     };
+    if matches!(refusal.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+        && !matches!(refusal.code(), "53300" | "57P03")
+    {
+        // The session ended with it, or the server: what was under way may have been done.
+        return DbError::Lost;
+    }
     match refusal.code() {
         "PM001" | "PM002" => fence(refusal),
         "PM011" => {

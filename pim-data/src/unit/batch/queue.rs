@@ -29,8 +29,11 @@ struct State {
     /// Of whom: whoever waits for a key that is being written would keep everybody else in its batch waiting.
     homes: BTreeSet<Uuid>,
     waiting: VecDeque<Seat>,
-    /// How many may go together now: half as many after a refusal, one more with each departure.
+    /// How many may go together now: half as many after a refusal, one more after a call that was not refused.
     most: usize,
+    /// Whether somebody is sending those who wait, and whether a place has become free meanwhile.
+    departing: bool,
+    again: bool,
 }
 
 /// One of the calls that may be under way. Whoever waits goes when it is dropped.
@@ -41,10 +44,24 @@ pub(in crate::unit) struct Place {
 }
 
 impl Place {
-    /// Nothing was written: each goes alone next.
+    /// The database refused all of them: each goes alone next, and fewer together for a while.
     pub(super) fn refuse(self, seats: Vec<Seat>) {
+        {
+            let mut state = self.batches.lock();
+            state.most = (state.most / 2).max(2);
+        }
+        self.give_back(seats);
+    }
+
+    /// They were answered.
+    pub(super) fn went_well(&self) {
         let mut state = self.batches.lock();
-        state.most = (state.most / 2).max(1);
+        state.most = (state.most + 1).min(BATCH_MAX);
+    }
+
+    /// They were not sent: each goes alone next, and finds out why.
+    pub(super) fn give_back(self, seats: Vec<Seat>) {
+        let mut state = self.batches.lock();
         for mut seat in seats.into_iter().rev() {
             seat.alone = true;
             seat.sent.store(false, Ordering::Release);
@@ -100,17 +117,32 @@ impl State {
         }
         if !chosen.is_empty() {
             self.calls += 1;
-            self.most = (self.most + 1).min(BATCH_MAX);
             self.homes.append(&mut homes);
         }
         (chosen, gone)
     }
 }
 
+impl State {
+    /// Takes out those who have left.
+    fn gone(&mut self) -> VecDeque<Seat> {
+        let (gone, stay) = self.waiting.drain(..).partition(|seat| seat.reply.is_closed());
+        self.waiting = stay;
+        gone
+    }
+}
+
 impl Batches {
     /// With at most so many calls at once.
     pub(crate) fn new(writers_max: usize) -> Self {
-        let state = State { calls: 0, homes: BTreeSet::new(), waiting: VecDeque::new(), most: BATCH_MAX };
+        let state = State {
+            calls: 0,
+            homes: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            most: BATCH_MAX,
+            departing: false,
+            again: false,
+        };
         Self(Arc::new(Inner { writers_max: writers_max.max(1), state: Mutex::new(state) }))
     }
 
@@ -134,13 +166,16 @@ impl Batches {
     /// # Errors
     /// [`DbError::Busy`] when too many wait.
     pub(super) fn wait(&self, seat: Seat) -> Result<(), DbError> {
-        {
+        let _gone = {
             let mut state = self.lock();
+            // Those who left count for nothing.
+            let gone = if state.waiting.len() < WAITING_MAX { VecDeque::new() } else { state.gone() };
             if state.waiting.len() >= WAITING_MAX {
                 return Err(DbError::Busy);
             }
             state.waiting.push_back(seat);
-        }
+            gone
+        };
         // Whoever waits for a key alone keeps nobody else from a place that is free.
         self.depart();
         Ok(())
@@ -148,10 +183,30 @@ impl Batches {
 
     /// Sends those who wait, as far as there are places.
     fn depart(&self) {
+        {
+            let mut state = self.lock();
+            // A place that is given up on the way, by a runtime that ends, must not send the others from within.
+            state.again = true;
+            if std::mem::replace(&mut state.departing, true) {
+                return;
+            }
+        }
         loop {
-            let (mut seats, _gone) = self.lock().next(self.0.writers_max);
+            let (mut seats, _gone) = {
+                let mut state = self.lock();
+                let (seats, gone) = state.next(self.0.writers_max);
+                if seats.is_empty() && !std::mem::take(&mut state.again) {
+                    state.departing = false;
+                }
+                let is_over = !state.departing;
+                drop(state);
+                if is_over {
+                    return;
+                }
+                (seats, gone)
+            };
             let homes = seats.iter().map(|seat| seat.ready.home()).collect();
-            let Some(last) = seats.pop() else { return };
+            let Some(last) = seats.pop() else { continue };
             let place = Place { batches: self.clone(), homes };
             if seats.is_empty() {
                 let _left = last.reply.send(Turn::Alone(last.ready, place));
