@@ -90,6 +90,7 @@ BEGIN
   IF context.bulk THEN
     nothing := pg_advisory_xact_lock_shared(7461, 4096);
   ELSIF context.together THEN
+    -- Held by now. Asked for again, because nothing promises in which order the members of a UNION are run.
     IF NOT (pg_try_advisory_xact_lock_shared(7461, context.bucket::int)
             AND pg_try_advisory_xact_lock(uuid_hash_extended(context.home, 7461))) THEN
       RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';

@@ -52,6 +52,15 @@ impl Queue {
         change(&self.world, &cx(), self.accounts[account]).await
     }
 
+    /// Units of three other accounts, which wait.
+    async fn three_more(&self) -> Vec<Commit> {
+        let mut others = Vec::new();
+        for account in 1..4 {
+            others.push(waiting(self.change(account).await).await);
+        }
+        others
+    }
+
     /// Lets the first account's unit go, and all others; how each ends.
     async fn go(self, others: impl IntoIterator<Item = Commit>) -> (World, Vec<Result<Committed, UnitError>>) {
         let others: Vec<_> = others.into_iter().map(tokio::spawn).collect();
@@ -160,10 +169,7 @@ async fn those_who_wait_share_a_transaction_and_each_is_told_its_own() {
     let queue = Queue::new().await;
     let (accounts, onlooker, commits) = (queue.accounts.clone(), queue.onlooker.clone(), queue.world.cluster.commits());
     let before = *commits.borrow();
-    let mut others = Vec::new();
-    for account in 1..4 {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    let others = queue.three_more().await;
     let (world, ends) = queue.go(others).await;
     for (end, key) in ends.into_iter().zip(&accounts[1..4]) {
         let committed = end.expect("commits");
@@ -180,10 +186,7 @@ async fn those_who_wait_share_a_transaction_and_each_is_told_its_own() {
 async fn one_that_is_refused_costs_the_others_nothing() {
     let queue = Queue::new().await;
     let accounts = queue.accounts.clone();
-    let mut others = Vec::new();
-    for account in 1..4 {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    let others = queue.three_more().await;
     let stale = format!("UPDATE account_row SET version = version + 1 WHERE id = '{}'", accounts[2].uuid());
     queue.world.raw(accounts[2], &stale).await.expect("runs");
     let (world, ends) = queue.go(others).await;
@@ -331,10 +334,7 @@ async fn of_a_shared_commit_that_was_not_answered_each_finds_out_its_own() {
 async fn a_fence_refuses_its_own_and_nobody_else() {
     let queue = Queue::new().await;
     let accounts = queue.accounts.clone();
-    let mut others = Vec::new();
-    for account in 1..4 {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    let others = queue.three_more().await;
     let bucket = accounts[2].bucket().get();
     let fenced = format!("UPDATE pim_bucket_owned SET epoch = 2, map_version = 2 WHERE bucket = {bucket}");
     queue.world.raw(accounts[2], &fenced).await.expect("runs");

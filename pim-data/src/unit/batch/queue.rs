@@ -91,13 +91,13 @@ impl State {
         if self.calls >= writers_max {
             return (chosen, gone);
         }
-        let (mut place, mut homes) = (0, BTreeSet::new());
+        let (mut index, mut homes) = (0, BTreeSet::new());
         while chosen.len() < self.most
-            && let Some(seat) = self.waiting.get_mut(place)
+            && let Some(seat) = self.waiting.get_mut(index)
         {
             let home = seat.ready.home();
             if seat.reply.is_closed() {
-                gone.extend(self.waiting.remove(place));
+                gone.extend(self.waiting.remove(index));
                 continue;
             }
             let is_written = self.homes.contains(&home) || homes.contains(&home);
@@ -105,12 +105,12 @@ impl State {
             seat.alone |= is_written;
             let is_alike = chosen.first().is_none_or(|first| !seat.alone && first.ready.table() == seat.ready.table());
             if is_written || !is_alike {
-                place += 1;
+                index += 1;
                 continue;
             }
             homes.insert(home);
             let is_single = seat.alone;
-            chosen.extend(self.waiting.remove(place));
+            chosen.extend(self.waiting.remove(index));
             if is_single {
                 break;
             }
@@ -121,9 +121,7 @@ impl State {
         }
         (chosen, gone)
     }
-}
 
-impl State {
     /// Takes out those who have left.
     fn gone(&mut self) -> VecDeque<Seat> {
         let (gone, stay) = self.waiting.drain(..).partition(|seat| seat.reply.is_closed());
