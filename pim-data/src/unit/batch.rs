@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -70,20 +71,21 @@ impl Batches {
     /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
     pub(super) async fn join(&self, ready: Ready, alone: bool) -> Result<Turn, UnitError> {
         let until = ready.until;
-        let ready = Box::new(ready);
-        let Some(place) = self.place_for(ready.home()) else {
-            let (reply, turn) = oneshot::channel();
-            let sent = Arc::<AtomicBool>::default();
-            let seat = Seat { ready, alone, sent: Arc::clone(&sent), reply, runtime: Handle::current() };
-            self.wait(seat)?;
-            return match timeout_at(until, turn).await {
-                // The task that was to send it is gone, with its runtime or by a panic.
-                Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
-                Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
-                Err(_late) => Err(DbError::Late.into()),
-            };
-        };
-        Ok(Turn::Alone(ready, place))
+        let (reply, turn) = oneshot::channel();
+        let sent = Arc::<AtomicBool>::default();
+        let runtime = Handle::current();
+        let seat = Seat { ready: Box::new(ready), alone, sent: Arc::clone(&sent), reply, runtime };
+        if self.wait(seat)? {
+            // Those who were told with this one, of their last unit, come along with the next.
+            yield_now().await;
+            self.depart();
+        }
+        match timeout_at(until, turn).await {
+            // The task that was to send it is gone, with its runtime or by a panic.
+            Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
+            Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
+            Err(_late) => Err(DbError::Late.into()),
+        }
     }
 }
 

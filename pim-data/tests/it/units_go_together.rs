@@ -183,6 +183,25 @@ async fn those_who_wait_share_a_transaction_and_each_is_told_its_own() {
 }
 
 #[tokio::test]
+async fn those_who_are_ready_at_once_share_the_places_that_are_free() {
+    for writers_max in [1, 2, 4] {
+        let world = places(writers_max, 6).await;
+        let mut units = Vec::new();
+        for _ in 0..4 {
+            let id = world.register().await.id;
+            units.push((id, change(&world, &cx(), id).await));
+        }
+        let (accounts, units): (Vec<_>, Vec<_>) = units.into_iter().unzip();
+        let commits: Vec<_> = units.into_iter().map(|unit| tokio::spawn(unit.commit())).collect();
+        for commit in commits {
+            commit.await.expect("runs").expect("commits");
+        }
+        let onlooker = world.all_powerful(accounts[0]).await;
+        assert_eq!(transactions(&onlooker, &accounts).await, writers_max as u64);
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_refused_costs_the_others_nothing() {
     let queue = Queue::new().await;
     let accounts = queue.accounts.clone();

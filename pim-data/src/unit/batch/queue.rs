@@ -91,8 +91,10 @@ impl State {
         if self.calls >= writers_max {
             return (chosen, gone);
         }
+        // No place stays empty because all went together.
+        let share = self.waiting.len().div_ceil(writers_max - self.calls);
         let (mut index, mut homes) = (0, BTreeSet::new());
-        while chosen.len() < self.most
+        while chosen.len() < self.most.min(share)
             && let Some(seat) = self.waiting.get_mut(index)
         {
             let home = seat.ready.home();
@@ -148,23 +150,12 @@ impl Batches {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place at once, if there is one and nobody waits.
-    pub(super) fn place_for(&self, home: Uuid) -> Option<Place> {
-        let mut state = self.lock();
-        let is_free = state.waiting.is_empty() && state.calls < self.0.writers_max && !state.homes.contains(&home);
-        is_free.then(|| {
-            state.calls += 1;
-            state.homes.insert(home);
-            Place { batches: self.clone(), homes: vec![home] }
-        })
-    }
-
-    /// Takes a seat.
+    /// Takes a seat, and says whether a place is free. Whoever is told so has those who wait sent, soon.
     ///
     /// # Errors
     /// [`DbError::Busy`] when too many wait.
-    pub(super) fn wait(&self, seat: Seat) -> Result<(), DbError> {
-        let _gone = {
+    pub(super) fn wait(&self, seat: Seat) -> Result<bool, DbError> {
+        let (_gone, is_free) = {
             let mut state = self.lock();
             // Those who left count for nothing.
             let gone = if state.waiting.len() < WAITING_MAX { VecDeque::new() } else { state.gone() };
@@ -172,15 +163,13 @@ impl Batches {
                 return Err(DbError::Busy);
             }
             state.waiting.push_back(seat);
-            gone
+            (gone, state.calls < self.0.writers_max)
         };
-        // Whoever waits for a key alone keeps nobody else from a place that is free.
-        self.depart();
-        Ok(())
+        Ok(is_free)
     }
 
     /// Sends those who wait, as far as there are places.
-    fn depart(&self) {
+    pub(super) fn depart(&self) {
         {
             let mut state = self.lock();
             // A place that is given up on the way, by a runtime that ends, must not send the others from within.
