@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pim_core::deadline::Deadline;
 use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapError, MapVersion, Route, ShardId, ShardMap};
 
@@ -167,11 +168,8 @@ impl Cluster {
             }
             given.push(described.id);
         }
-        for described in next.shards() {
-            let shard = described.id;
-            self.take(shard, next).await.map_err(|source| PublishError::Shard { shard, source })?;
-        }
-        Ok(())
+        let take = async |shard| self.take(shard, next).await.map_err(|source| PublishError::Shard { shard, source });
+        join_all(next.shards().iter().map(|described| take(described.id))).await.into_iter().collect()
     }
 
     /// Gives buckets away, unless one has rows that were not copied. The transaction keeps a first row from slipping in.
@@ -186,18 +184,23 @@ impl Cluster {
         let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
         let list: Vec<_> = leaving.iter().map(|handover| json!([handover.bucket.get(), handover.to.0])).collect();
         let list = Value::Json(Json::from(list).to_string());
-        let must_be_empty = leaving.iter().filter(|handover| !copied.contains(&handover.bucket));
-        let must_be_empty: Vec<_> = must_be_empty.map(|handover| json!([handover.bucket.get()])).collect();
-        let mut look = vec![Statement::of(HELD).bind(Value::Json(Json::from(must_be_empty).to_string()))];
-        let must_be_fenced = leaving.iter().filter(|handover| copied.contains(&handover.bucket));
-        let must_be_fenced: Vec<_> = must_be_fenced.map(|handover| json!([handover.bucket.get()])).collect();
-        look.push(Statement::of(UNFENCED).bind(Value::Json(Json::from(must_be_fenced).to_string())));
+        let (must_be_fenced, must_be_empty): (Vec<_>, Vec<_>) =
+            leaving.iter().map(|handover| handover.bucket).partition(|bucket| copied.contains(bucket));
+        let mut look = Vec::new();
+        for (question, buckets) in [(HELD, must_be_empty), (UNFENCED, must_be_fenced)] {
+            // Writers wait, so nothing is asked of no bucket.
+            if !buckets.is_empty() {
+                let buckets: Vec<_> = buckets.iter().map(|bucket| json!([bucket.get()])).collect();
+                look.push(Statement::of(question).bind(Value::Json(Json::from(buckets).to_string())));
+            }
+        }
+        let looks = look.len();
         if db.engine() == Engine::Postgres {
             // The embedded engine has one writer. Here the lock comes first and the look in a statement of its own.
             look.insert(0, Statement::of(LOCK).bind(list.clone()));
         }
         let (tx, rows) = db.begin_with(&look).await.map_err(failed)?;
-        if let Some(row) = rows.iter().rev().take(2).find_map(|rows| rows.first()) {
+        if let Some(row) = rows.iter().rev().take(looks).find_map(|rows| rows.first()) {
             let number = row.int(0).map_err(|error| failed(error.into()))?;
             let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
             return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));

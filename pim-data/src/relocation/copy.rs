@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pim_core::shard::{Bucket, ShardId};
+use tokio::try_join;
 use uuid::Uuid;
 
 use super::batch::{self, generated};
@@ -77,8 +78,7 @@ impl Copier {
     ///
     /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
-        let here = self.heads(&self.source).await?;
-        let there = self.heads(&self.target).await?;
+        let (here, there) = self.heads_of_both().await?;
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
             self.change(&self.target, self.remove(self.target.db.engine(), some)).await?;
@@ -101,8 +101,7 @@ impl Copier {
 
     /// Makes some keys the same at both ends and checks by reading back; how many had to be written.
     async fn settle(&self, keys: &[Uuid], heads: &Heads, settled: &mut Settled) -> Result<u64, MoveError> {
-        let given = self.read(&self.source, keys).await?;
-        let had = self.read(&self.target, keys).await?;
+        let (given, had) = try_join!(self.read(&self.source, keys), self.read(&self.target, keys))?;
         let all: BTreeSet<&Piece> = given.0.keys().chain(had.0.keys()).collect();
         let differing: Vec<Piece> =
             all.into_iter().filter(|piece| given.tally(piece) != had.tally(piece)).copied().collect();
@@ -131,6 +130,10 @@ impl Copier {
             return whole["n"].as_u64().ok_or_else(|| ColumnError { index: 1, wanted: "a head" }.into());
         }
         Ok(row.count(3)?)
+    }
+
+    async fn heads_of_both(&self) -> Result<(Heads, Heads), MoveError> {
+        try_join!(self.heads(&self.source), self.heads(&self.target))
     }
 
     /// Every key of the buckets: those with a number, and those that have rows without one.
@@ -225,7 +228,9 @@ impl Copier {
     /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
     /// number, every table as long, every record known.
     pub(super) async fn compare(&self, settled: &Settled) -> Result<(u64, Vec<BucketReport>), MoveError> {
-        let (here, there) = (self.heads(&self.source).await?, self.heads(&self.target).await?);
+        // Writers wait for this, so both ends are asked at once; not twice at once, which would open a connection.
+        let (here, there) = self.heads_of_both().await?;
+        let (given, taken) = try_join!(self.counts(&self.source), self.counts(&self.target))?;
         let mut tallies: BTreeMap<u16, Tally> = self.buckets.iter().map(|it| (it.get(), Tally::default())).collect();
         for (key, head) in here.iter().chain(there.iter().filter(|(key, _)| !here.contains_key(key))) {
             let is_at = |heads: &Heads, n: u64| heads.get(key).is_some_and(|(_, at)| *at == n);
@@ -233,7 +238,6 @@ impl Copier {
             let (bucket, _, tally) = known.ok_or(MoveError::Differs { bucket: head.0 })?;
             tallies.entry(bucket.get()).or_default().join(*tally);
         }
-        let (given, taken) = (self.counts(&self.source).await?, self.counts(&self.target).await?);
         if given != taken {
             let bucket = given.iter().zip(&taken).find(|(given, taken)| given != taken);
             let bucket = bucket.and_then(|(given, taken)| given.iter().chain(taken).next()?.count(0).ok());
@@ -242,10 +246,9 @@ impl Copier {
         for part in &self.layout.buckets {
             let known = settled.records.get(part.table);
             let count = known.map_or(0, HashMap::len) as u64;
-            for end in [&self.source, &self.target] {
-                if self.count_records(end, part).await? != count {
-                    return Err(self.differs(u16::MAX));
-                }
+            let found = try_join!(self.count_records(&self.source, part), self.count_records(&self.target, part))?;
+            if found != (count, count) {
+                return Err(self.differs(u16::MAX));
             }
             for (bucket, tally) in known.into_iter().flat_map(HashMap::values) {
                 tallies.entry(*bucket).or_default().join(*tally);

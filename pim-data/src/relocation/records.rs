@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use tokio::try_join;
+
 use super::MoveError;
 use super::batch::{self, generated};
 use super::copy::{Copier, End};
@@ -24,8 +26,7 @@ impl Copier {
             here.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
         let mut written = 0;
         for some in missing.chunks(BATCH) {
-            let (given, had) =
-                (self.fetch(&self.source, part, some).await?, self.fetch(&self.target, part, some).await?);
+            let (given, had) = try_join!(self.fetch(&self.source, part, some), self.fetch(&self.target, part, some))?;
             let differs = |it: &&u128| had.get(it).map(|(_, tally)| tally) != given.get(it).map(|(_, tally)| tally);
             let differing: Vec<u128> = given.keys().filter(differs).copied().collect();
             if !differing.is_empty() {

@@ -98,6 +98,7 @@ impl Run {
         self.outflow(settings.lull_max, false).await?;
         let publishing = self.mover.cluster.0.directory.publishing().await?;
         self.mover.cluster.refresh_map()?;
+        self.mover.cluster.finish_begun().await?;
         self.owned()?;
         // Before the fence: whoever finds the row knows that there may be one to lift.
         self.advance(MoveStep::Fenced).await?;
@@ -128,11 +129,15 @@ impl Run {
     async fn activate(&mut self) -> Result<(), MoveError> {
         let cluster = self.mover.cluster.clone();
         let (publishing, since) = match self.paused.take() {
+            // Nobody has published since: it was seen before the fence that no other map is about to come.
             Some((publishing, since)) => (publishing, Some(since)),
-            None => (cluster.0.directory.publishing().await?, None),
+            None => {
+                let publishing = cluster.0.directory.publishing().await?;
+                cluster.refresh_map()?;
+                cluster.finish_begun().await?;
+                (publishing, None)
+            }
         };
-        cluster.refresh_map()?;
-        cluster.finish_begun().await?;
         let map = cluster.map();
         let has_target = self.record.buckets.iter().all(|bucket| map.owner(*bucket).0 == self.record.target);
         if !has_target && map.version().0 + 1 != self.record.map_version {
