@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that this machine can run, and one line for each suite that it cannot.
 
+mod built;
 mod drill;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use pim_servers::programs::Programs;
 use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
 use pim_servers::small_disk::SmallDisk;
 
+use self::built::Built;
 use crate::exit::Failure;
 use crate::mutants;
 use crate::shell::{cargo, must};
@@ -55,9 +57,12 @@ struct Suite {
     what: &'static str,
     /// Why it cannot run here.
     lacks: fn() -> Result<(), String>,
-    build: &'static [&'static str],
+    /// The folder of its package.
+    package: &'static str,
+    /// Whether it is among [`Built::on_servers`].
+    on_servers: bool,
     flags: &'static [&'static str],
-    /// What the names of its tests begin with, unless somebody asked for others.
+    /// What the names of its tests contain, unless somebody asked for others.
     tests: &'static str,
 }
 
@@ -66,7 +71,8 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "servers as processes: a standby takes over, and nothing is left behind",
         lacks: lacks_programs,
-        build: &["-p", "pim-servers", "--test", "it"],
+        package: "servers",
+        on_servers: false,
         flags: &["--ignored", "--skip", "a_container", "--skip", "a_full_disk"],
         tests: "",
     },
@@ -74,7 +80,8 @@ const SUITES: &[Suite] = &[
         server: Server::Disk,
         what: "backups of servers, and restoring them, on a disk that is full",
         lacks: || lacks_disk().and_then(|()| lacks_programs()),
-        build: &["-p", "pim-servers", "--test", "it"],
+        package: "servers",
+        on_servers: false,
         flags: &["--ignored"],
         tests: "a_full_disk",
     },
@@ -82,7 +89,8 @@ const SUITES: &[Suite] = &[
         server: Server::Disk,
         what: "backups of files, and restoring them, on a disk that is full",
         lacks: lacks_disk,
-        build: &["-p", "pim-testkit", "--test", "it"],
+        package: "testkit",
+        on_servers: false,
         flags: &["--ignored"],
         tests: "a_full_disk",
     },
@@ -90,7 +98,8 @@ const SUITES: &[Suite] = &[
         server: Server::Docker,
         what: "servers in containers: nothing is left behind",
         lacks: lacks_engine,
-        build: &["-p", "pim-servers", "--features", "containers", "--test", "it"],
+        package: "servers",
+        on_servers: true,
         flags: &["--ignored"],
         tests: "a_container",
     },
@@ -98,7 +107,8 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "the promises of pim-data on PostgreSQL",
         lacks: lacks_postgres,
-        build: &["-p", "pim-data", "--features", "postgres", "--lib", "--test", "it"],
+        package: "pim-data",
+        on_servers: true,
         flags: &[],
         // Without it the embedded engine's would run once more.
         tests: "postgres::",
@@ -107,7 +117,8 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "a cluster on the servers of a lab",
         lacks: lacks_programs,
-        build: &["-p", "pim-data", "--features", "postgres", "--test", "it"],
+        package: "pim-data",
+        on_servers: true,
         flags: &["--ignored"],
         tests: "postgres::",
     },
@@ -115,7 +126,8 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "the promises of pim-events on PostgreSQL",
         lacks: lacks_postgres,
-        build: &["-p", "pim-events", "--features", "postgres", "--test", "it"],
+        package: "pim-events",
+        on_servers: true,
         flags: &[],
         tests: "postgres::",
     },
@@ -123,7 +135,8 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "the promises of the lab on PostgreSQL",
         lacks: lacks_postgres,
-        build: LAB,
+        package: "testkit",
+        on_servers: true,
         flags: &[],
         tests: "postgres::",
     },
@@ -131,15 +144,12 @@ const SUITES: &[Suite] = &[
         server: Server::Postgres,
         what: "a lab of processes, and kills of service, primary and standby",
         lacks: lacks_programs,
-        build: LAB,
+        package: "testkit",
+        on_servers: true,
         flags: &["--ignored", "--test-threads=1"],
         tests: "postgres::",
     },
 ];
-
-/// These start the programs of the lab, which have to be built with the feature too.
-const LAB: &[&str] = &["-p", "pim-testkit", "--features", "postgres", "--test", "it"];
-const LAB_PROGRAMS: &[&str] = &["build", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
 
 /// A server that suites may share: named, in a container, or local.
 fn lacks_postgres() -> Result<(), String> {
@@ -179,14 +189,19 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         return Ok(());
     }
     // The end-to-end suites start the built programs, so these come first.
-    must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
+    let of_workspace = Built::of_workspace()?;
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &args.filter {
         test.arg("--").arg(filter);
     }
     // Nothing is left untried because something else failed.
     let mut outcomes = vec![must(&mut test)];
-    outcomes.extend(there.into_iter().map(|suite| suite.run(args)));
+    let (on_servers, others): (Vec<&Suite>, Vec<_>) = there.into_iter().partition(|suite| suite.on_servers);
+    outcomes.extend(others.into_iter().map(|suite| suite.run(&of_workspace, args)));
+    if !on_servers.is_empty() {
+        let built = Built::on_servers()?;
+        outcomes.extend(on_servers.into_iter().map(|suite| suite.run(&built, args)));
+    }
     outcomes.into_iter().collect()
 }
 
@@ -200,16 +215,12 @@ impl Suite {
         lacks.is_ok()
     }
 
-    fn run(&self, args: &TestArgs) -> Result<()> {
-        if self.build == LAB {
-            must(&mut cargo(LAB_PROGRAMS))?;
-        }
-        let mut test = cargo(&["test", "--locked", "--no-fail-fast"]);
-        test.args(self.build).arg("--").args(self.flags).arg(args.filter.as_deref().unwrap_or(self.tests));
+    fn run(&self, built: &Built, args: &TestArgs) -> Result<()> {
+        eprintln!("{}:", self.what);
+        let named = args.filter.as_deref().unwrap_or(self.tests);
+        let arguments: Vec<&str> = self.flags.iter().copied().chain([named]).filter(|it| !it.is_empty()).collect();
         // A suite must not take another server for one that is required.
-        if args.require.contains(&Server::Docker) {
-            test.env(REQUIRE_VARIABLE, "docker");
-        }
-        must(&mut test)
+        let required = args.require.contains(&Server::Docker);
+        built.run(self.package, &arguments, required.then(|| (REQUIRE_VARIABLE, "docker".to_owned())))
     }
 }

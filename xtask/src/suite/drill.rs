@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::{LAB, LAB_PROGRAMS, lacks_postgres, lacks_programs};
+use super::built::Built;
+use super::{lacks_postgres, lacks_programs};
 use crate::exit::Failure;
-use crate::shell::{cargo, must};
 
 /// Where rows are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,9 +38,6 @@ pub(crate) struct DrillArgs {
     moves: Option<u32>,
 }
 
-/// What the promises of pim-data on servers of their own are in.
-const DATA: &[&str] = &["-p", "pim-data", "--features", "postgres", "--test", "it"];
-
 impl DrillArgs {
     /// Runs the harness that was asked for; `false` when none was.
     pub(super) fn run(&self, engine: Engine) -> Result<bool> {
@@ -60,31 +57,23 @@ impl DrillArgs {
 }
 
 fn crash(kills: u32, engine: Engine) -> Result<()> {
-    let mut test = cargo(&["test", "--locked"]);
+    let kills = ("LAB_TEST_CRASH_KILLS", kills.to_string());
     if engine == Engine::Postgres {
         lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-        must(&mut cargo(LAB_PROGRAMS))?;
-        test.args(LAB).args(["--", "--ignored", "--nocapture", "kills_lose_nothing"]);
-    } else {
-        must(&mut cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]))?;
-        test.args(["-p", "pim-testkit", "--test", "it", "--", "--nocapture"]);
-        test.args(["crash_loses_nothing", "power_cuts_lose_nothing"]);
+        return Built::on_servers()?.run("testkit", &["--ignored", "--nocapture", "kills_lose_nothing"], Some(kills));
     }
-    must(test.env("LAB_TEST_CRASH_KILLS", kills.to_string()))
+    let tests = ["--nocapture", "crash_loses_nothing", "power_cuts_lose_nothing"];
+    Built::of_workspace()?.run("testkit", &tests, Some(kills))
 }
 
 fn moves(times: u32) -> Result<()> {
     lacks_postgres().map_err(|why| Failure::Precondition.because(why))?;
-    must(&mut cargo(LAB_PROGRAMS))?;
-    let mut test = cargo(&["test", "--locked"]);
-    test.args(LAB).args(["--", "--nocapture", "moves_lose_nothing"]);
-    must(test.env("LAB_TEST_MOVES", times.to_string()))
+    let times = ("LAB_TEST_MOVES", times.to_string());
+    Built::on_servers()?.run("testkit", &["--nocapture", "moves_lose_nothing"], Some(times))
 }
 
 /// A harness of pim-data that starts a primary and a standby of its own.
 fn on_servers(harness: &str, variable: &str, times: u32) -> Result<()> {
     lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-    let mut test = cargo(&["test", "--locked"]);
-    test.args(DATA).args(["--", "--ignored", "--nocapture", harness]);
-    must(test.env(variable, times.to_string()))
+    Built::on_servers()?.run("pim-data", &["--ignored", "--nocapture", harness], Some((variable, times.to_string())))
 }
