@@ -5,8 +5,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::artifacts::Artifact;
 use crate::exit::Failure;
-use crate::shell::{cargo, must, output_of, root, target_dir};
+use crate::shell::{output_of, root};
 
 /// Each reference, and the argument of the `generate` example that prints it.
 const REFERENCES: &[(&str, &str)] = &[("docs/rbac-matrix.md", "rbac-matrix"), ("docs/signals.md", "signals")];
@@ -47,6 +48,6 @@ fn write() -> Result<()> {
 
 fn rendered(name: &str) -> Result<String> {
     // With the features of the whole workspace, as the tests are built: for the lab alone, dependencies would be built anew.
-    must(&mut cargo(&["build", "--quiet", "--locked", "--workspace", "--example", "generate"]))?;
-    output_of(Command::new(target_dir().join("debug/examples/generate")).arg(name))
+    let built = Artifact::build(&["build", "--quiet", "--workspace", "--example", "generate"])?;
+    output_of(Command::new(&Artifact::example(&built, "generate")?.path).arg(name))
 }

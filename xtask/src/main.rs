@@ -1,5 +1,6 @@
 //! `cargo xtask`: drives cargo and the built programs as processes; knows none of the library crates, only `pim-servers`.
 
+mod artifacts;
 mod bench;
 mod ci;
 mod exit;

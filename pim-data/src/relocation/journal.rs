@@ -147,8 +147,9 @@ pub(super) async fn advance(control: &Db, record: &MoveRecord, before: MoveStep)
                 RETURNING 1";
     let update = Statement::same(text).bind(record.step.name()).bind(record.map_version).bind(json(&record.report));
     let update = update.bind(record.changed_at).bind(record.id).bind(before.name());
-    if control.engine() == Engine::Postgres {
-        // A transaction by itself, and one trip: some of these are made while writers wait.
+    // A transaction by itself, and one trip: some of these are made while writers wait. Only what begins one says that it need
+    // not wait for a standby.
+    if control.engine() == Engine::Postgres && !control.stands_alone() {
         let rows = control.query(update).await?;
         return if rows.is_empty() { Err(MoveError::Step { id: record.id, step: before }) } else { Ok(()) };
     }

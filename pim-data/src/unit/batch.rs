@@ -1,4 +1,4 @@
-//! Units that wait while others are written to a server go together: one call, one transaction, one commit.
+//! Units that wait while others are written to a server, or are ready at one instant, go together: one call, one transaction, one commit.
 //!
 //! Alone, each unit would cost its server a trip, a flush, and every expression of its functions prepared anew, on a connection
 //! whose memory has left the processor's cache since.
@@ -71,6 +71,8 @@ impl Batches {
     /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
     pub(super) async fn join(&self, ready: Ready, alone: bool) -> Result<Turn, UnitError> {
         let until = ready.until;
+        // Dropped after `turn`: whoever leaves while the others run leaves no seat behind, and what the seat keeps alive.
+        let _swept = Swept(self);
         let (reply, turn) = oneshot::channel();
         let sent = Arc::<AtomicBool>::default();
         let runtime = Handle::current();
@@ -86,6 +88,15 @@ impl Batches {
             Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
             Err(_late) => Err(DbError::Late.into()),
         }
+    }
+}
+
+/// Has those who wait sent when it is dropped, and those who left taken out.
+struct Swept<'b>(&'b Batches);
+
+impl Drop for Swept<'_> {
+    fn drop(&mut self) {
+        self.0.depart();
     }
 }
 

@@ -303,6 +303,18 @@ async fn a_unit_whose_caller_has_left_is_not_sent() {
 }
 
 #[tokio::test]
+async fn whoever_leaves_before_others_came_along_leaves_nothing_behind() {
+    let world = one_place().await;
+    let id = world.register().await.id;
+    let mut commits = world.cluster.commits();
+    drop(waiting(change(&world, &cx(), id).await).await);
+    drop(world);
+    // A seat in the queue would keep the cluster, and the cluster its queue.
+    let gone = async { while commits.changed().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the cluster is gone");
+}
+
+#[tokio::test]
 async fn a_deadline_that_passes_in_the_queue_is_told_and_nothing_is_sent() {
     let queue = Queue::new().await;
     let accounts = queue.accounts.clone();

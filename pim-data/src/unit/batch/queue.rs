@@ -91,7 +91,7 @@ impl State {
         if self.calls >= writers_max {
             return (chosen, gone);
         }
-        // No place stays empty because all went together.
+        // As far as they can go, no place stays empty because all took one.
         let share = self.waiting.len().div_ceil(writers_max - self.calls);
         let (mut index, mut homes) = (0, BTreeSet::new());
         while chosen.len() < self.most.min(share)
