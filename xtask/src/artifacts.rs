@@ -13,8 +13,6 @@ use crate::shell::{cargo, output_of};
 pub(crate) struct Artifact {
     /// The folder of its package.
     pub(crate) folder: PathBuf,
-    /// Of its target.
-    pub(crate) name: String,
     /// Whether it runs tests instead of what its target does.
     pub(crate) is_test: bool,
     /// The program.
@@ -40,7 +38,6 @@ impl Artifact {
         let told: Json = serde_json::from_str(line).ok()?;
         Some(Self {
             folder: Path::new(told["manifest_path"].as_str()?).parent()?.to_path_buf(),
-            name: told["target"]["name"].as_str()?.to_owned(),
             is_test: told["profile"]["test"].as_bool()?,
             path: told["executable"].as_str()?.into(),
         })
@@ -51,23 +48,17 @@ impl Artifact {
 mod tests {
     use super::*;
 
-    fn line(name: &str, test: bool, executable: &str) -> String {
+    fn line(test: bool, executable: &str) -> String {
         format!(
-            r#"{{"reason":"compiler-artifact","manifest_path":"/w/pim-data/Cargo.toml","target":{{"name":"{name}"}},
-               "profile":{{"test":{test}}},"executable":{executable}}}"#
+            r#"{{"reason":"compiler-artifact","manifest_path":"/w/pim-data/Cargo.toml","profile":{{"test":{test}}},"executable":{executable}}}"#
         )
     }
 
     #[test]
     fn programs_are_told_from_everything_else() {
-        let program = Artifact {
-            folder: "/w/pim-data".into(),
-            name: "it".to_owned(),
-            is_test: true,
-            path: "/w/target/it-1".into(),
-        };
-        assert_eq!(Artifact::told(&line("it", true, r#""/w/target/it-1""#)), Some(program));
-        for other in [line("it", true, "null"), r#"{"reason":"build-finished"}"#.to_owned(), "warning".to_owned()] {
+        let program = Artifact { folder: "/w/pim-data".into(), is_test: true, path: "/w/target/it-1".into() };
+        assert_eq!(Artifact::told(&line(true, r#""/w/target/it-1""#)), Some(program));
+        for other in [line(true, "null"), r#"{"reason":"build-finished"}"#.to_owned(), "warning".to_owned()] {
             assert_eq!(Artifact::told(&other), None, "{other}");
         }
     }
@@ -75,10 +66,8 @@ mod tests {
     #[test]
     fn an_example_is_the_program_and_not_its_tests() {
         // With a choice of targets `cargo test` makes only these of an example.
-        let tests =
-            Artifact::told(&line("services", true, r#""/w/target/debug/examples/services-1""#)).expect("a program");
-        let program =
-            Artifact::told(&line("services", false, r#""/w/target/debug/examples/services""#)).expect("a program");
+        let tests = Artifact::told(&line(true, r#""/w/target/debug/examples/services-1""#)).expect("a program");
+        let program = Artifact::told(&line(false, r#""/w/target/debug/examples/services""#)).expect("a program");
         assert!(Artifact::example(std::slice::from_ref(&tests), "services").is_err());
         assert_eq!(
             Artifact::example(&[tests, program], "services").expect("is there").path,

@@ -37,7 +37,8 @@ pub struct ServerSettings {
     /// Most connections at once; opened when first needed.
     pub connections_max: usize,
     /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
-    /// next one, as do those that are ready at the same instant. A server on few processors writes more with two or three, one that is far away with more.
+    /// next one, as do those that are ready at the same instant. A server on few processors writes more with two or three, one that
+    /// is far away with more.
     pub writers_max: usize,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,

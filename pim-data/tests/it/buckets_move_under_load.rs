@@ -214,6 +214,29 @@ async fn a_publication_broken_off_between_giver_and_taker_is_finished() {
     assert_eq!(rows_on(&world, from, &account).await, [0; 7]);
 }
 
+/// Guard: a map that somebody else has begun to publish comes before the move's own, which would take its place otherwise.
+#[tokio::test]
+async fn a_publication_that_another_began_is_finished_before_the_fence() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    drop(at_step(&mover, &planned, MoveStep::Copying).await);
+    // What a publisher has done when it dies after the first shard: the map is kept, and the shard follows it.
+    let begun = world.cluster.map().fenced().expect("a successor");
+    std::fs::write(world.folder.path().join("maps").join("2.toml"), begun.to_toml()).expect("writes");
+    let mut tx = world.powerful(ShardId(0)).await.begin().await.expect("begins");
+    let follow = "UPDATE pim_bucket_owned SET epoch = 2, map_version = 2 WHERE state = 'owned'";
+    tx.script(follow).await.expect("runs");
+    tx.commit().await.expect("commits");
+    assert_eq!(mover.run(&cx(), planned.id).await.expect("moves").step, MoveStep::Done);
+    let (route, kept) = (world.cluster.router().route(&account.id), world.folder.path().join("maps").join("2.toml"));
+    assert_eq!((route.shard, route.epoch.0, route.map_version.0), (to, 3, 3));
+    assert_eq!(std::fs::read_to_string(kept).expect("is kept"), begun.to_toml());
+    world.change(account.id, |account| account.points = 9).await.expect("the target takes writes");
+}
+
 async fn at_step(mover: &Mover, planned: &MoveRecord, step: MoveStep) -> Run {
     let mut run = mover.take_up(planned.id).await.expect("is free");
     while run.record().step != step {
