@@ -9,7 +9,7 @@ use pim_servers::programs::Programs;
 use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
 use pim_servers::small_disk::SmallDisk;
 
-use self::built::Built;
+use self::built::{Built, Profile};
 use crate::exit::Failure;
 use crate::mutants;
 use crate::shell::{cargo, must};
@@ -42,6 +42,9 @@ pub(crate) struct TestArgs {
     /// Where the rows of the crash suites are.
     #[arg(long, value_enum, default_value = "files", requires = "crash", conflicts_with_all = ["failovers", "pairs", "moves"])]
     engine: drill::Engine,
+    /// Builds what a harness runs with optimisations, as whoever measures a pause wants it.
+    #[arg(long, requires = "drill")]
+    release: bool,
     /// Applies the source patches of `examples/testkit/mutants.toml`, all or those of an area or name, in a scratch worktree
     /// and prints which test caught each.
     #[arg(long, value_name = "AREA|NAME", num_args = 0..=1, default_missing_value = "all", conflicts_with = "drill")]
@@ -185,11 +188,11 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(server) = args.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
         return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
-    if args.drill.run(args.engine)? {
+    if args.drill.run(args.engine, if args.release { Profile::Release } else { Profile::Dev })? {
         return Ok(());
     }
     // The end-to-end suites start the built programs, so these come first.
-    let of_workspace = Built::of_workspace()?;
+    let of_workspace = Built::of_workspace(Profile::Dev)?;
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &args.filter {
         test.arg("--").arg(filter);
@@ -199,7 +202,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let (on_servers, others): (Vec<&Suite>, Vec<_>) = there.into_iter().partition(|suite| suite.on_servers);
     outcomes.extend(others.into_iter().map(|suite| suite.run(&of_workspace, args)));
     if !on_servers.is_empty() {
-        let built = Built::on_servers()?;
+        let built = Built::on_servers(Profile::Dev)?;
         outcomes.extend(on_servers.into_iter().map(|suite| suite.run(&built, args)));
     }
     outcomes.into_iter().collect()

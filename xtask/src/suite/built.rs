@@ -11,26 +11,36 @@ use crate::shell::must;
 /// What keeps its rows on servers, and what starts these.
 const ON_SERVERS: [&str; 5] = ["pim-servers", "pim-data", "pim-events", "pim-lab", "pim-testkit"];
 
+/// How programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Quickly.
+    Dev,
+    /// With optimisations.
+    Release,
+}
+
 /// Programs of one choice of features. The examples of the last such build are those that tests start.
 #[derive(Debug)]
 pub(super) struct Built(Vec<Artifact>);
 
 impl Built {
     /// Builds the tests of the whole workspace, and all examples.
-    pub(super) fn of_workspace() -> Result<Self> {
-        Self::build(&["test", "--no-run", "--workspace"])
+    pub(super) fn of_workspace(profile: Profile) -> Result<Self> {
+        Self::build(&["test", "--no-run", "--workspace"], profile)
     }
 
     /// Builds the tests that need servers, and the lab's programs with all their features.
-    pub(super) fn on_servers() -> Result<Self> {
+    pub(super) fn on_servers(profile: Profile) -> Result<Self> {
         // `cargo test` with a choice of targets would make tests of the examples too, and no programs.
         let packages = ON_SERVERS.iter().flat_map(|package| ["-p", package]);
         let build = ["build", "--all-features", "--tests", "--examples"];
-        Self::build(&build.into_iter().chain(packages).collect::<Vec<_>>())
+        Self::build(&build.into_iter().chain(packages).collect::<Vec<_>>(), profile)
     }
 
-    fn build(arguments: &[&str]) -> Result<Self> {
-        let built = Artifact::build(arguments)?;
+    fn build(arguments: &[&str], profile: Profile) -> Result<Self> {
+        let profile: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
+        let built = Artifact::build(&[arguments, profile].concat())?;
         Artifact::example(&built, "services")?;
         Ok(Self(built))
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::built::Built;
+use super::built::{Built, Profile};
 use super::{lacks_postgres, lacks_programs};
 use crate::exit::Failure;
 
@@ -40,15 +40,15 @@ pub(crate) struct DrillArgs {
 
 impl DrillArgs {
     /// Runs the harness that was asked for; `false` when none was.
-    pub(super) fn run(&self, engine: Engine) -> Result<bool> {
+    pub(super) fn run(&self, engine: Engine, profile: Profile) -> Result<bool> {
         if let Some(kills) = self.crash {
-            crash(kills, engine)?;
+            crash(kills, engine, profile)?;
         } else if let Some(failovers) = self.failovers {
-            on_servers("failovers_under_load", "LAB_TEST_FAILOVERS", failovers)?;
+            on_servers("failovers_under_load", "LAB_TEST_FAILOVERS", failovers, profile)?;
         } else if let Some(pairs) = self.pairs {
-            on_servers("nothing_stale_with_a_token", "LAB_TEST_PAIRS", pairs)?;
+            on_servers("nothing_stale_with_a_token", "LAB_TEST_PAIRS", pairs, profile)?;
         } else if let Some(times) = self.moves {
-            moves(times)?;
+            moves(times, profile)?;
         } else {
             return Ok(false);
         }
@@ -56,24 +56,32 @@ impl DrillArgs {
     }
 }
 
-fn crash(kills: u32, engine: Engine) -> Result<()> {
+fn crash(kills: u32, engine: Engine, profile: Profile) -> Result<()> {
     let kills = ("LAB_TEST_CRASH_KILLS", kills.to_string());
     if engine == Engine::Postgres {
         lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-        return Built::on_servers()?.run("testkit", &["--ignored", "--nocapture", "kills_lose_nothing"], Some(kills));
+        return Built::on_servers(profile)?.run(
+            "testkit",
+            &["--ignored", "--nocapture", "kills_lose_nothing"],
+            Some(kills),
+        );
     }
     let tests = ["--nocapture", "crash_loses_nothing", "power_cuts_lose_nothing"];
-    Built::of_workspace()?.run("testkit", &tests, Some(kills))
+    Built::of_workspace(profile)?.run("testkit", &tests, Some(kills))
 }
 
-fn moves(times: u32) -> Result<()> {
+fn moves(times: u32, profile: Profile) -> Result<()> {
     lacks_postgres().map_err(|why| Failure::Precondition.because(why))?;
     let times = ("LAB_TEST_MOVES", times.to_string());
-    Built::on_servers()?.run("testkit", &["--nocapture", "moves_lose_nothing"], Some(times))
+    Built::on_servers(profile)?.run("testkit", &["--nocapture", "moves_lose_nothing"], Some(times))
 }
 
 /// A harness of pim-data that starts a primary and a standby of its own.
-fn on_servers(harness: &str, variable: &str, times: u32) -> Result<()> {
+fn on_servers(harness: &str, variable: &str, times: u32, profile: Profile) -> Result<()> {
     lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-    Built::on_servers()?.run("pim-data", &["--ignored", "--nocapture", harness], Some((variable, times.to_string())))
+    Built::on_servers(profile)?.run(
+        "pim-data",
+        &["--ignored", "--nocapture", harness],
+        Some((variable, times.to_string())),
+    )
 }
