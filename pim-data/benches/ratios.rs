@@ -1,11 +1,10 @@
 //! Full write and one-row read against hand-written sqlx on the same SQLite file, at equal durability, in one run; and what
-//! they cost with more shards and more rows (`-- --rows N`). `-- --only files|files-growth|server|server-growth` runs a part.
+//! they cost with more shards and more rows (`-- --rows N`), on servers beside what statements written by hand do. `-- --only files|files-growth|server|server-growth` runs a part.
 //!
 //! Prints one JSON object a line: `name ours peer ratio spread goal holds`. Writes are per second, reads in microseconds.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
-#[cfg(feature = "postgres")]
 #[path = "ratios/awake.rs"]
 mod awake;
 #[cfg(feature = "postgres")]

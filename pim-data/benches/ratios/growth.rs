@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use async_trait::async_trait;
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, Read, SystemScope};
 use pim_core::shard::{ShardId, ShardMap};
@@ -10,6 +11,7 @@ use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::consistency::Consistency;
 use uuid::Uuid;
 
+use super::awake::Awake;
 use super::{BenchAction, BenchResource, Customer, Measure, connect, context, full_write, median, schema};
 
 /// Rows of a shard that is not about how many there are.
@@ -20,8 +22,6 @@ const SHARDS: [u16; 3] = [1, 4, 16];
 /// Most that a request may cost, measured by what it costs in the small.
 const GOAL: f64 = 1.1;
 const ROUNDS: usize = 11;
-const READS: usize = 400;
-const WRITES: usize = 30;
 /// Of so many rows, chosen by chance, each side's requests are.
 const ASKED: usize = 5_000;
 
@@ -30,6 +30,36 @@ pub(super) struct Grown {
     pub(super) name: String,
     pub(super) cluster: Cluster,
     pub(super) asked: Vec<Id<Customer>>,
+    pub(super) by_hand: Option<Box<dyn ByHand>>,
+}
+
+/// Statements that somebody wrote by hand, on a connection of their own to each shard: what they come to cost is the machine's.
+#[async_trait]
+pub(super) trait ByHand: Send + Sync {
+    async fn read(&self, shard: ShardId, id: Id<Customer>);
+    async fn write(&self, shard: ShardId, id: Id<Customer>);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Read,
+    Write,
+    ReadByHand,
+    WriteByHand,
+}
+
+impl Request {
+    const fn times(self) -> usize {
+        match self {
+            Self::Read | Self::ReadByHand => 400,
+            Self::Write | Self::WriteByHand => 30,
+        }
+    }
+
+    /// A read is over before a processor that slept has woken; a write waits for the disk, which processes that never rest hold up.
+    fn awake(self) -> Option<Awake> {
+        matches!(self, Self::Read | Self::ReadByHand).then(Awake::all)
+    }
 }
 
 /// What `--rows N` says.
@@ -55,51 +85,64 @@ pub(super) fn spread(cluster: &Cluster, shards: u16, rows: usize) -> (Vec<Vec<Id
     (shares, asked)
 }
 
-/// Reads and full writes of each against those of the first.
+impl Grown {
+    /// Microseconds that a request takes.
+    async fn ask(&self, request: Request, turn: usize) -> f64 {
+        let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
+        let (cx, id, payload) = (context(None), self.asked[turn % self.asked.len()], "x".repeat(512));
+        let shard = self.cluster.router().route(&id).shard;
+        let begun = Instant::now();
+        match (request, &self.by_hand) {
+            (Request::Read, _) => {
+                let row = self.cluster.read::<super::Account>(&cx, &permit, id, &Consistency::Strong).await;
+                std::hint::black_box(row.expect("reads").expect("is there"));
+            }
+            (Request::Write, _) => full_write(&self.cluster, id, &payload).await,
+            (Request::ReadByHand, Some(by_hand)) => by_hand.read(shard, id).await,
+            (Request::WriteByHand, Some(by_hand)) => by_hand.write(shard, id).await,
+            (Request::ReadByHand | Request::WriteByHand, None) => {}
+        }
+        begun.elapsed().as_secs_f64() * 1e6
+    }
+}
+
+/// Reads and full writes of each against those of the first, and how much more that has become than by hand.
 pub(super) async fn compare(engine: &str, grown: &[Grown]) {
-    let (permit, payload) =
-        (Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account), "x".repeat(512));
-    let read = async |it: &Grown, turn: usize| {
-        let (cx, id) = (context(None), it.asked[turn % it.asked.len()]);
-        let begun = Instant::now();
-        let row = it.cluster.read::<super::Account>(&cx, &permit, id, &Consistency::Strong).await.expect("reads");
-        std::hint::black_box(row.expect("is there"));
-        begun.elapsed().as_secs_f64() * 1e6
-    };
-    let write = async |it: &Grown, turn: usize| {
-        let begun = Instant::now();
-        full_write(&it.cluster, it.asked[turn % it.asked.len()], &payload).await;
-        begun.elapsed().as_secs_f64() * 1e6
-    };
+    const OURS: [(&str, Request); 2] = [("read", Request::Read), ("write", Request::Write)];
+    const BY_HAND: [(&str, Request); 2] = [("read", Request::ReadByHand), ("write", Request::WriteByHand)];
+    let has_peer = grown.iter().all(|it| it.by_hand.is_some());
+    let requests: Vec<_> = OURS.into_iter().chain(BY_HAND.into_iter().filter(|_| has_peer)).collect();
     // Connections are open and statements prepared on every shard before anything is measured.
     for it in grown {
-        for turn in 0..200 {
-            read(it, turn).await;
-            write(it, turn).await;
+        for (turn, (_, request)) in (0..200).flat_map(|turn| requests.iter().map(move |request| (turn, request))) {
+            it.ask(*request, turn).await;
         }
     }
-    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    // Of each kind of request, in each round: what it costs with each.
+    let mut costs = vec![Vec::new(); requests.len()];
     for round in 0..ROUNDS {
-        let (mut of_reads, mut of_writes) = (Vec::new(), Vec::new());
-        for it in grown {
-            let mut took = Vec::with_capacity(READS);
-            for turn in 0..READS {
-                took.push(read(it, round * READS + turn).await);
+        for ((_, request), costs) in requests.iter().zip(&mut costs) {
+            let _awake = request.awake();
+            let mut of_round = Vec::new();
+            for it in grown {
+                let mut took = Vec::with_capacity(request.times());
+                for turn in 0..request.times() {
+                    took.push(it.ask(*request, round * request.times() + turn).await);
+                }
+                of_round.push(median(took));
             }
-            of_reads.push(median(took));
-            let mut took = Vec::with_capacity(WRITES);
-            for turn in 0..WRITES {
-                took.push(write(it, round * WRITES + turn).await);
-            }
-            of_writes.push(median(took));
+            costs.push(of_round);
         }
-        reads.push(of_reads);
-        writes.push(of_writes);
     }
     for (index, it) in grown.iter().enumerate().skip(1) {
-        for (what, rounds) in [("read", &reads), ("write", &writes)] {
-            let rounds = rounds.iter().map(|round| (round[index], round[0])).collect();
-            Measure { rounds }.print(&format!("{engine}/{what}-of-{}", it.name), GOAL, false);
+        let pairs = |costs: &[Vec<f64>]| costs.iter().map(|round| (round[index], round[0])).collect::<Vec<_>>();
+        for ((what, _), ours) in OURS.iter().zip(&costs) {
+            Measure { rounds: pairs(ours) }.print(&format!("{engine}/{what}-of-{}", it.name), GOAL, false);
+        }
+        for (((what, _), ours), peer) in OURS.iter().zip(&costs).zip(costs.iter().skip(OURS.len())) {
+            let grew = pairs(ours).into_iter().zip(pairs(peer));
+            let rounds = grew.map(|(ours, peer)| (ours.0 / ours.1, peer.0 / peer.1)).collect();
+            Measure { rounds }.print(&format!("{engine}/{what}-of-{}-beside-by-hand", it.name), GOAL, false);
         }
     }
 }
@@ -123,7 +166,7 @@ async fn on_files(folder: &Path, name: String, shards: u16, rows: usize) -> Grow
     for (shard, share) in (0..).zip(shares) {
         fill_file(&cluster, ShardId(shard), &share).await;
     }
-    Grown { name, cluster, asked }
+    Grown { name, cluster, asked, by_hand: None }
 }
 
 /// Rows as if their outbox had been pruned and their trail removed.
@@ -155,14 +198,16 @@ mod servers {
     use std::path::Path;
     use std::sync::Arc;
 
+    use async_trait::async_trait;
     use pim_core::id::Id;
-    use pim_core::shard::ShardMap;
+    use pim_core::shard::{ShardId, ShardMap};
     use sqlx::{Executor as _, PgConnection};
+    use tokio::sync::Mutex;
     use uuid::Uuid;
 
     use super::super::Customer;
-    use super::super::server::{BenchSecrets, open};
-    use super::{Grown, ROWS, SHARDS, compare, rows_many, spread};
+    use super::super::server::{BenchSecrets, ServerBench, open};
+    use super::{ByHand, Grown, ROWS, SHARDS, compare, rows_many, spread};
 
     /// Ids that go to the server at once.
     const BATCH: usize = 50_000;
@@ -193,6 +238,25 @@ mod servers {
         }
     }
 
+    struct Connections {
+        bench: ServerBench,
+        /// To each shard, in their order: somebody whom no policy binds reads, and the application's role writes.
+        connections: Vec<[Mutex<PgConnection>; 2]>,
+    }
+
+    #[async_trait]
+    impl ByHand for Connections {
+        async fn read(&self, shard: ShardId, id: Id<Customer>) {
+            let [reader, _] = &self.connections[usize::from(shard.0)];
+            std::hint::black_box(ServerBench::peer_read(&mut *reader.lock().await, id).await);
+        }
+
+        async fn write(&self, shard: ShardId, id: Id<Customer>) {
+            let [_, writer] = &self.connections[usize::from(shard.0)];
+            self.bench.peer_write(&mut *writer.lock().await, id).await;
+        }
+    }
+
     type Databases = (Arc<BenchSecrets>, Vec<String>);
 
     async fn on_servers(run: &str, folder: &Path, name: String, shards: u16, rows: usize) -> (Grown, Databases) {
@@ -204,7 +268,16 @@ mod servers {
         for (share, shard) in shares.iter().zip(&names) {
             fill(&mut secrets.connect(None, &secrets.database(shard)).await, share).await;
         }
-        (Grown { name, cluster, asked }, (secrets, names))
+        let mut connections = Vec::new();
+        for shard in &names[..usize::from(shards)] {
+            let shard = secrets.database(shard);
+            let reader = secrets.connect(None, &shard).await;
+            let writer = secrets.connect(Some("pim_bench_app"), &shard).await;
+            connections.push([Mutex::new(reader), Mutex::new(writer)]);
+        }
+        let bench = ServerBench { cluster: cluster.clone(), accounts: Vec::new(), payload: "x".repeat(512) };
+        let by_hand: Option<Box<dyn ByHand>> = Some(Box::new(Connections { bench, connections }));
+        (Grown { name, cluster, asked, by_hand }, (secrets, names))
     }
 
     /// Rows as if their outbox had been pruned and their trail removed.

@@ -126,10 +126,10 @@ pub(super) async fn open(secrets: &Arc<BenchSecrets>, folder: &Path, map: ShardM
     Cluster::open(settings, schema).await.expect("opens")
 }
 
-struct ServerBench {
-    cluster: Cluster,
-    accounts: Vec<Id<Customer>>,
-    payload: String,
+pub(super) struct ServerBench {
+    pub(super) cluster: Cluster,
+    pub(super) accounts: Vec<Id<Customer>>,
+    pub(super) payload: String,
 }
 
 impl ServerBench {
@@ -149,7 +149,7 @@ impl ServerBench {
         bench
     }
 
-    async fn peer_read(conn: &mut PgConnection, id: Id<Customer>) -> Account {
+    pub(super) async fn peer_read(conn: &mut PgConnection, id: Id<Customer>) -> Account {
         const SELECT: &str = "SELECT version, facility_id, given_name, family_name, birth_date, state, mail, points \
                               FROM account_row WHERE id = $1";
         let row = sqlx::query(SELECT).bind(id.uuid()).fetch_one(conn).await.expect("is there");
@@ -168,7 +168,7 @@ impl ServerBench {
 
     /// BEGIN, context with the bucket's lock, fence, idempotency with the key's lock, load, row, outbox, number,
     /// idempotency record, end of the lane, audit record: eleven statements; and COMMIT.
-    async fn peer_write(&self, conn: &mut PgConnection, id: Id<Customer>) {
+    pub(super) async fn peer_write(&self, conn: &mut PgConnection, id: Id<Customer>) {
         const ENTER: &str = "SELECT set_config('app.user', 'u-1', true), set_config('app.role', 'clerk', true), \
             set_config('app.request', $1, true), set_config('app.scope', 'all', true), pg_advisory_xact_lock_shared(7461, $2)::text";
         const FENCE: &str = "SELECT epoch FROM pim_bucket_owned WHERE bucket = $1 AND state = 'owned'";
