@@ -18,6 +18,7 @@ mod foreign_keys_hash_as_the_server_does;
 
 promises! {
     moving in "moving.rs",
+    queueing in "queueing.rs",
     world in "world.rs",
     audit_detects_tampering in "audit_detects_tampering.rs",
     buckets_move_under_load in "buckets_move_under_load.rs",

@@ -1,168 +1,23 @@
 //! Units that wait while others are written share a transaction, and nobody fares worse for it than alone.
 
 use std::future::ready;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pim_core::context::{RequestContext, RequestId};
-use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
+use pim_core::rbac::Write;
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, ServerSettings, SqlPair, Statement, Transaction};
-use pim_data::unit::{Committed, Unit, UnitError};
+use pim_data::backend::{Db, ServerSettings};
+use pim_data::unit::{Unit, UnitError};
 use serde_json::json;
+use uuid::Uuid;
 
-use super::world::{Account, Customer, CustomerNote, DepotRow, ShopResource, ShopRole, World, cx, keyed, tell, write};
+use super::queueing::{Queue, change, hold, keys_waited_for, number, one_place, places, points, soon, transactions, until, waiting};
+use super::world::{
+    Account, Customer, CustomerNote, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, cx_of, keyed, tell, write,
+};
 use crate::wire::{Cut, Trip, Wire};
-
-type Commit = Pin<Box<dyn Future<Output = Result<Committed, UnitError>> + Send>>;
-
-/// A shard with one place for those who write, and accounts; `held` keeps the first of them from being written.
-struct Queue {
-    world: World,
-    accounts: Vec<Id<Customer>>,
-    onlooker: Db,
-    held: Transaction,
-    first: Commit,
-}
-
-impl Queue {
-    /// The first account's unit has the place, and waits.
-    async fn new() -> Self {
-        Self::of(one_place().await).await
-    }
-
-    async fn of(world: World) -> Self {
-        let mut accounts = Vec::new();
-        for _ in 0..5 {
-            accounts.push(world.register().await.id);
-        }
-        // In the order in which a batch takes them.
-        accounts.sort_by_key(|id| id.bucket().lane().get());
-        let onlooker = world.all_powerful(accounts[0]).await;
-        let held = hold(&world, accounts[0]).await;
-        let mut first = waiting(change(&world, &cx(), accounts[0]).await).await;
-        until(&mut first, async || keys_waited_for(&onlooker).await == 1).await;
-        Self { world, accounts, onlooker, held, first }
-    }
-
-    async fn change(&self, account: usize) -> Unit {
-        change(&self.world, &cx(), self.accounts[account]).await
-    }
-
-    /// Units of three other accounts, which wait.
-    async fn three_more(&self) -> Vec<Commit> {
-        let mut others = Vec::new();
-        for account in 1..4 {
-            others.push(waiting(self.change(account).await).await);
-        }
-        others
-    }
-
-    /// Lets the first account's unit go, and all others; how each ends.
-    async fn go(self, others: impl IntoIterator<Item = Commit>) -> (World, Vec<Result<Committed, UnitError>>) {
-        let others: Vec<_> = others.into_iter().map(tokio::spawn).collect();
-        self.held.rollback().await.expect("rolls back");
-        self.first.await.expect("commits");
-        let mut ends = Vec::new();
-        for other in others {
-            ends.push(other.await.expect("runs"));
-        }
-        (self.world, ends)
-    }
-}
-
-async fn one_place() -> World {
-    places(1, 6).await
-}
-
-async fn places(writers_max: usize, connections_max: usize) -> World {
-    World::with(1, |mut settings| {
-        let servers = settings.servers.as_mut().expect("servers");
-        servers.settings.writers_max = writers_max;
-        servers.settings.connections_max = connections_max;
-        // Longer than any request here: whoever waits for a lock waits until its deadline.
-        servers.settings.transaction_max = Duration::from_secs(60);
-        settings
-    })
-    .await
-}
-
-/// Somebody else who is on a home key.
-async fn hold(world: &World, key: Id<Customer>) -> Transaction {
-    let mut held = world.all_powerful(key).await.begin().await.expect("begins");
-    let lock = format!("SELECT pg_advisory_xact_lock(uuid_hash_extended('{}', 7461))", key.uuid());
-    held.script(&lock).await.expect("locks");
-    held
-}
-
-/// A unit that adds a point.
-async fn change(world: &World, cx: &RequestContext, id: Id<Customer>) -> Unit {
-    let mut unit = world.cluster.begin(cx, id);
-    let permit = write(ShopResource::Account);
-    let mut account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
-    account.points += 1;
-    unit.save(&permit, &account).expect("saves");
-    tell(&mut unit, "changed");
-    if cx.idempotency().is_some() {
-        unit.answer(200, &json!({"points": account.points}));
-    }
-    unit
-}
-
-/// Of somebody who does not wait long.
-fn soon() -> RequestContext {
-    let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
-    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_millis(500)))
-}
-
-/// Has it take its place in the queue.
-async fn waiting(unit: Unit) -> Commit {
-    let mut commit: Commit = Box::pin(unit.commit());
-    tokio::select! {
-        biased;
-        end = &mut commit => panic!("nobody waits: {end:?}"),
-        () = ready(()) => {}
-    }
-    commit
-}
-
-/// Goes on with a commit until something is seen of it.
-async fn until(commit: &mut Commit, mut holds: impl AsyncFnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(Instant::now() < give_up, "it did not come to pass");
-        tokio::select! {
-            biased;
-            end = &mut *commit => panic!("did not wait: {end:?}"),
-            () = tokio::time::sleep(Duration::from_millis(5)) => {}
-        }
-    }
-}
-
-async fn number(db: &Db, sql: &str) -> u64 {
-    let rows = db.query(Statement::of(SqlPair::generated(sql.to_owned()))).await.expect("runs");
-    rows[0].count(0).expect("a number")
-}
-
-/// How many calls wait for a home key.
-async fn keys_waited_for(db: &Db) -> u64 {
-    const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1 \
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    number(db, WAITING).await
-}
-
-/// How many transactions wrote these keys last.
-async fn transactions(db: &Db, keys: &[Id<Customer>]) -> u64 {
-    let keys: Vec<_> = keys.iter().map(|key| format!("'{}'", key.uuid())).collect();
-    number(db, &format!("SELECT count(DISTINCT xmin::text) FROM key_head WHERE key IN ({})", keys.join(", "))).await
-}
-
-async fn points(world: &World, key: Id<Customer>) -> u64 {
-    number(&world.all_powerful(key).await, &format!("SELECT points FROM account_row WHERE id = '{}'", key.uuid())).await
-}
 
 #[tokio::test]
 async fn those_who_wait_share_a_transaction_and_each_is_told_its_own() {
@@ -201,6 +56,56 @@ async fn those_who_are_ready_at_once_share_the_places_that_are_free() {
     }
 }
 
+/// A unit that adds a point, by a clerk of the account's facility.
+async fn change_by_clerk(world: &World, number: usize, account: &Account) -> Unit {
+    let actor = Actor::new(format!("clerk-{number}").parse().expect("a subject"), ShopRole::Clerk);
+    let actor = actor.with_facilities(&account.facility.map_or(Vec::new(), |it| vec![it])).expect("few");
+    let permit = world.policy.authorize::<Write>(&actor, ShopAction::Change, ShopResource::Account).expect("may");
+    let mut unit = world.cluster.begin(&cx_of(actor), account.id);
+    let mut account = unit.load::<Account>(&permit, account.id).await.expect("loads").expect("is seen");
+    account.points += 1;
+    unit.save(&permit, &account).expect("saves");
+    tell(&mut unit, "changed");
+    unit
+}
+
+/// Guard: each call of a shared transaction sets who writes and what they see.
+#[tokio::test]
+async fn each_goes_as_the_user_that_it_is_of_and_reaches_what_that_one_sees() {
+    let world = one_place().await;
+    let mut accounts = Vec::new();
+    for number in 0..3 {
+        let mut account = Account::new(Id::random());
+        account.facility = Some(Uuid::from_u128(number));
+        accounts.push(world.register_as(account).await);
+    }
+    let mut queue = Queue::of(world).await;
+    let mut others = vec![waiting(queue.change(1).await).await];
+    for (number, account) in accounts.iter().enumerate() {
+        others.push(waiting(change_by_clerk(&queue.world, number, account).await).await);
+    }
+    queue.accounts.truncate(2);
+    queue.accounts.extend(accounts.iter().map(|account| account.id));
+    let (changed, onlooker) = (queue.accounts[1..].to_vec(), queue.onlooker.clone());
+    let (world, ends) = queue.go(others).await;
+    assert!(ends.iter().all(Result::is_ok), "{ends:?}");
+    assert_eq!(transactions(&onlooker, &changed).await, 1, "nobody was refused");
+    for (user, key) in ["u-1", "clerk-0", "clerk-1", "clerk-2"].into_iter().zip(&changed) {
+        let told = format!("SELECT count(*) FROM audit WHERE home_key = '{}' AND user_id = '{user}'", key.uuid());
+        // Whoever registered it has a record too.
+        assert_eq!(number(&onlooker, &told).await, if user == "u-1" { 2 } else { 1 }, "{user}");
+    }
+    // Its facility changes after the clerk has seen it: somebody else's wider view must not carry the write.
+    let queue = Queue::of(world).await;
+    let out_of_reach = waiting(change_by_clerk(&queue.world, 0, &accounts[0]).await).await;
+    let taken = format!("UPDATE account_row SET facility_id = NULL WHERE id = '{}'", accounts[0].id.uuid());
+    queue.world.raw(accounts[0].id, &taken).await.expect("runs");
+    let others = [waiting(queue.change(1).await).await, out_of_reach, waiting(queue.change(2).await).await];
+    let (world, ends) = queue.go(others).await;
+    assert!(matches!(&ends[..], [Ok(_), Err(_), Ok(_)]), "{ends:?}");
+    assert_eq!(points(&world, accounts[0].id).await, 1);
+}
+
 #[tokio::test]
 async fn one_that_is_refused_costs_the_others_nothing() {
     let queue = Queue::new().await;
@@ -212,6 +117,31 @@ async fn one_that_is_refused_costs_the_others_nothing() {
     assert!(matches!(&ends[..], [Ok(_), Err(UnitError::Stale { entity: "account" }), Ok(_)]), "{ends:?}");
     for (key, wanted) in accounts.iter().zip([1, 1, 0, 1]) {
         assert_eq!(points(&world, *key).await, wanted);
+    }
+}
+
+/// Guard: `Place::refuse` halves how many go together, and `Place::went_well` lets them be more again.
+#[tokio::test]
+async fn after_a_refusal_fewer_go_together_until_it_goes_well_again() {
+    let queue = Queue::new().await;
+    let earlier = queue.accounts[3..].to_vec();
+    let others = queue.three_more().await;
+    let stale = format!("UPDATE account_row SET version = version + 1 WHERE id = '{}'", queue.accounts[2].uuid());
+    queue.world.raw(queue.accounts[2], &stale).await.expect("runs");
+    let (mut world, _ends) = queue.go(others).await;
+    // Six wait: four of them go together, then two; and both calls went well.
+    for calls in [2, 1] {
+        let queue = Queue::of(world).await;
+        let changed: Vec<_> = queue.accounts[1..].iter().chain(&earlier).copied().collect();
+        let mut others = Vec::new();
+        for key in &changed {
+            others.push(waiting(change(&queue.world, &cx(), *key).await).await);
+        }
+        let onlooker = queue.onlooker.clone();
+        let ends;
+        (world, ends) = queue.go(others).await;
+        assert!(ends.iter().all(Result::is_ok), "{ends:?}");
+        assert_eq!(transactions(&onlooker, &changed).await, calls);
     }
 }
 
