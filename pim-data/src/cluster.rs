@@ -7,8 +7,8 @@ mod lag;
 mod open;
 mod shard;
 
-pub(crate) use directory::HALF_RESTORED;
 pub use directory::{Access, DirectoryError};
+pub(crate) use directory::{HALF_RESTORED, PreparedMap, PublishedMap};
 pub use endpoint::{EndpointFinding, EndpointHealth};
 pub use group::PrimaryState;
 pub use open::OpenError;

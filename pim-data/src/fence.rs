@@ -1,6 +1,7 @@
 //! Publishing a new map: keep it, fence every shard, then let everybody read it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,24 +11,20 @@ use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapError, MapVersion, Rou
 use serde_json::{Value as Json, json};
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, Shard};
+use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, PreparedMap, PublishedMap, Shard};
 
 use crate::retry::Backoff;
 
 /// Most buckets that one transaction of a server locks: its lock table is shared by everybody.
 const LOCKED_MAX: usize = 256;
 
-const HELD: SqlPair = SqlPair::of(
-    "SELECT bucket FROM key_head WHERE bucket IN (SELECT (value ->> 0)::bigint FROM jsonb_array_elements(?)) LIMIT 1",
-    "SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1",
-);
+const HELD: SqlPair =
+    SqlPair::sqlite("SELECT bucket FROM key_head WHERE bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1");
 /// Whether a bucket's rows are to be read here.
 pub(crate) const HERE: SqlPair =
     SqlPair::same("SELECT 1 FROM pim_bucket_owned WHERE bucket = ? AND state IN ('owned', 'draining')");
 /// A copy is whole only as long as nobody could write at the source since.
-const UNFENCED: SqlPair = SqlPair::of(
-    "SELECT bucket FROM pim_bucket_owned WHERE state NOT IN ('draining', 'moved') \
-     AND bucket IN (SELECT (value ->> 0)::bigint FROM jsonb_array_elements(?)) LIMIT 1",
+const UNFENCED: SqlPair = SqlPair::sqlite(
     "SELECT bucket FROM pim_bucket_owned WHERE state NOT IN ('draining', 'moved') \
      AND bucket IN (SELECT value ->> 0 FROM json_each(?)) LIMIT 1",
 );
@@ -49,8 +46,7 @@ const OWN: SqlPair = SqlPair::sqlite(
 );
 
 const NEWEST: SqlPair = SqlPair::same("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned");
-const LOCK: SqlPair = SqlPair::postgres("SELECT pim_fence(?)");
-const GIVE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_give(?, ?)");
+const GIVE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_hand_over(?, ?)");
 const RETIRE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_retire(?, ?)");
 /// Of buckets and epochs, those that the database does not say so.
 const PENDING: SqlPair = SqlPair::postgres(
@@ -61,8 +57,8 @@ const PENDING: SqlPair = SqlPair::postgres(
 const TAKE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_take(?, ?)");
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 12] {
-    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, LOCK, GIVE_SERVER, RETIRE_SERVER, PENDING, TAKE_SERVER]
+pub(crate) fn pairs() -> [SqlPair; 11] {
+    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, GIVE_SERVER, RETIRE_SERVER, PENDING, TAKE_SERVER]
 }
 
 /// A map that was not published.
@@ -96,6 +92,13 @@ pub enum PublishError {
 const LEFT: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(50), attempts_max: 12 };
 
+/// From the map in force to the next one.
+struct Step<'a> {
+    current: Arc<ShardMap>,
+    next: &'a ShardMap,
+    handovers: Vec<Handover>,
+}
+
 impl Cluster {
     /// Whether nothing was found by this route because its bucket lives elsewhere by now. Takes over the newer map then, and
     /// waits a little when there is none yet.
@@ -123,53 +126,90 @@ impl Cluster {
         // Another process may have published since this one looked, or begun to.
         self.refresh_map()?;
         self.finish_begun().await?;
-        self.publish_copied(next, &BTreeSet::new()).await
+        self.publish(next).await
     }
 
-    /// As [`Cluster::publish_map`], by whoever holds the place of the publisher. The rows of `copied` are at their new owner.
-    pub(crate) async fn publish_copied(
+    /// As [`Cluster::publish_map`], by whoever holds the place of the publisher.
+    async fn publish(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
+        let step = self.step_to(next)?;
+        self.0.directory.keep_map(next)?;
+        let prepared = self.0.directory.prepare_map(next)?;
+        self.fence_all(&step, &BTreeSet::new()).await?;
+        prepared.publish()?.settle()?;
+        self.0.router.catch_up(next.clone());
+        Ok(step.handovers)
+    }
+
+    /// Publishes a map that gives buckets away whose rows a move has brought to their new owners, by whoever holds the place of
+    /// the publisher. Writers wait meanwhile, so the map has been prepared, and need not have settled afterwards.
+    pub(crate) async fn publish_moved(
         &self,
-        next: &ShardMap,
-        copied: &BTreeSet<Bucket>,
-    ) -> Result<Vec<Handover>, PublishError> {
+        next: ShardMap,
+        prepared: PreparedMap,
+    ) -> Result<PublishedMap, PublishError> {
+        self.fence_moved(&self.step_to(&next)?).await?;
+        let published = prepared.publish()?;
+        self.0.router.catch_up(next);
+        Ok(published)
+    }
+
+    /// A step to the next map, checked.
+    fn step_to<'a>(&self, next: &'a ShardMap) -> Result<Step<'a>, PublishError> {
         let current = self.map();
         current.check_successor(next, HANDOVERS_MAX)?;
-        let handovers = current.handovers_to(next);
         if let Some(shard) = next.shards().iter().find(|shard| self.shard(shard.id).is_none()) {
             return Err(PublishError::UnknownShard(shard.id));
         }
-        self.0.directory.keep_map(next)?;
-        self.fence_all(&current, next, &handovers, copied).await?;
-        self.0.directory.publish_map(next)?;
-        self.0.router.catch_up(next.clone());
-        Ok(handovers)
+        Ok(Step { handovers: current.handovers_to(next), current, next })
     }
 
-    /// Givers first, so that no bucket has two owners at any instant.
-    async fn fence_all(
-        &self,
-        current: &ShardMap,
-        next: &ShardMap,
-        handovers: &[Handover],
-        copied: &BTreeSet<Bucket>,
-    ) -> Result<(), PublishError> {
+    /// Givers first, so that no bucket has two owners at any instant. Each shard follows all of the map then, whatever it said
+    /// before. The rows of `copied` are at their new owner.
+    async fn fence_all(&self, step: &Step<'_>, copied: &BTreeSet<Bucket>) -> Result<(), PublishError> {
+        self.give_all(step, copied).await?;
+        let take =
+            async |shard| self.take(shard, step.next).await.map_err(|source| PublishError::Shard { shard, source });
+        join_all(step.next.shards().iter().map(|described| take(described.id))).await.into_iter().collect()
+    }
+
+    /// As far as a move needs it whose rows are at their new owner, while writers wait: nobody but its buckets' owners is asked.
+    async fn fence_moved(&self, step: &Step<'_>) -> Result<(), PublishError> {
+        let moved = step.handovers.iter().map(|handover| handover.bucket).collect();
+        self.give_all(step, &moved).await?;
+        let takers: BTreeSet<ShardId> = step.handovers.iter().map(|handover| handover.to).collect();
+        let version = step.next.version().0;
+        for shard in takers {
+            let gained = step.next.buckets_of(shard).filter(|(bucket, _)| moved.contains(bucket));
+            let gained: Vec<_> = gained.map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
+            let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
+            let took = match db.engine() {
+                Engine::Postgres => own_on_server(db, &gained, version).await,
+                Engine::Sqlite => db.change(Statement::of(OWN).bind(version).bind(list_of(gained))).await.map(drop),
+            };
+            took.map_err(|source| PublishError::Shard { shard, source })?;
+        }
+        Ok(())
+    }
+
+    /// What was given before somebody could not give goes back: nobody has taken it yet.
+    async fn give_all(&self, step: &Step<'_>, copied: &BTreeSet<Bucket>) -> Result<(), PublishError> {
         let mut given = Vec::new();
-        for described in current.shards() {
-            let leaving: Vec<_> = handovers.iter().filter(|handover| handover.from == described.id).copied().collect();
+        for described in step.current.shards() {
+            let leaving: Vec<_> =
+                step.handovers.iter().filter(|handover| handover.from == described.id).copied().collect();
             if leaving.is_empty() {
                 continue;
             }
-            if let Err(error) = self.give(described.id, &leaving, next.version(), copied).await {
-                // What was given before goes back: nobody has taken it yet.
+            if let Err(error) = self.give(described.id, &leaving, step.next.version(), copied).await {
                 for shard in given {
-                    self.take(shard, current).await.map_err(|source| PublishError::Shard { shard, source })?;
+                    let taken = self.take(shard, &step.current).await;
+                    taken.map_err(|source| PublishError::Shard { shard, source })?;
                 }
                 return Err(error);
             }
             given.push(described.id);
         }
-        let take = async |shard| self.take(shard, next).await.map_err(|source| PublishError::Shard { shard, source });
-        join_all(next.shards().iter().map(|described| take(described.id))).await.into_iter().collect()
+        Ok(())
     }
 
     /// Gives buckets away, unless one has rows that were not copied. The transaction keeps a first row from slipping in.
@@ -182,34 +222,13 @@ impl Cluster {
     ) -> Result<(), PublishError> {
         let failed = |source| PublishError::Shard { shard, source };
         let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
-        let list: Vec<_> = leaving.iter().map(|handover| json!([handover.bucket.get(), handover.to.0])).collect();
-        let list = Value::Json(Json::from(list).to_string());
-        let (must_be_fenced, must_be_empty): (Vec<_>, Vec<_>) =
-            leaving.iter().map(|handover| handover.bucket).partition(|bucket| copied.contains(bucket));
-        let mut look = Vec::new();
-        for (question, buckets) in [(HELD, must_be_empty), (UNFENCED, must_be_fenced)] {
-            // Writers wait, so nothing is asked of no bucket.
-            if !buckets.is_empty() {
-                let buckets: Vec<_> = buckets.iter().map(|bucket| json!([bucket.get()])).collect();
-                look.push(Statement::of(question).bind(Value::Json(Json::from(buckets).to_string())));
-            }
-        }
-        let looks = look.len();
-        if db.engine() == Engine::Postgres {
-            // The embedded engine has one writer. Here the lock comes first and the look in a statement of its own.
-            look.insert(0, Statement::of(LOCK).bind(list.clone()));
-        }
-        let (tx, rows) = db.begin_with(&look).await.map_err(failed)?;
-        if let Some(row) = rows.iter().rev().take(looks).find_map(|rows| rows.first()) {
-            let number = row.int(0).map_err(|error| failed(error.into()))?;
-            let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
-            return Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])));
-        }
-        let give = match db.engine() {
-            Engine::Postgres => Statement::of(GIVE_SERVER).bind(list).bind(version.0),
-            Engine::Sqlite => Statement::of(GIVE).bind(version.0).bind(list.clone()).bind(list),
+        let hindered = match db.engine() {
+            Engine::Postgres => give_on_server(db, leaving, version, copied).await,
+            Engine::Sqlite => give_in_file(db, leaving, version, copied).await,
         };
-        tx.commit_with(vec![give]).await.map(drop).map_err(failed)
+        let Some(number) = hindered.map_err(failed)? else { return Ok(()) };
+        let handover = leaving.iter().find(|handover| i64::from(handover.bucket.get()) == number);
+        Err(PublishError::NotEmpty(*handover.unwrap_or(&leaving[0])))
     }
 
     /// Writes what a map says of one shard's buckets; waits for the writer in flight and refuses the old epochs after it.
@@ -218,9 +237,9 @@ impl Cluster {
         let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
         let version = map.version().0;
         if db.engine() == Engine::Postgres {
-            return take_on_server(db, &list, version).await;
+            return take_on_server(db, list, version).await;
         }
-        let list = Value::Json(Json::from(list).to_string());
+        let list = list_of(list);
         let retire = Statement::of(RETIRE).bind(version).bind(list.clone());
         let tx = db.begin().await?;
         tx.commit_with(vec![retire, Statement::of(OWN).bind(version).bind(list)]).await.map(drop)
@@ -234,15 +253,15 @@ impl Cluster {
             return Ok(());
         }
         let next = self.0.directory.map(newest.0)?;
-        let handovers = current.handovers_to(&next);
+        let step = Step { handovers: current.handovers_to(&next), current, next: &next };
         let copied = crate::relocation::copied_by(self.0.control.db(), newest).await;
         let copied = copied.map_err(|source| PublishError::Shard { shard: CONTROL, source })?;
-        match self.fence_all(&current, &next, &handovers, &copied).await {
+        match self.fence_all(&step, &copied).await {
             // A bucket was filled before it could be given away: the old map is in force again everywhere.
             Err(PublishError::NotEmpty(_)) => return Ok(()),
             outcome => outcome?,
         }
-        self.0.directory.publish_map(&next)?;
+        self.0.directory.prepare_map(&next)?.publish()?.settle()?;
         self.0.router.catch_up(next);
         Ok(())
     }
@@ -262,17 +281,63 @@ impl Cluster {
     }
 }
 
+fn list_of(elements: Vec<Json>) -> Value {
+    Value::Json(Json::from(elements).to_string())
+}
+
+/// The bucket that may not go, if there is one. One trip: writers wait meanwhile.
+async fn give_on_server(
+    db: &Db,
+    leaving: &[Handover],
+    version: MapVersion,
+    copied: &BTreeSet<Bucket>,
+) -> Result<Option<i64>, DbError> {
+    let element = |it: &Handover| json!([it.bucket.get(), it.to.0, copied.contains(&it.bucket)]);
+    let list = list_of(leaving.iter().map(element).collect());
+    let rows = db.change(Statement::of(GIVE_SERVER).bind(list).bind(version.0)).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    if matches!(row.get(0), Value::Null) { Ok(None) } else { Ok(Some(row.int(0)?)) }
+}
+
+/// As on a server. The embedded engine has one writer, so nothing is locked.
+async fn give_in_file(
+    db: &Db,
+    leaving: &[Handover],
+    version: MapVersion,
+    copied: &BTreeSet<Bucket>,
+) -> Result<Option<i64>, DbError> {
+    let (must_be_fenced, must_be_empty): (Vec<_>, Vec<_>) =
+        leaving.iter().map(|handover| handover.bucket).partition(|bucket| copied.contains(bucket));
+    let mut look = Vec::new();
+    for (question, buckets) in [(HELD, must_be_empty), (UNFENCED, must_be_fenced)] {
+        if !buckets.is_empty() {
+            let buckets = buckets.iter().map(|bucket| json!([bucket.get()])).collect();
+            look.push(Statement::of(question).bind(list_of(buckets)));
+        }
+    }
+    let (tx, rows) = db.begin_with(&look).await?;
+    if let Some(row) = rows.iter().find_map(|rows| rows.first()) {
+        return Ok(Some(row.int(0)?));
+    }
+    let list = list_of(leaving.iter().map(|it| json!([it.bucket.get(), it.to.0])).collect());
+    tx.commit_with(vec![Statement::of(GIVE).bind(version.0).bind(list.clone()).bind(list)]).await?;
+    Ok(None)
+}
+
 /// In steps that may be interrupted: each says what the map says, and saying it again changes nothing.
-async fn take_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbError> {
-    let all = Value::Json(Json::from(list).to_string());
-    // Each call is a transaction, and a trip: writers wait meanwhile.
-    db.query(Statement::of(RETIRE_SERVER).bind(all.clone()).bind(version)).await?;
+async fn take_on_server(db: &Db, list: Vec<Json>, version: u64) -> Result<(), DbError> {
+    let all = list_of(list);
+    db.change(Statement::of(RETIRE_SERVER).bind(all.clone()).bind(version)).await?;
     let pending = db.query(Statement::of(PENDING).bind(all)).await?;
     let pending: Result<Vec<_>, DbError> =
         pending.iter().map(|row| Ok(json!([row.count(0)?, row.count(1)?]))).collect();
-    for some in pending?.chunks(LOCKED_MAX) {
-        let some = Value::Json(Json::from(some).to_string());
-        db.query(Statement::of(TAKE_SERVER).bind(some).bind(version)).await?;
+    own_on_server(db, &pending?, version).await
+}
+
+/// Each call is a transaction, and a trip.
+async fn own_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbError> {
+    for some in list.chunks(LOCKED_MAX) {
+        db.change(Statement::of(TAKE_SERVER).bind(list_of(some.to_vec())).bind(version)).await?;
     }
     Ok(())
 }

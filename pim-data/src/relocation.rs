@@ -27,6 +27,7 @@
 
 mod batch;
 mod collect;
+mod compare;
 mod copy;
 mod error;
 mod hand_over;

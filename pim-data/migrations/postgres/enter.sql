@@ -208,12 +208,46 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_fence(jsonb) FROM PUBLIC;
 
--- Gives fenced buckets away; each element is [bucket, new owner].
-CREATE OR REPLACE FUNCTION public.pim_give(buckets jsonb, version bigint) RETURNS void LANGUAGE sql VOLATILE AS $$
-  UPDATE public.pim_bucket_owned o SET state = 'moved', map_version = version, moved_to = (given.value->>1)::bigint
-    FROM jsonb_array_elements(buckets) AS given(value) WHERE o.bucket = (given.value->>0)::bigint;
-$$;
-REVOKE EXECUTE ON FUNCTION public.pim_give(jsonb, bigint) FROM PUBLIC;
+-- Fences buckets for a move, and says how many of them this database owns: nothing is fenced unless that is all of them.
+-- Whoever writes to them has committed before, or is refused.
+CREATE OR REPLACE FUNCTION public.pim_drain(buckets jsonb) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  owned bigint;
+BEGIN
+  PERFORM public.pim_fence(buckets);
+  SELECT count(*) INTO owned FROM public.pim_bucket_owned o
+    WHERE o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets)) AND o.state IN ('owned', 'draining');
+  IF owned = jsonb_array_length(buckets) THEN
+    UPDATE public.pim_bucket_owned o SET state = 'draining'
+      WHERE o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets));
+  END IF;
+  RETURN owned;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_drain(jsonb) FROM PUBLIC;
+
+DROP FUNCTION IF EXISTS public.pim_give(jsonb, bigint);
+
+-- Gives buckets away, unless one of them may not go, which it names then. Each element is [bucket, new owner, whether its rows
+-- are there]: a bucket whose rows are not there must have none, and one whose rows are must have been fenced since. The lock
+-- comes first and the look in a statement of its own, so that no row slips in between.
+CREATE OR REPLACE FUNCTION public.pim_hand_over(buckets jsonb, version bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  hindered bigint;
+BEGIN
+  PERFORM public.pim_fence(buckets);
+  SELECT k.bucket INTO hindered FROM public.key_head k
+    WHERE k.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets) WHERE NOT (value->>2)::boolean) LIMIT 1;
+  IF hindered IS NULL THEN
+    SELECT o.bucket INTO hindered FROM public.pim_bucket_owned o WHERE o.state NOT IN ('draining', 'moved')
+      AND o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets) WHERE (value->>2)::boolean) LIMIT 1;
+  END IF;
+  IF hindered IS NULL THEN
+    UPDATE public.pim_bucket_owned o SET state = 'moved', map_version = version, moved_to = (given.value->>1)::bigint
+      FROM jsonb_array_elements(buckets) AS given(value) WHERE o.bucket = (given.value->>0)::bigint;
+  END IF;
+  RETURN hindered;
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_hand_over(jsonb, bigint) FROM PUBLIC;
 
 -- Writes what a map says of some buckets, each [bucket, epoch]; those that it says already are not fenced.
 CREATE OR REPLACE FUNCTION public.pim_take(buckets jsonb, version bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$

@@ -243,6 +243,18 @@ impl Db {
         }
     }
 
+    /// Runs one statement as a transaction: one trip on a server, unless it must be told first not to wait for a standby.
+    ///
+    /// # Errors
+    /// [`DbError`] as the engine says; nothing has been done then.
+    pub(crate) async fn change(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        if self.engine() == Engine::Postgres && !self.stands_alone() {
+            return self.query(statement).await;
+        }
+        let answers = self.begin().await?.commit_with(vec![statement]).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
     /// Lets a member take part in the next transaction that is shared by all who wait. For the embedded engine alone; units that
     /// wait for a server share a call.
     ///

@@ -33,7 +33,7 @@ pub(super) async fn catch_up(cluster: &Cluster, origin: Option<&Path>) -> Result
         if version == newest && !is_followed(cluster, &next).await? {
             return Ok(());
         }
-        directory.publish_map(&next)?;
+        directory.prepare_map(&next)?.publish()?.settle()?;
         cluster.0.router.catch_up(next);
         current = cluster.map();
     }

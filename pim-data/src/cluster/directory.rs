@@ -236,9 +236,42 @@ impl Directory {
         write_synced(&map_path(&self.path, map.version().0), map.to_toml().as_bytes())
     }
 
-    /// Makes a kept map the one that everybody reads.
-    pub(crate) fn publish_map(&self, map: &ShardMap) -> Result<(), DirectoryError> {
-        write_synced(&self.path.join(MAP_FILE), map.to_toml().as_bytes())
+    /// Lays a kept map ready, so that publishing it need not wait for the disk. For whoever holds the place of the publisher
+    /// until it is published.
+    pub(crate) fn prepare_map(&self, map: &ShardMap) -> Result<PreparedMap, DirectoryError> {
+        let file = self.path.join(MAP_FILE);
+        Ok(PreparedMap { fresh: write_fresh(&file, map.to_toml().as_bytes())?, file })
+    }
+}
+
+/// A map on the disk that only has to take its name.
+#[derive(Debug)]
+#[must_use = "nobody reads it until it is published"]
+pub(crate) struct PreparedMap {
+    fresh: PathBuf,
+    file: PathBuf,
+}
+
+impl PreparedMap {
+    /// Makes it the one that everybody reads.
+    pub(crate) fn publish(self) -> Result<PublishedMap, DirectoryError> {
+        fs::rename(&self.fresh, &self.file).map_err(io_error("rename", &self.fresh))?;
+        Ok(PublishedMap { file: self.file })
+    }
+}
+
+/// A map that everybody reads. After a power loss the one before it may be read again, until this has settled: whoever opens
+/// the directory then finds that shards follow a newer one.
+#[derive(Debug)]
+#[must_use = "a power loss may take it back until it has settled"]
+pub(crate) struct PublishedMap {
+    file: PathBuf,
+}
+
+impl PublishedMap {
+    /// Waits until it outlives a power loss.
+    pub(crate) fn settle(self) -> Result<(), DirectoryError> {
+        sync_folder_of(&self.file)
     }
 }
 
@@ -317,11 +350,21 @@ fn read_map(file: &Path) -> Result<ShardMap, DirectoryError> {
 
 /// Replaces a file so that a reader, also after a power loss, finds the old or the new one whole.
 fn write_synced(file: &Path, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let fresh = write_fresh(file, bytes)?;
+    fs::rename(&fresh, file).map_err(io_error("rename", &fresh))?;
+    sync_folder_of(file)
+}
+
+/// Writes what is to take the place of a file beside it.
+fn write_fresh(file: &Path, bytes: &[u8]) -> Result<PathBuf, DirectoryError> {
     let fresh = file.with_extension("new");
     let mut handle = File::create(&fresh).map_err(io_error("make", &fresh))?;
     handle.write_all(bytes).map_err(io_error("write", &fresh))?;
     handle.sync_all().map_err(io_error("sync", &fresh))?;
-    fs::rename(&fresh, file).map_err(io_error("rename", &fresh))?;
+    Ok(fresh)
+}
+
+fn sync_folder_of(file: &Path) -> Result<(), DirectoryError> {
     let folder = file.parent().unwrap_or(file);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))
 }

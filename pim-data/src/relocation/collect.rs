@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::MoveError;
 use super::batch;
-use super::copy::{Copier, End, Pieces};
+use super::compare::{Census, Counts};
+use super::copy::{Copier, End, Pieces, heads_of};
 use super::layout::{KeyPart, Role, list_of};
 use crate::backend::{Row, SqlPair, Statement, Value};
 
@@ -44,44 +45,48 @@ impl Copier {
 
     /// Key, bucket and number of every key of the buckets; number zero for a key that has rows.
     pub(super) async fn collect_heads(&self, end: &End) -> Result<Vec<Row>, MoveError> {
+        self.ask(end, self.asked_for_keys(), &[]).await?.iter().map(head_of).collect()
+    }
+
+    /// Bucket, key, nothing, and number as text.
+    fn asked_for_keys(&self) -> String {
         let list = list_of(&self.buckets);
         let of_part = |part: &KeyPart| {
             format!(" UNION SELECT bucket, home_key, NULL::uuid, '0' FROM {} WHERE bucket IN ({list})", part.table)
         };
         let others: String = self.layout.rows().map(of_part).collect();
-        let question =
-            format!("SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE bucket IN ({list}){others}");
-        let told = self.ask(end, question, &[]).await?;
-        let shaped = |row: &Row| Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number(row)?.into()]));
-        told.iter().map(shaped).collect()
+        format!("SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE bucket IN ({list}){others}")
     }
 
-    /// How many rows each table has of each bucket: for each table buckets and counts.
-    pub(super) async fn collect_counts(&self, end: &End) -> Result<Vec<Vec<Row>>, MoveError> {
+    /// What an end has: heads, and counts in rows without a key.
+    pub(super) async fn collect_census(&self, end: &End) -> Result<Census, MoveError> {
         let list = list_of(&self.buckets);
-        let of_part = |(index, part): (usize, &KeyPart)| {
+        let of_table = |(index, table): (usize, &str)| {
             // Twelve bits of the bucket beside the table's number.
             format!(
-                "SELECT {index} * 4096 + bucket, NULL::uuid, NULL::uuid, count(*)::text FROM {} \
-                 WHERE bucket IN ({list}) GROUP BY bucket",
-                part.table
+                " UNION ALL SELECT {index} * 4096 + bucket, NULL::uuid, NULL::uuid, count(*)::text FROM {table} \
+                 WHERE bucket IN ({list}) GROUP BY bucket"
             )
         };
-        let parts: Vec<String> = self.layout.rows().enumerate().map(of_part).collect();
-        let mut counts = vec![Vec::new(); parts.len()];
-        if parts.is_empty() {
-            return Ok(counts);
-        }
-        let question = format!("{} ORDER BY 1", parts.join(" UNION ALL "));
-        for row in self.ask(end, question, &[]).await? {
+        let counts: String = self.layout.counted().enumerate().map(of_table).collect();
+        let told = self.ask(end, format!("({}){counts}", self.asked_for_keys()), &[]).await?;
+        let (counts, keys): (Vec<Row>, Vec<Row>) = told.into_iter().partition(|row| matches!(row.get(1), Value::Null));
+        let heads = keys.iter().map(head_of).collect::<Result<_, _>>()?;
+        let mut census = Census { heads: heads_of(heads)?, counts: vec![Counts::new(); self.layout.counted().count()] };
+        for row in counts {
             let place = row.count(0)?;
-            let table = usize::try_from(place / 4096).ok().and_then(|index| counts.get_mut(index));
-            if let Some(table) = table {
-                table.push(Row::new(vec![(place % 4096).into(), number(&row)?.into()]));
+            let table = usize::try_from(place / 4096).ok().and_then(|index| census.counts.get_mut(index));
+            if let (Some(table), Ok(bucket)) = (table, u16::try_from(place % 4096)) {
+                table.insert(bucket, number(&row)?);
             }
         }
-        Ok(counts)
+        Ok(census)
     }
+}
+
+/// Key, bucket and number.
+fn head_of(row: &Row) -> Result<Row, MoveError> {
+    Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number(row)?.into()]))
 }
 
 fn number(row: &Row) -> Result<u64, MoveError> {

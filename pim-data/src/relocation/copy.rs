@@ -6,11 +6,11 @@ use pim_core::shard::{Bucket, ShardId};
 use tokio::try_join;
 use uuid::Uuid;
 
+use super::MoveError;
 use super::batch::{self, generated};
 use super::layout::{KeyPart, Layout, Role, list_of};
 use super::records::Known;
 use super::tally::Tally;
-use super::{BucketReport, MoveError};
 use crate::backend::{ColumnError, Db, DbError, Engine, Row, Statement, Value};
 
 /// Keys that are read and written together.
@@ -24,13 +24,13 @@ pub(super) struct End {
 }
 
 /// A key and where its number stands; zero for rows without a number, which only hand-typed SQL makes.
-type Heads = BTreeMap<Uuid, (Bucket, u64)>;
+pub(super) type Heads = BTreeMap<Uuid, (Bucket, u64)>;
 
 /// What is known to be the same at both ends: for each key its number then and what it came to, and every record.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    keys: HashMap<Uuid, (Bucket, u64, Tally)>,
-    records: HashMap<&'static str, Known>,
+    pub(super) keys: HashMap<Uuid, (Bucket, u64, Tally)>,
+    pub(super) records: HashMap<&'static str, Known>,
 }
 
 /// Copies some buckets from one shard to another.
@@ -72,13 +72,26 @@ impl Pieces {
     }
 }
 
+/// Keys by rows of key, bucket and number.
+pub(super) fn heads_of(rows: Vec<Row>) -> Result<Heads, MoveError> {
+    let mut heads = Heads::new();
+    for row in rows {
+        let bucket = u16::try_from(row.int(1)?).ok().and_then(|number| Bucket::new(number).ok());
+        let bucket = bucket.ok_or(ColumnError { index: 1, wanted: "a bucket" })?;
+        let n = row.count(2)?;
+        let known = heads.entry(row.uuid(0)?).or_insert((bucket, n));
+        known.1 = known.1.max(n);
+    }
+    Ok(heads)
+}
+
 impl Copier {
     /// Brings every key that is not settled at its present number, and every missing record, to the target; how many keys
     /// had to be written.
     ///
     /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
-        let (here, there) = self.heads_of_both().await?;
+        let (here, there) = try_join!(self.heads(&self.source), self.heads(&self.target))?;
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
             self.change(&self.target, self.remove(self.target.db.engine(), some)).await?;
@@ -132,34 +145,22 @@ impl Copier {
         Ok(row.count(3)?)
     }
 
-    async fn heads_of_both(&self) -> Result<(Heads, Heads), MoveError> {
-        try_join!(self.heads(&self.source), self.heads(&self.target))
-    }
-
     /// Every key of the buckets: those with a number, and those that have rows without one.
     async fn heads(&self, end: &End) -> Result<Heads, MoveError> {
-        let rows = match end.db.engine() {
+        heads_of(match end.db.engine() {
             Engine::Postgres => self.collect_heads(end).await?,
-            Engine::Sqlite => self.look_for_heads(end).await?,
-        };
-        let mut heads = Heads::new();
-        for row in rows {
-            let bucket = u16::try_from(row.int(1)?).ok().and_then(|number| Bucket::new(number).ok());
-            let bucket = bucket.ok_or(ColumnError { index: 1, wanted: "a bucket" })?;
-            let n = row.count(2)?;
-            let known = heads.entry(row.uuid(0)?).or_insert((bucket, n));
-            known.1 = known.1.max(n);
-        }
-        Ok(heads)
+            Engine::Sqlite => self.look(end, &self.asked_for_heads()).await?.into_iter().flatten().collect(),
+        })
     }
 
-    async fn look_for_heads(&self, end: &End) -> Result<Vec<Row>, MoveError> {
+    /// Questions to the embedded engine that [`heads_of`] understands the answers of.
+    pub(super) fn asked_for_heads(&self) -> Vec<Statement> {
         let list = list_of(&self.buckets);
         let mut asked = vec![generated(format!("SELECT key, bucket, n FROM key_head WHERE bucket IN ({list})"))];
         asked.extend(self.layout.rows().map(|part| {
             generated(format!("SELECT DISTINCT home_key, bucket, 0 FROM {} WHERE bucket IN ({list})", part.table))
         }));
-        Ok(self.look(end, &asked).await?.into_iter().flatten().collect())
+        asked
     }
 
     /// Everything of some keys, in one snapshot.
@@ -223,55 +224,6 @@ impl Copier {
         let rows = self.layout.rows().rev();
         let rest = self.layout.keys.iter().filter(|part| part.role != Role::Row);
         rows.chain(rest).flat_map(|part| batch::remove(engine, &part.table, &part.key, keys)).collect()
-    }
-
-    /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
-    /// number, every table as long, every record known.
-    pub(super) async fn compare(&self, settled: &Settled) -> Result<(u64, Vec<BucketReport>), MoveError> {
-        // Writers wait for this, so both ends are asked at once; not twice at once, which would open a connection.
-        let (here, there) = self.heads_of_both().await?;
-        let (given, taken) = try_join!(self.counts(&self.source), self.counts(&self.target))?;
-        let mut tallies: BTreeMap<u16, Tally> = self.buckets.iter().map(|it| (it.get(), Tally::default())).collect();
-        for (key, head) in here.iter().chain(there.iter().filter(|(key, _)| !here.contains_key(key))) {
-            let is_at = |heads: &Heads, n: u64| heads.get(key).is_some_and(|(_, at)| *at == n);
-            let known = settled.keys.get(key).filter(|(_, n, _)| is_at(&here, *n) && is_at(&there, *n));
-            let (bucket, _, tally) = known.ok_or(MoveError::Differs { bucket: head.0 })?;
-            tallies.entry(bucket.get()).or_default().join(*tally);
-        }
-        if given != taken {
-            let bucket = given.iter().zip(&taken).find(|(given, taken)| given != taken);
-            let bucket = bucket.and_then(|(given, taken)| given.iter().chain(taken).next()?.count(0).ok());
-            return Err(self.differs(bucket.and_then(|it| u16::try_from(it).ok()).unwrap_or(u16::MAX)));
-        }
-        for part in &self.layout.buckets {
-            let known = settled.records.get(part.table);
-            let count = known.map_or(0, HashMap::len) as u64;
-            let found = try_join!(self.count_records(&self.source, part), self.count_records(&self.target, part))?;
-            if found != (count, count) {
-                return Err(self.differs(u16::MAX));
-            }
-            for (bucket, tally) in known.into_iter().flat_map(HashMap::values) {
-                tallies.entry(*bucket).or_default().join(*tally);
-            }
-        }
-        let report = |(bucket, tally): (u16, Tally)| BucketReport { bucket, rows: tally.rows, checksum: tally.text() };
-        Ok((here.len() as u64, tallies.into_iter().map(report).collect()))
-    }
-
-    /// For each table of rows, buckets and how many rows they have.
-    async fn counts(&self, end: &End) -> Result<Vec<Vec<Row>>, MoveError> {
-        if end.db.engine() == Engine::Postgres {
-            return self.collect_counts(end).await;
-        }
-        let counts: Vec<_> = self.layout.rows().map(|part| self.count_rows(&part.table)).collect();
-        self.look(end, &counts).await
-    }
-
-    fn count_rows(&self, table: &str) -> Statement {
-        let list = list_of(&self.buckets);
-        let text =
-            format!("SELECT bucket, COUNT(*) FROM {table} WHERE bucket IN ({list}) GROUP BY bucket ORDER BY bucket");
-        generated(text)
     }
 
     /// The bucket by its number, or the first when that is none of the move's.

@@ -20,16 +20,6 @@ fn failed(end: &End) -> impl FnOnce(DbError) -> MoveError + use<> {
     move |source| MoveError::Shard { shard, source }
 }
 
-/// Waits for the writers in flight and keeps others out until the transaction ends. The embedded engine has one writer.
-fn lock(db: &Db, buckets: &[Bucket]) -> Vec<Statement> {
-    if db.engine() == Engine::Sqlite {
-        return Vec::new();
-    }
-    let list: Vec<_> = buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
-    let list = Value::Json(serde_json::Value::from(list).to_string());
-    vec![Statement::of(SqlPair::postgres("SELECT pim_fence(?)")).bind(list)]
-}
-
 /// Lets the target take copies of rows that it does not own.
 pub(super) async fn receive(target: &End, buckets: &[(Bucket, Epoch)], version: MapVersion) -> Result<(), MoveError> {
     let upsert = |(bucket, epoch): &(Bucket, Epoch)| {
@@ -48,40 +38,51 @@ pub(super) async fn receive(target: &End, buckets: &[(Bucket, Epoch)], version: 
 pub(super) async fn decline(target: &End, buckets: &[Bucket]) -> Result<(), MoveError> {
     let list = list_of(buckets);
     let forget = format!("DELETE FROM pim_bucket_owned WHERE bucket IN ({list}) AND state = 'incoming'");
-    let forgot = async { target.db.begin().await?.commit_with(vec![generated(forget)]).await.map(drop) };
-    forgot.await.map_err(failed(target))
+    target.db.change(generated(forget)).await.map(drop).map_err(failed(target))
 }
 
 /// From here on the source refuses writes of the buckets; whoever writes now has committed or is refused.
 pub(super) async fn fence(source: &End, buckets: &[Bucket]) -> Result<(), MoveError> {
+    let fenced = match source.db.engine() {
+        Engine::Postgres => fence_on_server(&source.db, buckets).await,
+        Engine::Sqlite => fence_in_file(&source.db, buckets).await,
+    };
+    if fenced.map_err(failed(source))? == buckets.len() as u64 {
+        return Ok(());
+    }
+    Err(MoveError::Elsewhere { bucket: buckets[0], owner: source.shard })
+}
+
+/// How many of the buckets are owned there, all of which are fenced then. One trip: writers wait from its first lock on.
+async fn fence_on_server(db: &Db, buckets: &[Bucket]) -> Result<u64, DbError> {
+    let list: Vec<_> = buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
+    let list = Value::Json(serde_json::Value::from(list).to_string());
+    let rows = db.change(Statement::of(SqlPair::postgres("SELECT pim_drain(?)")).bind(list)).await?;
+    rows.first().map_or(Ok(0), |row| Ok(row.count(0)?))
+}
+
+/// The embedded engine has one writer, so nobody is in the middle of a write.
+async fn fence_in_file(db: &Db, buckets: &[Bucket]) -> Result<u64, DbError> {
     let list = list_of(buckets);
     let text = format!(
         "UPDATE pim_bucket_owned SET state = 'draining' WHERE bucket IN ({list}) AND state IN ('owned', 'draining') \
          RETURNING bucket"
     );
-    let fenced = async {
-        let mut first = lock(&source.db, buckets);
-        first.push(generated(text));
-        let (tx, answers) = source.db.begin_with(&first).await?;
-        let count = answers.last().map_or(0, Vec::len);
-        if count == buckets.len() {
-            tx.commit().await?;
-        } else {
-            tx.rollback().await?;
-        }
-        Ok(count == buckets.len())
-    };
-    if fenced.await.map_err(failed(source))? {
-        return Ok(());
+    let (tx, answers) = db.begin_with(&[generated(text)]).await?;
+    let count = answers.first().map_or(0, Vec::len);
+    if count == buckets.len() {
+        tx.commit().await?;
+    } else {
+        tx.rollback().await?;
     }
-    Err(MoveError::Elsewhere { bucket: buckets[0], owner: source.shard })
+    Ok(count as u64)
 }
 
 /// The source takes writes again.
 pub(super) async fn lift(source: &Db, buckets: &[Bucket]) -> Result<(), DbError> {
     let list = list_of(buckets);
     let text = format!("UPDATE pim_bucket_owned SET state = 'owned' WHERE bucket IN ({list}) AND state = 'draining'");
-    source.begin().await?.commit_with(vec![generated(text)]).await.map(drop)
+    source.change(generated(text)).await.map(drop)
 }
 
 /// Buckets whose rows a move has brought to the new owner, so that the map of this version may give them away.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::MoveError;
-use crate::backend::{Db, DbError, Engine, Row, Statement, Value};
+use crate::backend::{Db, DbError, Row, Statement, Value};
 
 pim_core::closed_enum! {
     /// How far a move has come.
@@ -147,18 +147,11 @@ pub(super) async fn advance(control: &Db, record: &MoveRecord, before: MoveStep)
                 RETURNING 1";
     let update = Statement::same(text).bind(record.step.name()).bind(record.map_version).bind(json(&record.report));
     let update = update.bind(record.changed_at).bind(record.id).bind(before.name());
-    // A transaction by itself, and one trip: some of these are made while writers wait. Only what begins one says that it need
-    // not wait for a standby.
-    if control.engine() == Engine::Postgres && !control.stands_alone() {
-        let rows = control.query(update).await?;
-        return if rows.is_empty() { Err(MoveError::Step { id: record.id, step: before }) } else { Ok(()) };
-    }
-    let (tx, answers) = control.begin_with(&[update]).await?;
-    if answers.first().is_none_or(Vec::is_empty) {
-        tx.rollback().await?;
+    // Some of these are made while writers wait.
+    if control.change(update).await?.is_empty() {
         return Err(MoveError::Step { id: record.id, step: before });
     }
-    Ok(tx.commit().await?)
+    Ok(())
 }
 
 /// One move.

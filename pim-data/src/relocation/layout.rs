@@ -86,6 +86,11 @@ impl Layout {
     pub(super) fn rows(&self) -> impl DoubleEndedIterator<Item = &KeyPart> {
         self.keys.iter().filter(|part| part.role == Role::Row)
     }
+
+    /// The tables whose length both ends must agree on: the entities' rows, and records.
+    pub(super) fn counted(&self) -> impl Iterator<Item = &str> {
+        self.rows().map(|part| part.table.as_str()).chain(self.buckets.iter().map(|part| part.table))
+    }
 }
 
 fn rows_of(table: &Table, group: usize) -> KeyPart {

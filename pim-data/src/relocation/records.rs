@@ -67,7 +67,7 @@ impl Copier {
     }
 
     /// How many an end has.
-    pub(super) async fn count_records(&self, end: &End, part: &BucketPart) -> Result<u64, MoveError> {
+    async fn count_records(&self, end: &End, part: &BucketPart) -> Result<u64, MoveError> {
         let (table, list) = (part.table, list_of(&self.buckets));
         let asked = [generated(format!("SELECT COUNT(*) FROM {table} WHERE bucket IN ({list})"))];
         let answers = self.look(end, &asked).await?;

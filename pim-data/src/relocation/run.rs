@@ -3,13 +3,14 @@
 use std::fs::File;
 
 use pim_core::context::RequestContext;
-use pim_core::shard::{Bucket, Epoch, ShardId};
+use pim_core::shard::{Bucket, Epoch, ShardId, ShardMap};
 use tokio::time::Instant;
 
 use super::copy::{Copier, End, Settled};
 use super::layout::Layout;
 use super::mover::Mover;
 use super::{MoveError, MoveRecord, MoveStep, Outflow, hand_over, journal, link};
+use crate::cluster::PreparedMap;
 use crate::fence::PublishError;
 
 /// Pause between two looks at the outbox.
@@ -23,9 +24,18 @@ pub struct Run {
     record: MoveRecord,
     copier: Copier,
     settled: Settled,
-    /// While the source is fenced: nobody publishes a map, since the when.
-    paused: Option<(File, Instant)>,
+    paused: Option<Pause>,
     _moving: File,
+}
+
+/// While the source is fenced.
+#[derive(Debug)]
+struct Pause {
+    /// Nobody else publishes a map.
+    publishing: File,
+    since: Instant,
+    /// The map that gives the buckets away, and that map on the disk.
+    ready: (ShardMap, PreparedMap),
 }
 
 impl Run {
@@ -100,12 +110,23 @@ impl Run {
         self.mover.cluster.refresh_map()?;
         self.mover.cluster.finish_begun().await?;
         self.owned()?;
+        let ready = self.prepare()?;
         // Before the fence: whoever finds the row knows that there may be one to lift.
         self.advance(MoveStep::Fenced).await?;
         let since = Instant::now();
         hand_over::fence(&self.copier.source, &self.record.buckets).await?;
-        self.paused = Some((publishing, since));
+        self.paused = Some(Pause { publishing, since, ready });
         Ok(())
+    }
+
+    /// The map that gives the buckets to the target, kept and laid ready.
+    fn prepare(&self) -> Result<(ShardMap, PreparedMap), MoveError> {
+        let cluster = &self.mover.cluster;
+        let next = cluster.map().reassign(self.record.buckets.iter().copied(), self.record.target)?;
+        let directory = &cluster.0.directory;
+        directory.keep_map(&next).map_err(PublishError::from)?;
+        let prepared = directory.prepare_map(&next).map_err(PublishError::from)?;
+        Ok((next, prepared))
     }
 
     /// Lets the last events out, brings the last changes over and compares both ends.
@@ -128,9 +149,9 @@ impl Run {
     /// Publishes the map that gives the buckets to the target, unless that has happened.
     async fn activate(&mut self) -> Result<(), MoveError> {
         let cluster = self.mover.cluster.clone();
-        let (publishing, since) = match self.paused.take() {
+        let (publishing, paused) = match self.paused.take() {
             // Nobody has published since: it was seen before the fence that no other map is about to come.
-            Some((publishing, since)) => (publishing, Some(since)),
+            Some(Pause { publishing, since, ready }) => (publishing, Some((since, ready))),
             None => {
                 let publishing = cluster.0.directory.publishing().await?;
                 cluster.refresh_map()?;
@@ -142,24 +163,23 @@ impl Run {
         let has_target = self.record.buckets.iter().all(|bucket| map.owner(*bucket).0 == self.record.target);
         if !has_target && map.version().0 + 1 != self.record.map_version {
             // Another map came first, so this one never will: the source has taken writes since.
-            self.paused = Some((publishing, Instant::now()));
-            return self.unfence().await;
+            return self.unfence_by(publishing).await;
         }
         if !has_target {
-            let next = map.reassign(self.record.buckets.iter().copied(), self.record.target)?;
-            let copied = self.record.buckets.iter().copied().collect();
-            match cluster.publish_copied(&next, &copied).await {
+            let (since, (next, prepared)) = match paused {
+                Some((since, ready)) => (Some(since), ready),
+                None => (None, self.prepare()?),
+            };
+            let published = match cluster.publish_moved(next, prepared).await {
                 // Somebody has lifted the fence, so the source may have taken writes since.
-                Err(PublishError::NotEmpty(_)) => {
-                    self.paused = Some((publishing, Instant::now()));
-                    return self.unfence().await;
-                }
+                Err(PublishError::NotEmpty(_)) => return self.unfence_by(publishing).await,
                 published => published?,
             };
-        }
-        if let Some(since) = since {
-            let paused = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.record.report.paused_us = self.record.report.paused_us.max(paused);
+            if let Some(since) = since {
+                let paused = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.record.report.paused_us = self.record.report.paused_us.max(paused);
+            }
+            published.settle().map_err(PublishError::from)?;
         }
         drop(publishing);
         self.advance(MoveStep::Activated).await
@@ -174,10 +194,15 @@ impl Run {
 
     /// The source takes writes again, and copying begins anew.
     async fn unfence(&mut self) -> Result<(), MoveError> {
-        let _publishing = match self.paused.take() {
-            Some((publishing, _)) => publishing,
+        let publishing = match self.paused.take() {
+            Some(pause) => pause.publishing,
             None => self.mover.cluster.0.directory.publishing().await?,
         };
+        self.unfence_by(publishing).await
+    }
+
+    /// As [`Run::unfence`], by whoever holds the place of the publisher until then.
+    async fn unfence_by(&mut self, _publishing: File) -> Result<(), MoveError> {
         let shard = self.record.source;
         let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
         lifted.map_err(|source| MoveError::Shard { shard, source })?;

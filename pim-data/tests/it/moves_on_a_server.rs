@@ -11,6 +11,7 @@ use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
 use super::moving::{filled, home_of, mover, rows_on};
+use crate::wire::{Trip, Wire};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
 
 /// What services are given: no owner's connection string.
@@ -115,6 +116,42 @@ async fn whoever_would_own_a_bucket_again_waits_for_its_clearing() {
     world.raw(account.id, &takes).await.expect("runs now");
     let late = world.raw(account.id, &format!("SELECT pim_require('[{bucket}]', 'moved')")).await;
     assert!(format!("{late:?}").contains("pim:bucket-is-owned"), "{late:?}");
+}
+
+/// Guard: while writers wait, each end is asked as little as can be, and nobody else at all.
+#[tokio::test]
+async fn writers_wait_for_few_trips() {
+    let wires = [Wire::before(&crate::server::dsn(None, "postgres")).await, Wire::before(&crate::server::dsn(None, "postgres")).await];
+    let world = World::with(2, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wires[0].secrets(Arc::clone(&servers.secrets), "shard-0-owner");
+        servers.secrets = wires[1].secrets(Arc::clone(&servers.secrets), "shard-1-owner");
+        // Probes are trips too.
+        servers.settings.probe_every = Duration::from_secs(3600);
+        settings
+    })
+    .await;
+    let account = filled(&world).await;
+    let (mover, _) = mover(&world.cluster);
+    // There and back: from then on both ends have prepared what they are asked.
+    for _ in 0..2 {
+        let planned = mover.plan(&cx(), [account.id.bucket()], home_of(&world, &account).1).await.expect("plans");
+        mover.run(&cx(), planned.id).await.expect("moves");
+    }
+    let (from, to) = home_of(&world, &account);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Fenced {
+        run.step(&cx()).await.expect("goes on");
+    }
+    wires.iter().for_each(Wire::begin);
+    while run.record().step != MoveStep::Activated {
+        run.step(&cx()).await.expect("goes on");
+    }
+    let trips = |shard: ShardId| wires[usize::from(shard.0)].trips().0;
+    // Heads, identities of records, and all of it again to compare; and that the bucket goes, or comes.
+    let few = vec![Trip::Run; 4];
+    assert_eq!((trips(from), trips(to)), (few.clone(), few));
 }
 
 /// Until somebody waits for this advisory lock.

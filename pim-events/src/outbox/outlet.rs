@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use pim_core::shard::Bucket;
-use pim_data::backend::{Db, DbError, SqlPair, Statement};
+use pim_data::backend::{Db, DbError, SqlPair, Statement, Value};
 use pim_data::relocation::{Belongs, MovedTable, Outflow, Outlet};
 
 /// The inbox of commands goes with its bucket, so that no command happens again behind a move.
@@ -20,21 +20,22 @@ pub struct OutboxOutlet;
 impl Outlet for OutboxOutlet {
     async fn outflow(&self, shard: &Db, buckets: &[Bucket]) -> Result<Outflow, DbError> {
         let list = buckets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let held = SqlPair::generated(format!(
+        let held = format!(
             "SELECT 1 FROM outbox_held h JOIN outbox_event e ON e.seq = h.seq WHERE e.bucket IN ({list}) LIMIT 1"
-        ));
-        let behind = SqlPair::joined(
-            SqlPair::generated_postgres(format!(
-                "SELECT 1 FROM pim_outbox_unsent(NULL) u WHERE u.bucket IN ({list}) LIMIT 1"
-            )),
-            SqlPair::generated_sqlite(format!(
-                "SELECT 1 FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) AND bucket IN ({list}) LIMIT 1"
-            )),
         );
-        // One snapshot: an event leaves the backlog and becomes a held one in one transaction.
-        let asked = [held, behind].map(Statement::of);
-        let answers = shard.read().await?.snapshot(&asked).await?;
-        let found = |index: usize| answers.get(index).is_some_and(|rows| !rows.is_empty());
+        // One statement, and so one snapshot: an event leaves the backlog and becomes a held one in one transaction. Writers may
+        // be waiting, and this is one trip.
+        let ask = |behind: String| format!("SELECT ({held}), ({behind})");
+        let asked = SqlPair::joined(
+            SqlPair::generated_postgres(ask(format!(
+                "SELECT 1 FROM pim_outbox_unsent(NULL) u WHERE u.bucket IN ({list}) LIMIT 1"
+            ))),
+            SqlPair::generated_sqlite(ask(format!(
+                "SELECT 1 FROM outbox_event WHERE seq > (SELECT last_seq FROM outbox_cursor) AND bucket IN ({list}) LIMIT 1"
+            ))),
+        );
+        let rows = shard.query(Statement::of(asked)).await?;
+        let found = |index: usize| rows.first().is_some_and(|row| !matches!(row.get(index), Value::Null));
         Ok(match (found(0), found(1)) {
             (true, _) => Outflow::Parked,
             (false, true) => Outflow::Waiting,
