@@ -8,7 +8,7 @@ mod open;
 mod shard;
 
 pub use directory::{Access, DirectoryError};
-pub(crate) use directory::{HALF_RESTORED, PreparedMap, PublishedMap};
+pub(crate) use directory::{HALF_RESTORED, PreparedMap};
 pub use endpoint::{EndpointFinding, EndpointHealth};
 pub use group::PrimaryState;
 pub use open::OpenError;

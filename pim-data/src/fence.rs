@@ -11,7 +11,7 @@ use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapError, MapVersion, Rou
 use serde_json::{Value as Json, json};
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, PreparedMap, PublishedMap, Shard};
+use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, PreparedMap, Shard};
 
 use crate::retry::Backoff;
 
@@ -133,24 +133,41 @@ impl Cluster {
     async fn publish(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
         let step = self.step_to(next)?;
         self.0.directory.keep_map(next)?;
-        let prepared = self.0.directory.prepare_map(next)?;
         self.fence_all(&step, &BTreeSet::new()).await?;
-        prepared.publish()?.settle()?;
+        self.0.directory.publish_map(next)?;
         self.0.router.catch_up(next.clone());
         Ok(step.handovers)
     }
 
     /// Publishes a map that gives buckets away whose rows a move has brought to their new owners, by whoever holds the place of
-    /// the publisher. Writers wait meanwhile, so the map has been prepared, and need not have settled afterwards.
-    pub(crate) async fn publish_moved(
-        &self,
-        next: ShardMap,
-        prepared: PreparedMap,
-    ) -> Result<PublishedMap, PublishError> {
+    /// the publisher. Writers wait meanwhile, so the map has been prepared, and has yet to settle afterwards.
+    pub(crate) async fn publish_moved(&self, next: ShardMap, prepared: PreparedMap) -> Result<(), PublishError> {
         self.fence_moved(&self.step_to(&next)?).await?;
-        let published = prepared.publish()?;
+        prepared.publish()?;
         self.0.router.catch_up(next);
-        Ok(published)
+        Ok(())
+    }
+
+    /// Has some shards follow all of the map in force, whatever they said before, and waits until the map outlives a power
+    /// loss. By whoever holds the place of the publisher.
+    pub(crate) async fn settle_map(&self, shards: [ShardId; 2]) -> Result<(), PublishError> {
+        self.0.directory.settle_map()?;
+        let map = self.map();
+        for shard in shards {
+            self.take(shard, &map).await.map_err(|source| PublishError::Shard { shard, source })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a map that was kept to come next, and did not. By whoever holds the place of the publisher.
+    pub(crate) async fn forget_prepared(&self) -> Result<(), PublishError> {
+        self.refresh_map()?;
+        let version = self.map().version();
+        // Shards that follow it have begun to: whoever publishes next goes on with that.
+        if self.newest_fenced().await? <= version {
+            self.0.directory.forget_map(version.0 + 1)?;
+        }
+        Ok(())
     }
 
     /// A step to the next map, checked.
@@ -261,7 +278,7 @@ impl Cluster {
             Err(PublishError::NotEmpty(_)) => return Ok(()),
             outcome => outcome?,
         }
-        self.0.directory.prepare_map(&next)?.publish()?.settle()?;
+        self.0.directory.publish_map(&next)?;
         self.0.router.catch_up(next);
         Ok(())
     }

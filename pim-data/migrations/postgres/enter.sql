@@ -225,6 +225,15 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION public.pim_drain(jsonb) FROM PUBLIC;
 
+-- Takes a fence back. Behind the locks of one that its caller has left waiting: that one would be there afterwards.
+CREATE OR REPLACE FUNCTION public.pim_lift(buckets jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM public.pim_fence(buckets);
+  UPDATE public.pim_bucket_owned o SET state = 'owned'
+    WHERE o.bucket IN (SELECT (value->>0)::bigint FROM jsonb_array_elements(buckets)) AND o.state = 'draining';
+END $$;
+REVOKE EXECUTE ON FUNCTION public.pim_lift(jsonb) FROM PUBLIC;
+
 DROP FUNCTION IF EXISTS public.pim_give(jsonb, bigint);
 
 -- Gives buckets away, unless one of them may not go, which it names then. Each element is [bucket, new owner, whether its rows

@@ -23,17 +23,15 @@ pub(super) async fn catch_up(cluster: &Cluster, origin: Option<&Path>) -> Result
     let directory = &cluster.0.directory;
     while current.version().0 < newest {
         let version = current.version().0 + 1;
-        let next = match directory.map(version) {
-            Ok(known) => known,
-            Err(_) => found_in(origin, version).ok_or(BackupError::Map { version })?,
-        };
-        // Of another system, or another try at this version that came to nothing.
-        current.check_successor(&next, Bucket::COUNT).map_err(|_| BackupError::Map { version })?;
+        // Where the backup was taken from is the map that came into force; what was kept in it may have come to nothing.
+        let known = [found_in(origin, version), directory.map(version).ok()];
+        let is_next = |next: &ShardMap| current.check_successor(next, Bucket::COUNT).is_ok();
+        let next = known.into_iter().flatten().find(is_next).ok_or(BackupError::Map { version })?;
         directory.keep_map(&next)?;
         if version == newest && !is_followed(cluster, &next).await? {
             return Ok(());
         }
-        directory.prepare_map(&next)?.publish()?.settle()?;
+        directory.publish_map(&next)?;
         cluster.0.router.catch_up(next);
         current = cluster.map();
     }

@@ -236,11 +236,33 @@ impl Directory {
         write_synced(&map_path(&self.path, map.version().0), map.to_toml().as_bytes())
     }
 
+    /// Forgets a map that was kept and never came into force, so that nobody takes it for the one that did. For whoever holds the
+    /// place of the publisher.
+    pub(crate) fn forget_map(&self, version: u64) -> Result<(), DirectoryError> {
+        let file = map_path(&self.path, version);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &file)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Lays a kept map ready, so that publishing it need not wait for the disk. For whoever holds the place of the publisher
     /// until it is published.
     pub(crate) fn prepare_map(&self, map: &ShardMap) -> Result<PreparedMap, DirectoryError> {
         let file = self.path.join(MAP_FILE);
         Ok(PreparedMap { fresh: write_fresh(&file, map.to_toml().as_bytes())?, file })
+    }
+
+    /// Waits until the published map outlives a power loss. Until then the one before it may be read again: whoever opens the
+    /// directory finds that shards follow a newer one, and publishes that.
+    pub(crate) fn settle_map(&self) -> Result<(), DirectoryError> {
+        sync_folder_of(&self.path.join(MAP_FILE))
+    }
+
+    /// Makes a kept map the one that everybody reads.
+    pub(crate) fn publish_map(&self, map: &ShardMap) -> Result<(), DirectoryError> {
+        self.prepare_map(map)?.publish()?;
+        self.settle_map()
     }
 }
 
@@ -253,25 +275,9 @@ pub(crate) struct PreparedMap {
 }
 
 impl PreparedMap {
-    /// Makes it the one that everybody reads.
-    pub(crate) fn publish(self) -> Result<PublishedMap, DirectoryError> {
-        fs::rename(&self.fresh, &self.file).map_err(io_error("rename", &self.fresh))?;
-        Ok(PublishedMap { file: self.file })
-    }
-}
-
-/// A map that everybody reads. After a power loss the one before it may be read again, until this has settled: whoever opens
-/// the directory then finds that shards follow a newer one.
-#[derive(Debug)]
-#[must_use = "a power loss may take it back until it has settled"]
-pub(crate) struct PublishedMap {
-    file: PathBuf,
-}
-
-impl PublishedMap {
-    /// Waits until it outlives a power loss.
-    pub(crate) fn settle(self) -> Result<(), DirectoryError> {
-        sync_folder_of(&self.file)
+    /// Makes it the one that everybody reads; [`Directory::settle_map`] comes next.
+    pub(crate) fn publish(self) -> Result<(), DirectoryError> {
+        fs::rename(&self.fresh, &self.file).map_err(io_error("rename", &self.fresh))
     }
 }
 

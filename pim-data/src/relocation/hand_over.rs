@@ -55,9 +55,7 @@ pub(super) async fn fence(source: &End, buckets: &[Bucket]) -> Result<(), MoveEr
 
 /// How many of the buckets are owned there, all of which are fenced then. One trip: writers wait from its first lock on.
 async fn fence_on_server(db: &Db, buckets: &[Bucket]) -> Result<u64, DbError> {
-    let list: Vec<_> = buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
-    let list = Value::Json(serde_json::Value::from(list).to_string());
-    let rows = db.change(Statement::of(SqlPair::postgres("SELECT pim_drain(?)")).bind(list)).await?;
+    let rows = db.change(Statement::of(SqlPair::postgres("SELECT pim_drain(?)")).bind(numbers(buckets))).await?;
     rows.first().map_or(Ok(0), |row| Ok(row.count(0)?))
 }
 
@@ -80,15 +78,27 @@ async fn fence_in_file(db: &Db, buckets: &[Bucket]) -> Result<u64, DbError> {
 
 /// The source takes writes again.
 pub(super) async fn lift(source: &Db, buckets: &[Bucket]) -> Result<(), DbError> {
+    if source.engine() == Engine::Postgres {
+        let lift = Statement::of(SqlPair::postgres("SELECT pim_lift(?)")).bind(numbers(buckets));
+        return source.change(lift).await.map(drop);
+    }
     let list = list_of(buckets);
     let text = format!("UPDATE pim_bucket_owned SET state = 'owned' WHERE bucket IN ({list}) AND state = 'draining'");
     source.change(generated(text)).await.map(drop)
 }
 
+/// Buckets as functions of the database take them.
+fn numbers(buckets: &[Bucket]) -> Value {
+    let list: Vec<_> = buckets.iter().map(|bucket| serde_json::json!([bucket.get()])).collect();
+    Value::Json(serde_json::Value::from(list).to_string())
+}
+
 /// Buckets whose rows a move has brought to the new owner, so that the map of this version may give them away.
 pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTreeSet<Bucket>, DbError> {
     let moves = journal::open(control).await?;
-    let ready = |it: &super::MoveRecord| it.step == MoveStep::Activating && it.map_version == version.0;
+    // Also where the map had its name already, and a power loss took that back.
+    let is_there = |step| matches!(step, MoveStep::Activating | MoveStep::Activated);
+    let ready = |it: &super::MoveRecord| is_there(it.step) && it.map_version == version.0;
     Ok(moves.into_iter().filter(ready).flat_map(|it| it.buckets).collect())
 }
 

@@ -114,7 +114,11 @@ impl Run {
         // Before the fence: whoever finds the row knows that there may be one to lift.
         self.advance(MoveStep::Fenced).await?;
         let since = Instant::now();
-        hand_over::fence(&self.copier.source, &self.record.buckets).await?;
+        if let Err(error) = hand_over::fence(&self.copier.source, &self.record.buckets).await {
+            // It may be up all the same, if its answer was lost on the way.
+            self.unfence_by(publishing).await?;
+            return Err(error);
+        }
         self.paused = Some(Pause { publishing, since, ready });
         Ok(())
     }
@@ -170,17 +174,18 @@ impl Run {
                 Some((since, ready)) => (Some(since), ready),
                 None => (None, self.prepare()?),
             };
-            let published = match cluster.publish_moved(next, prepared).await {
+            match cluster.publish_moved(next, prepared).await {
                 // Somebody has lifted the fence, so the source may have taken writes since.
                 Err(PublishError::NotEmpty(_)) => return self.unfence_by(publishing).await,
                 published => published?,
-            };
+            }
             if let Some(since) = since {
                 let paused = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.record.report.paused_us = self.record.report.paused_us.max(paused);
             }
-            published.settle().map_err(PublishError::from)?;
         }
+        // Nobody waits any more.
+        cluster.settle_map([self.record.source, self.record.target]).await?;
         drop(publishing);
         self.advance(MoveStep::Activated).await
     }
@@ -206,6 +211,8 @@ impl Run {
         let shard = self.record.source;
         let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
         lifted.map_err(|source| MoveError::Shard { shard, source })?;
+        // What is left of it is looked for again before the next map is kept.
+        let _kept = self.mover.cluster.forget_prepared().await;
         self.record.map_version = 0;
         self.advance(MoveStep::Planned).await
     }

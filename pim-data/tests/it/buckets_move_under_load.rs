@@ -292,6 +292,7 @@ async fn an_outbox_that_does_not_drain_lifts_the_fence() {
     tap.waiting.store(true, Ordering::SeqCst);
     assert!(matches!(mover.run(&cx(), planned.id).await, Err(MoveError::NotDrained)));
     assert!(tap.asked.load(Ordering::SeqCst) > 1);
+    assert!(!world.folder.path().join("maps/2.toml").exists(), "a map that came to nothing is not kept");
     world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
     assert_eq!(world.cluster.router().route(&account.id).shard, from);
 }

@@ -149,8 +149,9 @@ async fn writers_wait_for_few_trips() {
         run.step(&cx()).await.expect("goes on");
     }
     let trips = |shard: ShardId| wires[usize::from(shard.0)].trips().0;
-    // Heads, identities of records, and all of it again to compare; and that the bucket goes, or comes.
-    let few = vec![Trip::Run; 4];
+    // Heads, identities of records, and all of it again to compare; and that the bucket goes, or comes. When nobody waits any
+    // more: whether each says all of what the map says.
+    let few = vec![Trip::Run; 4 + 2];
     assert_eq!((trips(from), trips(to)), (few.clone(), few));
 }
 
@@ -169,6 +170,35 @@ async fn is_waited_for(db: &Db, class: u32, object: u64) {
         assert!(Instant::now() < give_up, "nobody waited");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Guard: `pim_lift` takes the fence's locks. A mover that goes while its fence waits for a writer leaves a call behind that goes on.
+#[tokio::test]
+async fn a_fence_that_nobody_waits_for_any_more_is_lifted_too() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let bucket = account.id.bucket();
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    while run.record().step != MoveStep::Copying {
+        run.step(&cx()).await.expect("goes on");
+    }
+    let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
+    let mut writes = writer.begin().await.expect("begins");
+    writes.script(&format!("SELECT pg_advisory_xact_lock_shared(7461, {bucket})")).await.expect("locks");
+    let request = cx();
+    tokio::select! {
+        end = run.step(&request) => panic!("a writer is in flight: {end:?}"),
+        () = is_waited_for(&onlooker, 7461, bucket.get().into()) => {}
+    }
+    drop(run);
+    let cancels = tokio::spawn(async move { mover.cancel(planned.id).await });
+    is_waited_for(&onlooker, 7461, 4096).await;
+    writes.rollback().await.expect("ends");
+    cancels.await.expect("runs").expect("cancels");
+    world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
 }
 
 /// Guard: the fence locks first. Whoever is in the middle of a write commits before it, and what they wrote goes along.

@@ -13,8 +13,14 @@ use super::world::{Account, Folder, World, cx, policy, schema};
 
 /// The files of a world, copied before a bucket of one of its accounts has gone as far as `step`; nobody serves any more.
 async fn moved_up_to(step: MoveStep) -> (Folder, Account, ShardId) {
+    moved_after(|_, _| {}, step).await
+}
+
+/// The same, with something done before the files were copied.
+async fn moved_after(before: impl FnOnce(&World, &Account), step: MoveStep) -> (Folder, Account, ShardId) {
     let world = World::new(2).await;
     let account = filled(&world).await;
+    before(&world, &account);
     world.cluster.checkpoint_audit().await.expect("signs");
     world.cluster.back_up_files(&world.folder.path().join("backup"), &[]).await.expect("copies");
     let (_, to) = home_of(&world, &account);
@@ -63,6 +69,23 @@ async fn a_map_that_is_nowhere_to_be_had_is_named() {
     let refusal = restored(&old, Some(empty.path())).await.err().expect("is refused");
     assert!(matches!(refusal, BackupError::Map { version: 2 }), "{refusal}");
     // Nothing was changed meanwhile: where it is to be had, it is restored.
+    let (cluster, report, folder) = restored(&old, None).await.expect("restores");
+    assert_eq!((report.map_version, cluster.router().route(&account.id).shard), (3, to));
+    takes_writes(cluster, folder, &account).await;
+}
+
+/// Guard: `maps::catch_up` looks where the backup was taken from first. A map that was kept and came to nothing has the version of
+/// the one that came into force.
+#[tokio::test]
+async fn a_map_that_came_to_nothing_is_not_followed() {
+    let stale = |world: &World, account: &Account| {
+        let map = world.cluster.map();
+        let others = map.buckets_of(home_of(world, account).0).map(|(bucket, _)| bucket);
+        let other = others.into_iter().find(|bucket| *bucket != account.id.bucket()).expect("many");
+        let next = map.reassign([other], home_of(world, account).1).expect("a successor");
+        fs::write(world.folder.path().join("maps").join("2.toml"), next.to_toml()).expect("writes");
+    };
+    let (old, account, to) = moved_after(stale, MoveStep::Done).await;
     let (cluster, report, folder) = restored(&old, None).await.expect("restores");
     assert_eq!((report.map_version, cluster.router().route(&account.id).shard), (3, to));
     takes_writes(cluster, folder, &account).await;

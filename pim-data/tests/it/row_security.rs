@@ -246,6 +246,7 @@ const ATTEMPTS: &[&str] = &[
     "SELECT pim_register_part('fact', 'pim_append_only')",
     "SELECT pim_fence('[]')",
     "SELECT pim_drain('[[1]]')",
+    "SELECT pim_lift('[[1]]')",
     "SELECT pim_hand_over('[[1, 2, false]]', 9)",
     "SELECT pim_take('[[1, 99]]', 9)",
     "SELECT pim_retire('[]', 9)",
