@@ -211,7 +211,7 @@ impl Run {
         let shard = self.record.source;
         let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
         lifted.map_err(|source| MoveError::Shard { shard, source })?;
-        // What is left of it is looked for again before the next map is kept.
+        // Where it stays, because a shard does not answer, the next map that is kept takes its place.
         let _kept = self.mover.cluster.forget_prepared().await;
         self.record.map_version = 0;
         self.advance(MoveStep::Planned).await
