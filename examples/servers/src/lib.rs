@@ -24,6 +24,7 @@ pub mod fleet;
 mod guard;
 pub mod image;
 pub mod local;
+pub mod port;
 pub mod programs;
 pub mod shared;
 pub mod small_disk;

@@ -10,11 +10,11 @@ pub(crate) use recovery::{Source, number_of, segments};
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::port;
 use crate::programs::{Programs, ProgramsError};
 use crate::wait::until;
 
@@ -248,7 +248,7 @@ impl LocalServer {
         Ok(server)
     }
 
-    /// Somebody may take the port between our look and the server's: then another one is tried.
+    /// Somebody who asks for that very port may be faster: then another one is tried.
     fn start_on_free_port(&mut self) -> Result<(), LocalError> {
         self.on_free_port(Self::start)
     }
@@ -265,7 +265,7 @@ impl LocalServer {
     fn on_free_port(&mut self, start: impl Fn(&Self) -> Result<(), LocalError>) -> Result<(), LocalError> {
         let mut tries = 0;
         loop {
-            self.port = free_port().map_err(self.in_its_folder())?;
+            self.port = port::reserve().map_err(self.in_its_folder())?.port();
             let port = self.port.to_string();
             self.append(&[("port", &port), ("cluster_name", &self.name)])?;
             tries += 1;
@@ -367,10 +367,6 @@ impl LocalServer {
         let folder = self.folder.clone();
         move |source| LocalError::Folder { folder: folder.clone(), source }
     }
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Parent and state of a process.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -14,6 +13,7 @@ use pim_lab::broker::gateway_secret;
 use pim_lab::seed::{SeedSettings, seed};
 use pim_lab::signals::Hub;
 use pim_lab::workers::Stores;
+use pim_servers::port;
 
 use crate::program::Program;
 use crate::session::session_of;
@@ -92,8 +92,8 @@ impl Nine {
             programs.push(worker.1);
         }
         // These two ask what starts after them, so their ports are chosen before.
-        internal.insert("gateway", format!("http://{}", free_address()?));
-        let personas = free_address()?;
+        internal.insert("gateway", format!("http://{}", port::reserve()?));
+        let personas = port::reserve()?;
         internal.insert("persona-simulator", format!("http://{personas}"));
         let admin = start_admin(&start, &jwks, &internal).await?;
         internal.insert("admin-service", admin.told("url").to_owned());
@@ -169,9 +169,4 @@ async fn start_gateway(start: &Start<'_>, broker: &str, internal: &BTreeMap<&'st
     settings.push(format!("internal_listen={}", inside.trim_start_matches("http://")));
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     start.common("gateway", &arguments).await
-}
-
-/// An address that nobody listens on now; whoever is told it may be beaten to it, and then says so.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

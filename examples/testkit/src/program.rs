@@ -1,19 +1,26 @@
 //! A built program of the lab as a process.
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead as _};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::disk::Disk;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Of a program that has closed its output.
+const EXITS_WITHIN: Duration = Duration::from_secs(1);
+const LINES_KEPT: usize = 20;
 
 /// A running program. Killed when the value goes.
 #[derive(Debug)]
@@ -69,10 +76,13 @@ impl Program {
         command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().context("cannot start the program")?;
         let stdout = child.stdout.take().context("no standard output")?;
+        let complaints = child.stderr.take().map(last_lines).transpose()?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = timeout(READY_WITHIN, event(&mut lines, "ready")).await;
-        let ready = ready.context("the program was not ready in time")??;
-        Ok(Self { child, lines, ready })
+        match ready.context("the program was not ready in time").flatten() {
+            Ok(ready) => Ok(Self { child, lines, ready }),
+            Err(error) => Err(why_it_is_not_ready(child, complaints).await).context(error),
+        }
     }
 
     /// A text of the ready line.
@@ -105,8 +115,36 @@ impl Program {
     }
 }
 
+/// Kept for whoever asks why it did not start.
 fn log() -> Stdio {
-    if std::env::var_os("LAB_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() }
+    if std::env::var_os("LAB_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::piped() }
+}
+
+/// Reads to the end on a thread of its own: a program never waits for a test that reads nothing.
+fn last_lines(stderr: ChildStderr) -> Result<JoinHandle<Vec<String>>> {
+    let lines = io::BufReader::new(File::from(stderr.into_owned_fd()?)).lines();
+    Ok(thread::spawn(move || {
+        let mut last = VecDeque::new();
+        for line in lines.map_while(io::Result::ok) {
+            if last.len() == LINES_KEPT {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+        last.into()
+    }))
+}
+
+async fn why_it_is_not_ready(mut child: Child, complaints: Option<JoinHandle<Vec<String>>>) -> anyhow::Error {
+    let ended = match timeout(EXITS_WITHIN, child.wait()).await {
+        Ok(Ok(status)) => status.to_string(),
+        _ => "it still runs".to_owned(),
+    };
+    let _killed = child.kill().await;
+    match complaints.map(JoinHandle::join) {
+        Some(Ok(lines)) => anyhow!("{ended}: {}", lines.join("\n")),
+        _ => anyhow!("{ended}: its log is elsewhere"),
+    }
 }
 
 async fn event(lines: &mut Lines<BufReader<ChildStdout>>, kind: &str) -> Result<Value> {
@@ -118,4 +156,16 @@ async fn event(lines: &mut Lines<BufReader<ChildStdout>>, kind: &str) -> Result<
         }
     }
     bail!("the program ended without a line that says {kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_ends_says_why() {
+        let error = Program::start("gateway", &["--no-such-flag"]).await.expect_err("it is no flag");
+        let told = format!("{error:#}");
+        assert!(told.contains("exit status: 2") && told.contains("--no-such-flag"), "{told}");
+    }
 }

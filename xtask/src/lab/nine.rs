@@ -3,7 +3,7 @@
 //! Everything that it makes lies in `process` below the lab's folder and in the folder of the servers; `lab down` removes both.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pim_servers::fleet::Fleet;
+use pim_servers::port;
 use serde_json::{Value, json};
 
 use super::api::Api;
@@ -98,7 +99,7 @@ impl Start {
             urls.push((name, self.service(name, &common)?));
         }
         // These two are asked by what starts before them.
-        let (inside, personas) = (free_address()?, free_address()?);
+        let (inside, personas) = (port::reserve()?, port::reserve()?);
         urls.extend([("gateway", format!("http://{inside}")), ("persona-simulator", format!("http://{personas}"))]);
         let known: Vec<_> =
             urls.iter().map(|(name, url)| format!("programs.{}={url}", name.replace('-', "_"))).collect();
@@ -234,11 +235,6 @@ impl Start {
 /// Where a program's own lines go.
 fn printed_by(name: &str) -> PathBuf {
     journal::process_folder().join(format!("{name}.jsonl"))
-}
-
-/// An address that nobody listens on now; whoever is told it may be beaten to it, and then says so.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind(ANY_PORT)?.local_addr()?)
 }
 
 /// Stops the personas, waits until everything has come to rest, sums the run up, stops the rest and removes all of it.

@@ -5,5 +5,6 @@ mod a_backup_restores_to_an_instant;
 mod a_container_goes_with_its_process;
 mod a_fleet_outlives_its_process;
 mod a_full_disk_is_named;
+mod a_reserved_port_is_left_alone;
 mod a_standby_takes_over;
 mod servers_go_with_their_process;
