@@ -8,13 +8,13 @@ use pim_core::shard::ShardId;
 use pim_data::audit::AuditFilter;
 use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
-use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Run};
+use pim_data::relocation::{MoveError, MoveSettings, MoveStep};
 use pim_data::repository::Page;
 use pim_data::unit::{Tries, UnitError};
 
 use super::world::{Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, write};
 
-use super::moving::{FILLED, filled, home_of, mover, note, rows_on};
+use super::moving::{FILLED, at_step, filled, home_of, mover, note, rows_on};
 #[tokio::test]
 async fn everything_of_a_bucket_moves_and_nothing_stays() {
     let world = World::new(2).await;
@@ -52,11 +52,7 @@ async fn audit_records_stay_and_a_record_at_both_ends_ties_them() {
     let (from, to) = home_of(&world, &account);
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Activated {
-        run.step(&cx()).await.expect("goes on");
-    }
-    drop(run);
+    drop(at_step(&mover, &planned, MoveStep::Activated).await);
     // Whoever concludes it twice links it once.
     let lane = account.id.bucket().lane().get();
     mover.run(&cx(), planned.id).await.expect("ends");
@@ -188,11 +184,8 @@ async fn a_publication_broken_off_between_giver_and_taker_is_finished() {
     let (from, to) = home_of(&world, &account);
     let (first, _) = mover(&world.cluster);
     let planned = first.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = first.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Activating {
-        run.step(&cx()).await.expect("goes on");
-    }
-    drop((run, first));
+    drop(at_step(&first, &planned, MoveStep::Activating).await);
+    drop(first);
     // What a mover has done when it dies there: the map is kept, the source has given.
     let next = world.cluster.map().reassign([account.id.bucket()], to).expect("a successor");
     std::fs::write(world.folder.path().join("maps").join("2.toml"), next.to_toml()).expect("writes");
@@ -235,14 +228,6 @@ async fn a_publication_that_another_began_is_finished_before_the_fence() {
     assert_eq!((route.shard, route.epoch.0, route.map_version.0), (to, 3, 3));
     assert_eq!(std::fs::read_to_string(kept).expect("is kept"), begun.to_toml());
     world.change(account.id, |account| account.points = 9).await.expect("the target takes writes");
-}
-
-async fn at_step(mover: &Mover, planned: &MoveRecord, step: MoveStep) -> Run {
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != step {
-        run.step(&cx()).await.expect("goes on");
-    }
-    run
 }
 
 /// Guard: a map that gives the buckets away is published only as long as nobody could write at the source.

@@ -10,7 +10,7 @@ use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
-use super::moving::{filled, home_of, mover, rows_on};
+use super::moving::{at_step, filled, go_on_to, home_of, mover, rows_on};
 use crate::wire::{Trip, Wire};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
 
@@ -35,11 +35,7 @@ async fn a_program_without_the_owners_secrets_moves_nothing_and_opens_beside_a_b
     let (theirs, _) = mover(&world.cluster);
     let planned = theirs.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     for step in [MoveStep::Fenced, MoveStep::Activating] {
-        let mut run = theirs.take_up(planned.id).await.expect("is free");
-        while run.record().step != step {
-            run.step(&cx()).await.expect("goes on");
-        }
-        drop(run);
+        drop(at_step(&theirs, &planned, step).await);
         let mut less = settings(&world.folder, 2).with_access(Access::Shared);
         let servers = less.servers.as_mut().expect("servers");
         servers.secrets = Arc::new(WithoutOwner(Arc::clone(&servers.secrets)));
@@ -140,14 +136,9 @@ async fn writers_wait_for_few_trips() {
     }
     let (from, to) = home_of(&world, &account);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Fenced {
-        run.step(&cx()).await.expect("goes on");
-    }
+    let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
     wires.iter().for_each(Wire::begin);
-    while run.record().step != MoveStep::Activated {
-        run.step(&cx()).await.expect("goes on");
-    }
+    go_on_to(&mut run, MoveStep::Activated).await;
     let trips = |shard: ShardId| wires[usize::from(shard.0)].trips().0;
     // Heads, identities of records, and all of it again to compare; and that the bucket goes, or comes. When nobody waits any
     // more: whether each says all of what the map says.
@@ -181,10 +172,7 @@ async fn a_fence_that_nobody_waits_for_any_more_is_lifted_too() {
     let bucket = account.id.bucket();
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Copying {
-        run.step(&cx()).await.expect("goes on");
-    }
+    let mut run = at_step(&mover, &planned, MoveStep::Copying).await;
     let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
     let mut writes = writer.begin().await.expect("begins");
     writes.script(&format!("SELECT pg_advisory_xact_lock_shared(7461, {bucket})")).await.expect("locks");
@@ -210,10 +198,7 @@ async fn a_fence_waits_for_the_write_in_flight_and_takes_it_along() {
     let bucket = account.id.bucket();
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Copying {
-        run.step(&cx()).await.expect("goes on");
-    }
+    let mut run = at_step(&mover, &planned, MoveStep::Copying).await;
     let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
     let mut writing = writer.begin().await.expect("begins");
     let write = format!(
@@ -243,10 +228,7 @@ async fn the_record_of_a_move_waits_for_its_lane() {
     let lane = account.id.bucket().lane().get();
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != MoveStep::Activated {
-        run.step(&cx()).await.expect("goes on");
-    }
+    let mut run = at_step(&mover, &planned, MoveStep::Activated).await;
     let (writer, onlooker) = (world.powerful(from).await, world.powerful(from).await);
     let mut writing = writer.begin().await.expect("begins");
     writing.script(&format!("SELECT pg_advisory_xact_lock(7462, {lane})")).await.expect("locks");

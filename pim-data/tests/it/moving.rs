@@ -9,7 +9,7 @@ use pim_core::id::Id;
 use pim_core::shard::{Bucket, ShardId};
 use pim_data::backend::{Db, DbError};
 use pim_data::cluster::Cluster;
-use pim_data::relocation::{MoveSettings, Mover, Outflow, Outlet};
+use pim_data::relocation::{MoveRecord, MoveSettings, MoveStep, Mover, Outflow, Outlet, Run};
 use pim_data::unit::UnitError;
 
 use super::world::{Account, CustomerNote, ShopResource, World, cx, keyed, tell, write};
@@ -41,6 +41,19 @@ pub(crate) fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
     let short =
         MoveSettings { pause_max: Duration::from_millis(200), lull_max: Duration::ZERO, ..MoveSettings::default() };
     (Mover::new(cluster, tap.clone()).with_settings(short), tap)
+}
+
+/// Takes a move up and brings it as far as this.
+pub(crate) async fn at_step(mover: &Mover, planned: &MoveRecord, step: MoveStep) -> Run {
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    go_on_to(&mut run, step).await;
+    run
+}
+
+pub(crate) async fn go_on_to(run: &mut Run, step: MoveStep) {
+    while run.record().step != step {
+        run.step(&cx()).await.expect("goes on");
+    }
 }
 
 /// An account with notes, some history and an answered request.

@@ -8,7 +8,7 @@ use pim_data::backup::{BackupError, RestorePoint, RestoreReport, restore};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::relocation::MoveStep;
 
-use super::moving::{filled, home_of, mover};
+use super::moving::{at_step, filled, home_of, mover};
 use super::world::{Account, Folder, World, cx, policy, schema};
 
 /// The files of a world, copied before a bucket of one of its accounts has gone as far as `step`; nobody serves any more.
@@ -26,10 +26,7 @@ async fn moved_after(before: impl FnOnce(&World, &Account), step: MoveStep) -> (
     let (_, to) = home_of(&world, &account);
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = mover.take_up(planned.id).await.expect("is free");
-    while run.record().step != step {
-        run.step(&cx()).await.expect("goes on");
-    }
+    drop(at_step(&mover, &planned, step).await);
     (world.folder, account, to)
 }
 
