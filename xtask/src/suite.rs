@@ -3,7 +3,9 @@
 mod built;
 mod drill;
 
-use anyhow::Result;
+use std::thread;
+
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use pim_servers::programs::Programs;
 use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
@@ -62,11 +64,21 @@ struct Suite {
     lacks: fn() -> Result<(), String>,
     /// The folder of its package.
     package: &'static str,
-    /// Whether it is among [`Built::on_servers`].
-    on_servers: bool,
+    of: Of,
     flags: &'static [&'static str],
     /// What the names of its tests contain, unless somebody asked for others.
     tests: &'static str,
+}
+
+/// Which programs a suite is among, and so when it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// [`Built::of_workspace`].
+    Workspace,
+    /// The same; it starts none of the lab's programs and mostly waits, so the next ones are built meanwhile.
+    WorkspaceMeanwhile,
+    /// [`Built::on_servers`].
+    Servers,
 }
 
 const SUITES: &[Suite] = &[
@@ -75,7 +87,7 @@ const SUITES: &[Suite] = &[
         what: "servers as processes: a standby takes over, and nothing is left behind",
         lacks: lacks_programs,
         package: "servers",
-        on_servers: false,
+        of: Of::WorkspaceMeanwhile,
         flags: &["--ignored", "--skip", "a_container", "--skip", "a_full_disk"],
         tests: "",
     },
@@ -84,7 +96,7 @@ const SUITES: &[Suite] = &[
         what: "backups of servers, and restoring them, on a disk that is full",
         lacks: || lacks_disk().and_then(|()| lacks_programs()),
         package: "servers",
-        on_servers: false,
+        of: Of::WorkspaceMeanwhile,
         flags: &["--ignored"],
         tests: "a_full_disk",
     },
@@ -93,7 +105,7 @@ const SUITES: &[Suite] = &[
         what: "backups of files, and restoring them, on a disk that is full",
         lacks: lacks_disk,
         package: "testkit",
-        on_servers: false,
+        of: Of::Workspace,
         flags: &["--ignored"],
         tests: "a_full_disk",
     },
@@ -102,7 +114,7 @@ const SUITES: &[Suite] = &[
         what: "servers in containers: nothing is left behind",
         lacks: lacks_engine,
         package: "servers",
-        on_servers: true,
+        of: Of::Servers,
         flags: &["--ignored"],
         tests: "a_container",
     },
@@ -111,7 +123,7 @@ const SUITES: &[Suite] = &[
         what: "the promises of pim-data on PostgreSQL",
         lacks: lacks_postgres,
         package: "pim-data",
-        on_servers: true,
+        of: Of::Servers,
         flags: &[],
         // Without it the embedded engine's would run once more.
         tests: "postgres::",
@@ -121,7 +133,7 @@ const SUITES: &[Suite] = &[
         what: "a cluster on the servers of a lab",
         lacks: lacks_programs,
         package: "pim-data",
-        on_servers: true,
+        of: Of::Servers,
         flags: &["--ignored"],
         tests: "postgres::",
     },
@@ -130,7 +142,7 @@ const SUITES: &[Suite] = &[
         what: "the promises of pim-events on PostgreSQL",
         lacks: lacks_postgres,
         package: "pim-events",
-        on_servers: true,
+        of: Of::Servers,
         flags: &[],
         tests: "postgres::",
     },
@@ -139,7 +151,7 @@ const SUITES: &[Suite] = &[
         what: "the promises of the lab on PostgreSQL",
         lacks: lacks_postgres,
         package: "testkit",
-        on_servers: true,
+        of: Of::Servers,
         flags: &[],
         tests: "postgres::",
     },
@@ -148,7 +160,7 @@ const SUITES: &[Suite] = &[
         what: "a lab of processes, and kills of service, primary and standby",
         lacks: lacks_programs,
         package: "testkit",
-        on_servers: true,
+        of: Of::Servers,
         flags: &["--ignored", "--test-threads=1"],
         tests: "postgres::",
     },
@@ -199,11 +211,19 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     }
     // Nothing is left untried because something else failed.
     let mut outcomes = vec![must(&mut test)];
-    let (on_servers, others): (Vec<&Suite>, Vec<_>) = there.into_iter().partition(|suite| suite.on_servers);
-    outcomes.extend(others.into_iter().map(|suite| suite.run(&of_workspace, args)));
-    if !on_servers.is_empty() {
-        let built = Built::on_servers(Profile::Dev)?;
-        outcomes.extend(on_servers.into_iter().map(|suite| suite.run(&built, args)));
+    let all = |of, built: &Built| -> Vec<_> {
+        there.iter().filter(|suite| suite.of == of).map(|suite| suite.run(built, args)).collect()
+    };
+    outcomes.extend(all(Of::Workspace, &of_workspace));
+    let (meanwhile, on_servers) = thread::scope(|scope| {
+        let meanwhile = scope.spawn(|| all(Of::WorkspaceMeanwhile, &of_workspace));
+        let is_needed = there.iter().any(|suite| suite.of == Of::Servers);
+        let built = is_needed.then(|| Built::on_servers(Profile::Dev));
+        (meanwhile.join(), built.transpose())
+    });
+    outcomes.extend(meanwhile.map_err(|_| anyhow!("the suites beside the build were broken off"))?);
+    if let Some(built) = on_servers? {
+        outcomes.extend(all(Of::Servers, &built));
     }
     outcomes.into_iter().collect()
 }
