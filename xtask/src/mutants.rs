@@ -23,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// A package and the features that it is built with.
 type Build<'m> = (&'m str, Option<&'m str>);
 
+/// Where a test may be. Only that is built again for its mutants.
+const TARGETS: [&str; 2] = ["--lib", "--test=it"];
+
+/// What is built over and over is built quickly: what has optimisations in the workspace has none here.
+const QUICKLY: [&str; 3] = [
+    "profile.dev.debug=false",
+    "profile.dev.package.pim-data.opt-level=0",
+    "profile.dev.package.pim-events.opt-level=0",
+];
+
 /// One mutant: which line to change, and which test must notice.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +110,7 @@ pub(crate) fn run(asked: &str) -> Result<()> {
     for (package, mutants) in packages {
         let healthy = worktree.healthy(package, &mutants)?;
         for mutant in mutants {
-            let verdict = worktree.verdict_on(mutant, healthy[mutant.test.as_str()])?;
+            let verdict = worktree.verdict_on(mutant, healthy.get(mutant.test.as_str()).copied())?;
             tried += 1;
             survivors += usize::from(verdict != "caught");
             println!("{:<54} {:<84} {verdict}", mutant.name, mutant.test);
@@ -126,31 +136,31 @@ impl Worktree {
         Ok(Self { path })
     }
 
-    /// Which of the tests pass without any mutant.
-    fn healthy<'m>(&self, package: Build<'_>, mutants: &[&'m Mutant]) -> Result<BTreeMap<&'m str, bool>> {
-        let is_built = self.builds(package)?;
+    /// Where each of the tests is that pass without any mutant.
+    fn healthy<'m>(&self, package: Build<'_>, mutants: &[&'m Mutant]) -> Result<BTreeMap<&'m str, &'static str>> {
         let mut healthy = BTreeMap::new();
-        for mutant in mutants {
-            if !healthy.contains_key(mutant.test.as_str()) {
-                healthy.insert(mutant.test.as_str(), is_built && self.passes(mutant)?);
+        for target in TARGETS {
+            let is_built = self.builds(package, target)?;
+            for mutant in mutants {
+                if is_built && !healthy.contains_key(mutant.test.as_str()) && self.passes(mutant, target)? {
+                    healthy.insert(mutant.test.as_str(), target);
+                }
             }
         }
         Ok(healthy)
     }
 
-    fn verdict_on(&self, mutant: &Mutant, is_healthy: bool) -> Result<&'static str> {
+    fn verdict_on(&self, mutant: &Mutant, healthy_in: Option<&str>) -> Result<&'static str> {
         let file = self.path.join(&mutant.file);
         let read = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", mutant.file.display()));
         let healthy = read?;
         if healthy.matches(&mutant.find).count() != 1 {
             return Ok("STALE: the patch does not fit the source any more");
         }
-        if !is_healthy {
-            return Ok("RED WITHOUT THE MUTANT");
-        }
+        let Some(target) = healthy_in else { return Ok("RED WITHOUT THE MUTANT") };
         std::fs::write(&file, healthy.replace(&mutant.find, &mutant.replace))?;
-        let compiles = self.builds(mutant.build())?;
-        let survived = compiles && self.passes(mutant)?;
+        let compiles = self.builds(mutant.build(), target)?;
+        let survived = compiles && self.passes(mutant, target)?;
         std::fs::write(&file, healthy)?;
         Ok(match (compiles, survived) {
             (false, _) => "STALE: the mutant does not compile",
@@ -159,29 +169,29 @@ impl Worktree {
         })
     }
 
-    /// Builds the tests of a package; the end-to-end suites start the programs as they are then.
-    fn builds(&self, (package, features): Build<'_>) -> Result<bool> {
+    /// Builds tests of a package; the end-to-end suites start the programs as they are then.
+    fn builds(&self, (package, features): Build<'_>, target: &str) -> Result<bool> {
         if package == "pim-testkit" {
             let programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
             if run_bounded(programs)?.is_none() {
                 return Ok(false);
             }
         }
-        let mut tests = self.test_of((package, features));
+        let mut tests = self.test_of((package, features), target);
         tests.arg("--no-run");
         Ok(run_bounded(tests)?.is_some())
     }
 
     /// Whether the named test ran and passed; a test that does not exist has not passed.
-    fn passes(&self, mutant: &Mutant) -> Result<bool> {
-        let mut command = self.test_of(mutant.build());
+    fn passes(&self, mutant: &Mutant, target: &str) -> Result<bool> {
+        let mut command = self.test_of(mutant.build(), target);
         command.args(["--", "--exact", &mutant.test]);
         let text = run_bounded(command)?;
         Ok(text.is_some_and(|text| text.contains(&format!("test {} ... ok", mutant.test))))
     }
 
-    fn test_of(&self, (package, features): Build<'_>) -> Command {
-        let mut tests = self.cargo(&["test", "--locked", "--no-fail-fast", "-p", package, "--tests", "--lib"]);
+    fn test_of(&self, (package, features): Build<'_>, target: &str) -> Command {
+        let mut tests = self.cargo(&["test", "--locked", "-p", package, target]);
         if let Some(features) = features {
             tests.args(["--features", features]);
         }
@@ -190,6 +200,7 @@ impl Worktree {
 
     fn cargo(&self, args: &[&str]) -> Command {
         let mut command = cargo(args);
+        command.args(QUICKLY.iter().flat_map(|setting| ["--config", setting])).env("CARGO_INCREMENTAL", "1");
         command.current_dir(&self.path);
         // A directory of its own, so that a mutant's build never replaces a healthy program.
         command.env("CARGO_TARGET_DIR", self.path.with_extension("target"));
