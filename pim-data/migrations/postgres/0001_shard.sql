@@ -139,11 +139,10 @@ CREATE TYPE pim_context AS (
   -- Whoever was the primary before this term refuses the unit.
   term bigint,
   -- Whether the database is asked if it need wait for no standby; whether the unit has been entered in this transaction;
-  -- whether the transaction keeps everybody else out; whether others are in it, so that the unit waits for nobody.
+  -- whether the transaction keeps everybody else out.
   alone boolean,
   entered boolean,
-  bulk boolean,
-  together boolean
+  bulk boolean
 );
 
 -- The parts of a unit of work that other crates fill: name, and the function (context pim_context, data jsonb, n_first bigint)

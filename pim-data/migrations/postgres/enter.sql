@@ -39,7 +39,7 @@ DECLARE
   standing text;
   nothing text;
 BEGIN
-  IF NEW.bucket::text = current_setting('app.bucket', true) THEN
+  IF position(',' || NEW.bucket || ',' IN current_setting('app.bucket', true)) > 0 THEN
     RETURN NEW;
   END IF;
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
@@ -52,19 +52,51 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- Holds buckets and home keys of units that share this transaction, each [bucket, key], or refuses at once: whoever waited would
--- keep all of them waiting, and whoever it waits for might wait for one of them. Each goes alone then. All are held before
--- anything is written, so that whoever asks what became of one waits for all.
-CREATE OR REPLACE FUNCTION public.pim_hold(keys jsonb) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
+DROP FUNCTION IF EXISTS public.pim_hold(jsonb);
+
+-- How units that share a transaction begin, all of them or none; to their keys' numbers. Nobody is waited for here: whoever waited would
+-- keep all of them waiting, and whoever it waits for might wait for one of them. All are held before anything is written, so that whoever
+-- asks what became of one waits for all. And none of them is told what is not as it expects, a stored answer neither: all are
+-- refused at once, each goes alone then, and is told. Each look is a scalar one, which is an index's whatever the tables' sizes
+-- were when it was planned.
+CREATE OR REPLACE FUNCTION public.pim_enter_all(contexts public.pim_context[]) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  context public.pim_context := contexts[1];
+  buckets text := ',';
+  heads bigint[];
+  nothing text;
 BEGIN
-  FOR place IN 0 .. jsonb_array_length(keys) - 1 LOOP
-    IF NOT (pg_try_advisory_xact_lock_shared(7461, (keys->place->>0)::int)
-            AND pg_try_advisory_xact_lock(uuid_hash_extended((keys->place->>1)::uuid, 7461))) THEN
+  -- Term and degrading are what whoever sends them knows, and so the same for all.
+  IF pg_is_in_recovery() OR context.term > public.pim_timeline()
+      OR current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'pim:apart' USING ERRCODE = '55P03';
+  END IF;
+  IF context.alone THEN
+    nothing := public.pim_alone();
+  END IF;
+  FOREACH context IN ARRAY contexts LOOP
+    IF NOT (pg_try_advisory_xact_lock_shared(7461, context.bucket::int)
+            AND pg_try_advisory_xact_lock(uuid_hash_extended(context.home, 7461))) THEN
       RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
     END IF;
+    buckets := buckets || context.bucket || ',';
   END LOOP;
-  PERFORM set_config('lock_timeout', '100ms', true);
-  RETURN NULL;
+  -- Behind the locks, as for whoever goes alone.
+  heads := ARRAY(SELECT given.n FROM (
+      SELECT c.*, coalesce((SELECT k.n FROM public.key_head k WHERE k.key = c.home), 0) AS n
+        FROM unnest(contexts) WITH ORDINALITY AS c) given
+    WHERE (SELECT o.epoch FROM public.pim_bucket_owned o WHERE o.bucket = given.bucket AND o.state = 'owned') = given.epoch
+      AND given.n = coalesce(given.head, given.n)
+      AND (given.submission IS NULL OR given.head IS NOT NULL
+        OR (SELECT i.n FROM public.idempotency i WHERE i.scope = given.submission) IS NULL)
+    ORDER BY given.ordinality);
+  IF cardinality(heads) <> cardinality(contexts) THEN
+    RAISE EXCEPTION 'pim:apart' USING ERRCODE = '55P03';
+  END IF;
+  -- Where they wait even so, for a row that somebody holds by hand or a unique value, they give way soon: sooner than a deadlock
+  -- is looked for, so that whoever is alone is not its victim.
+  nothing := set_config('lock_timeout', '100ms', true) || set_config('app.bucket', buckets, true);
+  RETURN heads;
 END $$;
 
 -- How every write begins. The bucket's lock comes first, alone; whoever fences the bucket holds it exclusively. Only a
@@ -89,16 +121,6 @@ BEGIN
   END IF;
   IF context.bulk THEN
     nothing := pg_advisory_xact_lock_shared(7461, 4096);
-  ELSIF context.together THEN
-    -- Held by now. Asked for again, because nothing promises in which order the members of a UNION are run.
-    IF NOT (pg_try_advisory_xact_lock_shared(7461, context.bucket::int)
-            AND pg_try_advisory_xact_lock(uuid_hash_extended(context.home, 7461))) THEN
-      RAISE EXCEPTION 'pim:held' USING ERRCODE = '55P03';
-    END IF;
-    -- Where they wait even so, for a lane or a unique value, they give way soon: sooner than a deadlock is looked for, so that
-    -- whoever is alone is not its victim. Those who enter after 100 ms wait for nothing any more.
-    nothing := set_config('lock_timeout', greatest(1, 100 - 1000 * extract(epoch FROM clock_timestamp() - statement_timestamp()))::int
-      || 'ms', true);
   ELSE
     nothing := pg_advisory_xact_lock_shared(7461, context.bucket::int);
   END IF;
@@ -110,12 +132,12 @@ BEGIN
     RAISE EXCEPTION 'pim:bucket-draining' USING ERRCODE = 'PM002',
       DETAIL = owned.map_version || ' ' || coalesce(owned.moved_to::text, '-');
   END IF;
-  IF (context.bulk OR context.together) IS NOT TRUE THEN
+  IF context.bulk IS NOT TRUE THEN
     nothing := pg_advisory_xact_lock(uuid_hash_extended(context.home, 7461));
   END IF;
   nothing := set_config('app.user', context.user_id, true) || set_config('app.role', context.role, true)
     || set_config('app.request', context.request::text, true) || set_config('app.trace', context.trace, true)
-    || set_config('app.bucket', context.bucket::text, true);
+    || set_config('app.bucket', ',' || context.bucket || ',', true);
   SELECT k.n INTO n FROM public.key_head k WHERE k.key = context.home;
   n := coalesce(n, 0);
   -- Whoever has read the key's number has looked for an answer in the same snapshot. Where the number is still that one, nobody
@@ -180,6 +202,67 @@ BEGIN
             context.request, context.user_id, context.home, record->>'entity', (record->>'id')::uuid)
     RETURNING a.seq, a.hash INTO last_seq, last_hash;
   END LOOP;
+  RETURN reached;
+END $$;
+
+-- How units that share a transaction end: each as it would alone, and each table in one statement. They are in the order of their lanes, so
+-- that whoever waits for one holds none that comes after it, and nothing else is waited for once one is held. The rows of `contexts` are
+-- said to be few (LIMIT), so that indexes find what each of them means.
+CREATE OR REPLACE FUNCTION public.pim_leave_all(contexts public.pim_context[], heads bigint[], scopes text[],
+  parts jsonb[], statuses bigint[], answers text[], records jsonb[]) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  reached bigint[] := heads;
+  context public.pim_context;
+  lane_no bigint;
+  held_no bigint;
+  last_seq bigint;
+  last_hash bytea;
+  previous bytea;
+  record jsonb;
+  content text;
+  trail public.audit[] := '{}';
+  nothing text;
+BEGIN
+  FOR place IN 1 .. cardinality(contexts) LOOP
+    -- A part sees what its unit sees.
+    IF scopes[place] IS DISTINCT FROM scopes[place - 1] THEN
+      nothing := set_config('app.scope', scopes[place], true);
+    END IF;
+    reached[place] := public.pim_write_parts(contexts[place], parts[place], heads[place]);
+  END LOOP;
+  IF 0 = ANY (heads) THEN
+    INSERT INTO public.key_head (key, bucket, n) SELECT c.home, c.bucket, reached[c.ordinality]
+      FROM unnest(contexts) WITH ORDINALITY AS c WHERE heads[c.ordinality] = 0 AND reached[c.ordinality] > 0;
+  END IF;
+  UPDATE public.key_head k SET n = reached[c.ordinality]
+    FROM (SELECT * FROM unnest(contexts) WITH ORDINALITY LIMIT cardinality(contexts)) AS c
+    WHERE k.key = c.home AND heads[c.ordinality] > 0 AND reached[c.ordinality] > heads[c.ordinality];
+  INSERT INTO public.idempotency (scope, bucket, body, status, answer, n, request_id, created_at)
+    SELECT c.submission, c.bucket, c.body, statuses[c.ordinality], answers[c.ordinality], reached[c.ordinality], c.request, c.at
+    FROM unnest(contexts) WITH ORDINALITY AS c WHERE statuses[c.ordinality] IS NOT NULL;
+  FOR place IN 1 .. cardinality(contexts) LOOP
+    context := contexts[place];
+    lane_no := context.bucket & 63;
+    IF lane_no IS DISTINCT FROM held_no THEN
+      nothing := pg_advisory_xact_lock(7462, lane_no::int);
+      held_no := lane_no;
+      SELECT a.seq, a.hash INTO last_seq, last_hash FROM public.audit a WHERE a.lane = lane_no ORDER BY a.seq DESC LIMIT 1;
+      IF NOT FOUND THEN
+        last_seq := 0;
+        last_hash := decode(repeat('00', 32), 'hex');
+      END IF;
+    END IF;
+    FOR number IN 0 .. jsonb_array_length(records[place]) - 1 LOOP
+      record := records[place]->number;
+      content := (record->>'head') || reached[place] || (record->>'tail');
+      previous := last_hash;
+      last_hash := sha256(previous || convert_to(content, 'UTF8'));
+      last_seq := last_seq + 1;
+      trail := trail || ROW(lane_no, last_seq, previous, last_hash, content, context.at, context.request, context.user_id, context.home,
+        record->>'entity', (record->>'id')::uuid)::public.audit;
+    END LOOP;
+  END LOOP;
+  INSERT INTO public.audit SELECT * FROM unnest(trail);
   RETURN reached;
 END $$;
 

@@ -29,43 +29,54 @@ CREATE TABLE {table}_history (
 CREATE INDEX {table}_history_id ON {table}_history (id, valid_from);
 CREATE INDEX {table}_history_home ON {table}_history (home_key);
 
--- History is written by the database itself, so that hand-typed SQL leaves a trace too. A period begins at least one
--- microsecond after the one before it, whatever the clock says. It runs as the owner, so whatever it names is named with its
--- schema, operators too: who calls it cannot have it find something else. A search path of its own would do the same, and
+-- History is written by the database itself, so that hand-typed SQL leaves a trace too; once for all rows of a statement. A period
+-- begins at least one microsecond after the one before it, whatever the clock says. It runs as the owner, so whatever it names is named
+-- with its schema, operators too: who calls it cannot have it find something else. A search path of its own would do the same, and
 -- would cost as much as one of its statements.
+-- Only the newest period can be open. It is looked up as that, so that a row of a thousand versions costs no more than a new one. It has
+-- the row as it was, and with it the instant of the last change. A row may come again after it went. Columns have any name that begins with no
+-- underscore. A session keeps the plan of the first statement: that of pooled connections reads no whole table, however many rows it had.
 CREATE FUNCTION {table}_remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_variable
-DECLARE
-  row_id uuid := coalesce(NEW.id, OLD.id);
-  last_to bigint;
-  begins bigint;
 BEGIN
-  IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'
-      OR (TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.updated_at OPERATOR(pg_catalog.>) OLD.updated_at) THEN
-    begins := NEW.updated_at;
-  ELSE
-    begins := pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000;
-  END IF;
-  -- Only the newest period can be open. It is looked up as that, so that a row of a thousand versions costs no more than a
-  -- new one; the id is a variable, because an expression would keep the index from being read backwards.
-  UPDATE public.{table}_history h SET valid_to = greatest(begins, h.valid_from OPERATOR(pg_catalog.+) 1)
-    WHERE h.ctid OPERATOR(pg_catalog.=) (SELECT p.ctid FROM public.{table}_history p
-        WHERE p.id OPERATOR(pg_catalog.=) row_id ORDER BY p.valid_from DESC LIMIT 1)
-      AND h.valid_to IS NULL RETURNING h.valid_to INTO last_to;
-  IF NOT FOUND THEN
-    -- A row may come again after it went.
-    SELECT h.valid_to INTO last_to FROM public.{table}_history h WHERE h.id OPERATOR(pg_catalog.=) row_id
-      ORDER BY h.valid_from DESC LIMIT 1;
-  END IF;
-  begins := greatest(begins, last_to);
-  IF TG_OP OPERATOR(pg_catalog.<>) 'DELETE' THEN
-    INSERT INTO public.{table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
-    VALUES (NEW.id, NEW.home_key, NEW.bucket, NEW.facility_id, NEW.version, NEW.created_at, NEW.updated_at{new_names}, begins);
-  END IF;
+  WITH given AS MATERIALIZED (
+    SELECT r.*, newest._place, newest._open, greatest(
+        CASE WHEN r.updated_at OPERATOR(pg_catalog.>) newest._changed_at OR TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN r.updated_at
+          ELSE (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint END,
+        newest._earliest) AS _begins
+      FROM changed r LEFT JOIN LATERAL (
+        SELECT h.ctid AS _place, h.valid_to IS NULL AS _open, h.updated_at AS _changed_at,
+            coalesce(h.valid_to, h.valid_from OPERATOR(pg_catalog.+) 1) AS _earliest
+          FROM public.{table}_history h WHERE h.id OPERATOR(pg_catalog.=) r.id ORDER BY h.valid_from DESC LIMIT 1) newest ON true),
+  closed AS (
+    UPDATE public.{table}_history h SET valid_to = g._begins FROM given g
+      WHERE h.ctid OPERATOR(pg_catalog.=) g._place AND g._open)
+  INSERT INTO public.{table}_history (id, home_key, bucket, facility_id, version, created_at, updated_at{names}, valid_from)
+    SELECT g.id, g.home_key, g.bucket, g.facility_id, g.version, g.created_at, g.updated_at{given_row_names}, g._begins FROM given g;
   RETURN NULL;
 END $$;
-CREATE TRIGGER {table}_remember AFTER INSERT OR UPDATE OR DELETE ON {table}_row
-  FOR EACH ROW EXECUTE FUNCTION {table}_remember();
+CREATE TRIGGER {table}_remember_new AFTER INSERT ON {table}_row REFERENCING NEW TABLE AS changed
+  FOR EACH STATEMENT EXECUTE FUNCTION {table}_remember();
+CREATE TRIGGER {table}_remember_changed AFTER UPDATE ON {table}_row REFERENCING NEW TABLE AS changed
+  FOR EACH STATEMENT EXECUTE FUNCTION {table}_remember();
+
+-- Row by row, so that what a statement deletes and writes again is closed before it is opened. Units delete nothing.
+CREATE FUNCTION {table}_remember_gone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+#variable_conflict use_variable
+DECLARE
+  -- An expression would keep the index from being read backwards.
+  row_id uuid := OLD.id;
+BEGIN
+  UPDATE public.{table}_history h SET valid_to = greatest(
+      (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint,
+      h.valid_from OPERATOR(pg_catalog.+) 1)
+    WHERE h.ctid OPERATOR(pg_catalog.=) (SELECT p.ctid FROM public.{table}_history p
+        WHERE p.id OPERATOR(pg_catalog.=) row_id ORDER BY p.valid_from DESC LIMIT 1)
+      AND h.valid_to IS NULL;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER {table}_remember_gone AFTER DELETE ON {table}_row
+  FOR EACH ROW EXECUTE FUNCTION {table}_remember_gone();
 
 -- Row-level security binds the owner too. The setting stands in a sub-select: whoever may see all asks for it once a
 -- statement, and others again for each row.

@@ -37,6 +37,51 @@ BEGIN
   END IF;
 END $$;
 
+-- The same for units that share a transaction, each of one row: all of them or none. Whoever sees the same writes in one statement.
+CREATE OR REPLACE FUNCTION public.pim_m_{table}_{digest}(contexts public.pim_context[], wanted uuid[], next_versions bigint[],
+  facilities uuid[], scopes text[]{given_arrays}, parts jsonb[], statuses bigint[], answers text[], records jsonb[])
+RETURNS TABLE (n bigint, replay jsonb) LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
+DECLARE
+  heads bigint[] := public.pim_enter_all(contexts);
+  scope text;
+  written_scopes text[] := '{}';
+  written bigint := 0;
+  more bigint;
+  nothing text;
+BEGIN
+  FOREACH scope IN ARRAY scopes LOOP
+    CONTINUE WHEN scope = ANY (written_scopes);
+    written_scopes := written_scopes || scope;
+    nothing := set_config('app.scope', scope, true);
+    IF 1 = ANY (next_versions) THEN
+      INSERT INTO public.{table}_row (id, home_key, bucket, facility_id, version, created_at, updated_at{names})
+        SELECT wanted[c.ordinality], c.home, c.bucket, facilities[c.ordinality], 1, c.at, c.at{given_elements}
+        FROM unnest(contexts) WITH ORDINALITY AS c WHERE next_versions[c.ordinality] = 1 AND scopes[c.ordinality] = scope;
+      GET DIAGNOSTICS more = ROW_COUNT;
+      written := written + more;
+    END IF;
+    IF 1 < ANY (next_versions) THEN
+      -- The id is taken out of its array before rows are looked at: that may fail, and so would come after the policy, of all rows
+      -- of the home key.
+      UPDATE public.{table}_row r
+        SET version = r.version + 1, updated_at = c.at, facility_id = facilities[c.ordinality]{element_sets}
+        FROM (SELECT u.*, wanted[u.ordinality] AS _wanted FROM unnest(contexts) WITH ORDINALITY AS u
+          LIMIT cardinality(contexts)) AS c
+        WHERE r.id = c._wanted AND r.home_key = c.home AND r.version = next_versions[c.ordinality] - 1
+          AND scopes[c.ordinality] = scope AND (scope = 'all' OR public.pim_sees(r.home_key, r.facility_id));
+      GET DIAGNOSTICS more = ROW_COUNT;
+      written := written + more;
+    END IF;
+  END LOOP;
+  IF written <> cardinality(contexts) THEN
+    RAISE EXCEPTION 'pim:apart' USING ERRCODE = '55P03';
+  END IF;
+  FOREACH n IN ARRAY public.pim_leave_all(contexts, heads, scopes, parts, statuses, answers, records) LOOP
+    RETURN NEXT;
+  END LOOP;
+END $$;
+
 -- The functions below are STABLE: everything in one call is of one snapshot, so that n tells how fresh the rows are.
 CREATE OR REPLACE FUNCTION public.pim_s_{table}_{digest}(_scope text, _home uuid, _behind uuid, _most bigint)
 RETURNS TABLE (n bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint, updated_at bigint{typed})

@@ -60,7 +60,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             connections_max: 8,
-            writers_max: 4,
+            writers_max: 3,
             connect_timeout: Duration::from_secs(5),
             idle_check_after: Duration::from_secs(10),
             transaction_max: Duration::from_secs(5),

@@ -19,10 +19,7 @@ const READ: &str = include_str!("../../migrations/postgres/entity_read.sql");
 const LOAD: &str = include_str!("../../migrations/postgres/entity_load.sql");
 
 /// Who writes where; the values are those of a unit's message.
-pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
-
-/// Before several units in one statement: their buckets and keys.
-const HOLD: &str = "SELECT NULL::bigint AS n, public.pim_hold(?) AS replay";
+pub(crate) const CONTEXT: &str = "ROW(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)::public.pim_context";
 
 /// How far the key of a row has come, in the row's own snapshot.
 const NUMBER: &str = "(SELECT k.n FROM public.key_head k WHERE k.key = r.home_key)";
@@ -33,7 +30,7 @@ pub(crate) struct Calls {
     /// The members of a context; id, version, facility and scope; the row's own columns; parts, an answer's status and text, and
     /// audit records: to the key's number and a stored answer.
     pub(crate) write: SqlPair,
-    /// The same for two units and more, behind their buckets and keys: to a row of nothing, and one for each in their order.
+    /// The same for two units and more, each of these an array of theirs: to a row for each in their order.
     pub(crate) together: Vec<SqlPair>,
     /// An idempotency scope, home key, scope and id, to the stored answer, the key's number and the row.
     pub(crate) load: SqlPair,
@@ -56,12 +53,9 @@ impl Calls {
             |what: &str, marks: &str| sent(format!("SELECT * FROM public.pim_{what}_{}_{digest}({marks})", table.name));
         let read = fill(READ, table, &digest);
         let written = format!("{CONTEXT}{}", ", ?".repeat(4 + table.columns.len() + 4));
-        let one = format!("SELECT n, replay FROM public.pim_w_{}_{digest}({written})", table.name);
         Self {
             write: call("w", &written),
-            together: (2..=BATCH_MAX)
-                .map(|units| sent(format!("{HOLD}{}", format!(" UNION ALL {one}").repeat(units))))
-                .collect(),
+            together: (2..=BATCH_MAX).map(|units| call("m", &arrays(table, units))).collect(),
             load: sent(fill(LOAD, table, &digest)),
             read: sent(read.replace("{n}", "NULL::bigint")),
             read_numbered: sent(read.replace("{n}", NUMBER)),
@@ -75,6 +69,16 @@ impl Calls {
     pub(crate) fn digest(&self) -> &str {
         &self.digest
     }
+}
+
+/// What several units give the function that writes them.
+fn arrays(table: &Table, units: usize) -> String {
+    let of = |element: &str| vec![element; units].join(", ");
+    let own = ["uuid", "bigint", "uuid", "text"].into_iter();
+    let columns = table.columns.iter().map(|column| storage(column.kind));
+    let kinds = own.chain(columns).chain(["jsonb", "bigint", "text", "jsonb"]);
+    let arrays = kinds.map(|kind| format!(", ARRAY[{}]::{kind}[]", of("?"))).collect::<String>();
+    format!("ARRAY[{}]{arrays}", of(CONTEXT))
 }
 
 /// Everything that one entity needs in a shard, except its functions.
@@ -123,6 +127,10 @@ fn fill(template: &str, table: &Table, digest: &str) -> String {
         .replace("{new_names}", &each(&|column| format!(", NEW.{}", column.name)))
         .replace("{row_names}", &each(&|column| format!(", r.{}", column.name)))
         .replace("{given_types}", &each(&|column| format!(", given_{} {}", column.name, storage(column.kind))))
+        .replace("{given_row_names}", &each(&|column| format!(", g.{}", column.name)))
+        .replace("{given_arrays}", &each(&|column| format!(", given_{} {}[]", column.name, storage(column.kind))))
+        .replace("{given_elements}", &each(&|column| format!(", given_{}[c.ordinality]", column.name)))
+        .replace("{element_sets}", &each(&|column| format!(", {0} = given_{0}[c.ordinality]", column.name)))
         .replace("{given_names}", &each(&|column| format!(", given_{}", column.name)))
         .replace("{sets}", &each(&|column| format!(", {0} = given_{0}", column.name)))
         .replace("{typed}", &each(&|column| format!(", {} {}", column.name, storage(column.kind))))

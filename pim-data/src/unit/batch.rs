@@ -8,7 +8,6 @@ mod queue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -17,9 +16,9 @@ use uuid::Uuid;
 
 pub(crate) use self::queue::Batches;
 pub(super) use self::queue::Place;
-use super::message::{Part, text};
+use super::message::Part;
 use super::{Unit, UnitError};
-use crate::backend::{DbError, ReadGuard, Row, Statement, Value};
+use crate::backend::{DbError, ReadGuard, Row};
 use crate::cluster::{Need, Shard};
 
 /// Most units of one batch.
@@ -165,20 +164,19 @@ async fn send(shard: &Shard, conn: &mut ReadGuard, seats: &[Seat]) -> End {
     let Some(call) = calls.and_then(|calls| calls.together.get(seats.len() - 2)) else {
         return End::Refused;
     };
-    let keys = seats.iter().map(|seat| json!([seat.ready.unit.route.bucket.get(), seat.ready.home()]));
-    let mut statement = Statement::of(call.clone()).bind(Value::Json(text(&keys.collect::<Vec<_>>())));
-    for Seat { ready, .. } in seats {
-        let mut message = ready.unit.message(&ready.parts);
-        message.context.term = Some(shard.db().demand().term);
-        message.context.alone = shard.db().stands_alone();
-        message.context.together = true;
-        for pending in &ready.unit.writes {
-            statement = Unit::bound(statement, pending, &message.context, Some(&message.tail));
-        }
-    }
+    // Looked at once: the call judges all of them by the first.
+    let (term, alone) = (shard.db().demand().term, shard.db().stands_alone());
+    let units = seats.iter().flat_map(|Seat { ready, .. }| {
+        ready.unit.writes.iter().map(|pending| {
+            let mut message = ready.unit.message(&ready.parts);
+            message.context.term = Some(term);
+            message.context.alone = alone;
+            (pending, message)
+        })
+    });
+    let statement = Unit::bound_together(call.clone(), units.collect());
     match conn.query(statement).await {
-        // The first row is of those who hold the keys.
-        Ok(mut rows) if rows.len() == seats.len() + 1 => End::Answered(rows.split_off(1)),
+        Ok(rows) if rows.len() == seats.len() => End::Answered(rows),
         Ok(_) => End::Ambiguous(Arc::new(DbError::Closed)),
         Err(error) if error.is_ambiguous() => End::Ambiguous(Arc::new(error)),
         Err(_) => End::Refused,

@@ -27,8 +27,6 @@ pub(super) struct Context<'u> {
     pub(super) entered: bool,
     /// Whether the transaction keeps everybody else out.
     pub(super) bulk: bool,
-    /// Whether others are in its transaction, so that it waits for nobody.
-    pub(super) together: bool,
 }
 
 /// What comes after the rows; written once, however often the unit is sent.
@@ -47,7 +45,7 @@ pub(super) struct Part {
 }
 
 /// What a `pim_context` is made of, in its order.
-const MEMBERS: [&str; 18] = [
+const MEMBERS: [&str; 17] = [
     "bucket",
     "epoch",
     "home",
@@ -65,7 +63,6 @@ const MEMBERS: [&str; 18] = [
     "alone",
     "entered",
     "bulk",
-    "together",
 ];
 
 /// Members with their values, as JSON.
@@ -96,7 +93,6 @@ impl Context<'_> {
             self.alone.into(),
             self.entered.into(),
             self.bulk.into(),
-            self.together.into(),
         ]
     }
 
@@ -138,26 +134,38 @@ impl Unit {
             answer: answer.map(|(_, body)| text(body)),
             records: text(&records),
         };
-        let context = Context { unit: self, term: None, alone: false, entered: false, bulk: false, together: false };
+        let context = Context { unit: self, term: None, alone: false, entered: false, bulk: false };
         Message { context, tail }
     }
 
     /// The call that writes one row, and with a tail also leaves.
     pub(super) fn written(write: SqlPair, pending: &Pending, context: &Context<'_>, tail: Option<&Tail>) -> Statement {
-        Self::bound(Statement::of(write), pending, context, tail)
+        Statement::of(write).bind_all(context.values()).bind_all(row(pending, tail))
     }
 
-    /// The values of that, after those that are bound already.
-    pub(super) fn bound(write: Statement, pending: &Pending, context: &Context<'_>, tail: Option<&Tail>) -> Statement {
-        let write = write.bind_all(context.values()).bind(pending.id).bind(pending.version);
-        let write = write.bind(pending.facility).bind(scope::setting(&pending.scope));
-        write.bind_all(pending.values.iter().cloned()).bind_all(tail.map_or(Tail::NONE, Tail::values))
+    /// The call that writes one row of each of several units: column by column, as arrays are made of them.
+    pub(super) fn bound_together(write: SqlPair, units: Vec<(&Pending, Message<'_>)>) -> Statement {
+        let contexts = units.iter().flat_map(|(_, message)| message.context.values());
+        let write = Statement::of(write).bind_all(contexts);
+        let mut rows: Vec<_> = units.into_iter().map(|(pending, message)| row(pending, Some(&message.tail))).collect();
+        let width = rows.iter().map(Vec::len).min().unwrap_or_default();
+        (0..width).fold(write, |write, column| {
+            write.bind_all(rows.iter_mut().map(|row| std::mem::replace(&mut row[column], Value::Null)))
+        })
     }
 
     /// The call that leaves where no row was written.
     pub(super) fn left(leave: SqlPair, context: &Context<'_>, tail: &Tail) -> Statement {
         Statement::of(leave).bind_all(context.values()).bind_all(tail.values())
     }
+}
+
+/// What a row's call takes behind the context.
+fn row(pending: &Pending, tail: Option<&Tail>) -> Vec<Value> {
+    let scope = scope::setting(&pending.scope);
+    let own = [pending.id.into(), pending.version.into(), pending.facility.into(), scope.into()];
+    let values = pending.values.iter().cloned();
+    own.into_iter().chain(values).chain(tail.map_or(Tail::NONE, Tail::values)).collect()
 }
 
 impl Serialize for Members<'_> {

@@ -28,8 +28,8 @@ struct Oddity<const OF: char> {
     tail: String,
     given: String,
     facilities: String,
-    begins: String,
-    row_id: String,
+    tg_op: String,
+    ordinality: String,
     facility: String,
     parts: String,
     answer: String,
@@ -61,8 +61,8 @@ const COLUMNS: &[Column] = &[
     text("tail"),
     text("given"),
     text("facilities"),
-    text("begins"),
-    text("row_id"),
+    text("tg_op"),
+    text("ordinality"),
     text("facility"),
     text("parts"),
     text("answer"),
@@ -122,8 +122,8 @@ impl Free {
             tail: text(),
             given: text(),
             facilities: text(),
-            begins: text(),
-            row_id: text(),
+            tg_op: text(),
+            ordinality: text(),
             facility: text(),
             parts: text(),
             answer: text(),
@@ -145,8 +145,10 @@ async fn also_the_names_that_statements_use_for_themselves() {
     let schema = schema_builder().entity::<Free>(10_002).build().expect("free names");
     let cluster = Cluster::open(settings(&folder, 1), schema).await.expect("opens");
     let permit = read(ShopResource::Account);
-    let mut rows = [Free::new(Id::random()), Free::new(Id::random())];
+    // More than calls at once, so that some go together.
+    let mut rows: Vec<Free> = (0..8).map(|_| Free::new(Id::random())).collect();
     for change in ["first", "second"] {
+        let mut commits = Vec::new();
         for row in &mut rows {
             change.clone_into(&mut row.scope);
             let mut unit = cluster.begin(&cx(), row.id);
@@ -155,7 +157,10 @@ async fn also_the_names_that_statements_use_for_themselves() {
             }
             row.version = unit.save(&write(ShopResource::Account), row).expect("saves");
             tell(&mut unit, change);
-            unit.commit().await.expect("commits");
+            commits.push(tokio::spawn(unit.commit()));
+        }
+        for commit in commits {
+            commit.await.expect("runs").expect("commits");
         }
     }
     for row in &rows {
