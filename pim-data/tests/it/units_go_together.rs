@@ -73,7 +73,7 @@ async fn change_by_clerk(world: &World, number: usize, account: &Account) -> Uni
     unit
 }
 
-/// Guard: each call of a shared transaction sets who writes and what they see.
+/// Guard: a shared call writes rows for one scope after the other, and each record says of whom it is.
 #[tokio::test]
 async fn each_goes_as_the_user_that_it_is_of_and_reaches_what_that_one_sees() {
     let world = one_place().await;
