@@ -9,6 +9,7 @@ mod part;
 mod server;
 mod tries;
 
+use batch::Ticket;
 pub(crate) use batch::{BATCH_MAX, Batches};
 pub use bulk::BULK_MAX;
 pub use commit::Committed;
@@ -57,6 +58,8 @@ pub struct Unit {
     pub(crate) parts: Vec<Box<dyn UnitPart>>,
     /// Status and body.
     pub(crate) answer: Option<(u16, Json)>,
+    /// Of the server that it has read from.
+    ticket: Option<Ticket>,
 }
 
 /// One row to be written.
@@ -78,7 +81,14 @@ impl Unit {
     pub(crate) fn new(cluster: Cluster, cx: RequestContext, home: HomeKey, route: Route) -> Self {
         let at = cluster.clock().now();
         let (loaded, writes, parts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None }
+        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None, ticket: None }
+    }
+
+    /// Goes by another route from now on.
+    fn turn_to(&mut self, route: Route) {
+        self.route = route;
+        self.ticket = None;
+        self.cx.went_to(route.shard);
     }
 
     /// For which request.
@@ -114,16 +124,19 @@ impl Unit {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, UnitError> {
         check_resource::<E>(permit)?;
-        let calls = calls_of::<E>(&self.cluster, self.route.shard)?;
         let wanted = (self.home.uuid(), id.uuid());
         let mut tries = 0;
         // Ends: leaving is believed a bounded number of times, and a failed call is repeated until the deadline.
         let row = loop {
+            let calls = calls_of::<E>(&self.cluster, self.route.shard)?;
             let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             let (engine, submission) = (shard.db().engine(), idempotency::scope_bind(&self.cx));
             let select = select(E::TABLE, calls, engine, permit.scope(), submission, wanted);
             let until = in_time(&self.cx)?;
             shard.ready(until, Need::Read).await?;
+            if self.ticket.is_none() {
+                self.ticket = shard.group().map(|group| group.batches().ticket());
+            }
             let asked = async { shard.db().read_until(until).await?.first(select).await };
             let found = match asked.await {
                 Ok(found) => found,
@@ -137,8 +150,7 @@ impl Unit {
             if is_there || !self.cluster.has_left(self.route, self.cx.deadline(), tries).await? {
                 break found;
             }
-            self.route = self.cluster.router().route(&self.home);
-            self.cx.went_to(self.route.shard);
+            self.turn_to(self.cluster.router().route(&self.home));
             tries += 1;
         };
         let Some(row) = row else { return Ok(None) };

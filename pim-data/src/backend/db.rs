@@ -40,6 +40,9 @@ pub struct ServerSettings {
     /// next one, as do those that are ready at the same instant. A server on few processors writes more with two or three, one that
     /// is far away with more.
     pub writers_max: usize,
+    /// How long a unit that could go waits, while others are being written, for those that have read their row and are likely to
+    /// follow: until there are as many as all that are on their way spread over `writers_max` calls. Zero never waits.
+    pub gather_max: Duration,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,
     /// A connection that nobody used for this long is asked whether it is still there.
@@ -61,6 +64,7 @@ impl Default for ServerSettings {
         Self {
             connections_max: 8,
             writers_max: 3,
+            gather_max: Duration::from_millis(5),
             connect_timeout: Duration::from_secs(5),
             idle_check_after: Duration::from_secs(10),
             transaction_max: Duration::from_secs(5),

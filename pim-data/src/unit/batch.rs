@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 pub(crate) use self::queue::Batches;
-pub(super) use self::queue::Place;
+pub(super) use self::queue::{Place, Ticket};
 use super::message::Part;
 use super::{Unit, UnitError};
 use crate::backend::{DbError, ReadGuard, Row};
@@ -47,6 +47,8 @@ struct Seat {
     ready: Box<Ready>,
     /// Whether it goes by itself: it was refused, or would be, among others.
     alone: bool,
+    /// Since when it waits.
+    since: Instant,
     /// Whether it is being sent. Until then its caller may take it back.
     sent: Arc<AtomicBool>,
     reply: oneshot::Sender<Turn>,
@@ -68,20 +70,27 @@ impl Batches {
     ///
     /// # Errors
     /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
-    pub(super) async fn join(&self, ready: Ready, alone: bool) -> Result<Turn, UnitError> {
-        let until = ready.until;
+    pub(super) async fn join(&self, mut ready: Ready, alone: bool) -> Result<Turn, UnitError> {
+        let (since, until) = (Instant::now(), ready.until);
+        ready.unit.ticket.get_or_insert_with(|| self.ticket());
         // Dropped after `turn`: whoever leaves while the others run leaves no seat behind, and what the seat keeps alive.
         let _swept = Swept(self);
-        let (reply, turn) = oneshot::channel();
+        let (reply, mut turn) = oneshot::channel();
         let sent = Arc::<AtomicBool>::default();
         let runtime = Handle::current();
-        let seat = Seat { ready: Box::new(ready), alone, sent: Arc::clone(&sent), reply, runtime };
+        let seat = Seat { ready: Box::new(ready), alone, since, sent: Arc::clone(&sent), reply, runtime };
         if self.wait(seat)? {
             // Those who were told with this one, of their last unit, come along with the next.
             yield_now().await;
             self.depart();
         }
-        match timeout_at(until, turn).await {
+        let patience = since + self.gather_max();
+        let mut told = timeout_at(until.min(patience), &mut turn).await;
+        if told.is_err() && patience < until {
+            self.depart();
+            told = timeout_at(until, turn).await;
+        }
+        match told {
             // The task that was to send it is gone, with its runtime or by a panic.
             Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
             Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),

@@ -133,8 +133,7 @@ impl Unit {
                     if route == self.route && !patience.wait(fenced, self.cx.deadline()).await {
                         return Err(UnitError::Fence { shard, newest, draining });
                     }
-                    self.route = route;
-                    self.cx.went_to(route.shard);
+                    self.turn_to(route);
                     fenced += 1;
                     if fenced >= patience.attempts_max {
                         return Err(UnitError::Fence { shard, newest, draining });

@@ -57,5 +57,6 @@ promises! {
     row_security in "row_security.rs",
     statements_agree in "statements_agree.rs",
     terms_are_checked in "terms_are_checked.rs",
+    units_gather in "units_gather.rs",
     units_go_together in "units_go_together.rs",
 }

@@ -76,9 +76,15 @@ pub(crate) async fn one_place() -> World {
 }
 
 pub(crate) async fn places(writers_max: usize, connections_max: usize) -> World {
+    gathering(writers_max, connections_max, Duration::ZERO).await
+}
+
+/// Where a unit waits so long for those who are on their way.
+pub(crate) async fn gathering(writers_max: usize, connections_max: usize, gather_max: Duration) -> World {
     World::with(1, |mut settings| {
         let servers = settings.servers.as_mut().expect("servers");
         servers.settings.writers_max = writers_max;
+        servers.settings.gather_max = gather_max;
         servers.settings.connections_max = connections_max;
         // Longer than any request here: whoever waits for a lock waits until its deadline.
         servers.settings.transaction_max = Duration::from_secs(60);

@@ -1,8 +1,9 @@
 //! Who waits for one shard, and who goes next.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -19,7 +20,21 @@ pub(crate) struct Batches(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     writers_max: usize,
+    gather_max: Duration,
+    /// How many units are on their way, or are being written.
+    tickets: AtomicUsize,
     state: Mutex<State>,
+}
+
+/// Of a unit that is on its way: from when it first reads here until it has been answered, or is given up. Whoever waits knows by
+/// it that others are likely to come.
+#[derive(Debug)]
+pub(in crate::unit) struct Ticket(Batches);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.0.tickets.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -86,15 +101,14 @@ impl Drop for Place {
 impl State {
     /// Those who go next, in their order: one that goes by itself, or units of one entity and of different keys, none of them
     /// being written. And whoever has left meanwhile.
-    fn next(&mut self, writers_max: usize) -> (Vec<Seat>, Vec<Seat>) {
+    fn next(&mut self, inner: &Inner) -> (Vec<Seat>, Vec<Seat>) {
         let (mut chosen, mut gone) = (Vec::<Seat>::new(), Vec::new());
-        if self.calls >= writers_max {
+        let share = self.share(inner);
+        if self.calls >= inner.writers_max || self.gathers(share, inner.gather_max) {
             return (chosen, gone);
         }
-        // As far as they can go, no place stays empty because all took one.
-        let share = self.waiting.len().div_ceil(writers_max - self.calls);
         let (mut index, mut homes) = (0, BTreeSet::new());
-        while chosen.len() < self.most.min(share)
+        while chosen.len() < share
             && let Some(seat) = self.waiting.get_mut(index)
         {
             let home = seat.ready.home();
@@ -124,6 +138,18 @@ impl State {
         (chosen, gone)
     }
 
+    /// How many go together when all who are on their way spread over all places.
+    fn share(&self, inner: &Inner) -> usize {
+        inner.tickets.load(Ordering::Relaxed).div_ceil(inner.writers_max).clamp(1, self.most)
+    }
+
+    /// Whether a place is left free for now: while others are being written, fuller calls are worth waiting for those who are on
+    /// their way. Nobody waits for whoever may never come.
+    fn gathers(&self, share: usize, gather_max: Duration) -> bool {
+        let may_wait = |first: &Seat| !first.alone && first.since.elapsed() < gather_max;
+        self.calls > 0 && self.waiting.len() < share && self.waiting.front().is_some_and(may_wait)
+    }
+
     /// Takes out those who have left.
     fn gone(&mut self) -> VecDeque<Seat> {
         let (gone, stay) = self.waiting.drain(..).partition(|seat| seat.reply.is_closed());
@@ -133,8 +159,8 @@ impl State {
 }
 
 impl Batches {
-    /// With at most so many calls at once.
-    pub(crate) fn new(writers_max: usize) -> Self {
+    /// With at most so many calls at once, of units that wait at most so long for others while they could go.
+    pub(crate) fn new(writers_max: usize, gather_max: Duration) -> Self {
         let state = State {
             calls: 0,
             homes: BTreeSet::new(),
@@ -143,7 +169,18 @@ impl Batches {
             departing: false,
             again: false,
         };
-        Self(Arc::new(Inner { writers_max: writers_max.max(1), state: Mutex::new(state) }))
+        let tickets = AtomicUsize::new(0);
+        Self(Arc::new(Inner { writers_max: writers_max.max(1), gather_max, tickets, state: Mutex::new(state) }))
+    }
+
+    /// For a unit that comes here.
+    pub(in crate::unit) fn ticket(&self) -> Ticket {
+        self.0.tickets.fetch_add(1, Ordering::Relaxed);
+        Ticket(self.clone())
+    }
+
+    pub(super) fn gather_max(&self) -> Duration {
+        self.0.gather_max
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -181,7 +218,7 @@ impl Batches {
         loop {
             let (mut seats, _gone) = {
                 let mut state = self.lock();
-                let (seats, gone) = state.next(self.0.writers_max);
+                let (seats, gone) = state.next(&self.0);
                 if seats.is_empty() && !std::mem::take(&mut state.again) {
                     state.departing = false;
                 }
