@@ -58,7 +58,7 @@ pub struct Unit {
     pub(crate) parts: Vec<Box<dyn UnitPart>>,
     /// Status and body.
     pub(crate) answer: Option<(u16, Json)>,
-    /// Of the server that it has read from.
+    /// Of the server that it has read from, while it is on its way there.
     ticket: Option<Ticket>,
 }
 

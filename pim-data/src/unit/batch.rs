@@ -47,8 +47,8 @@ struct Seat {
     ready: Box<Ready>,
     /// Whether it goes by itself: it was refused, or would be, among others.
     alone: bool,
-    /// Since when it waits.
-    since: Instant,
+    /// How long it waits for others while it could go.
+    patient_until: Instant,
     /// Whether it is being sent. Until then its caller may take it back.
     sent: Arc<AtomicBool>,
     reply: oneshot::Sender<Turn>,
@@ -71,22 +71,23 @@ impl Batches {
     /// # Errors
     /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
     pub(super) async fn join(&self, mut ready: Ready, alone: bool) -> Result<Turn, UnitError> {
-        let (since, until) = (Instant::now(), ready.until);
+        let (now, until) = (Instant::now(), ready.until);
+        // Half of the time that it has is for being written.
+        let patient_until = now + self.gather_max().min(until.saturating_duration_since(now) / 2);
         ready.unit.ticket.get_or_insert_with(|| self.ticket());
         // Dropped after `turn`: whoever leaves while the others run leaves no seat behind, and what the seat keeps alive.
         let _swept = Swept(self);
         let (reply, mut turn) = oneshot::channel();
         let sent = Arc::<AtomicBool>::default();
         let runtime = Handle::current();
-        let seat = Seat { ready: Box::new(ready), alone, since, sent: Arc::clone(&sent), reply, runtime };
+        let seat = Seat { ready: Box::new(ready), alone, patient_until, sent: Arc::clone(&sent), reply, runtime };
         if self.wait(seat)? {
             // Those who were told with this one, of their last unit, come along with the next.
             yield_now().await;
             self.depart();
         }
-        let patience = since + self.gather_max();
-        let mut told = timeout_at(until.min(patience), &mut turn).await;
-        if told.is_err() && patience < until {
+        let mut told = timeout_at(patient_until, &mut turn).await;
+        if told.is_err() {
             self.depart();
             told = timeout_at(until, turn).await;
         }

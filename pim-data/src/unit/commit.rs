@@ -129,6 +129,8 @@ impl Unit {
                     // Or when a map is known that nobody has published yet: whoever was about to may have died.
                     draining |= newest > self.cluster.map().version();
                     let route = self.cluster.router().route(&self.home);
+                    // It will be a while.
+                    self.ticket = None;
                     let patience = if draining { DRAINING } else { FENCED };
                     if route == self.route && !patience.wait(fenced, self.cx.deadline()).await {
                         return Err(UnitError::Fence { shard, newest, draining });

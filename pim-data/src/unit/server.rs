@@ -45,8 +45,10 @@ impl Unit {
         let until = in_time(&self.cx)?;
         let parts = self.part_calls()?;
         shard.ready(until, Need::Write).await?;
-        let ready = Ready { unit: self, parts, until };
+        let mut ready = Ready { unit: self, parts, until };
         let Some(batches) = shard.group().map(Group::batches).filter(|_| ready.unit.goes_together()) else {
+            // Nobody need wait for it.
+            ready.unit.ticket = None;
             return Self::go_alone(Box::new(ready), None, shard).await;
         };
         let (ready, outcome) = match batches.join(ready, alone).await {
@@ -59,9 +61,10 @@ impl Unit {
             }
             Err(error) => return Err(error),
         };
-        let Ready { unit, parts, .. } = *ready;
+        let Ready { mut unit, parts, .. } = *ready;
         let outcome = match outcome {
             Err(UnitError::Database(error)) if error.is_ambiguous() => {
+                unit.ticket = None;
                 let found = unit.find_out(shard, until, &unit.message(&parts), error).await;
                 found.inspect(|_| unit.tell_committed())
             }

@@ -264,6 +264,20 @@ async fn no_two_units_of_one_key_go_together() {
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
 }
 
+/// Guard: whoever waits behind its key's writer is likely to have been overtaken, and would be refused with all others.
+#[tokio::test]
+async fn whoever_comes_behind_its_keys_writer_goes_alone() {
+    let queue = Queue::new().await;
+    let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
+    let mut others = Vec::new();
+    for account in [0, 1, 2] {
+        others.push(waiting(queue.change(account).await).await);
+    }
+    let (_world, ends) = queue.go(others).await;
+    assert!(matches!(&ends[..], [Err(UnitError::Conflict), Ok(_), Ok(_)]), "{ends:?}");
+    assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
+}
+
 #[tokio::test]
 async fn an_answer_is_given_again_among_others() {
     let world = one_place().await;

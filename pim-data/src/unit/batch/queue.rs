@@ -1,10 +1,12 @@
 //! Who waits for one shard, and who goes next.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{BATCH_MAX, Seat, Turn, go_together};
@@ -14,10 +16,9 @@ use crate::backend::DbError;
 const WAITING_MAX: usize = 4_096;
 
 /// The units of one shard that are on their way to its server. Clones are of the same shard.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Batches(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     writers_max: usize,
     gather_max: Duration,
@@ -34,6 +35,13 @@ pub(in crate::unit) struct Ticket(Batches);
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.0.tickets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Who waits is nobody else's to see.
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").finish_non_exhaustive()
     }
 }
 
@@ -102,39 +110,41 @@ impl State {
     /// Those who go next, in their order: one that goes by itself, or units of one entity and of different keys, none of them
     /// being written. And whoever has left meanwhile.
     fn next(&mut self, inner: &Inner) -> (Vec<Seat>, Vec<Seat>) {
-        let (mut chosen, mut gone) = (Vec::<Seat>::new(), Vec::new());
-        let share = self.share(inner);
-        if self.calls >= inner.writers_max || self.gathers(share, inner.gather_max) {
-            return (chosen, gone);
+        let (mut able, mut homes, mut gone) = (Vec::<usize>::new(), BTreeSet::new(), Vec::new());
+        if self.calls >= inner.writers_max {
+            return (Vec::new(), gone);
         }
-        let (mut index, mut homes) = (0, BTreeSet::new());
-        while chosen.len() < share
-            && let Some(seat) = self.waiting.get_mut(index)
+        let share = self.share(inner);
+        let mut index = 0;
+        while able.len() < share
+            && let Some(seat) = self.waiting.get(index)
         {
-            let home = seat.ready.home();
+            let (home, is_single) = (seat.ready.home(), seat.alone);
             if seat.reply.is_closed() {
                 gone.extend(self.waiting.remove(index));
                 continue;
             }
-            let is_written = self.homes.contains(&home) || homes.contains(&home);
-            // Whoever writes its key is likely to overtake it, so that it will be refused.
-            seat.alone |= is_written;
-            let is_alike = chosen.first().is_none_or(|first| !seat.alone && first.ready.table() == seat.ready.table());
-            if is_written || !is_alike {
-                index += 1;
-                continue;
+            let first = able.first().and_then(|&first| self.waiting.get(first));
+            let is_alike = first.is_none_or(|first| !is_single && first.ready.table() == seat.ready.table());
+            if is_alike && !self.homes.contains(&home) && homes.insert(home) {
+                able.push(index);
+                if is_single {
+                    break;
+                }
             }
-            homes.insert(home);
-            let is_single = seat.alone;
-            chosen.extend(self.waiting.remove(index));
-            if is_single {
-                break;
-            }
+            index += 1;
         }
-        if !chosen.is_empty() {
-            self.calls += 1;
-            self.homes.append(&mut homes);
+        if able.is_empty() || self.gathers(&able, share) {
+            return (Vec::new(), gone);
         }
+        let mut chosen: Vec<_> = able.iter().rev().filter_map(|&index| self.waiting.remove(index)).collect();
+        chosen.reverse();
+        // Whoever comes behind its key's writer has most likely been overtaken, so that it would be refused.
+        for seat in &mut self.waiting {
+            seat.alone |= homes.contains(&seat.ready.home());
+        }
+        self.calls += 1;
+        self.homes.append(&mut homes);
         (chosen, gone)
     }
 
@@ -144,10 +154,13 @@ impl State {
     }
 
     /// Whether a place is left free for now: while others are being written, fuller calls are worth waiting for those who are on
-    /// their way. Nobody waits for whoever may never come.
-    fn gathers(&self, share: usize, gather_max: Duration) -> bool {
-        let may_wait = |first: &Seat| !first.alone && first.since.elapsed() < gather_max;
-        self.calls > 0 && self.waiting.len() < share && self.waiting.front().is_some_and(may_wait)
+    /// their way, as long as everybody who could go has patience.
+    fn gathers(&self, able: &[usize], share: usize) -> bool {
+        let now = Instant::now();
+        let is_patient = |seat: &Seat| !seat.alone && now < seat.patient_until;
+        self.calls > 0
+            && able.len() < share
+            && able.iter().all(|&index| self.waiting.get(index).is_some_and(is_patient))
     }
 
     /// Takes out those who have left.
@@ -191,7 +204,7 @@ impl Batches {
     ///
     /// # Errors
     /// [`DbError::Busy`] when too many wait.
-    pub(super) fn wait(&self, seat: Seat) -> Result<bool, DbError> {
+    pub(super) fn wait(&self, mut seat: Seat) -> Result<bool, DbError> {
         let (_gone, is_free) = {
             let mut state = self.lock();
             // Those who left count for nothing.
@@ -199,6 +212,7 @@ impl Batches {
             if state.waiting.len() >= WAITING_MAX {
                 return Err(DbError::Busy);
             }
+            seat.alone |= state.homes.contains(&seat.ready.home());
             state.waiting.push_back(seat);
             (gone, state.calls < self.0.writers_max)
         };
