@@ -24,7 +24,7 @@ async fn another_number_of_shards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn connections_that_make_a_file_at_once_wait_for_each_other() {
     let folder = Folder::new();
-    for round in 0..20 {
+    for round in 0..200 {
         let path = folder.path().join(format!("{round}.db"));
         let opening = (0..8).map(|_| {
             let path = path.clone();
