@@ -16,10 +16,11 @@ use crate::exit::Failure;
 use crate::mutants;
 use crate::shell::{cargo, must};
 
-/// A server that some suites need.
+/// What suites may need; `cargo xtask test` refuses what none needs yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// PostgreSQL 15 or later: its programs here, and `LAB_TEST_POSTGRES_DSN` or a container for what shares a server.
+    /// PostgreSQL 15 or later: its programs here. What shares a server uses that of `LAB_TEST_POSTGRES_DSN`, else a container, else one of these
+    /// programs.
     Postgres,
     /// Redis 7 or later.
     Redis,

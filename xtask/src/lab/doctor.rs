@@ -55,14 +55,14 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "Redis 7 or later",
-        purpose: "`cargo xtask test --require redis`",
+        purpose: "no suite needs it yet",
         look: || version_of("redis-server", "--version"),
         install: "apt-get install redis-server",
         is_optional: true,
     },
     Need {
         name: "Apache Kafka",
-        purpose: "`cargo xtask test --require kafka`",
+        purpose: "no suite needs it yet",
         look: kafka,
         install: "apt-get install openjdk-17-jre-headless maven && mvn -q dependency:get \
                   -Dartifact=org.apache.kafka:kafka_2.13:4.3.1",
@@ -70,7 +70,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "a certified OIDC provider",
-        purpose: "`cargo xtask test --require oidc`",
+        purpose: "no suite needs it yet",
         look: oidc,
         install: "apt-get install nodejs npm && npm install --prefix target/oidc oidc-provider@9",
         is_optional: true,
