@@ -185,7 +185,7 @@ impl Worktree {
     /// Whether the named test ran and passed; a test that does not exist has not passed.
     fn passes(&self, mutant: &Mutant, target: &str) -> Result<bool> {
         let mut command = self.test_of(mutant.build(), target);
-        command.args(["--", "--exact", &mutant.test]);
+        command.args(["--", "--include-ignored", "--exact", &mutant.test]);
         let text = run_bounded(command)?;
         Ok(text.is_some_and(|text| text.contains(&format!("test {} ... ok", mutant.test))))
     }

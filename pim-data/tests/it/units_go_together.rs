@@ -278,6 +278,26 @@ async fn whoever_comes_behind_its_keys_writer_goes_alone() {
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
 }
 
+/// Guard: so does whoever waits behind another unit of its key, once that one goes.
+#[tokio::test]
+async fn whoever_waits_behind_a_unit_of_its_key_goes_alone() {
+    let queue = Queue::new().await;
+    let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
+    // Units of another entity go by themselves, so that the one behind is left for the next call.
+    let mut before = queue.world.cluster.begin(&cx(), accounts[1]);
+    let id = Id::child_of(accounts[1].bucket(), before.at());
+    let note = CustomerNote { id, version: 0, customer: accounts[1], account: accounts[1], text: "x".to_owned() };
+    before.save(&write(ShopResource::Note), &note).expect("saves");
+    tell(&mut before, "noted");
+    let mut others = vec![waiting(before).await];
+    for account in 1..=3 {
+        others.push(waiting(queue.change(account).await).await);
+    }
+    let (_world, ends) = queue.go(others).await;
+    assert!(matches!(&ends[..], [Ok(_), Err(UnitError::Conflict), Ok(_), Ok(_)]), "{ends:?}");
+    assert_eq!(transactions(&onlooker, &accounts[2..=3]).await, 1);
+}
+
 #[tokio::test]
 async fn an_answer_is_given_again_among_others() {
     let world = one_place().await;

@@ -132,8 +132,8 @@ fn address_of(dsn: &str) -> &str {
 async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
     let (mut from_client, to_client) = client.into_split();
     let (from_server, mut to_server) = server.into_split();
-    let swallows = Arc::new(AtomicBool::new(false));
-    let back = tokio::spawn(answer(from_server, to_client, Arc::clone(&swallows), Arc::clone(&state)));
+    let way_back = Arc::<WayBack>::default();
+    let back = tokio::spawn(answer(from_server, to_client, Arc::clone(&way_back), Arc::clone(&state)));
     // The first message has no type.
     let Some(length) = from_client.read_u32().await.ok() else { return };
     let mut hello = length.to_be_bytes().to_vec();
@@ -147,7 +147,7 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
     if to_server.write_all(&hello).await.is_err() {
         return;
     }
-    let (mut trip, mut sent, mut is_last) = (Trip::Ping, Vec::new(), false);
+    let (mut trip, mut sent) = (Trip::Ping, Vec::new());
     while let Some((kind, message)) = message(&mut from_client).await {
         match kind {
             b'P' => trip = Trip::Prepare,
@@ -156,17 +156,18 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
             _ => {}
         }
         sent.extend_from_slice(&message);
-        if is_last {
+        if way_back.is_last.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
         if matches!(kind, b'S' | b'Q') {
             let made = std::mem::replace(&mut trip, Trip::Ping);
             let cut = state.cut.lock().expect("no panic").take_if(|(_, wanted)| wanted(&made)).map(|(cut, _)| cut);
-            is_last = state.last.lock().expect("no panic").take_if(|wanted| wanted(&made)).is_some();
+            let is_last = state.last.lock().expect("no panic").take_if(|wanted| wanted(&made)).is_some();
+            way_back.is_last.store(is_last, Ordering::SeqCst);
             state.trips.lock().expect("no panic").push(made);
             match cut {
                 Some(Cut::Unseen) => break,
-                Some(Cut::Unanswered) => swallows.store(true, Ordering::SeqCst),
+                Some(Cut::Unanswered) => way_back.swallows.store(true, Ordering::SeqCst),
                 None => {}
             }
         }
@@ -182,15 +183,23 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
         }
         sent.clear();
     }
-    if !swallows.load(Ordering::SeqCst) {
+    if !way_back.swallows.load(Ordering::SeqCst) {
         back.abort();
     }
 }
 
+/// What becomes of answers.
+#[derive(Debug, Default)]
+struct WayBack {
+    swallows: AtomicBool,
+    /// Nothing comes after the next one, not even that the server has hung up.
+    is_last: AtomicBool,
+}
+
 /// The way back. What is swallowed is read until the server is ready for more; then both sides lose their connection.
-async fn answer(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, swallows: Arc<AtomicBool>, state: Arc<State>) {
+async fn answer(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, way_back: Arc<WayBack>, state: Arc<State>) {
     while let Some((kind, bytes)) = message(&mut server).await {
-        if swallows.load(Ordering::SeqCst) {
+        if way_back.swallows.load(Ordering::SeqCst) {
             if kind == b'Z' {
                 break;
             }
@@ -198,6 +207,9 @@ async fn answer(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, swallows:
             std::future::pending::<()>().await;
         } else if client.write_all(&bytes).await.is_err() {
             break;
+        }
+        if kind == b'Z' && way_back.is_last.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
     }
     let _gone = client.shutdown().await;
