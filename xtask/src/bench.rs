@@ -10,7 +10,8 @@ use crate::shell::{cargo, output_of};
 /// Arguments of `cargo xtask bench`.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Which area to measure; all of them when absent. `data` measures PostgreSQL too where `LAB_TEST_POSTGRES_DSN` names a server.
+    /// Which area to measure; all of them when absent. `data` measures PostgreSQL too where `LAB_TEST_POSTGRES_DSN` names a
+    /// server.
     #[arg(value_parser = ["core", "data", "events", "edge"])]
     area: Option<String>,
     /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.

@@ -19,8 +19,8 @@ use crate::shell::{cargo, must};
 /// What suites may need; `cargo xtask test` refuses what none needs yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// PostgreSQL 15 or later: its programs here. What shares a server uses that of `LAB_TEST_POSTGRES_DSN`, else a container, else one of these
-    /// programs.
+    /// PostgreSQL 15 or later: its programs here. What shares a server uses that of `LAB_TEST_POSTGRES_DSN`, else a container,
+    /// else one of these programs.
     Postgres,
     /// Redis 7 or later.
     Redis,

@@ -12,7 +12,7 @@ use pim_data::backend::{Db, SqlPair, Statement, Transaction};
 use pim_data::unit::{Committed, Unit, UnitError};
 use serde_json::json;
 
-use super::world::{Account, Customer, ShopResource, ShopRole, World, cx, tell, write};
+use super::world::{Account, Customer, CustomerNote, ShopResource, ShopRole, World, cx, tell, write};
 
 pub(crate) type Commit = Pin<Box<dyn Future<Output = Result<Committed, UnitError>> + Send>>;
 
@@ -51,11 +51,25 @@ impl Queue {
 
     /// Units of three other accounts, which wait.
     pub(crate) async fn three_more(&self) -> Vec<Commit> {
+        self.changes(1..=3).await
+    }
+
+    /// Units of these accounts, which wait in this order.
+    pub(crate) async fn changes(&self, accounts: impl IntoIterator<Item = usize>) -> Vec<Commit> {
         let mut others = Vec::new();
-        for account in 1..4 {
+        for account in accounts {
             others.push(waiting(self.change(account).await).await);
         }
         others
+    }
+
+    /// A unit of an account that writes so many notes, and not its row.
+    pub(crate) fn notes(&self, account: usize, rows: usize) -> Unit {
+        let account = self.accounts[account];
+        let mut unit = self.world.cluster.begin(&cx(), account);
+        save_notes(&mut unit, account, rows);
+        tell(&mut unit, "noted");
+        unit
     }
 
     /// Lets the first account's unit go, and all others; how each ends.
@@ -115,10 +129,24 @@ pub(crate) async fn change(world: &World, cx: &RequestContext, id: Id<Customer>)
     unit
 }
 
+/// Adds notes of a customer to a unit.
+pub(crate) fn save_notes(unit: &mut Unit, customer: Id<Customer>, rows: usize) {
+    for _ in 0..rows {
+        let id = Id::child_of(customer.bucket(), unit.at());
+        let note = CustomerNote { id, version: 0, customer, account: customer, text: "x".to_owned() };
+        unit.save(&write(ShopResource::Note), &note).expect("saves");
+    }
+}
+
 /// Of somebody who does not wait long.
 pub(crate) fn soon() -> RequestContext {
+    within(Duration::from_millis(500))
+}
+
+/// Of somebody who has so much time.
+pub(crate) fn within(time: Duration) -> RequestContext {
     let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
-    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_millis(500)))
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(time))
 }
 
 /// Has it take its place in the queue.

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use pim_core::context::{RequestContext, RequestId};
-use pim_core::deadline::Deadline;
 use pim_core::id::Id;
-use pim_core::identity::Actor;
 use pim_data::unit::{Committed, Unit, UnitError};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::queueing::{Queue, change, gathering, hold, keys_waited_for, soon, transactions, until, waiting};
-use super::world::{Account, CustomerNote, ShopResource, ShopRole, cx, tell, write};
+use super::queueing::{Queue, change, gathering, hold, keys_waited_for, save_notes, transactions, until, waiting, within};
+use super::world::{Account, ShopResource, cx, tell, write};
 
 /// Longer than any request here.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -23,9 +20,7 @@ async fn queue(gather_max: Duration) -> Queue {
 
 /// A unit that has more time than it needs.
 async fn unhurried(queue: &Queue, account: usize) -> Unit {
-    let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
-    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(2 * LONG));
-    change(&queue.world, &cx, queue.accounts[account]).await
+    change(&queue.world, &within(2 * LONG), queue.accounts[account]).await
 }
 
 /// Ends unless somebody is waited for.
@@ -66,7 +61,8 @@ async fn nobody_waits_for_whoever_does_not_come() {
 async fn whoever_has_little_time_waits_for_half_of_it() {
     let queue = queue(LONG).await;
     let _never_comes = unhurried(&queue, 2).await;
-    let hasty = change(&queue.world, &soon(), queue.accounts[1]).await;
+    // Enough for a slow machine, twice.
+    let hasty = change(&queue.world, &within(Duration::from_secs(6)), queue.accounts[1]).await;
     assert_eq!(hasty.commit().await.expect("commits").n, 2);
 }
 
@@ -75,12 +71,7 @@ async fn whoever_has_little_time_waits_for_half_of_it() {
 async fn whoever_goes_by_itself_is_not_waited_for() {
     let queue = queue(LONG).await;
     let mut several = unhurried(&queue, 2).await;
-    for _ in 0..2 {
-        let id = Id::child_of(several.home().bucket(), several.at());
-        let (customer, account) = (queue.accounts[2], queue.accounts[2]);
-        let note = CustomerNote { id, version: 0, customer, account, text: "x".to_owned() };
-        several.save(&write(ShopResource::Note), &note).expect("saves");
-    }
+    save_notes(&mut several, queue.accounts[2], 2);
     let held = hold(&queue.world, queue.accounts[2]).await;
     let mut several = waiting(several).await;
     until(&mut several, async || keys_waited_for(&queue.onlooker).await == 2).await;

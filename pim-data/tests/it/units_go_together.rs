@@ -255,10 +255,7 @@ async fn whoever_must_wait_keeps_nobody_else_waiting() {
 async fn no_two_units_of_one_key_go_together() {
     let queue = Queue::new().await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    let mut others = Vec::new();
-    for account in [1, 1, 2] {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    let others = queue.changes([1, 1, 2]).await;
     let (_world, ends) = queue.go(others).await;
     assert!(matches!(&ends[..], [Ok(_), Err(UnitError::Conflict), Ok(_)]), "{ends:?}");
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
@@ -269,30 +266,20 @@ async fn no_two_units_of_one_key_go_together() {
 async fn whoever_comes_behind_its_keys_writer_goes_alone() {
     let queue = Queue::new().await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    let mut others = Vec::new();
-    for account in [0, 1, 2] {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    let others = queue.changes([0, 1, 2]).await;
     let (_world, ends) = queue.go(others).await;
     assert!(matches!(&ends[..], [Err(UnitError::Conflict), Ok(_), Ok(_)]), "{ends:?}");
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
 }
 
-/// Guard: so does whoever waits behind another unit of its key, once that one goes.
+/// Guard: whoever waits behind another unit of its key is marked when that one goes, and would be refused with all others.
 #[tokio::test]
 async fn whoever_waits_behind_a_unit_of_its_key_goes_alone() {
     let queue = Queue::new().await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    // Units of another entity go by themselves, so that the one behind is left for the next call.
-    let mut before = queue.world.cluster.begin(&cx(), accounts[1]);
-    let id = Id::child_of(accounts[1].bucket(), before.at());
-    let note = CustomerNote { id, version: 0, customer: accounts[1], account: accounts[1], text: "x".to_owned() };
-    before.save(&write(ShopResource::Note), &note).expect("saves");
-    tell(&mut before, "noted");
-    let mut others = vec![waiting(before).await];
-    for account in 1..=3 {
-        others.push(waiting(queue.change(account).await).await);
-    }
+    // A unit of another entity goes by itself, so that the one behind it is left for the next call.
+    let mut others = vec![waiting(queue.notes(1, 1)).await];
+    others.extend(queue.changes(1..=3).await);
     let (_world, ends) = queue.go(others).await;
     assert!(matches!(&ends[..], [Ok(_), Err(UnitError::Conflict), Ok(_), Ok(_)]), "{ends:?}");
     assert_eq!(transactions(&onlooker, &accounts[2..=3]).await, 1);
@@ -318,19 +305,9 @@ async fn an_answer_is_given_again_among_others() {
 async fn units_of_two_entities_and_of_several_rows_find_their_way() {
     let queue = Queue::new().await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    let note = |of: Id<Customer>, rows: usize| {
-        let mut unit = queue.world.cluster.begin(&cx(), of);
-        for _ in 0..rows {
-            let id = Id::child_of(of.bucket(), unit.at());
-            let note = CustomerNote { id, version: 0, customer: of, account: of, text: "x".to_owned() };
-            unit.save(&write(ShopResource::Note), &note).expect("saves");
-        }
-        tell(&mut unit, "noted");
-        unit
-    };
-    let several = note(accounts[3], 2).commit().await;
+    let several = queue.notes(3, 2).commit().await;
     assert_eq!(several.expect("does not wait for a place").n, 2);
-    let others = [waiting(queue.change(1).await).await, waiting(note(accounts[2], 1)).await];
+    let others = [waiting(queue.change(1).await).await, waiting(queue.notes(2, 1)).await];
     let (_world, ends) = queue.go(others).await;
     assert!(ends.iter().all(Result::is_ok), "{ends:?}");
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 2);
