@@ -113,7 +113,7 @@ impl RetentionSettings {
 
 enum Subject {
     Outboxes(Vec<Source>),
-    Log { bus: EmbeddedBus, store: ReadStore },
+    Log { bus: EmbeddedBus, store: Box<ReadStore> },
 }
 
 impl Subject {
@@ -169,7 +169,8 @@ impl Retention {
         settings: &RetentionSettings,
     ) -> Result<Self, RetentionSettingsError> {
         settings.check()?;
-        let (subject, clock) = (Subject::Log { bus: bus.clone(), store: store.clone() }, store.clock().clone());
+        let (subject, clock) =
+            (Subject::Log { bus: bus.clone(), store: Box::new(store.clone()) }, store.clock().clone());
         Ok(Self { subject, settings: settings.clone(), clock, signals: store.signals().clone() })
     }
 

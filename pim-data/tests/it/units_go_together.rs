@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::moving::note;
 use super::queueing::{Queue, change, hold, keys_waited_for, number, one_place, places, points, soon, transactions, until, waiting};
 use super::world::{
-    Account, Customer, CustomerNote, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, cx_of, keyed, read, tell,
+    Account, CustomerNote, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, cx_of, keyed, read, tell,
     write,
 };
 use crate::wire::{Cut, Trip, Wire};
