@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pim_core::shard::ShardId;
+use pim_data::backend::{Db, ServerSettings};
 use pim_data::backup::{BackupError, RestorePoint, RestoreReport, restore};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::relocation::MoveStep;
@@ -102,4 +105,19 @@ async fn a_move_that_was_at_it_goes_on_from_there() {
         assert_eq!(world.cluster.router().route(&account.id).shard, to);
         takes_writes(world.cluster, world.folder, &account).await;
     }
+}
+
+/// Guard: `maps::is_followed`. Rows that say of a move that it was not so far are no reason to take back a map which all shards follow.
+#[tokio::test]
+async fn what_all_shards_follow_is_in_force_whatever_the_move_says() {
+    let (old, account, _) = moved_up_to(MoveStep::Activating).await;
+    let settings = ServerSettings { transaction_max: Duration::from_secs(30), ..ServerSettings::default() };
+    let secrets = Arc::new(crate::server::secrets(old.path()));
+    let control = Db::connect("control-super", secrets, settings).await.expect("connects");
+    let mut writer = control.begin().await.expect("begins");
+    writer.script("UPDATE pim_move SET step = 'fenced'").await.expect("changes");
+    writer.commit().await.expect("commits");
+    let (cluster, report, folder) = restored(&old, None).await.expect("restores");
+    assert_eq!(report.map_version, 2);
+    takes_writes(cluster, folder, &account).await;
 }
