@@ -82,8 +82,11 @@ impl Batches {
         let runtime = Handle::current();
         let seat = Seat { ready: Box::new(ready), alone, patient_until, sent: Arc::clone(&sent), reply, runtime };
         if self.wait(seat)? {
-            // Those who were told with this one, of their last unit, come along with the next.
-            yield_now().await;
+            // Those who were told with this one, of their last unit, come along with the next. Where there is nobody else, yielding would
+            // wake a thread for nothing.
+            if self.has_others() {
+                yield_now().await;
+            }
             self.depart();
         }
         let mut told = timeout_at(patient_until, &mut turn).await;

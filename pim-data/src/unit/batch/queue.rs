@@ -192,6 +192,11 @@ impl Batches {
         Ticket(self.clone())
     }
 
+    /// Whether more than one unit is on its way here.
+    pub(super) fn has_others(&self) -> bool {
+        self.0.tickets.load(Ordering::Relaxed) > 1
+    }
+
     pub(super) fn gather_max(&self) -> Duration {
         self.0.gather_max
     }
