@@ -1,4 +1,7 @@
 //! What a request costs one client as there come to be more shards, and more rows on one: turn about, in one run.
+//!
+//! Shards of one server are more connections to it too, and its process at the end of each has a memory of its own, which the processor's
+//! cache has to hold. So servers are measured both ways: with one connection to a shard, and with as many in all whatever the number of shards.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,19 +28,30 @@ const ROUNDS: usize = 11;
 /// Of so many rows, chosen by chance, each side's requests are.
 const ASKED: usize = 5_000;
 
-/// A cluster with so many rows on each shard.
+/// Programs that serve the same shards, with so many rows on each.
 pub(super) struct Grown {
     pub(super) name: String,
-    pub(super) cluster: Cluster,
+    /// Each has connections of its own.
+    pub(super) programs: Vec<Cluster>,
+    /// Of each shard in turn.
     pub(super) asked: Vec<Id<Customer>>,
     pub(super) by_hand: Option<Box<dyn ByHand>>,
 }
 
-/// Statements that somebody wrote by hand, on a connection of their own to each shard: what they come to cost is the machine's.
+/// Statements that somebody wrote by hand, on connections of their own to each shard: what they come to cost is the machine's.
 #[async_trait]
 pub(super) trait ByHand: Send + Sync {
-    async fn read(&self, shard: ShardId, id: Id<Customer>);
-    async fn write(&self, shard: ShardId, id: Id<Customer>);
+    async fn read(&self, program: usize, shard: ShardId, id: Id<Customer>);
+    async fn write(&self, program: usize, shard: ShardId, id: Id<Customer>);
+}
+
+/// By way of how many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// One to each shard.
+    OneProgram,
+    /// As many in all, whatever the number of shards.
+    AllPrograms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,19 +101,24 @@ pub(super) fn spread(cluster: &Cluster, shards: u16, rows: usize) -> (Vec<Vec<Id
 
 impl Grown {
     /// Microseconds that a request takes.
-    async fn ask(&self, request: Request, turn: usize) -> f64 {
+    async fn ask(&self, by: By, request: Request, turn: usize) -> f64 {
         let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
         let (cx, id, payload) = (context(None), self.asked[turn % self.asked.len()], "x".repeat(512));
-        let shard = self.cluster.router().route(&id).shard;
+        let program = match by {
+            By::OneProgram => 0,
+            By::AllPrograms => turn / self.programs[0].map().shards().len() % self.programs.len(),
+        };
+        let cluster = &self.programs[program];
+        let shard = cluster.router().route(&id).shard;
         let begun = Instant::now();
         match (request, &self.by_hand) {
             (Request::Read, _) => {
-                let row = self.cluster.read::<super::Account>(&cx, &permit, id, &Consistency::Strong).await;
+                let row = cluster.read::<super::Account>(&cx, &permit, id, &Consistency::Strong).await;
                 std::hint::black_box(row.expect("reads").expect("is there"));
             }
-            (Request::Write, _) => full_write(&self.cluster, id, &payload).await,
-            (Request::ReadByHand, Some(by_hand)) => by_hand.read(shard, id).await,
-            (Request::WriteByHand, Some(by_hand)) => by_hand.write(shard, id).await,
+            (Request::Write, _) => full_write(cluster, id, &payload).await,
+            (Request::ReadByHand, Some(by_hand)) => by_hand.read(program, shard, id).await,
+            (Request::WriteByHand, Some(by_hand)) => by_hand.write(program, shard, id).await,
             (Request::ReadByHand | Request::WriteByHand, None) => {}
         }
         begun.elapsed().as_secs_f64() * 1e6
@@ -107,7 +126,7 @@ impl Grown {
 }
 
 /// Reads and full writes of each against those of the first, and how much more that has become than by hand.
-pub(super) async fn compare(engine: &str, grown: &[Grown]) {
+pub(super) async fn compare(engine: &str, by: By, grown: &[Grown]) {
     const OURS: [(&str, Request); 2] = [("read", Request::Read), ("write", Request::Write)];
     const BY_HAND: [(&str, Request); 2] = [("read", Request::ReadByHand), ("write", Request::WriteByHand)];
     let has_peer = grown.iter().all(|it| it.by_hand.is_some());
@@ -115,7 +134,7 @@ pub(super) async fn compare(engine: &str, grown: &[Grown]) {
     // Connections are open and statements prepared on every shard before anything is measured.
     for it in grown {
         for (turn, (_, request)) in (0..200).flat_map(|turn| requests.iter().map(move |request| (turn, request))) {
-            it.ask(*request, turn).await;
+            it.ask(by, *request, turn).await;
         }
     }
     // Of each kind of request, in each round: what it costs with each.
@@ -127,22 +146,23 @@ pub(super) async fn compare(engine: &str, grown: &[Grown]) {
             for it in grown {
                 let mut took = Vec::with_capacity(request.times());
                 for turn in 0..request.times() {
-                    took.push(it.ask(*request, round * request.times() + turn).await);
+                    took.push(it.ask(by, *request, round * request.times() + turn).await);
                 }
                 of_round.push(median(took));
             }
             costs.push(of_round);
         }
     }
+    let ways = if by == By::AllPrograms { "-on-as-many-connections" } else { "" };
     for (index, it) in grown.iter().enumerate().skip(1) {
         let pairs = |costs: &[Vec<f64>]| costs.iter().map(|round| (round[index], round[0])).collect::<Vec<_>>();
         for ((what, _), ours) in OURS.iter().zip(&costs) {
-            Measure { rounds: pairs(ours) }.print(&format!("{engine}/{what}-of-{}", it.name), GOAL, false);
+            Measure { rounds: pairs(ours) }.print(&format!("{engine}/{what}-of-{}{ways}", it.name), GOAL, false);
         }
         for (((what, _), ours), peer) in OURS.iter().zip(&costs).zip(costs.iter().skip(OURS.len())) {
             let grew = pairs(ours).into_iter().zip(pairs(peer));
             let rounds = grew.map(|(ours, peer)| (ours.0 / ours.1, peer.0 / peer.1)).collect();
-            Measure { rounds }.print(&format!("{engine}/{what}-of-{}-beside-by-hand", it.name), GOAL, false);
+            Measure { rounds }.print(&format!("{engine}/{what}-of-{}{ways}-beside-by-hand", it.name), GOAL, false);
         }
     }
 }
@@ -153,9 +173,9 @@ pub(super) async fn measure(folder: &Path) {
     for shards in SHARDS {
         grown.push(on_files(folder, format!("{shards}-shards"), shards, ROWS).await);
     }
-    compare("data", &grown).await;
+    compare("data", By::OneProgram, &grown).await;
     let many = on_files(folder, "many-rows".to_owned(), 1, rows_many()).await;
-    compare("data", &[grown.swap_remove(0), many]).await;
+    compare("data", By::OneProgram, &[grown.swap_remove(0), many]).await;
 }
 
 async fn on_files(folder: &Path, name: String, shards: u16, rows: usize) -> Grown {
@@ -166,7 +186,7 @@ async fn on_files(folder: &Path, name: String, shards: u16, rows: usize) -> Grow
     for (shard, share) in (0..).zip(shares) {
         fill_file(&cluster, ShardId(shard), &share).await;
     }
-    Grown { name, cluster, asked, by_hand: None }
+    Grown { name, programs: vec![cluster], asked, by_hand: None }
 }
 
 /// Rows as if their outbox had been pruned and their trail removed.
@@ -207,8 +227,10 @@ mod servers {
 
     use super::super::Customer;
     use super::super::server::{BenchSecrets, ServerBench, open};
-    use super::{ByHand, Grown, ROWS, SHARDS, compare, rows_many, spread};
+    use super::{By, ByHand, Grown, ROWS, SHARDS, compare, rows_many, spread};
 
+    /// Connections in all, when they are as many whatever the number of shards: one to each of the most.
+    const CONNECTIONS: usize = 16;
     /// Ids that go to the server at once.
     const BATCH: usize = 50_000;
     const ROW: &str = "INSERT INTO account_row (id, home_key, bucket, facility_id, version, created_at, updated_at, given_name, \
@@ -226,58 +248,82 @@ mod servers {
     pub(in super::super) async fn measure(run: &str, folder: &Path) {
         let mut grown = Vec::new();
         for shards in SHARDS {
-            grown.push(on_servers(run, folder, format!("{shards}-shards"), shards, ROWS).await);
+            let programs = CONNECTIONS / usize::from(shards);
+            grown.push(on_servers(run, folder, &format!("{shards}-shards"), shards, ROWS, programs).await);
         }
-        let many = on_servers(run, folder, "many-rows".to_owned(), 1, rows_many()).await;
-        let (grown, all): (Vec<_>, Vec<_>) = grown.into_iter().unzip();
-        compare("data/server", &grown).await;
-        let small = grown.into_iter().next().expect("one shard");
-        compare("data/server", &[small, many.0]).await;
-        for (secrets, names) in all.into_iter().chain([many.1]) {
+        let (mut grown, mut all): (Vec<_>, Vec<_>) = grown.into_iter().unzip();
+        compare("data/server", By::AllPrograms, &grown).await;
+        compare("data/server", By::OneProgram, &grown).await;
+        let small = grown.swap_remove(0);
+        drop(grown);
+        let (many, databases) = on_servers(run, folder, "many-rows", 1, rows_many(), 1).await;
+        all.push(databases);
+        compare("data/server", By::OneProgram, &[small, many]).await;
+        for (secrets, names) in all {
             secrets.drop_databases(&names).await;
         }
     }
 
+    /// Somebody whom no policy binds reads, and the application's role writes.
+    type Pair = [Mutex<PgConnection>; 2];
+
     struct Connections {
         bench: ServerBench,
-        /// To each shard, in their order: somebody whom no policy binds reads, and the application's role writes.
-        connections: Vec<[Mutex<PgConnection>; 2]>,
+        /// Of each program, to each shard.
+        connections: Vec<Vec<Pair>>,
     }
 
     #[async_trait]
     impl ByHand for Connections {
-        async fn read(&self, shard: ShardId, id: Id<Customer>) {
-            let [reader, _] = &self.connections[usize::from(shard.0)];
+        async fn read(&self, program: usize, shard: ShardId, id: Id<Customer>) {
+            let [reader, _] = &self.connections[program][usize::from(shard.0)];
             std::hint::black_box(ServerBench::peer_read(&mut *reader.lock().await, id).await);
         }
 
-        async fn write(&self, shard: ShardId, id: Id<Customer>) {
-            let [_, writer] = &self.connections[usize::from(shard.0)];
+        async fn write(&self, program: usize, shard: ShardId, id: Id<Customer>) {
+            let [_, writer] = &self.connections[program][usize::from(shard.0)];
             self.bench.peer_write(&mut *writer.lock().await, id).await;
         }
     }
 
     type Databases = (Arc<BenchSecrets>, Vec<String>);
 
-    async fn on_servers(run: &str, folder: &Path, name: String, shards: u16, rows: usize) -> (Grown, Databases) {
+    async fn on_servers(
+        run: &str,
+        folder: &Path,
+        name: &str,
+        shards: u16,
+        rows: usize,
+        programs: usize,
+    ) -> (Grown, Databases) {
         let secrets = Arc::new(BenchSecrets { run: format!("{run}_{name}"), by_way_of: None });
         let names: Vec<_> = (0..shards).map(|shard| format!("shard-{shard}")).chain(["control".to_owned()]).collect();
         secrets.make_databases(&names).await;
-        let cluster = open(&secrets, &folder.join(&name), ShardMap::even(shards).expect("shards")).await;
-        let (shares, asked) = spread(&cluster, shards, rows);
+        let mut opened = Vec::with_capacity(programs);
+        let mut connections = Vec::with_capacity(programs);
+        for program in 0..programs {
+            let place = folder.join(format!("{name}-{program}"));
+            opened.push(open(&secrets, &place, ShardMap::even(shards).expect("shards")).await);
+            connections.push(connect(&secrets, &names[..usize::from(shards)]).await);
+        }
+        let (shares, asked) = spread(&opened[0], shards, rows);
         for (share, shard) in shares.iter().zip(&names) {
             fill(&mut secrets.connect(None, &secrets.database(shard)).await, share).await;
         }
-        let mut connections = Vec::new();
-        for shard in &names[..usize::from(shards)] {
+        let bench = ServerBench { cluster: opened[0].clone(), accounts: Vec::new(), payload: "x".repeat(512) };
+        let by_hand: Option<Box<dyn ByHand>> = Some(Box::new(Connections { bench, connections }));
+        (Grown { name: name.to_owned(), programs: opened, asked, by_hand }, (secrets, names))
+    }
+
+    async fn connect(secrets: &BenchSecrets, shards: &[String]) -> Vec<Pair> {
+        let mut connections = Vec::with_capacity(shards.len());
+        for shard in shards {
             let shard = secrets.database(shard);
             let reader = secrets.connect(None, &shard).await;
             let writer = secrets.connect(Some("pim_bench_app"), &shard).await;
             connections.push([Mutex::new(reader), Mutex::new(writer)]);
         }
-        let bench = ServerBench { cluster: cluster.clone(), accounts: Vec::new(), payload: "x".repeat(512) };
-        let by_hand: Option<Box<dyn ByHand>> = Some(Box::new(Connections { bench, connections }));
-        (Grown { name, cluster, asked, by_hand }, (secrets, names))
+        connections
     }
 
     /// Rows as if their outbox had been pruned and their trail removed.
