@@ -110,7 +110,7 @@ async fn a_move_that_was_at_it_goes_on_from_there() {
 /// Guard: `maps::is_followed`. Rows that say of a move that it was not so far are no reason to take back a map which all shards follow.
 #[tokio::test]
 async fn what_all_shards_follow_is_in_force_whatever_the_move_says() {
-    let (old, account, _) = moved_up_to(MoveStep::Activating).await;
+    let (old, account, to) = moved_up_to(MoveStep::Activated).await;
     let settings = ServerSettings { transaction_max: Duration::from_secs(30), ..ServerSettings::default() };
     let secrets = Arc::new(crate::server::secrets(old.path()));
     let control = Db::connect("control-super", secrets, settings).await.expect("connects");
@@ -118,6 +118,6 @@ async fn what_all_shards_follow_is_in_force_whatever_the_move_says() {
     writer.script("UPDATE pim_move SET step = 'fenced'").await.expect("changes");
     writer.commit().await.expect("commits");
     let (cluster, report, folder) = restored(&old, None).await.expect("restores");
-    assert_eq!(report.map_version, 2);
+    assert_eq!((report.map_version, cluster.router().route(&account.id).shard), (3, to));
     takes_writes(cluster, folder, &account).await;
 }
