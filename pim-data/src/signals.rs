@@ -2,7 +2,10 @@
 
 mod servers;
 
-pub use servers::{ENDPOINTS_UNSOUND, FAILOVERS, NEARBY_READS, Nearby, PRIMARY_WAITS, Parked, REPLICA_LAG_SECONDS};
+pub use servers::{
+    CALL_UNITS, ENDPOINTS_UNSOUND, FAILOVERS, NEARBY_READS, Nearby, PRIMARY_WAITS, Parked, REPLICA_LAG_SECONDS,
+    TURN_SECONDS,
+};
 
 use std::time::Duration;
 
@@ -28,8 +31,10 @@ pim_core::closed_enum! {
         Fenced = "fenced",
         /// Its caller made a mistake or lacks a right.
         Refused = "refused",
-        /// The deadline passed, or the database failed.
+        /// The deadline passed, or the database failed: nothing was written.
         Failed = "failed",
+        /// The server did not say whether it committed, and nothing could tell.
+        Unknown = "unknown",
     }
 }
 
@@ -57,7 +62,7 @@ pub const UNITS: Descriptor = Descriptor {
         STORE,
         LabelDescriptor {
             name: "outcome",
-            values: &["committed", "replayed", "conflict", "fenced", "refused", "failed"],
+            values: &["committed", "replayed", "conflict", "fenced", "refused", "failed", "unknown"],
         },
     ],
     purpose: Purpose::Red,
@@ -109,8 +114,8 @@ pub const FENCE_REFUSALS: Descriptor = Descriptor {
 pub const CATALOG: Catalog = Catalog {
     owner: "pim-data",
     descriptors: {
-        let [nearby, lag, unsound, failovers, waits] = servers::DESCRIPTORS;
-        &[&UNITS, &COMMIT_SECONDS, &READS, &FENCE_REFUSALS, nearby, lag, unsound, failovers, waits]
+        let [nearby, lag, unsound, failovers, waits, units, turn] = servers::DESCRIPTORS;
+        &[&UNITS, &COMMIT_SECONDS, &READS, &FENCE_REFUSALS, nearby, lag, unsound, failovers, waits, units, turn]
     },
 };
 
@@ -182,7 +187,27 @@ const fn outcome_of(error: Option<&UnitError>) -> UnitOutcome {
         Some(UnitError::Replay(_)) => UnitOutcome::Replayed,
         Some(UnitError::Conflict | UnitError::Stale { .. }) => UnitOutcome::Conflict,
         Some(UnitError::Fence { .. }) => UnitOutcome::Fenced,
-        Some(UnitError::Deadline | UnitError::Database(_) | UnitError::Directory(_)) => UnitOutcome::Failed,
-        Some(_) => UnitOutcome::Refused,
+        Some(UnitError::Unknown(_)) => UnitOutcome::Unknown,
+        Some(
+            UnitError::Deadline
+            | UnitError::Database(_)
+            | UnitError::Directory(_)
+            | UnitError::Decode(_)
+            | UnitError::UnknownShard(_),
+        ) => UnitOutcome::Failed,
+        // Named one by one: whatever comes to be must say which it is.
+        Some(
+            UnitError::IdempotencyMismatch
+            | UnitError::AlreadyExists { .. }
+            | UnitError::MissingReference
+            | UnitError::Denied { .. }
+            | UnitError::UnknownEntity { .. }
+            | UnitError::NotLoaded { .. }
+            | UnitError::WrongHome { .. }
+            | UnitError::NoEvent
+            | UnitError::TooLarge { .. }
+            | UnitError::Part(_)
+            | UnitError::Given(_),
+        ) => UnitOutcome::Refused,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pim_core::shard::{MapError, ShardMap};
 use pim_data::backend::{FileSecrets, Secrets, ServerSettings};
@@ -21,18 +22,26 @@ pub struct PostgresSettings {
     pub control: String,
     /// Name of the read store's secret: a login that may make tables there.
     pub read_store: String,
-    /// Most connections of this program to each database.
+    /// Most connections of this program to each database: 2 to 200.
     pub connections_max: usize,
+    /// Most calls of this program at once that write to a database; what comes meanwhile shares the next one. 1 to 200,
+    /// and never more than there are connections.
+    pub writers_max: usize,
+    /// How long a write waits for others to share a call with while a database is busy, in milliseconds: up to 1,000, 0 never waits.
+    pub gather_max_ms: u64,
 }
 
 impl Default for PostgresSettings {
     fn default() -> Self {
+        let servers = ServerSettings::default();
         Self {
             shard_map: None,
             secrets_dir: PathBuf::from("secrets"),
             control: "control".to_owned(),
             read_store: "read-store-owner".to_owned(),
-            connections_max: ServerSettings::default().connections_max,
+            connections_max: servers.connections_max,
+            writers_max: servers.writers_max,
+            gather_max_ms: u64::try_from(servers.gather_max.as_millis()).unwrap_or(GATHER_MAX_MS),
         }
     }
 }
@@ -81,15 +90,23 @@ pub enum PostgresError {
         path: PathBuf,
     },
     /// A bound is broken.
-    #[error("`postgres.connections_max` is {found}, must be from 2 to {CONNECTIONS_MAX}")]
-    Connections {
+    #[error("`postgres.{key}` is {found}, must be from {min} to {max}")]
+    OutOfBounds {
+        /// Which setting.
+        key: &'static str,
         /// What was asked for.
-        found: usize,
+        found: u64,
+        /// The least that it can be.
+        min: u64,
+        /// The most that it can be.
+        max: u64,
     },
 }
 
 /// As many as a server of a small machine takes from all programs together.
-const CONNECTIONS_MAX: usize = 200;
+const CONNECTIONS_MAX: u64 = 200;
+/// A write that waits longer than this for others has long been late for whoever asked for it.
+const GATHER_MAX_MS: u64 = 1_000;
 
 /// What [`PostgresSettings`] lead to.
 #[derive(Clone, Debug)]
@@ -124,19 +141,34 @@ impl PostgresSettings {
         if !self.secrets_dir.is_dir() {
             return Err(PostgresError::NoSecrets { path: self.secrets_dir.clone() });
         }
-        if !(2..=CONNECTIONS_MAX).contains(&self.connections_max) {
-            return Err(PostgresError::Connections { found: self.connections_max });
-        }
+        let settings = self.bounded()?;
         let secrets: Arc<dyn Secrets> = Arc::new(FileSecrets::in_folder(&self.secrets_dir));
-        let settings = ServerSettings { connections_max: self.connections_max, ..ServerSettings::default() };
         let servers = Servers { control: self.control.clone(), settings, ..Servers::new(secrets) };
         Ok(Some(ServerPlaces { map, servers, read_store: self.read_store.clone() }))
+    }
+
+    fn bounded(&self) -> Result<ServerSettings, PostgresError> {
+        let bounds = [
+            ("connections_max", self.connections_max as u64, 2, CONNECTIONS_MAX),
+            ("writers_max", self.writers_max as u64, 1, CONNECTIONS_MAX),
+            ("gather_max_ms", self.gather_max_ms, 0, GATHER_MAX_MS),
+        ];
+        if let Some((key, found, min, max)) = bounds.into_iter().find(|(_, found, min, max)| found < min || found > max)
+        {
+            return Err(PostgresError::OutOfBounds { key, found, min, max });
+        }
+        Ok(ServerSettings {
+            connections_max: self.connections_max,
+            writers_max: self.writers_max,
+            gather_max: Duration::from_millis(self.gather_max_ms),
+            ..ServerSettings::default()
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PostgresError, PostgresSettings};
+    use super::{PostgresError, PostgresSettings, ServerSettings};
 
     #[test]
     fn a_connection_string_among_the_settings_is_a_finding_that_does_not_repeat_it() {
@@ -151,6 +183,21 @@ mod tests {
     #[test]
     fn without_a_map_rows_are_kept_in_files() {
         assert!(PostgresSettings::default().places().expect("sound").is_none());
+    }
+
+    #[test]
+    fn a_bound_that_is_broken_is_named_with_what_it_may_be() {
+        let few = PostgresSettings { connections_max: 1, ..PostgresSettings::default() };
+        let none = PostgresSettings { writers_max: 0, ..PostgresSettings::default() };
+        let long = PostgresSettings { gather_max_ms: 1_001, ..PostgresSettings::default() };
+        for (settings, told) in [
+            (few, "`postgres.connections_max` is 1, must be from 2 to 200"),
+            (none, "`postgres.writers_max` is 0, must be from 1 to 200"),
+            (long, "`postgres.gather_max_ms` is 1001, must be from 0 to 1000"),
+        ] {
+            assert_eq!(settings.bounded().expect_err("refused").to_string(), told);
+        }
+        assert_eq!(PostgresSettings::default().bounded().expect("sound"), ServerSettings::default());
     }
 
     fn with_map(text: &str) -> PostgresError {

@@ -115,8 +115,34 @@ pub const PRIMARY_WAITS: Descriptor = Descriptor {
     runbook: "",
 };
 
-pub(super) const DESCRIPTORS: [&Descriptor; 5] =
-    [&NEARBY_READS, &REPLICA_LAG_SECONDS, &ENDPOINTS_UNSOUND, &FAILOVERS, &PRIMARY_WAITS];
+/// How full calls are.
+pub const CALL_UNITS: Descriptor = Descriptor {
+    name: "pim_data_call_units",
+    kind: Kind::Histogram,
+    unit: "",
+    help: "Units of one row that a call took to a server, by itself or together, a call that was refused included",
+    labels: &[],
+    purpose: Purpose::Use,
+    buckets: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+    owner: "pim-data",
+    runbook: "",
+};
+
+/// How long units wait to be sent.
+pub const TURN_SECONDS: Descriptor = Descriptor {
+    name: "pim_data_turn_seconds",
+    kind: Kind::Histogram,
+    unit: "seconds",
+    help: "How long a unit of one row waited until a call took it to a server: for a place, and for others to go with",
+    labels: &[],
+    purpose: Purpose::Use,
+    buckets: LATENCY_SECONDS,
+    owner: "pim-data",
+    runbook: "",
+};
+
+pub(super) const DESCRIPTORS: [&Descriptor; 7] =
+    [&NEARBY_READS, &REPLICA_LAG_SECONDS, &ENDPOINTS_UNSOUND, &FAILOVERS, &PRIMARY_WAITS, &CALL_UNITS, &TURN_SECONDS];
 
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
@@ -125,6 +151,8 @@ pub(super) struct Bound {
     endpoints_unsound: GaugeFamily<EndpointFinding>,
     failovers: CounterFamily<()>,
     primary_waits: CounterFamily<Parked>,
+    call_units: HistogramFamily<()>,
+    turn_seconds: HistogramFamily<()>,
 }
 
 impl Bound {
@@ -135,6 +163,8 @@ impl Bound {
             endpoints_unsound: registry.gauge(&ENDPOINTS_UNSOUND)?,
             failovers: registry.counter(&FAILOVERS)?,
             primary_waits: registry.counter(&PRIMARY_WAITS)?,
+            call_units: registry.histogram(&CALL_UNITS)?,
+            turn_seconds: registry.histogram(&TURN_SECONDS)?,
         })
     }
 }
@@ -176,6 +206,16 @@ impl DataSignals {
     pub(crate) fn parked(&self, outcome: Parked) {
         if let Some(bound) = self.servers() {
             bound.primary_waits.get(outcome).inc();
+        }
+    }
+
+    /// A call takes units that waited so long.
+    pub(crate) fn called(&self, waits: impl ExactSizeIterator<Item = Duration>) {
+        let Some(bound) = self.servers() else { return };
+        // At most eight.
+        bound.call_units.get(()).observe(f64::from(u8::try_from(waits.len()).unwrap_or(u8::MAX)));
+        for wait in waits {
+            bound.turn_seconds.get(()).observe_duration(wait);
         }
     }
 }

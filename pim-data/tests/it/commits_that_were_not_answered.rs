@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
+use pim_core::signal::SignalRegistry;
+use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Tries, UnitError};
 use serde_json::json;
 
@@ -11,8 +13,13 @@ use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, key
 use crate::wire::{Cut, Trip, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
+    behind_wire_told(DataSignals::default()).await
+}
+
+async fn behind_wire_told(signals: DataSignals) -> (World, Wire, Id<Customer>) {
     let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
     let world = World::with(1, |mut settings| {
+        settings.signals = signals;
         let servers = settings.servers.as_mut().expect("servers");
         servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
         settings
@@ -87,11 +94,17 @@ async fn the_idempotency_record_tells_and_there_is_one_effect() {
 
 #[tokio::test]
 async fn without_a_record_it_is_said_that_nobody_knows() {
-    let (world, wire, id) = behind_wire().await;
+    let mut registry = SignalRegistry::new();
+    let signals = DataSignals::bind(&mut registry).expect("binds");
+    let (world, wire, id) = behind_wire_told(signals).await;
     for (cut, points) in [(Cut::Unseen, 2), (Cut::Unanswered, 3)] {
         let outcome = run(&world, &cx(), id, 0, &wire, Some(cut)).await;
         let Err(error @ UnitError::Unknown(_)) = outcome else { panic!("{cut:?}: {outcome:?}") };
         assert!(!error.is_retryable(), "running it again could do it twice");
         assert_eq!(world.count(id, "SELECT points FROM account_row").await, points, "{cut:?}");
     }
+    // Nobody's mistake, and not known to be a failure either.
+    let told = registry.encode();
+    assert!(told.contains("pim_data_units_total{store=\"shard\",outcome=\"unknown\"} 2"), "{told}");
+    assert!(told.contains("pim_data_units_total{store=\"shard\",outcome=\"refused\"} 0"), "{told}");
 }

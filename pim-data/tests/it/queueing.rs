@@ -9,6 +9,8 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_data::backend::{Db, SqlPair, Statement, Transaction};
+use pim_data::cluster::ClusterSettings;
+use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Unit, UnitError};
 use serde_json::json;
 
@@ -95,16 +97,31 @@ pub(crate) async fn places(writers_max: usize, connections_max: usize) -> World 
 
 /// Where a unit waits so long for those who are on their way.
 pub(crate) async fn gathering(writers_max: usize, connections_max: usize, gather_max: Duration) -> World {
+    World::with(1, |settings| shaped(settings, writers_max, connections_max, gather_max)).await
+}
+
+/// Where signals are told what happens, and one place is.
+pub(crate) async fn telling(signals: DataSignals) -> World {
     World::with(1, |mut settings| {
-        let servers = settings.servers.as_mut().expect("servers");
-        servers.settings.writers_max = writers_max;
-        servers.settings.gather_max = gather_max;
-        servers.settings.connections_max = connections_max;
-        // Longer than any request here: whoever waits for a lock waits until its deadline.
-        servers.settings.transaction_max = Duration::from_secs(60);
-        settings
+        settings.signals = signals;
+        shaped(settings, 1, 6, Duration::ZERO)
     })
     .await
+}
+
+fn shaped(
+    mut settings: ClusterSettings,
+    writers_max: usize,
+    connections_max: usize,
+    gather_max: Duration,
+) -> ClusterSettings {
+    let servers = settings.servers.as_mut().expect("servers");
+    servers.settings.writers_max = writers_max;
+    servers.settings.gather_max = gather_max;
+    servers.settings.connections_max = connections_max;
+    // Longer than any request here: whoever waits for a lock waits until its deadline.
+    servers.settings.transaction_max = Duration::from_secs(60);
+    settings
 }
 
 /// Somebody else who is on a home key.

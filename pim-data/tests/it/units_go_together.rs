@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pim_core::id::Id;
+use pim_core::signal::SignalRegistry;
 use pim_core::identity::Actor;
 use pim_core::rbac::Write;
 use pim_core::shard::ShardId;
 use pim_data::backend::{Db, ServerSettings};
 use pim_data::consistency::Consistency::Strong;
 use pim_data::repository::Page;
+use pim_data::signals::DataSignals;
 use pim_data::unit::{Unit, UnitError};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::moving::note;
-use super::queueing::{Queue, change, hold, keys_waited_for, number, one_place, places, points, soon, transactions, until, waiting};
+use super::queueing::{Queue, change, hold, keys_waited_for, number, one_place, places, points, soon, telling, transactions, until, waiting};
 use super::world::{
     Account, CustomerNote, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, cx_of, keyed, read, tell,
     write,
@@ -328,10 +330,12 @@ async fn a_unit_whose_caller_has_left_is_not_sent() {
 #[tokio::test]
 async fn whoever_leaves_before_others_came_along_leaves_nothing_behind() {
     let world = one_place().await;
-    let id = world.register().await.id;
+    let (id, other) = (world.register().await.id, world.register().await.id);
     let mut commits = world.cluster.commits();
+    // Somebody else is on its way, who might come along.
+    let other = change(&world, &cx(), other).await;
     drop(waiting(change(&world, &cx(), id).await).await);
-    drop(world);
+    drop((other, world));
     // A seat in the queue would keep the cluster, and the cluster its queue.
     let gone = async { while commits.changed().await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the cluster is gone");
@@ -480,4 +484,28 @@ async fn a_shared_transaction_gives_way_to_whoever_is_alone() {
     for other in others {
         other.await.expect("runs").expect("commits");
     }
+}
+
+/// What a signal without labels stands at.
+fn told(registry: &SignalRegistry, name: &str) -> f64 {
+    let text = registry.encode();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{} ")).expect("is told");
+    line.split(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn how_full_calls_are_is_told_and_how_long_units_waited_for_them() {
+    let mut registry = SignalRegistry::new();
+    let signals = DataSignals::bind(&mut registry).expect("binds");
+    let queue = Queue::of(telling(signals).await).await;
+    let names = ["pim_data_call_units_count", "pim_data_call_units_sum", "pim_data_turn_seconds_count"];
+    let before = names.map(|name| told(&registry, name));
+    let waited = told(&registry, "pim_data_turn_seconds_sum");
+    let others = queue.three_more().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (_, ends) = queue.go(others).await;
+    assert!(ends.into_iter().all(|end| end.is_ok()));
+    let after = names.map(|name| told(&registry, name));
+    assert_eq!([after[0] - before[0], after[1] - before[1], after[2] - before[2]], [1.0, 3.0, 3.0]);
+    assert!(told(&registry, "pim_data_turn_seconds_sum") - waited >= 0.06, "each waited for the place");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BATCH_MAX, Seat, Turn, go_together};
+use super::{BATCH_MAX, Seat, Turn, go_together, tell_called};
 use crate::backend::DbError;
 
 /// Most units that wait for one shard.
@@ -252,6 +252,7 @@ impl Batches {
             let Some(last) = seats.pop() else { continue };
             let place = Place { batches: self.clone(), homes };
             if seats.is_empty() {
+                tell_called(std::slice::from_ref(&last));
                 let _left = last.reply.send(Turn::Alone(last.ready, place));
             } else {
                 let runtime = last.runtime.clone();
