@@ -11,7 +11,7 @@ use crate::shell::{cargo, output_of};
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// Which area to measure; all of them when absent. `data` measures PostgreSQL too where `LAB_TEST_POSTGRES_DSN` names a
-    /// server; it should take 400 connections.
+    /// server; a part of it only where that takes 400 connections.
     #[arg(value_parser = ["core", "data", "events", "edge"])]
     area: Option<String>,
     /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.
