@@ -33,7 +33,7 @@ pim_core::closed_enum! {
         Refused = "refused",
         /// The deadline passed, or the database failed: nothing was written.
         Failed = "failed",
-        /// The server did not say whether it committed, and nothing could tell.
+        /// The database did not say whether it committed, and nothing could tell.
         Unknown = "unknown",
     }
 }
@@ -188,6 +188,8 @@ const fn outcome_of(error: Option<&UnitError>) -> UnitOutcome {
         Some(UnitError::Conflict | UnitError::Stale { .. }) => UnitOutcome::Conflict,
         Some(UnitError::Fence { .. }) => UnitOutcome::Fenced,
         Some(UnitError::Unknown(_)) => UnitOutcome::Unknown,
+        // A file whose commit failed may have it even so.
+        Some(UnitError::Database(error)) if error.is_ambiguous() => UnitOutcome::Unknown,
         Some(
             UnitError::Deadline
             | UnitError::Database(_)
@@ -209,5 +211,22 @@ const fn outcome_of(error: Option<&UnitError>) -> UnitOutcome {
             | UnitError::Part(_)
             | UnitError::Given(_),
         ) => UnitOutcome::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{UnitOutcome, outcome_of};
+    use crate::backend::DbError;
+    use crate::unit::UnitError;
+
+    #[test]
+    fn what_may_have_been_written_is_no_failure() {
+        let outcome = |error: DbError| outcome_of(Some(&UnitError::Database(error)));
+        assert_eq!(outcome(DbError::Commit(Arc::new(DbError::Closed))), UnitOutcome::Unknown);
+        assert_eq!(outcome(DbError::Abandoned), UnitOutcome::Unknown);
+        assert_eq!(outcome(DbError::Busy), UnitOutcome::Failed);
     }
 }

@@ -22,10 +22,10 @@ pub struct PostgresSettings {
     pub control: String,
     /// Name of the read store's secret: a login that may make tables there.
     pub read_store: String,
-    /// Most connections of this program to each database: 2 to 200.
+    /// Most connections of this program to each database for what it is asked for: 2 to 200. Up to three more look after it.
     pub connections_max: usize,
-    /// Most calls of this program at once that write to a database; what comes meanwhile shares the next one. 1 to 200,
-    /// and never more than there are connections.
+    /// Most calls of this program at once that write units of one row to a database; what comes meanwhile shares the next one. Units of
+    /// several rows go by themselves. 1 to 200, and never more than there are connections.
     pub writers_max: usize,
     /// How long a write waits for others to share a call with while a database is busy, in milliseconds: up to 1,000, 0 never waits.
     pub gather_max_ms: u64,

@@ -37,7 +37,7 @@ pub struct ServerSettings {
     /// Most connections at once; opened when first needed.
     pub connections_max: usize,
     /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
-    /// next one, as do those that are ready at the same instant. A server on few processors writes more with two or three, one that
+    /// next one; units of several rows go by themselves, and are not counted. A server on few processors writes more with two or three, one that
     /// is far away with more.
     pub writers_max: usize,
     /// How long a unit that could go waits, while others are being written, for those that have read their row and are likely to

@@ -1,4 +1,4 @@
-//! Units that wait while others are written to a server, or are ready at one instant, go together: one call, one transaction, one commit.
+//! Units that wait while others are written to a server, or are ready with others that are on their way, go together: one call, one transaction, one commit.
 //!
 //! Alone, each unit would cost its server a trip, a flush, and every expression of its functions prepared anew, on a connection
 //! whose memory has left the processor's cache since.
@@ -30,6 +30,8 @@ pub(super) struct Ready {
     pub(super) unit: Unit,
     pub(super) parts: Vec<Part>,
     pub(super) until: Instant,
+    /// Since when it waits to be sent.
+    pub(super) since: Instant,
 }
 
 /// Whose turn it is.
@@ -47,8 +49,6 @@ struct Seat {
     ready: Box<Ready>,
     /// Whether it goes by itself: it was refused, or would be, among others.
     alone: bool,
-    /// When it came.
-    since: Instant,
     /// How long it waits for others while it could go.
     patient_until: Instant,
     /// Whether it is being sent. Until then its caller may take it back.
@@ -82,8 +82,7 @@ impl Batches {
         let (reply, mut turn) = oneshot::channel();
         let sent = Arc::<AtomicBool>::default();
         let runtime = Handle::current();
-        let seat =
-            Seat { ready: Box::new(ready), alone, since: now, patient_until, sent: Arc::clone(&sent), reply, runtime };
+        let seat = Seat { ready: Box::new(ready), alone, patient_until, sent: Arc::clone(&sent), reply, runtime };
         if self.wait(seat)? {
             // Those who were told with this one, of their last unit, come along with the next. Where there is nobody else, yielding would
             // wake a thread for nothing.
@@ -125,13 +124,6 @@ enum End {
     Refused,
 }
 
-/// A call takes these.
-fn tell_called(seats: &[Seat]) {
-    if let Some(seat) = seats.first() {
-        seat.ready.unit.cluster.0.signals.called(seats.iter().map(|seat| seat.since.elapsed()));
-    }
-}
-
 /// Sends several units, in a task of its own: each of those who wait may be dropped at any instant.
 async fn go_together(mut seats: Vec<Seat>, place: Place) {
     let Some((shard, mut conn)) = connection(&seats).await else {
@@ -142,7 +134,9 @@ async fn go_together(mut seats: Vec<Seat>, place: Place) {
     if seats.len() < 2 {
         return place.give_back(seats);
     }
-    tell_called(&seats);
+    if let Some(Seat { ready, .. }) = seats.first() {
+        ready.unit.cluster.0.signals.called(seats.iter().map(|seat| seat.ready.since.elapsed()));
+    }
     // Whoever waits for a lane holds none that comes after it.
     seats.sort_by_key(|seat| seat.ready.unit.route.bucket.lane().get());
     match send(&shard, &mut conn, &seats).await {

@@ -45,7 +45,7 @@ impl Unit {
         let until = in_time(&self.cx)?;
         let parts = self.part_calls()?;
         shard.ready(until, Need::Write).await?;
-        let mut ready = Ready { unit: self, parts, until };
+        let mut ready = Ready { unit: self, parts, until, since: Instant::now() };
         let Some(batches) = shard.group().map(Group::batches).filter(|_| ready.unit.goes_together()) else {
             // Nobody need wait for it.
             ready.unit.ticket = None;
@@ -94,7 +94,7 @@ impl Unit {
     async fn send_alone(
         &self,
         shard: &Shard,
-        Ready { parts, until, .. }: &Ready,
+        Ready { parts, until, since, .. }: &Ready,
         mut place: Option<Place>,
     ) -> Result<u64, UnitError> {
         let (this, until, db) = (self, *until, shard.db());
@@ -108,7 +108,7 @@ impl Unit {
             // A shard that is degraded is asked whether it still is; no other one is.
             message.context.alone = db.stands_alone();
             let outcome = match &this.writes[..] {
-                [only] => this.call_alone(db, until, only, &message).await,
+                [only] => this.call_alone(db, until, *since, only, &message).await,
                 _ => this.call_together(db, until, &message).await,
             };
             match outcome {
@@ -129,11 +129,13 @@ impl Unit {
         &self,
         db: &Db,
         until: Instant,
+        since: Instant,
         only: &Pending,
         message: &Message<'_>,
     ) -> Result<u64, UnitError> {
         let write = self.write_call(only, &message.context, Some(&message.tail))?;
         let mut conn = db.read_until(until).await?;
+        self.cluster.0.signals.called(std::iter::once(since.elapsed()));
         let rows = conn.query(write).await.map_err(|error| self.explain(error))?;
         self.reached(&rows)
     }

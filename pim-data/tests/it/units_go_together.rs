@@ -509,3 +509,22 @@ async fn how_full_calls_are_is_told_and_how_long_units_waited_for_them() {
     assert_eq!([after[0] - before[0], after[1] - before[1], after[2] - before[2]], [1.0, 3.0, 3.0]);
     assert!(told(&registry, "pim_data_turn_seconds_sum") - waited >= 0.06, "each waited for the place");
 }
+
+/// Guard: `Batches::has_others`. For a task that yields the runtime wakes another thread, which takes a processor from the server.
+#[tokio::test]
+async fn whoever_is_alone_on_its_way_goes_at_once_and_others_are_let_come_along() {
+    let mut registry = SignalRegistry::new();
+    let world = telling(DataSignals::bind(&mut registry).expect("binds")).await;
+    let (id, other) = (world.register().await.id, world.register().await.id);
+    let calls = || told(&registry, "pim_data_call_units_count");
+    let (lone, before) = (change(&world, &cx(), id).await, calls());
+    let lone = waiting(lone).await;
+    assert_eq!(calls() - before, 1.0, "it was sent by the time that it first waited");
+    lone.await.expect("commits");
+    let (first, second) = (change(&world, &cx(), id).await, change(&world, &cx(), other).await);
+    let before = calls();
+    let first = waiting(first).await;
+    assert_eq!(calls() - before, 0.0, "somebody may be ready too");
+    drop(second);
+    first.await.expect("commits");
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BATCH_MAX, Seat, Turn, go_together, tell_called};
+use super::{BATCH_MAX, Seat, Turn, go_together};
 use crate::backend::DbError;
 
 /// Most units that wait for one shard.
@@ -68,7 +68,10 @@ pub(in crate::unit) struct Place {
 
 impl Place {
     /// The database refused all of them: each goes alone next, and fewer together for a while.
-    pub(super) fn refuse(self, seats: Vec<Seat>) {
+    pub(super) fn refuse(self, mut seats: Vec<Seat>) {
+        for seat in &mut seats {
+            seat.ready.since = Instant::now();
+        }
         {
             let mut state = self.batches.lock();
             state.most = (state.most / 2).max(2);
@@ -252,7 +255,6 @@ impl Batches {
             let Some(last) = seats.pop() else { continue };
             let place = Place { batches: self.clone(), homes };
             if seats.is_empty() {
-                tell_called(std::slice::from_ref(&last));
                 let _left = last.reply.send(Turn::Alone(last.ready, place));
             } else {
                 let runtime = last.runtime.clone();
