@@ -135,8 +135,8 @@ pub enum DbError {
     /// A column does not hold what was asked for.
     #[error("a row does not have the expected form")]
     Column(#[from] ColumnError),
-    /// The deadline passed while waiting for a connection of this process.
-    #[error("the deadline passed while waiting for a connection")]
+    /// The deadline passed while waiting for a connection of this process, or for what came before a write.
+    #[error("the deadline passed before anything was written")]
     Late,
     /// The deadline passed while the server was at it: whether a write took place is not known.
     #[error("the server did not answer before the deadline")]
@@ -208,6 +208,17 @@ impl DbError {
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NoText { .. } | Self::Column(_))
+    }
+
+    /// The same of a call that could not write, such as any before COMMIT: nothing is in doubt.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub(crate) fn without_effect(self) -> Self {
+        match self {
+            Self::Lost => Self::Closed,
+            Self::Unanswered => Self::Late,
+            other => other,
+        }
     }
 
     /// Whether a write may have taken place although it failed.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::signal::SignalRegistry;
+use pim_data::backend::{Db, DbError, ServerSettings};
 use pim_data::signals::DataSignals;
-use pim_data::unit::{Committed, Tries, UnitError};
+use pim_data::unit::{Committed, Tries, Unit, UnitError};
 use serde_json::json;
 
-use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, keyed, tell, write};
-use crate::wire::{Cut, Trip, Wire};
+use super::queueing::{hold, save_notes, soon};
+use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, write};
+use crate::wire::{Cut, Trip, Wanted, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
     behind_wire_told(DataSignals::default()).await
@@ -32,7 +34,22 @@ async fn behind_wire_told(signals: DataSignals) -> (World, Wire, Id<Customer>) {
     (world, wire, id)
 }
 
-/// One run of a unit that adds a point and so many notes; the connection breaks with its last trip.
+/// A unit that adds a point and so many notes.
+async fn loaded(world: &World, cx: &RequestContext, id: Id<Customer>, notes: usize) -> Result<Unit, UnitError> {
+    let mut unit = world.cluster.begin(cx, id);
+    let permit = write(ShopResource::Account);
+    let mut account = unit.load::<Account>(&permit, id).await?.expect("is there");
+    account.points += 1;
+    unit.save(&permit, &account)?;
+    save_notes(&mut unit, id, notes);
+    tell(&mut unit, "changed");
+    if cx.idempotency().is_some() {
+        unit.answer(200, &json!({"points": account.points}));
+    }
+    Ok(unit)
+}
+
+/// One run of such a unit; the connection breaks with its last trip.
 async fn run(
     world: &World,
     cx: &RequestContext,
@@ -41,26 +58,58 @@ async fn run(
     wire: &Wire,
     cut: Option<Cut>,
 ) -> Result<Committed, UnitError> {
-    let mut unit = world.cluster.begin(cx, id);
-    let permit = write(ShopResource::Account);
-    let mut account = unit.load::<Account>(&permit, id).await?.expect("is there");
-    account.points += 1;
-    unit.save(&permit, &account)?;
-    for _ in 0..notes {
-        let child = Id::child_of(id.bucket(), unit.at());
-        let note = CustomerNote { id: child, version: 0, customer: id, account: id, text: "x".to_owned() };
-        unit.save(&write(ShopResource::Note), &note)?;
-    }
-    tell(&mut unit, "changed");
-    if cx.idempotency().is_some() {
-        unit.answer(200, &json!({"points": account.points}));
-    }
+    let unit = loaded(world, cx, id, notes).await?;
     match cut {
         Some(cut) if notes == 0 => wire.cut_next(cut, |trip| *trip == Trip::Run),
         Some(cut) => wire.cut_next(cut, |trip| *trip == Trip::Script("COMMIT".to_owned())),
         None => {}
     }
     unit.commit().await
+}
+
+/// Guard: `without_effect`. What was cut off before COMMIT was sent wrote nothing, so it is sent again and nobody need wonder.
+#[tokio::test]
+async fn what_is_cut_off_before_its_commit_is_sent_again() {
+    let (world, wire, id) = behind_wire().await;
+    let mut points = 2;
+    for cut in [Cut::Unseen, Cut::Unanswered] {
+        let with_enter: Wanted = |trip| matches!(trip, Trip::Script(text) if text.starts_with("BEGIN"));
+        for wanted in [with_enter, |trip| *trip == Trip::Run] {
+            let unit = loaded(&world, &cx(), id, 2).await.expect("loads");
+            wire.cut_next(cut, wanted);
+            unit.commit().await.expect("no idempotency record is needed to know");
+            assert!(wire.has_cut(), "{cut:?}");
+            points += 1;
+            assert_eq!(world.count(id, "SELECT points FROM account_row").await, points, "{cut:?}");
+        }
+    }
+    assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: `without_effect`, of a time that runs out.
+#[tokio::test]
+async fn whoever_waited_for_a_busy_key_in_vain_knows_that_nothing_was_written() {
+    let world = World::new(1).await;
+    let id = world.register().await.id;
+    let unit = loaded(&world, &soon(), id, 2).await.expect("loads");
+    let held = hold(&world, id).await;
+    let end = unit.commit().await;
+    assert!(matches!(end, Err(UnitError::Deadline)), "{end:?}");
+    held.rollback().await.expect("rolls back");
+    assert_eq!(world.count(id, "SELECT points FROM account_row").await, 0);
+}
+
+/// Guard: `without_effect`, of a connection that is not there yet.
+#[tokio::test]
+async fn a_connection_that_is_lost_while_it_is_opened_leaves_no_doubt() {
+    let (world, wire, _) = behind_wire().await;
+    let secrets = wire.secrets(Arc::new(crate::server::secrets(world.folder.path())), "shard-0-owner");
+    let db = Db::connect("shard-0-owner", secrets, ServerSettings::default()).await.expect("connects");
+    let _only = db.read().await.expect("a connection");
+    wire.cut_next(Cut::Unseen, |trip| *trip == Trip::Prepare);
+    let error = db.read().await.expect_err("is cut");
+    assert!(wire.has_cut());
+    assert!(matches!(error, DbError::Closed), "{error:?}");
 }
 
 #[tokio::test]

@@ -209,11 +209,16 @@ async fn what_a_server_refuses_at_run_time_has_a_name() {
     let refused = tx.script("SELECT pg_sleep(30)").await;
     let Err(error @ DbError::Cancelled { .. }) = &refused else { panic!("{refused:?}") };
     assert!(error.is_retryable() && !error.is_ambiguous(), "a statement that was cancelled has written nothing");
-    // What ends the session may have come after the commit.
-    let mut tx = above.begin().await.expect("begins");
-    tx.script("SET LOCAL idle_in_transaction_session_timeout = 50").await.expect("sets");
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let refused = tx.script("SELECT 1").await;
+    // What ends the session before the commit has undone it, but may have come after the commit.
+    let ended = async || {
+        let mut tx = above.begin().await.expect("begins");
+        tx.script("SET LOCAL idle_in_transaction_session_timeout = 50").await.expect("sets");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tx
+    };
+    let refused = ended().await.script("SELECT 1").await;
+    assert!(matches!(refused, Err(DbError::Closed)), "{refused:?}");
+    let refused = ended().await.commit().await;
     assert!(matches!(refused, Err(DbError::Lost)), "{refused:?}");
 }
 

@@ -44,6 +44,7 @@ promises! {
 promises! {
     ensemble in "ensemble.rs",
     a_standby_takes_over in "a_standby_takes_over.rs",
+    calls_to_servers_are_told in "calls_to_servers_are_told.rs",
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",
     degrading_is_somebodys_word in "degrading_is_somebodys_word.rs",
     failovers_under_load in "failovers_under_load.rs",

@@ -31,7 +31,8 @@ pub(crate) enum Cut {
     Unanswered,
 }
 
-type Wanted = fn(&Trip) -> bool;
+/// Which trip is meant.
+pub(crate) type Wanted = fn(&Trip) -> bool;
 
 #[derive(Debug, Default)]
 struct State {

@@ -42,6 +42,10 @@ impl Conn {
         Self { raw, place: place.to_owned(), state: State::Clean, used_at: Instant::now(), generation }
     }
 
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     pub(super) const fn generation(&self) -> u64 {
         self.generation
     }

@@ -57,9 +57,9 @@ impl Db {
         until: Option<Instant>,
         first: &[Statement],
     ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
-        let mut begun = Transaction { lent: self.0.lend(until).await?, failed: false };
+        let mut begun = Transaction { lent: self.0.lend(until).await?, failed: false, bounded: false };
         let begin = if self.stands_alone() { BEGIN_ALONE } else { BEGIN };
-        begun.lent.call(async |conn| open(conn, begin).await).await?;
+        begun.call(async |conn| open(conn, begin).await).await?;
         let answers = begun.hop(first).await?;
         Ok((begun, answers))
     }
@@ -78,9 +78,11 @@ impl Db {
              convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb))"
         );
         // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
-        let until = until.min(Instant::now() + self.0.transaction_max());
-        let mut begun = Transaction { lent: self.0.lend(Some(until)).await?, failed: false };
-        let rows = begun.lent.call(async |conn| open(conn, &script).await).await?;
+        let mut lent = self.0.lend(Some(until)).await?;
+        let latest = Instant::now() + self.0.transaction_max();
+        lent.end_by(latest);
+        let mut begun = Transaction { lent, failed: false, bounded: latest < until };
+        let rows = begun.call(async |conn| open(conn, &script).await).await?;
         Ok((begun, rows))
     }
 
@@ -106,25 +108,31 @@ pub(crate) struct Transaction {
     lent: Lent,
     /// The server answers COMMIT of a failed transaction with success, having rolled it back.
     failed: bool,
+    /// Whether its time ends before that of its caller.
+    bounded: bool,
 }
 
 impl Transaction {
-    pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
-        let outcome = self.lent.call(async |conn| conn.query(&statement).await).await;
+    /// A call before the end: whatever became of it, nothing was written.
+    async fn call<T>(&mut self, work: impl AsyncFnOnce(&mut Conn) -> Result<T, DbError>) -> Result<T, DbError> {
+        let outcome = self.lent.call(work).await;
         self.failed |= outcome.is_err();
-        outcome
+        outcome.map_err(|error| match error {
+            DbError::Unanswered if self.bounded => DbError::Cancelled { place: self.lent.place() },
+            error => error.without_effect(),
+        })
+    }
+
+    pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
+        self.call(async |conn| conn.query(&statement).await).await
     }
 
     pub(crate) async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
-        let outcome = self.lent.call(async |conn| conn.hop(statements).await).await;
-        self.failed |= outcome.is_err();
-        outcome
+        self.call(async |conn| conn.hop(statements).await).await
     }
 
     pub(crate) async fn script(&mut self, text: &str) -> Result<(), DbError> {
-        let outcome = self.lent.call(async |conn| conn.script(text).await).await;
-        self.failed |= outcome.is_err();
-        outcome.map(drop)
+        self.call(async |conn| conn.script(text).await).await.map(drop)
     }
 
     pub(crate) async fn commit_with(mut self, last: Vec<Statement>) -> Result<Vec<Vec<Row>>, DbError> {

@@ -133,7 +133,8 @@ impl Pool {
             }
         });
         let opened = timeout_at(give_up, asked).await.map_err(|_| DbError::Late)?;
-        let (conn, slot) = opened.map_err(|_| DbError::Closed)??;
+        let opened = opened.map_err(|_| DbError::Closed)?;
+        let (conn, slot) = opened.map_err(DbError::without_effect)?;
         Ok(lent(target, era, conn, slot))
     }
 
@@ -169,6 +170,16 @@ impl Pool {
 }
 
 impl Lent {
+    /// Gives up calls at `latest`, if not before.
+    pub(super) fn end_by(&mut self, latest: Instant) {
+        self.until = Some(self.until.map_or(latest, |until| until.min(latest)));
+    }
+
+    /// Where it leads.
+    pub(super) fn place(&self) -> String {
+        self.conn.as_ref().map_or_else(|| self.pool.name(), |conn| conn.place().to_owned())
+    }
+
     /// Runs a call on the connection, and gives up when it is time to, or when another server is meant by now.
     pub(super) async fn call<T>(
         &mut self,
