@@ -210,7 +210,7 @@ impl DbError {
         matches!(self, Self::Refused { .. } | Self::NoText { .. } | Self::Column(_))
     }
 
-    /// The same of a call that could not write, such as any before COMMIT: nothing is in doubt.
+    /// The error as one of a call that could not write, such as any before COMMIT: nothing is in doubt.
     #[cfg(feature = "postgres")]
     #[must_use]
     pub(crate) fn without_effect(self) -> Self {

@@ -85,7 +85,7 @@ pub enum UnitError {
     /// The map names a shard that this cluster does not have.
     #[error("shard {0} is not part of this cluster")]
     UnknownShard(ShardId),
-    /// The deadline passed before anything was sent.
+    /// The deadline passed before anything was committed, or sent to be.
     #[error("the deadline passed while waiting for the shard")]
     Deadline,
     /// The server did not say whether it committed, and there is no idempotency record that could tell.

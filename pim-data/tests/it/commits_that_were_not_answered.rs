@@ -10,8 +10,8 @@ use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Tries, Unit, UnitError};
 use serde_json::json;
 
-use super::queueing::{hold, save_notes, soon};
-use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, write};
+use super::queueing::{changing, hold, save_notes, soon};
+use super::world::{Customer, World, cx, keyed};
 use crate::wire::{Cut, Trip, Wanted, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
@@ -36,16 +36,8 @@ async fn behind_wire_told(signals: DataSignals) -> (World, Wire, Id<Customer>) {
 
 /// A unit that adds a point and so many notes.
 async fn loaded(world: &World, cx: &RequestContext, id: Id<Customer>, notes: usize) -> Result<Unit, UnitError> {
-    let mut unit = world.cluster.begin(cx, id);
-    let permit = write(ShopResource::Account);
-    let mut account = unit.load::<Account>(&permit, id).await?.expect("is there");
-    account.points += 1;
-    unit.save(&permit, &account)?;
+    let mut unit = changing(world, cx, id).await?;
     save_notes(&mut unit, id, notes);
-    tell(&mut unit, "changed");
-    if cx.idempotency().is_some() {
-        unit.answer(200, &json!({"points": account.points}));
-    }
     Ok(unit)
 }
 

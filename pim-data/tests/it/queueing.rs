@@ -134,16 +134,21 @@ pub(crate) async fn hold(world: &World, key: Id<Customer>) -> Transaction {
 
 /// A unit that adds a point.
 pub(crate) async fn change(world: &World, cx: &RequestContext, id: Id<Customer>) -> Unit {
+    changing(world, cx, id).await.expect("loads")
+}
+
+/// Such a unit, of a request that may have been answered already.
+pub(crate) async fn changing(world: &World, cx: &RequestContext, id: Id<Customer>) -> Result<Unit, UnitError> {
     let mut unit = world.cluster.begin(cx, id);
     let permit = write(ShopResource::Account);
-    let mut account = unit.load::<Account>(&permit, id).await.expect("loads").expect("is there");
+    let mut account = unit.load::<Account>(&permit, id).await?.expect("is there");
     account.points += 1;
-    unit.save(&permit, &account).expect("saves");
+    unit.save(&permit, &account)?;
     tell(&mut unit, "changed");
     if cx.idempotency().is_some() {
         unit.answer(200, &json!({"points": account.points}));
     }
-    unit
+    Ok(unit)
 }
 
 /// Adds notes of a customer to a unit.
