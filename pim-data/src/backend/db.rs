@@ -37,11 +37,12 @@ pub struct ServerSettings {
     /// Most connections at once; opened when first needed.
     pub connections_max: usize,
     /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
-    /// next one; units of several rows go by themselves, and are not counted. A server on few processors writes more with two or three, one that
-    /// is far away with more.
+    /// next one; units of several rows go by themselves, and are not counted. A server on few processors, or whose flushes are slow, writes more
+    /// with two, one that is far away or has many processors with more.
     pub writers_max: usize,
     /// How long a unit that could go waits, while others are being written, for those that have read their row and are likely to
-    /// follow: until there are as many as all that are on their way spread over `writers_max` calls. Zero never waits.
+    /// follow: until there are as many as all that are on their way spread over `writers_max` calls. While nobody is being written, it waits
+    /// no longer than a call takes either, and more and more rarely if that was in vain. Zero never waits.
     pub gather_max: Duration,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,
@@ -63,7 +64,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             connections_max: 8,
-            writers_max: 3,
+            writers_max: 2,
             gather_max: Duration::from_millis(5),
             connect_timeout: Duration::from_secs(5),
             idle_check_after: Duration::from_secs(10),

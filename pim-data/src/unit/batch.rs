@@ -3,6 +3,7 @@
 //! Alone, each unit would cost its server a trip, a flush, and every expression of its functions prepared anew, on a connection
 //! whose memory has left the processor's cache since.
 
+mod lull;
 mod queue;
 
 use std::sync::Arc;
@@ -49,8 +50,10 @@ struct Seat {
     ready: Box<Ready>,
     /// Whether it goes by itself: it was refused, or would be, among others.
     alone: bool,
-    /// How long it waits for others while it could go.
+    /// How long it waits for others while it could go, and some are being written.
     patient_until: Instant,
+    /// When half of its time is over. The rest is for being written.
+    hurried_from: Instant,
     /// Whether it is being sent. Until then its caller may take it back.
     sent: Arc<AtomicBool>,
     reply: oneshot::Sender<Turn>,
@@ -74,15 +77,23 @@ impl Batches {
     /// [`UnitError::Deadline`] and [`DbError::Busy`] when it was not sent; [`UnitError::Unknown`] when it may have been.
     pub(super) async fn join(&self, mut ready: Ready, alone: bool) -> Result<Turn, UnitError> {
         let (now, until) = (Instant::now(), ready.until);
-        // Half of the time that it has is for being written.
-        let patient_until = now + self.gather_max().min(until.saturating_duration_since(now) / 2);
+        let hurried_from = now + until.saturating_duration_since(now) / 2;
+        let patient_until = hurried_from.min(now + self.gather_max());
         ready.unit.ticket.get_or_insert_with(|| self.ticket());
         // Dropped after `turn`: whoever leaves while the others run leaves no seat behind, and what the seat keeps alive.
         let _swept = Swept(self);
         let (reply, mut turn) = oneshot::channel();
         let sent = Arc::<AtomicBool>::default();
         let runtime = Handle::current();
-        let seat = Seat { ready: Box::new(ready), alone, patient_until, sent: Arc::clone(&sent), reply, runtime };
+        let seat = Seat {
+            ready: Box::new(ready),
+            alone,
+            patient_until,
+            hurried_from,
+            sent: Arc::clone(&sent),
+            reply,
+            runtime,
+        };
         if self.wait(seat)? {
             // Those who were told with this one, of their last unit, come along with the next. Where there is nobody else, yielding would
             // wake a thread for nothing.

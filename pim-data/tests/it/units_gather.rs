@@ -1,13 +1,16 @@
-//! While units are being written, others wait for those who have read and will write; and not for long for whoever does not come.
+//! While units are being written, and for a little while after, others wait for those who have read and will write; and not for long
+//! for whoever does not come.
 
 use std::time::Duration;
 
 use pim_core::id::Id;
+use pim_data::backend::Db;
 use pim_data::unit::{Committed, Unit, UnitError};
+use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::queueing::{Queue, change, gathering, hold, keys_waited_for, save_notes, transactions, until, waiting, within};
-use super::world::{Account, ShopResource, cx, tell, write};
+use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
 
 /// Longer than any request here.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -16,6 +19,27 @@ const SHORT: Duration = Duration::from_millis(5);
 /// Two places, one of which is taken for as long as the queue holds it, and whoever could go waits so long for others.
 async fn queue(gather_max: Duration) -> Queue {
     Queue::of(gathering(2, 6, gather_max).await).await
+}
+
+/// One place, which is free, on a shard whose calls have taken long.
+struct Lull {
+    world: World,
+    accounts: Vec<Id<Customer>>,
+    onlooker: Db,
+}
+
+impl Lull {
+    async fn new() -> Self {
+        let queue = Queue::of(gathering(1, 6, LONG).await).await;
+        let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (world, _none) = queue.go([]).await;
+        Self { world, accounts, onlooker }
+    }
+
+    async fn change(&self, account: usize) -> Unit {
+        change(&self.world, &within(2 * LONG), self.accounts[account]).await
+    }
 }
 
 /// A unit that has more time than it needs.
@@ -35,12 +59,12 @@ async fn on_its_own(unit: Unit) -> JoinHandle<Result<Committed, UnitError>> {
     commit
 }
 
-/// Guard: `State::gathers`. Three are on their way, so each of two places has two of them.
+/// Guard: `State::gathers`. Four are on their way, so each of two places has two of them.
 #[tokio::test]
 async fn while_others_are_written_fuller_calls_are_waited_for() {
     let queue = queue(LONG).await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    let (one, other) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await);
+    let (one, other, _never_comes) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await, unhurried(&queue, 3).await);
     let one = on_its_own(one).await;
     assert!(!one.is_finished());
     other.commit().await.expect("commits");
@@ -48,11 +72,60 @@ async fn while_others_are_written_fuller_calls_are_waited_for() {
     assert_eq!(transactions(&onlooker, &accounts[1..=2]).await, 1);
 }
 
+/// Guard: `State::shares`. Of three in two places, one has a place of its own.
+#[tokio::test]
+async fn nobody_waits_for_more_than_there_are_for_each_place() {
+    let queue = queue(LONG).await;
+    let (one, _never_comes) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await);
+    assert_eq!(at_once(one.commit()).await.expect("commits").n, 2);
+}
+
+/// Guard: `Lull::until`. Nobody is being written, and still the first waits for the second: about as long as a call takes.
+#[tokio::test]
+async fn between_calls_fuller_ones_are_waited_for_too() {
+    // A slow machine may miss it; without the guard it never happens.
+    for _ in 0..3 {
+        let lull = Lull::new().await;
+        let (one, other) = (lull.change(1).await, lull.change(2).await);
+        let one = tokio::spawn(one.commit());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        other.commit().await.expect("commits");
+        one.await.expect("runs").expect("commits");
+        if transactions(&lull.onlooker, &lull.accounts[1..=2]).await == 1 {
+            return;
+        }
+    }
+    panic!("they went one after the other each time");
+}
+
+/// Guard: `Batches::watch`. Each is sent when it has waited in vain.
+#[tokio::test]
+async fn between_calls_nobody_waits_long_for_whoever_does_not_come() {
+    let lull = Lull::new().await;
+    let _never_comes = lull.change(1).await;
+    for n in 2..12 {
+        assert_eq!(at_once(lull.change(2).await.commit()).await.expect("commits").n, n);
+    }
+}
+
+/// Guard: `Watch` sends the others even if its runtime ends before the lull.
+#[tokio::test]
+async fn whoever_waits_between_calls_is_sent_though_the_other_ones_runtime_ends() {
+    let lull = Lull::new().await;
+    let (one, other, _never_comes) = (lull.change(1).await, lull.change(2).await, lull.change(3).await);
+    let elsewhere = Runtime::new().expect("a runtime");
+    elsewhere.spawn(one.commit());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let other = on_its_own(other).await;
+    elsewhere.shutdown_background();
+    at_once(async { other.await.expect("runs") }).await.expect("commits");
+}
+
 /// Guard: `Batches::join` departs when `gather_max` is over. The first account's unit is held all the time.
 #[tokio::test]
 async fn nobody_waits_for_whoever_does_not_come() {
     let queue = queue(SHORT).await;
-    let (one, _never_comes) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await);
+    let (one, _never_comes) = (unhurried(&queue, 1).await, [unhurried(&queue, 2).await, unhurried(&queue, 3).await]);
     assert_eq!(at_once(one.commit()).await.expect("commits").n, 2);
 }
 
@@ -60,7 +133,7 @@ async fn nobody_waits_for_whoever_does_not_come() {
 #[tokio::test]
 async fn whoever_has_little_time_waits_for_half_of_it() {
     let queue = queue(LONG).await;
-    let _never_comes = unhurried(&queue, 2).await;
+    let _never_comes = [unhurried(&queue, 2).await, unhurried(&queue, 3).await];
     // Enough for a slow machine, twice.
     let hasty = change(&queue.world, &within(Duration::from_secs(6)), queue.accounts[1]).await;
     assert_eq!(hasty.commit().await.expect("commits").n, 2);
@@ -70,6 +143,7 @@ async fn whoever_has_little_time_waits_for_half_of_it() {
 #[tokio::test]
 async fn whoever_goes_by_itself_is_not_waited_for() {
     let queue = queue(LONG).await;
+    let _never_comes = unhurried(&queue, 3).await;
     let mut several = unhurried(&queue, 2).await;
     save_notes(&mut several, queue.accounts[2], 2);
     let held = hold(&queue.world, queue.accounts[2]).await;

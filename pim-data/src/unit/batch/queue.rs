@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use super::lull::Lull;
 use super::{BATCH_MAX, Seat, Turn, go_together};
 use crate::backend::DbError;
 
@@ -57,6 +59,18 @@ struct State {
     /// Whether somebody is sending those who wait, and whether a place has become free meanwhile.
     departing: bool,
     again: bool,
+    lull: Lull,
+}
+
+/// What is to be done.
+#[derive(Default)]
+struct Next {
+    /// Those who go.
+    seats: Vec<Seat>,
+    /// Those who have left meanwhile.
+    gone: Vec<Seat>,
+    /// Until when nobody goes, and where somebody can wait for that.
+    rest: Option<(Instant, Handle)>,
 }
 
 /// One of the calls that may be under way. Whoever waits goes when it is dropped.
@@ -64,6 +78,7 @@ struct State {
 pub(in crate::unit) struct Place {
     batches: Batches,
     homes: Vec<Uuid>,
+    since: Instant,
 }
 
 impl Place {
@@ -101,6 +116,8 @@ impl Drop for Place {
         {
             let mut state = self.batches.lock();
             state.calls -= 1;
+            let is_last = state.calls == 0;
+            state.lull.ended(self.since.elapsed(), is_last);
             for home in &self.homes {
                 state.homes.remove(home);
             }
@@ -111,20 +128,20 @@ impl Drop for Place {
 
 impl State {
     /// Those who go next, in their order: one that goes by itself, or units of one entity and of different keys, none of them
-    /// being written. And whoever has left meanwhile.
-    fn next(&mut self, inner: &Inner) -> (Vec<Seat>, Vec<Seat>) {
-        let (mut able, mut homes, mut gone) = (Vec::<usize>::new(), BTreeSet::new(), Vec::new());
+    /// being written.
+    fn next(&mut self, inner: &Inner) -> Next {
+        let (mut able, mut homes, mut next) = (Vec::<usize>::new(), BTreeSet::new(), Next::default());
         if self.calls >= inner.writers_max {
-            return (Vec::new(), gone);
+            return next;
         }
-        let share = self.share(inner);
+        let (enough, share) = self.shares(inner);
         let mut index = 0;
         while able.len() < share
             && let Some(seat) = self.waiting.get(index)
         {
             let (home, is_single) = (seat.ready.home(), seat.alone);
             if seat.reply.is_closed() {
-                gone.extend(self.waiting.remove(index));
+                next.gone.extend(self.waiting.remove(index));
                 continue;
             }
             let first = able.first().and_then(|&first| self.waiting.get(first));
@@ -137,33 +154,46 @@ impl State {
             }
             index += 1;
         }
-        if able.is_empty() || self.gathers(&able, share) {
-            return (Vec::new(), gone);
+        let Some(first) = able.first().and_then(|&first| self.waiting.get(first)) else { return next };
+        if let Some(until) = self.gathers(&able, enough, inner.gather_max) {
+            let is_lull = self.calls == 0 && !self.lull.is_watched;
+            next.rest = is_lull.then(|| (until, first.runtime.clone()));
+            self.lull.is_watched |= is_lull;
+            return next;
         }
-        let mut chosen: Vec<_> = able.iter().rev().filter_map(|&index| self.waiting.remove(index)).collect();
-        chosen.reverse();
+        if self.calls == 0 && enough > 1 && !first.alone {
+            self.lull.over(able.len() >= enough);
+        }
+        next.seats.extend(able.iter().rev().filter_map(|&index| self.waiting.remove(index)));
+        next.seats.reverse();
         // Whoever comes behind its key's writer has most likely been overtaken, so that it would be refused.
         for seat in &mut self.waiting {
             seat.alone |= homes.contains(&seat.ready.home());
         }
         self.calls += 1;
         self.homes.append(&mut homes);
-        (chosen, gone)
+        next
     }
 
-    /// How many go together when all who are on their way spread over all places.
-    fn share(&self, inner: &Inner) -> usize {
-        inner.tickets.load(Ordering::Relaxed).div_ceil(inner.writers_max).clamp(1, self.most)
+    /// How many are worth waiting for and how many go together at most, when all who are on their way spread over all places:
+    /// their part rounded down, so that three in two places do not wait for each other, and up.
+    fn shares(&self, inner: &Inner) -> (usize, usize) {
+        let tickets = inner.tickets.load(Ordering::Relaxed);
+        let (enough, share) = (tickets / inner.writers_max, tickets.div_ceil(inner.writers_max));
+        (enough.clamp(1, self.most), share.clamp(1, self.most))
     }
 
-    /// Whether a place is left free for now: while others are being written, fuller calls are worth waiting for those who are on
-    /// their way, as long as everybody who could go has patience.
-    fn gathers(&self, able: &[usize], share: usize) -> bool {
-        let now = Instant::now();
-        let is_patient = |seat: &Seat| !seat.alone && now < seat.patient_until;
-        self.calls > 0
-            && able.len() < share
-            && able.iter().all(|&index| self.waiting.get(index).is_some_and(is_patient))
+    /// Until when a place is left free, if it is: fuller calls are worth waiting for those who are on their way, as long as
+    /// everybody who could go has patience. That is more while others are being written.
+    fn gathers(&self, able: &[usize], enough: usize, gather_max: Duration) -> Option<Instant> {
+        let seats = || able.iter().filter_map(|&index| self.waiting.get(index));
+        if able.len() >= enough || seats().any(|seat| seat.alone) {
+            return None;
+        }
+        let since = seats().map(|seat| seat.ready.since).min()?;
+        let lull = self.lull.until(since, gather_max);
+        let patience = |seat: &Seat| if self.calls > 0 { seat.patient_until } else { lull.min(seat.hurried_from) };
+        seats().map(patience).min().filter(|&until| Instant::now() < until)
     }
 
     /// Takes out those who have left.
@@ -184,6 +214,7 @@ impl Batches {
             most: BATCH_MAX,
             departing: false,
             again: false,
+            lull: Lull::default(),
         };
         let tickets = AtomicUsize::new(0);
         Self(Arc::new(Inner { writers_max: writers_max.max(1), gather_max, tickets, state: Mutex::new(state) }))
@@ -238,22 +269,25 @@ impl Batches {
             }
         }
         loop {
-            let (mut seats, _gone) = {
+            let Next { mut seats, gone: _gone, .. } = {
                 let mut state = self.lock();
-                let (seats, gone) = state.next(&self.0);
-                if seats.is_empty() && !std::mem::take(&mut state.again) {
+                let next = state.next(&self.0);
+                if next.seats.is_empty() && !std::mem::take(&mut state.again) {
                     state.departing = false;
                 }
                 let is_over = !state.departing;
                 drop(state);
+                if let Some((until, runtime)) = &next.rest {
+                    self.watch(*until, runtime);
+                }
                 if is_over {
                     return;
                 }
-                (seats, gone)
+                next
             };
             let homes = seats.iter().map(|seat| seat.ready.home()).collect();
             let Some(last) = seats.pop() else { continue };
-            let place = Place { batches: self.clone(), homes };
+            let place = Place { batches: self.clone(), homes, since: Instant::now() };
             if seats.is_empty() {
                 let _left = last.reply.send(Turn::Alone(last.ready, place));
             } else {
@@ -262,5 +296,33 @@ impl Batches {
                 drop(runtime.spawn(go_together(seats, place)));
             }
         }
+    }
+
+    /// Has those who wait sent when the lull is over.
+    fn watch(&self, until: Instant, runtime: &Handle) {
+        let watch = Watch { batches: self.clone(), until };
+        runtime.spawn(async move {
+            sleep_until(watch.until).await;
+            drop(watch);
+        });
+    }
+}
+
+/// Sends those who wait when it is dropped: when the lull is over, or with the runtime that was to say so.
+struct Watch {
+    batches: Batches,
+    until: Instant,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        {
+            let mut state = self.batches.lock();
+            state.lull.is_watched = false;
+            if Instant::now() < self.until {
+                state.lull.cut_short();
+            }
+        }
+        self.batches.depart();
     }
 }
