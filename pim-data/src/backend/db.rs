@@ -41,8 +41,8 @@ pub struct ServerSettings {
     /// with two, one that is far away or has many processors with more.
     pub writers_max: usize,
     /// How long a unit that could go waits, while others are being written, for those that have read their row and are likely to
-    /// follow: until there are as many as all that are on their way spread over `writers_max` calls. While nobody is being written, it waits
-    /// no longer than a call takes either, and more and more rarely if that was in vain. Zero never waits.
+    /// follow: until there are as many as all that are on their way spread over `writers_max` calls, rounded down. While nobody is being
+    /// written, as long again, but no longer than a call takes, and more and more rarely if nobody came. Zero never waits.
     pub gather_max: Duration,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,

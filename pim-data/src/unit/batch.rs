@@ -78,7 +78,7 @@ impl Batches {
     pub(super) async fn join(&self, mut ready: Ready, alone: bool) -> Result<Turn, UnitError> {
         let (now, until) = (Instant::now(), ready.until);
         let hurried_from = now + until.saturating_duration_since(now) / 2;
-        let patient_until = hurried_from.min(now + self.gather_max());
+        let patient_until = now + self.gather_max().min(hurried_from - now);
         ready.unit.ticket.get_or_insert_with(|| self.ticket());
         // Dropped after `turn`: whoever leaves while the others run leaves no seat behind, and what the seat keeps alive.
         let _swept = Swept(self);
@@ -105,11 +105,18 @@ impl Batches {
         let mut told = timeout_at(patient_until, &mut turn).await;
         if told.is_err() {
             self.depart();
+            // Whoever was to say that a lull is over may be on a runtime that stands still.
+            told = timeout_at(hurried_from, &mut turn).await;
+        }
+        if told.is_err() {
+            self.depart();
             told = timeout_at(until, turn).await;
         }
         match told {
+            Ok(Ok(turn)) => Ok(turn),
             // The task that was to send it is gone, with its runtime or by a panic.
-            Ok(turn) => turn.map_err(|_gone| UnitError::Unknown(DbError::Abandoned)),
+            Ok(Err(_gone)) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Abandoned)),
+            Ok(Err(_gone)) => Err(DbError::Closed.into()),
             Err(_late) if sent.swap(true, Ordering::AcqRel) => Err(UnitError::Unknown(DbError::Unanswered)),
             Err(_late) => Err(DbError::Late.into()),
         }
@@ -136,7 +143,7 @@ enum End {
 }
 
 /// Sends several units, in a task of its own: each of those who wait may be dropped at any instant.
-async fn go_together(mut seats: Vec<Seat>, place: Place) {
+async fn go_together(mut seats: Vec<Seat>, mut place: Place) {
     let Some((shard, mut conn)) = connection(&seats).await else {
         return place.give_back(seats);
     };
@@ -150,6 +157,7 @@ async fn go_together(mut seats: Vec<Seat>, place: Place) {
     }
     // Whoever waits for a lane holds none that comes after it.
     seats.sort_by_key(|seat| seat.ready.unit.route.bucket.lane().get());
+    place.call();
     match send(&shard, &mut conn, &seats).await {
         End::Refused => place.refuse(seats),
         End::Answered(rows) => {

@@ -107,6 +107,9 @@ impl Unit {
             message.context.term = Some(db.demand().term);
             // A shard that is degraded is asked whether it still is; no other one is.
             message.context.alone = db.stands_alone();
+            if let Some(place) = &mut place {
+                place.call();
+            }
             let outcome = match &this.writes[..] {
                 [only] => this.call_alone(db, until, *since, only, &message).await,
                 _ => this.call_together(db, until, &message).await,

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use pim_core::id::Id;
-use pim_data::backend::Db;
+use pim_data::backend::{Db, DbError};
 use pim_data::unit::{Committed, Unit, UnitError};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::queueing::{Queue, change, gathering, hold, keys_waited_for, save_notes, transactions, until, waiting, within};
@@ -29,8 +29,8 @@ struct Lull {
 }
 
 impl Lull {
-    async fn new() -> Self {
-        let queue = Queue::of(gathering(1, 6, LONG).await).await;
+    async fn new(gather_max: Duration) -> Self {
+        let queue = Queue::of(gathering(1, 6, gather_max).await).await;
         let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (world, _none) = queue.go([]).await;
@@ -85,7 +85,7 @@ async fn nobody_waits_for_more_than_there_are_for_each_place() {
 async fn between_calls_fuller_ones_are_waited_for_too() {
     // A slow machine may miss it; without the guard it never happens.
     for _ in 0..3 {
-        let lull = Lull::new().await;
+        let lull = Lull::new(LONG).await;
         let (one, other) = (lull.change(1).await, lull.change(2).await);
         let one = tokio::spawn(one.commit());
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -101,7 +101,7 @@ async fn between_calls_fuller_ones_are_waited_for_too() {
 /// Guard: `Batches::watch`. Each is sent when it has waited in vain.
 #[tokio::test]
 async fn between_calls_nobody_waits_long_for_whoever_does_not_come() {
-    let lull = Lull::new().await;
+    let lull = Lull::new(LONG).await;
     let _never_comes = lull.change(1).await;
     for n in 2..12 {
         assert_eq!(at_once(lull.change(2).await.commit()).await.expect("commits").n, n);
@@ -111,14 +111,62 @@ async fn between_calls_nobody_waits_long_for_whoever_does_not_come() {
 /// Guard: `Watch` sends the others even if its runtime ends before the lull.
 #[tokio::test]
 async fn whoever_waits_between_calls_is_sent_though_the_other_ones_runtime_ends() {
-    let lull = Lull::new().await;
+    let lull = Lull::new(LONG).await;
     let (one, other, _never_comes) = (lull.change(1).await, lull.change(2).await, lull.change(3).await);
     let elsewhere = Runtime::new().expect("a runtime");
     elsewhere.spawn(one.commit());
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let other = on_its_own(other).await;
+    let other = tokio::spawn(other.commit());
+    tokio::time::sleep(Duration::from_millis(10)).await;
     elsewhere.shutdown_background();
     at_once(async { other.await.expect("runs") }).await.expect("commits");
+}
+
+/// Guard: `Batches::join` knows whether it was sent. It may be that a runtime that ends was to send it.
+#[tokio::test]
+async fn whoever_was_to_be_sent_by_a_runtime_that_ended_knows_that_it_was_not() {
+    let lull = Lull::new(LONG).await;
+    let (one, other, third) = (lull.change(1).await, lull.change(2).await, lull.change(3).await);
+    let _never_comes = lull.change(4).await;
+    let elsewhere = Runtime::new().expect("a runtime");
+    elsewhere.spawn(one.commit());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let other = tokio::spawn(other.commit());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    elsewhere.spawn(third.commit());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    elsewhere.shutdown_background();
+    let end = at_once(async { other.await.expect("runs") }).await;
+    assert!(matches!(end, Ok(_) | Err(UnitError::Database(DbError::Closed))), "{end:?}");
+}
+
+/// Guard: `Batches::join` departs when half of the time is over, whoever was to say that the lull is.
+#[tokio::test]
+async fn whoever_waits_between_calls_is_sent_though_the_other_ones_runtime_stands_still() {
+    let patience = Duration::from_millis(50);
+    let lull = Lull::new(patience).await;
+    let (one, held_up, _never_comes) = (lull.change(1).await, lull.change(2).await, lull.change(3).await);
+    // It has to say when the lull is over, and is left standing.
+    let (go_on, stands_still) = std::sync::mpsc::channel::<()>();
+    let (left, is_left) = tokio::sync::oneshot::channel();
+    let elsewhere = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _late = runtime.block_on(async { tokio::time::timeout(patience / 5, one.commit()).await });
+        left.send(()).expect("is waited for");
+        let _over = stands_still.recv();
+    });
+    is_left.await.expect("runs");
+    let held = hold(&lull.world, lull.accounts[2]).await;
+    let mut held_up = waiting(held_up).await;
+    until(&mut held_up, async || keys_waited_for(&lull.onlooker).await == 1).await;
+    // Enough for a slow machine, twice.
+    let hasty = on_its_own(change(&lull.world, &within(Duration::from_secs(6)), lull.accounts[4]).await).await;
+    tokio::time::sleep(patience).await;
+    held.rollback().await.expect("rolls back");
+    held_up.await.expect("commits");
+    assert_eq!(hasty.await.expect("runs").expect("commits").n, 2);
+    drop(go_on);
+    elsewhere.join().expect("ends");
 }
 
 /// Guard: `Batches::join` departs when `gather_max` is over. The first account's unit is held all the time.

@@ -69,7 +69,7 @@ struct Next {
     seats: Vec<Seat>,
     /// Those who have left meanwhile.
     gone: Vec<Seat>,
-    /// Until when nobody goes, and where somebody can wait for that.
+    /// Until when nobody goes, and where somebody can wait for that; none if somebody does already.
     rest: Option<(Instant, Handle)>,
 }
 
@@ -78,10 +78,16 @@ struct Next {
 pub(in crate::unit) struct Place {
     batches: Batches,
     homes: Vec<Uuid>,
-    since: Instant,
+    /// Since when its call is under way.
+    called: Option<Instant>,
 }
 
 impl Place {
+    /// Its call is sent now.
+    pub(in crate::unit) fn call(&mut self) {
+        self.called = Some(Instant::now());
+    }
+
     /// The database refused all of them: each goes alone next, and fewer together for a while.
     pub(super) fn refuse(self, mut seats: Vec<Seat>) {
         for seat in &mut seats {
@@ -117,7 +123,7 @@ impl Drop for Place {
             let mut state = self.batches.lock();
             state.calls -= 1;
             let is_last = state.calls == 0;
-            state.lull.ended(self.since.elapsed(), is_last);
+            state.lull.ended(self.called.map(|called| called.elapsed()), is_last);
             for home in &self.homes {
                 state.homes.remove(home);
             }
@@ -128,7 +134,7 @@ impl Drop for Place {
 
 impl State {
     /// Those who go next, in their order: one that goes by itself, or units of one entity and of different keys, none of them
-    /// being written.
+    /// being written. Those who have left are taken out, and if nobody goes yet it is said until when.
     fn next(&mut self, inner: &Inner) -> Next {
         let (mut able, mut homes, mut next) = (Vec::<usize>::new(), BTreeSet::new(), Next::default());
         if self.calls >= inner.writers_max {
@@ -156,13 +162,11 @@ impl State {
         }
         let Some(first) = able.first().and_then(|&first| self.waiting.get(first)) else { return next };
         if let Some(until) = self.gathers(&able, enough, inner.gather_max) {
-            let is_lull = self.calls == 0 && !self.lull.is_watched;
-            next.rest = is_lull.then(|| (until, first.runtime.clone()));
-            self.lull.is_watched |= is_lull;
+            next.rest = (self.calls == 0 && self.lull.begin(able.len())).then(|| (until, first.runtime.clone()));
             return next;
         }
-        if self.calls == 0 && enough > 1 && !first.alone {
-            self.lull.over(able.len() >= enough);
+        if self.calls == 0 {
+            self.lull.over(able.len());
         }
         next.seats.extend(able.iter().rev().filter_map(|&index| self.waiting.remove(index)));
         next.seats.reverse();
@@ -184,16 +188,22 @@ impl State {
     }
 
     /// Until when a place is left free, if it is: fuller calls are worth waiting for those who are on their way, as long as
-    /// everybody who could go has patience. That is more while others are being written.
+    /// everybody who could go has patience. That is more while others are being written; while nobody is, and somebody waits who
+    /// could not come along, there is none.
     fn gathers(&self, able: &[usize], enough: usize, gather_max: Duration) -> Option<Instant> {
         let seats = || able.iter().filter_map(|&index| self.waiting.get(index));
         if able.len() >= enough || seats().any(|seat| seat.alone) {
             return None;
         }
-        let since = seats().map(|seat| seat.ready.since).min()?;
-        let lull = self.lull.until(since, gather_max);
-        let patience = |seat: &Seat| if self.calls > 0 { seat.patient_until } else { lull.min(seat.hurried_from) };
-        seats().map(patience).min().filter(|&until| Instant::now() < until)
+        let until = if self.calls > 0 {
+            seats().map(|seat| seat.patient_until).min()?
+        } else if able.len() == self.waiting.len() {
+            let lull = self.lull.until(seats().map(|seat| seat.ready.since).min()?, gather_max);
+            seats().map(|seat| seat.hurried_from).min()?.min(lull)
+        } else {
+            return None;
+        };
+        Some(until).filter(|&until| Instant::now() < until)
     }
 
     /// Takes out those who have left.
@@ -244,18 +254,17 @@ impl Batches {
     /// # Errors
     /// [`DbError::Busy`] when too many wait.
     pub(super) fn wait(&self, mut seat: Seat) -> Result<bool, DbError> {
-        let (_gone, is_free) = {
-            let mut state = self.lock();
-            // Those who left count for nothing.
-            let gone = if state.waiting.len() < WAITING_MAX { VecDeque::new() } else { state.gone() };
-            if state.waiting.len() >= WAITING_MAX {
-                return Err(DbError::Busy);
-            }
-            seat.alone |= state.homes.contains(&seat.ready.home());
-            state.waiting.push_back(seat);
-            (gone, state.calls < self.0.writers_max)
-        };
-        Ok(is_free)
+        // What they leave behind is dropped when nobody is kept waiting for it.
+        let _gone;
+        let mut state = self.lock();
+        // Those who left count for nothing.
+        _gone = if state.waiting.len() < WAITING_MAX { VecDeque::new() } else { state.gone() };
+        if state.waiting.len() >= WAITING_MAX {
+            return Err(DbError::Busy);
+        }
+        seat.alone |= state.homes.contains(&seat.ready.home());
+        state.waiting.push_back(seat);
+        Ok(state.calls < self.0.writers_max)
     }
 
     /// Sends those who wait, as far as there are places.
@@ -287,7 +296,7 @@ impl Batches {
             };
             let homes = seats.iter().map(|seat| seat.ready.home()).collect();
             let Some(last) = seats.pop() else { continue };
-            let place = Place { batches: self.clone(), homes, since: Instant::now() };
+            let place = Place { batches: self.clone(), homes, called: None };
             if seats.is_empty() {
                 let _left = last.reply.send(Turn::Alone(last.ready, place));
             } else {
@@ -318,10 +327,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         {
             let mut state = self.batches.lock();
-            state.lull.is_watched = false;
-            if Instant::now() < self.until {
-                state.lull.cut_short();
-            }
+            state.lull.unwatched(self.until <= Instant::now());
         }
         self.batches.depart();
     }
