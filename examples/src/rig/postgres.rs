@@ -29,6 +29,10 @@ pub struct PostgresSettings {
     pub writers_max: usize,
     /// How long a write waits for others to share a call with while a database is busy, in milliseconds: up to 1,000, 0 never waits.
     pub gather_max_ms: u64,
+    /// Longest transaction and longest wait for a lock, in milliseconds: 100 to 60,000. A move's fence never waits longer for a writer.
+    pub transaction_max_ms: u64,
+    /// Longest call that has no deadline of a request, such as a chore's, in milliseconds: 100 to 600,000.
+    pub call_max_ms: u64,
 }
 
 impl Default for PostgresSettings {
@@ -41,9 +45,15 @@ impl Default for PostgresSettings {
             read_store: "read-store-owner".to_owned(),
             connections_max: servers.connections_max,
             writers_max: servers.writers_max,
-            gather_max_ms: u64::try_from(servers.gather_max.as_millis()).unwrap_or(GATHER_MAX_MS),
+            gather_max_ms: millis(servers.gather_max),
+            transaction_max_ms: millis(servers.transaction_max),
+            call_max_ms: millis(servers.call_max),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Settings of servers that cannot be used.
@@ -107,6 +117,12 @@ pub enum PostgresError {
 const CONNECTIONS_MAX: u64 = 200;
 /// A write that waits longer than this for others has long been late for whoever asked for it.
 const GATHER_MAX_MS: u64 = 1_000;
+/// Shorter than this, a busy machine cancels what is healthy.
+const CALL_MIN_MS: u64 = 100;
+/// Whoever holds rows for longer stops everybody else.
+const TRANSACTION_MAX_MS: u64 = 60_000;
+/// A chore that takes longer than this is stuck.
+const CALL_MAX_MS: u64 = 600_000;
 
 /// What [`PostgresSettings`] lead to.
 #[derive(Clone, Debug)]
@@ -152,6 +168,8 @@ impl PostgresSettings {
             ("connections_max", self.connections_max as u64, 2, CONNECTIONS_MAX),
             ("writers_max", self.writers_max as u64, 1, CONNECTIONS_MAX),
             ("gather_max_ms", self.gather_max_ms, 0, GATHER_MAX_MS),
+            ("transaction_max_ms", self.transaction_max_ms, CALL_MIN_MS, TRANSACTION_MAX_MS),
+            ("call_max_ms", self.call_max_ms, CALL_MIN_MS, CALL_MAX_MS),
         ];
         if let Some((key, found, min, max)) = bounds.into_iter().find(|(_, found, min, max)| found < min || found > max)
         {
@@ -161,6 +179,8 @@ impl PostgresSettings {
             connections_max: self.connections_max,
             writers_max: self.writers_max,
             gather_max: Duration::from_millis(self.gather_max_ms),
+            transaction_max: Duration::from_millis(self.transaction_max_ms),
+            call_max: Duration::from_millis(self.call_max_ms),
             ..ServerSettings::default()
         })
     }
@@ -190,10 +210,14 @@ mod tests {
         let few = PostgresSettings { connections_max: 1, ..PostgresSettings::default() };
         let none = PostgresSettings { writers_max: 0, ..PostgresSettings::default() };
         let long = PostgresSettings { gather_max_ms: 1_001, ..PostgresSettings::default() };
+        let hasty = PostgresSettings { transaction_max_ms: 99, ..PostgresSettings::default() };
+        let stuck = PostgresSettings { call_max_ms: 600_001, ..PostgresSettings::default() };
         for (settings, told) in [
             (few, "`postgres.connections_max` is 1, must be from 2 to 200"),
             (none, "`postgres.writers_max` is 0, must be from 1 to 200"),
             (long, "`postgres.gather_max_ms` is 1001, must be from 0 to 1000"),
+            (hasty, "`postgres.transaction_max_ms` is 99, must be from 100 to 60000"),
+            (stuck, "`postgres.call_max_ms` is 600001, must be from 100 to 600000"),
         ] {
             assert_eq!(settings.bounded().expect_err("refused").to_string(), told);
         }
