@@ -156,6 +156,8 @@ async fn whoever_waits_between_calls_is_sent_though_the_other_ones_runtime_stand
         let _over = stands_still.recv();
     });
     is_left.await.expect("runs");
+    // Waits in vain, so that the next does not.
+    at_once(lull.change(0).await.commit()).await.expect("commits");
     let held = hold(&lull.world, lull.accounts[2]).await;
     let mut held_up = waiting(held_up).await;
     until(&mut held_up, async || keys_waited_for(&lull.onlooker).await == 1).await;
