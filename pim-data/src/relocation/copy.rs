@@ -26,10 +26,13 @@ pub(super) struct End {
 /// A key and where its number stands; zero for rows without a number, which only hand-typed SQL makes.
 pub(super) type Heads = BTreeMap<Uuid, (Bucket, u64)>;
 
+/// A key's number when it was the same at both ends, and what it came to.
+pub(super) type SettledKey = (Bucket, u64, Tally);
+
 /// What is known to be the same at both ends: for each key its number then and what it came to, and every record.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    pub(super) keys: HashMap<Uuid, (Bucket, u64, Tally)>,
+    pub(super) keys: HashMap<Uuid, SettledKey>,
     pub(super) records: HashMap<&'static str, Known>,
 }
 
@@ -91,14 +94,27 @@ impl Copier {
     ///
     /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
+        let Settled { keys, records } = settled;
+        let of_buckets = async {
+            for part in &self.layout.buckets {
+                self.records(part, records.entry(part.table).or_default()).await?;
+            }
+            Ok::<_, MoveError>(())
+        };
+        // Neither is dropped half-way when the other fails: it may be writing.
+        let (copied, recorded) = tokio::join!(self.keys(keys), of_buckets);
+        recorded.and(copied)
+    }
+
+    async fn keys(&self, settled: &mut HashMap<Uuid, SettledKey>) -> Result<u64, MoveError> {
         let (here, there) = try_join!(self.heads(&self.source), self.heads(&self.target))?;
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
             self.change(&self.target, self.remove(self.target.db.engine(), some)).await?;
         }
-        settled.keys.retain(|key, _| here.contains_key(key));
+        settled.retain(|key, _| here.contains_key(key));
         let is_settled = |key: &Uuid, n: u64| {
-            settled.keys.get(key).is_some_and(|(_, known, _)| *known == n)
+            settled.get(key).is_some_and(|(_, known, _)| *known == n)
                 && there.get(key).is_some_and(|(_, at_target)| *at_target == n)
         };
         let open: Vec<Uuid> = here.iter().filter(|(key, (_, n))| !is_settled(key, *n)).map(|(key, _)| *key).collect();
@@ -106,14 +122,16 @@ impl Copier {
         for some in open.chunks(KEYS_PER_BATCH) {
             copied += self.settle(some, &here, settled).await?;
         }
-        for part in &self.layout.buckets {
-            self.records(part, settled.records.entry(part.table).or_default()).await?;
-        }
         Ok(copied)
     }
 
     /// Makes some keys the same at both ends and checks by reading back; how many had to be written.
-    async fn settle(&self, keys: &[Uuid], heads: &Heads, settled: &mut Settled) -> Result<u64, MoveError> {
+    async fn settle(
+        &self,
+        keys: &[Uuid],
+        heads: &Heads,
+        settled: &mut HashMap<Uuid, SettledKey>,
+    ) -> Result<u64, MoveError> {
         let (given, had) = try_join!(self.read(&self.source, keys), self.read(&self.target, keys))?;
         let all: BTreeSet<&Piece> = given.0.keys().chain(had.0.keys()).collect();
         let differing: Vec<Piece> =
@@ -128,7 +146,7 @@ impl Copier {
             }
         }
         for key in keys {
-            settled.keys.insert(*key, (heads[key].0, self.number(&given, *key)?, given.of_key(*key)));
+            settled.insert(*key, (heads[key].0, self.number(&given, *key)?, given.of_key(*key)));
         }
         Ok(touched.len() as u64)
     }

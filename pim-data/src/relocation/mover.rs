@@ -26,7 +26,7 @@ pub struct MoveSettings {
     pub passes_max: u32,
     /// Few enough changed keys in a pass to go to the fence.
     pub calm_keys: u64,
-    /// How long to wait, before the fence, for a moment in which nothing of the buckets waits to be published.
+    /// How long to wait, before the fence, for a moment with nothing of the buckets to publish and nothing to bring over.
     pub lull_max: Duration,
     /// How long the fence may last while the outbox drains. Writers that wait for longer are refused.
     pub pause_max: Duration,

@@ -97,20 +97,19 @@ impl Run {
     async fn copy_and_fence(&mut self) -> Result<(), MoveError> {
         let settings = self.mover.settings;
         for _ in 0..settings.passes_max.max(1) {
-            let copied = self.copier.pass(&mut self.settled).await?;
-            self.record.report.passes += 1;
-            self.record.report.keys_copied += copied;
-            if copied <= settings.calm_keys {
+            if self.pass().await? <= settings.calm_keys {
                 break;
             }
         }
-        // Refused before anybody has to wait, and the shorter the wait, the less is left to publish.
-        self.outflow(settings.lull_max, false).await?;
+        self.lull().await?;
         let publishing = self.mover.cluster.0.directory.publishing().await?;
         self.mover.cluster.refresh_map()?;
         self.mover.cluster.finish_begun().await?;
         self.owned()?;
         let ready = self.prepare()?;
+        // Whatever is brought over now, nobody has to wait for; and what is refused, nobody has waited for.
+        self.pass().await?;
+        self.is_waiting().await?;
         // Before the fence: whoever finds the row knows that there may be one to lift.
         self.advance(MoveStep::Fenced).await?;
         let since = Instant::now();
@@ -123,6 +122,27 @@ impl Run {
         Ok(())
     }
 
+    /// Brings over what has changed; how many keys.
+    async fn pass(&mut self) -> Result<u64, MoveError> {
+        let copied = self.copier.pass(&mut self.settled).await?;
+        self.record.report.passes += 1;
+        self.record.report.keys_copied += copied;
+        Ok(copied)
+    }
+
+    /// Waits, though not for ever, for a moment with nothing to publish and nothing to bring over: writers will have to wait for
+    /// both.
+    async fn lull(&mut self) -> Result<(), MoveError> {
+        let give_up = Instant::now() + self.mover.settings.lull_max;
+        loop {
+            let is_waiting = self.is_waiting().await?;
+            if Instant::now() >= give_up || (!is_waiting && self.pass().await? == 0) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// The map that gives the buckets to the target, kept and laid ready.
     fn prepare(&self) -> Result<(ShardMap, PreparedMap), MoveError> {
         let cluster = &self.mover.cluster;
@@ -133,12 +153,16 @@ impl Run {
         Ok((next, prepared))
     }
 
-    /// Lets the last events out, brings the last changes over and compares both ends.
+    /// Lets the last events out and brings the last changes over, both at once, and compares both ends.
     async fn drain(&mut self) -> Result<(), MoveError> {
         // Wakes a relay of this process.
         self.mover.cluster.0.commits.send_modify(|count| *count += 1);
-        self.outflow(self.mover.settings.pause_max, true).await?;
-        let copied = self.copier.pass(&mut self.settled).await?;
+        let mut settled = std::mem::take(&mut self.settled);
+        // Neither is dropped half-way when the other fails: nobody could tell then what the target is still about to write.
+        let (published, copied) = tokio::join!(self.outflow(), self.copier.pass(&mut settled));
+        self.settled = settled;
+        published?;
+        let copied = copied?;
         let (keys, buckets) = self.copier.compare(&self.settled).await?;
         let report = &mut self.record.report;
         report.keys = keys;
@@ -239,19 +263,26 @@ impl Run {
         self.record.buckets.iter().map(of).collect()
     }
 
-    /// Waits until nothing of the buckets waits to be published. `must` says whether a wait in vain is a failure.
-    async fn outflow(&self, most: std::time::Duration, must: bool) -> Result<(), MoveError> {
-        let give_up = Instant::now() + most;
-        loop {
-            let source = &self.copier.source;
-            let left = self.mover.outlet.outflow(&source.db, &self.record.buckets).await;
-            match left.map_err(|error| MoveError::Shard { shard: source.shard, source: error })? {
-                Outflow::Dry => return Ok(()),
-                Outflow::Parked => return Err(MoveError::Parked),
-                Outflow::Waiting if Instant::now() < give_up => tokio::time::sleep(LOOK).await,
-                Outflow::Waiting if must => return Err(MoveError::NotDrained),
-                Outflow::Waiting => return Ok(()),
+    /// Waits until nothing of the buckets waits to be published.
+    async fn outflow(&self) -> Result<(), MoveError> {
+        let give_up = Instant::now() + self.mover.settings.pause_max;
+        while self.is_waiting().await? {
+            if Instant::now() >= give_up {
+                return Err(MoveError::NotDrained);
             }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Whether something of the buckets waits to be published.
+    async fn is_waiting(&self) -> Result<bool, MoveError> {
+        let source = &self.copier.source;
+        let left = self.mover.outlet.outflow(&source.db, &self.record.buckets).await;
+        match left.map_err(|error| MoveError::Shard { shard: source.shard, source: error })? {
+            Outflow::Dry => Ok(false),
+            Outflow::Waiting => Ok(true),
+            Outflow::Parked => Err(MoveError::Parked),
         }
     }
 

@@ -368,37 +368,6 @@ async fn a_write_waits_for_a_fence_that_lasts() {
     assert_eq!(world.cluster.router().route(&account.id).shard, to);
 }
 
-/// Guard: what is written between the copy and the fence goes along.
-#[tokio::test]
-async fn a_change_between_copy_and_fence_is_brought_over() {
-    let world = World::new(2).await;
-    let account = filled(&world).await;
-    let (_, to) = home_of(&world, &account);
-    let (mover, tap) = mover(&world.cluster);
-    let slow = MoveSettings { lull_max: Duration::from_secs(10), ..MoveSettings::default() };
-    let mover = mover.with_settings(slow);
-    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    let mut run = at_step(&mover, &planned, MoveStep::Copying).await;
-    tap.waiting.store(true, Ordering::SeqCst);
-    let between = async {
-        // It asks for a lull when everything is copied.
-        while tap.asked.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        world.change(account.id, |account| account.points = 7).await.expect("commits");
-        note(&world, account.id).await.expect("commits");
-        tap.waiting.store(false, Ordering::SeqCst);
-    };
-    let context = cx();
-    let (stepped, ()) = tokio::join!(run.step(&context), between);
-    assert_eq!(stepped.expect("goes on"), MoveStep::Fenced);
-    run.step(&cx()).await.expect("compares");
-    drop(run);
-    let done = mover.run(&cx(), planned.id).await.expect("moves");
-    assert_eq!(done.report.keys_copied_fenced, 1);
-    assert_eq!(rows_on(&world, to, &account).await, [1, 5, 4, 4, 1, 10, 1]);
-}
-
 /// Guard: rows are removed in a transaction that finds the shard without them as its own.
 #[tokio::test]
 async fn a_source_that_owns_the_bucket_again_is_not_cleared() {

@@ -20,6 +20,7 @@ mod history_is_automatic;
 mod idempotency_gives_one_effect;
 mod losses_are_given_up;
 mod map_swaps_under_traffic;
+mod moves_pause_briefly;
 mod open_looks_before_it_changes;
 mod open_refuses_by_name;
 mod readers_follow_what_moved;

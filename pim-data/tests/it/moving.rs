@@ -20,12 +20,26 @@ pub(crate) struct Tap {
     pub(crate) parked: AtomicBool,
     pub(crate) waiting: AtomicBool,
     pub(crate) asked: AtomicU64,
+    /// Whoever asks for this time is not answered while this says so.
+    pub(crate) silent_at: AtomicU64,
+}
+
+impl Tap {
+    /// Comes back when it has been asked so often.
+    pub(crate) async fn is_asked(&self, times: u64) {
+        while self.asked.load(Ordering::SeqCst) < times {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 #[async_trait]
 impl Outlet for Tap {
     async fn outflow(&self, _shard: &Db, _buckets: &[Bucket]) -> Result<Outflow, DbError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        while self.silent_at.load(Ordering::SeqCst) == number {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(if self.parked.load(Ordering::SeqCst) {
             Outflow::Parked
         } else if self.waiting.load(Ordering::SeqCst) {

@@ -30,6 +30,7 @@ promises! {
     history_is_automatic in "history_is_automatic.rs",
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
+    moves_pause_briefly in "moves_pause_briefly.rs",
     open_looks_before_it_changes in "open_looks_before_it_changes.rs",
     readers_follow_what_moved in "readers_follow_what_moved.rs",
     reads_are_as_fresh_as_asked in "reads_are_as_fresh_as_asked.rs",
