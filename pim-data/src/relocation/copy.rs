@@ -94,16 +94,11 @@ impl Copier {
     ///
     /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
-        let Settled { keys, records } = settled;
-        let of_buckets = async {
-            for part in &self.layout.buckets {
-                self.records(part, records.entry(part.table).or_default()).await?;
-            }
-            Ok::<_, MoveError>(())
-        };
-        // Neither is dropped half-way when the other fails: it may be writing.
-        let (copied, recorded) = tokio::join!(self.keys(keys), of_buckets);
-        recorded.and(copied)
+        let copied = self.keys(&mut settled.keys).await?;
+        for part in &self.layout.buckets {
+            self.records(part, settled.records.entry(part.table).or_default()).await?;
+        }
+        Ok(copied)
     }
 
     async fn keys(&self, settled: &mut HashMap<Uuid, SettledKey>) -> Result<u64, MoveError> {

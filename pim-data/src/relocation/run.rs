@@ -159,7 +159,8 @@ impl Run {
         self.mover.cluster.0.commits.send_modify(|count| *count += 1);
         let mut settled = std::mem::take(&mut self.settled);
         // Neither is dropped half-way when the other fails: nobody could tell then what the target is still about to write.
-        let (published, copied) = tokio::join!(self.outflow(), self.copier.pass(&mut settled));
+        // The copier first: it gets the connections that have prepared what it asks.
+        let (copied, published) = tokio::join!(self.copier.pass(&mut settled), self.outflow());
         self.settled = settled;
         published?;
         let copied = copied?;
