@@ -105,7 +105,7 @@ impl Copier {
         let (here, there) = try_join!(self.heads(&self.source), self.heads(&self.target))?;
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
-            self.change(&self.target, self.remove(self.target.db.engine(), some)).await?;
+            self.bring(self.remove(self.target.db.engine(), some)).await?;
         }
         settled.retain(|key, _| here.contains_key(key));
         let is_settled = |key: &Uuid, n: u64| {
@@ -229,7 +229,7 @@ impl Copier {
         statements.extend(parts(Role::History).flat_map(|(_, part)| delete(part)));
         statements.extend(parts(Role::History).flat_map(insert));
         statements.extend(parts(Role::Plain).flat_map(insert));
-        self.change(&self.target, statements).await
+        self.bring(statements).await
     }
 
     /// Removes everything of some keys.
@@ -289,7 +289,13 @@ impl Copier {
         looked.await.map_err(|source| MoveError::Shard { shard: end.shard, source })
     }
 
-    pub(super) async fn change(&self, end: &End, statements: Vec<Statement>) -> Result<(), MoveError> {
+    /// Changes the target, as long as it is one. A call whose caller is gone goes on, and might begin when the map has changed.
+    pub(super) async fn bring(&self, mut statements: Vec<Statement>) -> Result<(), MoveError> {
+        statements.insert(0, self.require(&self.target, "incoming"));
+        self.change(&self.target, statements).await
+    }
+
+    async fn change(&self, end: &End, statements: Vec<Statement>) -> Result<(), MoveError> {
         let changed = async {
             if end.db.engine() == Engine::Postgres {
                 return end.db.query(batch::together(statements)).await.map(drop);

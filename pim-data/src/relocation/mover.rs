@@ -22,11 +22,12 @@ const STEPS_MAX: usize = 24;
 /// How patiently a move is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoveSettings {
-    /// Most passes over all keys before the fence; the last ones find only what changed meanwhile.
+    /// Most passes over all keys before a lull is waited for; the last ones find only what changed meanwhile.
     pub passes_max: u32,
     /// Few enough changed keys in a pass to go to the fence.
     pub calm_keys: u64,
-    /// How long to wait, before the fence, for a moment with nothing of the buckets to publish and nothing to bring over.
+    /// How long to wait, before the fence, for a moment in which few keys have changed and nothing of the buckets waits to be
+    /// published; passes go on meanwhile.
     pub lull_max: Duration,
     /// How long the fence may last while the outbox drains. Writers that wait for longer are refused.
     pub pause_max: Duration,

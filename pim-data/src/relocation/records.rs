@@ -36,7 +36,7 @@ impl Copier {
                 let mut replaced = batch::drop_records(engine, part.table, part.identity, &identities);
                 let first = part.identity.len() + 1;
                 replaced.extend(batch::insert(engine, part.table, &part.columns, &rows, first));
-                self.change(&self.target, replaced).await?;
+                self.bring(replaced).await?;
                 written += differing.len() as u64;
                 let copied = self.fetch(&self.target, part, &identities).await?;
                 let is_same = |it: &u128| copied.get(it).map(|(_, tally)| tally) == Some(&given[it].1);
@@ -61,7 +61,7 @@ impl Copier {
             there.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
         for some in surplus.chunks(BATCH) {
             let dropped = batch::drop_records(self.target.db.engine(), part.table, part.identity, some);
-            self.change(&self.target, dropped).await?;
+            self.bring(dropped).await?;
         }
         Ok(())
     }

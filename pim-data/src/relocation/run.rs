@@ -1,6 +1,7 @@
 //! One move in hand: the steps, and what is remembered between them.
 
 use std::fs::File;
+use std::time::Duration;
 
 use pim_core::context::RequestContext;
 use pim_core::shard::{Bucket, Epoch, ShardId, ShardMap};
@@ -13,8 +14,12 @@ use super::{MoveError, MoveRecord, MoveStep, Outflow, hand_over, journal, link};
 use crate::cluster::PreparedMap;
 use crate::fence::PublishError;
 
-/// Pause between two looks at the outbox.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+/// Pause between two looks at the outbox while writers wait.
+const LOOK: Duration = Duration::from_millis(2);
+/// Pause between two looks for a lull.
+const LULL_LOOK: Duration = Duration::from_millis(10);
+/// How long to wait for another lull right before the fence, while nobody else can publish a map.
+const LAST_LULL_MAX: Duration = Duration::from_millis(100);
 
 /// A move that somebody carries out. Dropping it stops wherever it is; the next [`Mover::take_up`] goes on.
 #[derive(Debug)]
@@ -101,15 +106,14 @@ impl Run {
                 break;
             }
         }
-        self.lull().await?;
+        self.lull(settings.lull_max).await?;
         let publishing = self.mover.cluster.0.directory.publishing().await?;
         self.mover.cluster.refresh_map()?;
         self.mover.cluster.finish_begun().await?;
         self.owned()?;
+        // That may have taken a while.
+        self.lull(settings.lull_max.min(LAST_LULL_MAX)).await?;
         let ready = self.prepare()?;
-        // Whatever is brought over now, nobody has to wait for; and what is refused, nobody has waited for.
-        self.pass().await?;
-        self.is_waiting().await?;
         // Before the fence: whoever finds the row knows that there may be one to lift.
         self.advance(MoveStep::Fenced).await?;
         let since = Instant::now();
@@ -130,16 +134,17 @@ impl Run {
         Ok(copied)
     }
 
-    /// Waits, though not for ever, for a moment with nothing to publish and nothing to bring over: writers will have to wait for
-    /// both.
-    async fn lull(&mut self) -> Result<(), MoveError> {
-        let give_up = Instant::now() + self.mover.settings.lull_max;
+    /// Copies until little changes and nothing waits to be published, but for no longer than this and one pass: writers will
+    /// have to wait for what is left. What cannot move is refused before anybody waits.
+    async fn lull(&mut self, most: Duration) -> Result<(), MoveError> {
+        let give_up = Instant::now() + most;
         loop {
-            let is_waiting = self.is_waiting().await?;
-            if Instant::now() >= give_up || (!is_waiting && self.pass().await? == 0) {
+            let is_calm = self.pass().await? <= self.mover.settings.calm_keys;
+            let is_dry = !self.is_waiting().await?;
+            if (is_calm && is_dry) || Instant::now() >= give_up {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LULL_LOOK).await;
         }
     }
 
@@ -153,17 +158,13 @@ impl Run {
         Ok((next, prepared))
     }
 
-    /// Lets the last events out and brings the last changes over, both at once, and compares both ends.
+    /// Brings the last changes over while the last events go out, and compares both ends.
     async fn drain(&mut self) -> Result<(), MoveError> {
         // Wakes a relay of this process.
         self.mover.cluster.0.commits.send_modify(|count| *count += 1);
-        let mut settled = std::mem::take(&mut self.settled);
-        // Neither is dropped half-way when the other fails: nobody could tell then what the target is still about to write.
-        // The copier first: it gets the connections that have prepared what it asks.
-        let (copied, published) = tokio::join!(self.copier.pass(&mut settled), self.outflow());
-        self.settled = settled;
-        published?;
-        let copied = copied?;
+        let copied = self.copier.pass(&mut self.settled).await?;
+        // Asked last: by then the relay has had the time that it needs to write down where it is.
+        self.outflow().await?;
         let (keys, buckets) = self.copier.compare(&self.settled).await?;
         let report = &mut self.record.report;
         report.keys = keys;

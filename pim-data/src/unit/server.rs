@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::batch::{Place, Ready, Turn};
+use super::batch::{Place, Ready, Ticket, Turn};
 use super::message::{Context, Message, Tail};
 use super::{Pending, Unit, UnitError, in_time};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
@@ -79,35 +79,38 @@ impl Unit {
     }
 
     async fn go_alone(
-        ready: Box<Ready>,
+        mut ready: Box<Ready>,
         place: Option<Place>,
         shard: &Shard,
     ) -> Result<(Self, Result<u64, UnitError>), UnitError> {
-        let outcome = ready.unit.send_alone(shard, &ready, place).await;
+        let ticket = ready.unit.ticket.take();
+        let outcome = ready.unit.send_alone(shard, &ready, (place, ticket)).await;
         if outcome.is_ok() {
             ready.unit.tell_committed();
         }
         Ok((ready.unit, outcome))
     }
 
-    /// What can have done nothing goes to whoever is the primary next.
+    /// What can have done nothing goes to whoever is the primary next. Whoever waits for that, or for what became of it, keeps
+    /// neither a place nor others waiting.
     async fn send_alone(
         &self,
         shard: &Shard,
         Ready { parts, until, since, .. }: &Ready,
-        mut place: Option<Place>,
+        mut turn: (Option<Place>, Option<Ticket>),
     ) -> Result<u64, UnitError> {
         let (this, until, db) = (self, *until, shard.db());
         let mut message = this.message(parts);
-        // Whoever waits for a primary keeps no place meanwhile.
-        place = place.filter(|_| shard.group().is_none_or(|group| group.serves(Need::Write)));
+        if shard.group().is_some_and(|group| !group.serves(Need::Write)) {
+            turn = (None, None);
+        }
         shard.ready(until, Need::Write).await?;
         // Ends with the deadline.
         loop {
             message.context.term = Some(db.demand().term);
             // A shard that is degraded is asked whether it still is; no other one is.
             message.context.alone = db.stands_alone();
-            if let Some(place) = &mut place {
+            if let Some(place) = &mut turn.0 {
                 place.call();
             }
             let outcome = match &this.writes[..] {
@@ -116,11 +119,11 @@ impl Unit {
             };
             match outcome {
                 Err(UnitError::Database(error)) if error.is_ambiguous() => {
-                    drop(place.take());
+                    drop(turn);
                     return this.find_out(shard, until, &message, error).await;
                 }
                 Err(UnitError::Database(error)) if error.is_before_effect() => {
-                    drop(place.take());
+                    turn = (None, None);
                     shard.recover(until, Need::Write, error).await?;
                 }
                 outcome => return outcome,

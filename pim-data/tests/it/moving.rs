@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pim_core::id::Id;
@@ -14,6 +14,9 @@ use pim_data::unit::UnitError;
 
 use super::world::{Account, CustomerNote, ShopResource, World, cx, keyed, tell, write};
 
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(30);
+
 /// Says what the test wants; there is no outbox here.
 #[derive(Debug, Default)]
 pub(crate) struct Tap {
@@ -22,14 +25,14 @@ pub(crate) struct Tap {
     pub(crate) asked: AtomicU64,
     /// Whoever asks for this time is not answered while this says so.
     pub(crate) silent_at: AtomicU64,
+    /// From this time on nothing waits; never, if it is nought.
+    pub(crate) dry_from: AtomicU64,
 }
 
 impl Tap {
     /// Comes back when it has been asked so often.
     pub(crate) async fn is_asked(&self, times: u64) {
-        while self.asked.load(Ordering::SeqCst) < times {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually("it is asked", async || self.asked.load(Ordering::SeqCst) >= times).await;
     }
 }
 
@@ -37,16 +40,27 @@ impl Tap {
 impl Outlet for Tap {
     async fn outflow(&self, _shard: &Db, _buckets: &[Bucket]) -> Result<Outflow, DbError> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let give_up = Instant::now() + LONG;
         while self.silent_at.load(Ordering::SeqCst) == number {
+            assert!(Instant::now() < give_up, "nobody lets it answer");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(if self.parked.load(Ordering::SeqCst) {
             Outflow::Parked
-        } else if self.waiting.load(Ordering::SeqCst) {
+        } else if self.waiting.load(Ordering::SeqCst) && !(1..=number).contains(&self.dry_from.load(Ordering::SeqCst)) {
             Outflow::Waiting
         } else {
             Outflow::Dry
         })
+    }
+}
+
+/// Comes back when this holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + LONG;
+    while !holds().await {
+        assert!(Instant::now() < give_up, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

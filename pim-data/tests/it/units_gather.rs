@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use pim_core::context::IdempotencyScope;
 use pim_core::id::Id;
 use pim_data::backend::{Db, DbError};
 use pim_data::unit::{Committed, Unit, UnitError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::queueing::{Queue, change, gathering, hold, keys_waited_for, save_notes, transactions, until, waiting, within};
+use super::queueing::{Queue, change, gathering, hold, keys_waited_for, number, save_notes, transactions, until, waiting, within};
 use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
 
 /// Longer than any request here.
@@ -213,6 +214,32 @@ async fn whoever_has_left_is_not_waited_for() {
         at_once(unhurried(&queue, 3).await.commit()).await.expect("commits");
     }
     assert_eq!(at_once(unhurried(&queue, 1).await.commit()).await.expect("commits").n, 2);
+}
+
+/// Guard: the ticket of a unit whose answer was lost counts no longer while it is found out what became of it.
+#[tokio::test]
+async fn whoever_finds_out_is_not_waited_for() {
+    const ASKS: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%pim_outcome(%' \
+        AND datname = current_database()";
+    let queue = queue(LONG).await;
+    let _never_comes = unhurried(&queue, 3).await;
+    let held = hold(&queue.world, queue.accounts[2]).await;
+    let scope = IdempotencyScope::new("u-1", "POST", "/accounts", "lost", b"body");
+    let lost = change(&queue.world, &within(2 * LONG).with_idempotency(scope), queue.accounts[2]).await;
+    let mut lost = waiting(lost).await;
+    until(&mut lost, async || keys_waited_for(&queue.onlooker).await == 2).await;
+    end_the_last_call(&queue.onlooker).await;
+    until(&mut lost, async || number(&queue.onlooker, ASKS).await == 1).await;
+    at_once(unhurried(&queue, 1).await.commit()).await.expect("commits");
+    held.rollback().await.expect("rolls back");
+    assert!(matches!(lost.await, Err(UnitError::Conflict)), "it was not written");
+}
+
+/// Has whoever has waited for the least time lose its connection.
+async fn end_the_last_call(db: &Db) {
+    const END: &str = "SELECT count(pg_terminate_backend(last.pid)) FROM (SELECT a.pid FROM pg_stat_activity a \
+        WHERE a.wait_event_type = 'Lock' AND a.datname = current_database() ORDER BY a.query_start DESC LIMIT 1) last";
+    assert_eq!(number(db, END).await, 1);
 }
 
 /// Guard: what was refused among others waits for nobody: it goes alone.
