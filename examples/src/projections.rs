@@ -16,7 +16,7 @@ pub use hops::{HOPS, Hop, Hops, hops_of};
 pub use http::{billing_endpoints, encounter_endpoints, patient_endpoints};
 pub use revenue::{Revenue, RevenueLine, revenue};
 pub use search::{Found, Search, SearchQuery, search};
-pub use sight::QueryError;
+pub use sight::{QueryError, Sight};
 pub use summary::{Summaries, Summary, summary};
 pub use timeline::{Timeline, TimelineEntry, timeline};
 

@@ -87,6 +87,11 @@ impl ConsistencyToken {
         self.entries.iter().find(|(known, _)| *known == key).map(|(_, n)| *n)
     }
 
+    /// Every home key that it remembers, with what its holder has seen of it; the oldest first.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (Uuid, u64)> + '_ {
+        self.entries.iter().copied()
+    }
+
     /// Whether a copy of the key that has reached `n` is fresh enough.
     #[must_use]
     pub fn is_met_by(&self, key: Uuid, n: u64) -> bool {

@@ -30,7 +30,7 @@ pub use outbox::{
     Relay, RelaySettings, Source,
 };
 pub use projection::{
-    ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, ReadStore, ReadTable, ReadTx, Rebuild, RebuildError,
-    RebuildReport, RebuildState, RunnerError, StatusError, StoreError, TableSummary, Verdict,
+    ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, READ_MODEL_BEHIND, ReadStore, ReadTable, ReadTx,
+    Rebuild, RebuildError, RebuildReport, RebuildState, RunnerError, StatusError, StoreError, TableSummary, Verdict,
 };
 pub use retention::{Retention, RetentionError, RetentionSettings, RetentionSettingsError};

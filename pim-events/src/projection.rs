@@ -8,7 +8,7 @@ mod store;
 pub use rebuild::{Rebuild, RebuildError, RebuildReport, RebuildState, TableSummary, Verdict};
 pub use runner::{ProjectionRunner, RunnerError};
 pub use status::{ConsumerStatus, PartitionStatus, StatusError};
-pub use store::{ReadStore, StoreError};
+pub use store::{READ_MODEL_BEHIND, ReadStore, StoreError};
 
 use async_trait::async_trait;
 use pim_data::backend::{SqlPair, Transaction};

@@ -11,10 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::revenue::{RevenueLine, revenue};
 use super::search::{Found, SearchQuery, search};
+use super::sight::Sight;
 use super::summary::{Summary, summary};
 use super::timeline::{TimelineEntry, timeline};
 use crate::ids::{FacilityId, PatientId};
-use crate::rig::{Answer, Asked, Endpoints, Failure, May, Operation, PageQuery, PathId, page_of};
+use crate::rig::{Answer, Asked, Caller, Endpoints, Failure, May, Operation, PageQuery, PathId, page_of};
 use crate::workers::Stores;
 
 /// Search and summary, for the patient service.
@@ -57,6 +58,7 @@ struct Find {
 async fn find(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
+    caller: Caller,
     Asked(asked): Asked<Find>,
 ) -> Result<Answer, Failure> {
     let page = PageQuery::new(asked.limit, asked.cursor).by_id()?;
@@ -70,22 +72,24 @@ async fn find(
     let facility = asked.facility.map(FacilityId::uuid);
     let query =
         SearchQuery { name: asked.name, birth_date: asked.birth_date, facility, after: page.after, limit: page.limit };
-    let found = search(&store, &permit, &query).await?;
+    let found = search(&Sight::of(&store, &permit).by(&caller), &query).await?;
     Answer::ok(&page_of(&found, page.limit, |patient| patient.id.to_string()))
 }
 
 async fn show_summary(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
+    caller: Caller,
     PathId(id): PathId<PatientId>,
 ) -> Result<Answer, Failure> {
-    let found = summary(&store, &permit, id).await?;
+    let found = summary(&Sight::of(&store, &permit).by(&caller), id).await?;
     Answer::ok(&found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?)
 }
 
 async fn show_timeline(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
+    caller: Caller,
     PathId(id): PathId<PatientId>,
     Asked(query): Asked<PageQuery>,
 ) -> Result<Answer, Failure> {
@@ -94,7 +98,7 @@ async fn show_timeline(
         Some(cursor) => cursor.key().parse().map_err(|_| Problem::of(problem::INVALID_CURSOR))?,
     };
     let limit = query.limit()?;
-    let entries = timeline(&store, &permit, id, after, limit).await?;
+    let entries = timeline(&Sight::of(&store, &permit).by(&caller), id, after, limit).await?;
     Answer::ok(&page_of(&entries, limit, |entry| entry.n.to_string()))
 }
 
@@ -124,13 +128,15 @@ struct RevenueOf {
 async fn show_revenue(
     State(store): State<ReadStore>,
     May(permit): May<Read>,
+    caller: Caller,
     headers: HeaderMap,
     Asked(span): Asked<Span>,
 ) -> Result<Response, Failure> {
     let bad = || Problem::of(problem::INVALID_QUERY).detail("give from and to as dates such as 2026-01-31");
     let date = |text: &str| text.parse::<jiff::civil::Date>().map(|date| date.to_string()).map_err(|_| bad());
     let (from, to) = (date(&span.from)?, date(&span.to)?);
-    let lines = revenue(&store, &permit, &from, &to, span.facility.map(FacilityId::uuid)).await?;
+    let lines =
+        revenue(&Sight::of(&store, &permit).by(&caller), &from, &to, span.facility.map(FacilityId::uuid)).await?;
     let wants_csv =
         headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.contains("text/csv"));
     if wants_csv {

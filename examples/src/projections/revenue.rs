@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
-use pim_core::rbac::{Permit, Read, Scope};
+use pim_core::rbac::Scope;
 use pim_data::backend::{Row, SqlPair, Statement};
-use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::QueryError;
+use super::sight::{QueryError, Sight};
 use crate::billing::{ClaimMoved, ClaimState, Money, PaymentMade};
 
 /// Folds submitted claims and payments.
@@ -105,13 +105,12 @@ pub struct RevenueLine {
 /// # Errors
 /// [`QueryError`].
 pub async fn revenue(
-    store: &ReadStore,
-    permit: &Permit<Read>,
+    sight: &Sight<'_>,
     from: &str,
     to: &str,
     facility: Option<Uuid>,
 ) -> Result<Vec<RevenueLine>, QueryError> {
-    if *permit.scope() != Scope::All {
+    if *sight.scope() != Scope::All {
         return Ok(Vec::new());
     }
     let text = format!(
@@ -129,5 +128,5 @@ pub async fn revenue(
             paid: Money::usd_cents(row.int(5)?),
         })
     };
-    store.query(select).await?.iter().map(line).collect()
+    sight.query(&Revenue, select).await?.iter().map(line).collect()
 }

@@ -1,14 +1,13 @@
 //! Finding patients: by the beginning of a name, date of birth and facility.
 
 use async_trait::async_trait;
-use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{SqlPair, Statement};
-use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see, seen};
+use super::sight::{QueryError, SEEN, Sight, see, seen};
 use crate::patient::{PatientCorrected, PatientRegistered};
 
 /// Folds names and dates of birth. Names are kept as written, and folded to lower case for the index.
@@ -127,11 +126,11 @@ pub struct Found {
     pub syn_number: String,
 }
 
-/// Patients who fit, within the permit's scope, by id.
+/// Patients who fit, within the scope, by id.
 ///
 /// # Errors
 /// [`QueryError`].
-pub async fn search(store: &ReadStore, permit: &Permit<Read>, query: &SearchQuery) -> Result<Vec<Found>, QueryError> {
+pub async fn search(sight: &Sight<'_>, query: &SearchQuery) -> Result<Vec<Found>, QueryError> {
     let mut text = String::from(
         "SELECT patient_id, facility_id, given_name, family_name, birth_date, syn_number FROM patient_search \
          WHERE patient_id > ?",
@@ -151,7 +150,7 @@ pub async fn search(store: &ReadStore, permit: &Permit<Read>, query: &SearchQuer
         binds.push(facility.into());
     }
     text.push_str(&format!(" AND {SEEN} ORDER BY patient_id LIMIT {}", query.limit));
-    let select = see(Statement::of(seen(&text)).bind_all(binds), permit.scope());
+    let select = see(Statement::of(seen(&text)).bind_all(binds), sight.scope());
     let found = |row: &pim_data::backend::Row| {
         Ok(Found {
             id: row.uuid(0)?,
@@ -162,5 +161,5 @@ pub async fn search(store: &ReadStore, permit: &Permit<Read>, query: &SearchQuer
             syn_number: row.text(5)?.to_owned(),
         })
     };
-    store.query(select).await?.iter().map(found).collect()
+    sight.query(&Search, select).await?.iter().map(found).collect()
 }

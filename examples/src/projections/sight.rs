@@ -1,11 +1,57 @@
-//! Row-level visibility over read models: the same scope as over the shards.
+//! Who asks a read model: what they may see, which is the same scope as over the shards, and what they have seen already.
+
+use std::time::Duration;
 
 use pim_core::problem::{self, IntoProblem, Problem};
-use pim_core::rbac::Scope;
-use pim_data::backend::{ColumnError, SqlPair, Statement, Value};
-use pim_events::StoreError;
+use pim_core::rbac::{Permit, Read, Scope};
+use pim_data::backend::{ColumnError, Row, SqlPair, Statement, Value};
+use pim_data::consistency::{Consistency, ConsistencyToken};
+use pim_events::{Projection, ReadStore, StoreError};
+use tokio::time::Instant;
 
-use crate::rig::Failure;
+use crate::rig::{Caller, Failure};
+
+/// How long a caller waits for a read model that does not know yet what the caller has seen, if the request has so much time.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The read models, as somebody sees them.
+#[derive(Debug)]
+pub struct Sight<'r> {
+    store: &'r ReadStore,
+    permit: &'r Permit<Read>,
+    /// What they have seen already, and until when they wait for it.
+    seen: Option<(&'r ConsistencyToken, Instant)>,
+}
+
+impl<'r> Sight<'r> {
+    /// Of somebody who may see this much, and to whom whatever a read model knows is fresh enough.
+    #[must_use]
+    pub const fn of(store: &'r ReadStore, permit: &'r Permit<Read>) -> Self {
+        Self { store, permit, seen: None }
+    }
+
+    /// Of this caller, whose token may ask for more.
+    #[must_use]
+    pub fn by(mut self, caller: &'r Caller) -> Self {
+        if let Consistency::ReadYourWrites(token) = &caller.consistency {
+            self.seen = Some((token, caller.cx.deadline().capped(PATIENCE).instant()));
+        }
+        self
+    }
+
+    /// Which rows.
+    pub(super) const fn scope(&self) -> &Scope {
+        self.permit.scope()
+    }
+
+    /// Asks the read model of a projection.
+    pub(super) async fn query(&self, model: &dyn Projection, statement: Statement) -> Result<Vec<Row>, QueryError> {
+        Ok(match self.seen {
+            Some((token, until)) => self.store.query_after(model.name(), token, until, statement).await?,
+            None => self.store.query(statement).await?,
+        })
+    }
+}
 
 /// A question that a read model cannot answer now.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +68,7 @@ pub enum QueryError {
 impl IntoProblem for QueryError {
     fn into_problem(self) -> Problem {
         match self {
+            Self::Store(error @ StoreError::Behind { .. }) => error.into_problem(),
             Self::Store(_) => {
                 Problem::of(problem::UNAVAILABLE).detail("the read models cannot be read").retry_after_secs(1)
             }

@@ -2,14 +2,13 @@
 
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
-use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{SqlPair, Statement};
-use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see, seen};
+use super::sight::{QueryError, SEEN, Sight, see, seen};
 use crate::billing::{ClaimDrafted, ClaimMoved, LineAdded, Money, PaymentMade};
 use crate::encounter::{AppointmentMade, AppointmentMoved, EncounterCompleted, EncounterScheduled};
 use crate::ids::PatientId;
@@ -166,14 +165,14 @@ pub struct Summary {
     pub paid: Money,
 }
 
-/// A patient's summary; `None` when there is none within the permit's scope.
+/// A patient's summary; `None` when there is none within the scope.
 ///
 /// # Errors
 /// [`QueryError`].
-pub async fn summary(store: &ReadStore, permit: &Permit<Read>, id: PatientId) -> Result<Option<Summary>, QueryError> {
+pub async fn summary(sight: &Sight<'_>, id: PatientId) -> Result<Option<Summary>, QueryError> {
     let text = format!("SELECT {} FROM patient_summary WHERE patient_id = ? AND {SEEN}", COLUMNS.join(", "));
-    let select = see(Statement::of(seen(&text)).bind(id.uuid()), permit.scope());
-    let rows = store.query(select).await?;
+    let select = see(Statement::of(seen(&text)).bind(id.uuid()), sight.scope());
+    let rows = sight.query(&Summaries, select).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Summary {
         patient_id: row.uuid(0)?,

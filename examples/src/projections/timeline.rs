@@ -2,15 +2,14 @@
 
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
-use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{Row, SqlPair, Statement};
-use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx};
+use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use serde_json::Value as Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, see, seen};
+use super::sight::{QueryError, SEEN, Sight, see, seen};
 use crate::ids::PatientId;
 use crate::patient::PatientRegistered;
 
@@ -84,13 +83,12 @@ pub struct TimelineEntry {
     pub code: Option<String>,
 }
 
-/// A patient's timeline behind `after`, within the permit's scope.
+/// A patient's timeline behind `after`, within the scope.
 ///
 /// # Errors
 /// [`QueryError`].
 pub async fn timeline(
-    store: &ReadStore,
-    permit: &Permit<Read>,
+    sight: &Sight<'_>,
     id: PatientId,
     after: u64,
     limit: u32,
@@ -110,5 +108,5 @@ pub async fn timeline(
             code: row.text_or_null(5)?.map(str::to_owned),
         })
     };
-    store.query(see(select, permit.scope())).await?.iter().map(entry).collect()
+    sight.query(&Timeline, see(select, sight.scope())).await?.iter().map(entry).collect()
 }

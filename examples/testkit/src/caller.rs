@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use pim_lab::client::Client;
+use pim_lab::rig::CONSISTENCY_HEADER;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,11 +71,33 @@ impl Caller {
         key: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Value)> {
+        let (status, _, told) = self.write_telling(method, path, key, body).await?;
+        Ok((status, told))
+    }
+
+    async fn write_telling(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, HeaderMap, Value)> {
         let mut headers = self.headers()?;
         headers.insert("idempotency-key", HeaderValue::from_str(key)?);
         let url = format!("{}{path}", self.gateway);
-        let (status, _, bytes) = self.client.exchange(method, &url, headers, body, PATIENCE).await?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        let (status, told, bytes) = self.client.exchange(method, &url, headers, body, PATIENCE).await?;
+        Ok((status, told, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    /// POST under a fresh idempotency key: the body, and the token that says what was written.
+    ///
+    /// # Errors
+    /// When no whole answer comes, or none of success with a token.
+    pub async fn post_for_token(&self, path: &str, body: &Value) -> Result<(Value, String)> {
+        let (status, headers, told) = self.write_telling(Method::POST, path, &fresh_key(), Some(body)).await?;
+        ensure!(status.is_success(), "{status}: {told:#}");
+        let token = headers.get(CONSISTENCY_HEADER).context("no token")?;
+        Ok((told, token.to_str()?.to_owned()))
     }
 
     /// POST under an idempotency key.
@@ -114,8 +137,22 @@ impl Caller {
     /// # Errors
     /// When no whole answer comes.
     pub async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
+        self.get_with(path, self.headers()?).await
+    }
+
+    /// GET by somebody who has seen what this token says.
+    ///
+    /// # Errors
+    /// When no whole answer comes.
+    pub async fn get_after(&self, path: &str, token: &str) -> Result<(StatusCode, Value)> {
+        let mut headers = self.headers()?;
+        headers.insert(CONSISTENCY_HEADER, HeaderValue::from_str(token)?);
+        self.get_with(path, headers).await
+    }
+
+    async fn get_with(&self, path: &str, headers: HeaderMap) -> Result<(StatusCode, Value)> {
         let url = format!("{}{path}", self.gateway);
-        let (status, _, bytes) = self.client.exchange(Method::GET, &url, self.headers()?, None, PATIENCE).await?;
+        let (status, _, bytes) = self.client.exchange(Method::GET, &url, headers, None, PATIENCE).await?;
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 

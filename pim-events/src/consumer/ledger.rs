@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::head::Head;
-use super::hold::{HoldReason, KeyState};
+use super::hold::HoldReason;
+pub(crate) use super::hold::KeyState;
 use crate::bus::Record;
 
 /// Tables of every store that consumers use.

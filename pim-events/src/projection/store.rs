@@ -1,10 +1,12 @@
 //! The read store: a database of its own for read models and for what their consumers remember.
 
+mod after;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use pim_core::clock::{Clock, Timestamp};
-use pim_core::problem::{self, IntoProblem, Problem};
+use pim_core::problem::{self, IntoProblem, Problem, ProblemType};
 use pim_data::backend::{
     ColumnError, Db, DbError, DbSettings, Engine, Row, Secrets, ServerSettings, SqlPair, Statement, Value,
 };
@@ -15,6 +17,10 @@ use crate::bus::EmbeddedBus;
 use crate::consumer::Head;
 use crate::consumer::ledger::{LEDGER_SCHEMA, epoch_at, states, states_of};
 use crate::signals::EventSignals;
+
+/// A read model has not applied yet what the caller has seen; the same request may be sent again.
+pub const READ_MODEL_BEHIND: ProblemType =
+    ProblemType::new("read-model-behind", 503, "The read model does not know yet what the caller has seen");
 
 /// Most connections that read models are queried through.
 const READERS_MAX: usize = 16;
@@ -80,6 +86,14 @@ pub enum StoreError {
         /// The program's.
         known: u32,
     },
+    /// The read model has not applied what the caller has seen.
+    #[error("the read model of {consumer} has not applied yet what the caller has seen{}", if *held { ": events of it are held" } else { "" })]
+    Behind {
+        /// Whose read model.
+        consumer: String,
+        /// Whether it waits for an operator to release events that are held.
+        held: bool,
+    },
     /// It could not be read or written.
     #[error("use the read store")]
     Db(#[from] DbError),
@@ -95,6 +109,7 @@ impl IntoProblem for StoreError {
     fn into_problem(self) -> Problem {
         match self {
             Self::Db(error) => error.into_problem(),
+            Self::Behind { .. } => Problem::of(READ_MODEL_BEHIND).retry_after_secs(1),
             _ => Problem::of(problem::INTERNAL),
         }
     }
@@ -157,7 +172,7 @@ impl ReadStore {
         Ok(self.db.query(statement).await?)
     }
 
-    /// How far `consumer` has applied the events of a home key, for tokens of read-your-writes.
+    /// How far `consumer` has applied the events of a home key.
     ///
     /// # Errors
     /// [`StoreError::Db`].

@@ -23,6 +23,7 @@ mod relay_repeats_harmlessly;
 mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;
+mod writes_are_read_back;
 
 #[cfg(feature = "postgres")]
 #[path = "../../../pim-data/tests/it/server.rs"]

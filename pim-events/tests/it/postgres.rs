@@ -26,6 +26,7 @@ promises! {
     relay_repeats_harmlessly in "relay_repeats_harmlessly.rs",
     rewound_keys_are_rebuilt in "rewound_keys_are_rebuilt.rs",
     retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
+    writes_are_read_back in "writes_are_read_back.rs",
 }
 
 // What only a server promises.

@@ -14,6 +14,7 @@ mod narrative_works_as_written;
 mod no_path_reaches_further;
 mod no_person_in_a_signal;
 mod one_effect_for_each_submission;
+mod own_writes_are_read_back;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod power_cuts_leave_no_purge_untold;

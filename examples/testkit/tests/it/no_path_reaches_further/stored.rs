@@ -17,7 +17,7 @@ use pim_lab::encounter::{Appointment, Encounter};
 use pim_lab::ids::PatientId;
 use pim_lab::patient::Patient;
 use pim_lab::policy::{LabAction, LabResource, LabRole, lab_policy};
-use pim_lab::projections::{SearchQuery, audit_lines, revenue, search, summary, timeline};
+use pim_lab::projections::{SearchQuery, Sight, audit_lines, revenue, search, summary, timeline};
 use uuid::Uuid;
 
 use super::people::{Kind, People, Record, Someone};
@@ -82,11 +82,11 @@ impl Reading<'_> {
         let reads = &self.people.lab.stores.reads;
         let own = self.seen(patient, Kind::Patient);
         if let Some(permit) = self.permit(LabAction::Read, LabResource::Patient) {
-            let found = summary(reads, &permit, patient).await?;
+            let found = summary(&Sight::of(reads, &permit), patient).await?;
             assert_eq!(found.is_some(), !own.is_empty(), "summary {:?}", self.someone);
         }
         if let Some(permit) = self.permit(LabAction::Read, LabResource::Encounter) {
-            let lines = timeline(reads, &permit, patient, 0, 100).await?;
+            let lines = timeline(&Sight::of(reads, &permit), patient, 0, 100).await?;
             let told = |record: &&Record| record.patient == patient && record.kind != Kind::Claim;
             let expected = self.people.records.iter().filter(told).filter(|record| sees(self.someone, record));
             let shown: BTreeSet<Uuid> = lines.iter().map(|line| line.entity_id).collect();
@@ -100,7 +100,7 @@ impl Reading<'_> {
         let mut found = BTreeSet::new();
         if let Some(permit) = self.permit(LabAction::Search, LabResource::Patient) {
             let query = SearchQuery { name: Some("reach".to_owned()), limit: 100, ..SearchQuery::default() };
-            found = search(reads, &permit, &query).await?.iter().map(|one| one.id).collect();
+            found = search(&Sight::of(reads, &permit), &query).await?.iter().map(|one| one.id).collect();
         }
         assert_eq!(found, findable, "search {:?}", self.someone);
         Ok(())
@@ -108,7 +108,7 @@ impl Reading<'_> {
 
     async fn nobodys_own(&self, permit: &Permit<Read>) -> Result<()> {
         let reads = &self.people.lab.stores.reads;
-        let lines = revenue(reads, permit, "2000-01-01", "2100-01-01", None).await?;
+        let lines = revenue(&Sight::of(reads, permit), "2000-01-01", "2100-01-01", None).await?;
         assert_eq!(!lines.is_empty(), sees_all(self.someone), "revenue {:?}", self.someone);
         let lines = audit_lines(reads, permit, None, Some("all")).await?;
         assert_eq!(!lines.is_empty(), sees_all(self.someone), "audit index {:?}", self.someone);
