@@ -303,14 +303,11 @@ fn look_at_servers(shard: &Shard, told: &mut Examination) {
     }
     for endpoint in endpoints {
         let Some(finding) = endpoint.finding else { continue };
-        let text = finding.to_string();
-        // Its text says what is wrong, and then what helps.
-        let (what, fix) = text.split_once(": ").unwrap_or((&text, ""));
         told.findings.push(ShardFinding {
             code: ShardFindingCode::Endpoint,
             severity: Severity::Warning,
-            message: format!("{} {what}", endpoint.id),
-            fix: fix.to_owned(),
+            message: format!("{} {}", endpoint.id, finding.what()),
+            fix: finding.fix().to_owned(),
             endpoint: Some(endpoint.id),
         });
     }

@@ -44,12 +44,12 @@ pub enum DbError {
         /// The endpoint's name.
         place: String,
     },
-    /// The server has no room; nothing was written.
+    /// There is no room; nothing was written.
     #[error(
-        "the server of {place} has no room left: free disk or memory there, or raise its limit for temporary files"
+        "database {place} has no room left: free disk or memory where it is, or raise its server's limit for temporary files"
     )]
     Full {
-        /// The endpoint's name.
+        /// The file, or the endpoint's name.
         place: String,
     },
     /// The endpoint's connection string cannot be had.
@@ -290,9 +290,10 @@ impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         let Some(refusal) = error.as_database_error() else { return Self::Engine(Driver(error)) };
         let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
-        // The low byte is the primary result code: 5 busy, 6 locked, 19 constraint.
+        // The low byte is the primary result code: 5 busy, 6 locked, 13 full, 19 constraint.
         match code & 0xff {
             5 | 6 => Self::Busy,
+            13 => Self::Full { place: "of this program".to_owned() },
             19 => Self::Refused { rule: refusal.message().to_owned(), unique: refusal.is_unique_violation() },
             _ => Self::Engine(Driver(error)),
         }

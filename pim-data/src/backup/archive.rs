@@ -184,19 +184,10 @@ async fn copy_database(db: &Db, place: &Path) -> Result<(), BackupError> {
         return Err(BackupError::Server { name });
     }
     let copy = Statement::sqlite("VACUUM INTO ?").bind(place.to_string_lossy().into_owned());
-    db.query(copy).await.map(drop).map_err(|source| match is_full(&source) {
-        true => BackupError::Full { path: place.to_path_buf() },
-        false => BackupError::Database { name, source },
+    db.query(copy).await.map(drop).map_err(|source| match source {
+        DbError::Full { .. } => BackupError::Full { path: place.to_path_buf() },
+        source => BackupError::Database { name, source },
     })
-}
-
-/// Whether a database says that the disk is full, which the embedded engine does with its own words.
-fn is_full(error: &DbError) -> bool {
-    match error {
-        DbError::Full { .. } => true,
-        DbError::Engine(driver) => driver.to_string().contains("disk is full"),
-        _ => false,
-    }
 }
 
 async fn copy_folder(from: &Path, into: &Path, name: &str) -> Result<(), BackupError> {

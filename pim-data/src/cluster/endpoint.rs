@@ -21,15 +21,16 @@ use tokio::sync::Notify;
 use crate::backend::{Db, DbError, Demand, Dial, Row, ServerSettings};
 use crate::degradation::Degraded;
 
-/// Role, term, position of the log, the term that its rows tell of, identity, how many commits wait for a standby, and
-/// whether they have to.
+/// Role, term, position of the log, the term that its rows tell of, identity, how many commits wait for a standby, whether
+/// they have to, and whether it is set to take no writes.
 /// Asked in the simple protocol, so that nothing is prepared.
 const PROBE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE public.pim_timeline() END, \
     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint, \
     (SELECT term FROM public.pim_term), (SELECT keyspace FROM public.pim_identity), (SELECT shard FROM public.pim_identity), \
     (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database() \
       AND state_change < now() - interval '750 milliseconds'), \
-    (SELECT since FROM public.pim_degraded), (SELECT is_on FROM public.pim_degraded)";
+    (SELECT since FROM public.pim_degraded), (SELECT is_on FROM public.pim_degraded), \
+    current_setting('default_transaction_read_only')::boolean";
 
 /// Ends the sessions of this login whose commits have waited for a standby for so long. They have committed, and hold their
 /// locks until they need not wait any more; whoever is at the other end finds out by the idempotency record.
@@ -82,6 +83,8 @@ pub(super) struct Answer {
     pub(super) waiting: u64,
     /// Whether new ones need not.
     pub(super) degraded: Option<Degraded>,
+    /// Whether it refuses writes by a setting.
+    pub(super) is_read_only: bool,
 }
 
 /// How a server of a shard is.
@@ -209,6 +212,7 @@ impl Answer {
             shard: optional(5)?,
             waiting: row.count(6)?,
             degraded: Degraded::of(row, 7)?,
+            is_read_only: row.int(9)? != 0,
         })
     }
 }

@@ -79,6 +79,7 @@ pub const ENDPOINTS_UNSOUND: Descriptor = Descriptor {
             "other_shard",
             "unknown_lag",
             "former_primary",
+            "read_only",
             "no_standby",
             "degraded",
         ],

@@ -9,12 +9,13 @@ use pim_core::deadline::Deadline;
 use pim_core::identity::Actor;
 use pim_core::shard::ShardId;
 use pim_data::backend::{Db, DbError, NotLetIn, SecretError, Secrets, ServerSettings, Statement};
-use pim_data::cluster::{Cluster, OpenError};
+use pim_data::cluster::{Cluster, EndpointFinding, OpenError};
 use pim_data::consistency::Consistency;
 use pim_data::repository::ReadError;
 use pim_data::unit::UnitError;
 
-use super::world::{Account, Folder, ShopResource, ShopRole, World, read, schema, settings, tell, write};
+use super::moving::eventually;
+use super::world::{Account, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
 use crate::wire::Wire;
 
 /// Secrets with some of them replaced.
@@ -222,8 +223,50 @@ async fn what_a_server_refuses_at_run_time_has_a_name() {
     assert!(matches!(refused, Err(DbError::Lost)), "{refused:?}");
 }
 
+/// A primary that is set to be read only: what runs goes on reading, is told by name, and says what helps.
 #[tokio::test]
 async fn a_primary_that_is_read_only_refuses_writes_by_name_and_goes_on_reading() {
+    let world = World::with(1, |mut settings| {
+        settings.servers.as_mut().expect("servers").settings.probe_every = Duration::from_millis(50);
+        settings
+    })
+    .await;
+    let account = world.register().await;
+    let above = world.all_powerful(account.id).await;
+    let name = above.query(Statement::same("SELECT current_database()::text")).await.expect("runs");
+    let name = name[0].text(0).expect("a name").to_owned();
+    let set = |to: &str| format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = {to}");
+    // Sessions that there are keep what they began with.
+    const AGAIN: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    world.raw(account.id, &set("on")).await.expect("sets");
+    above.query(Statement::same(AGAIN)).await.expect("runs");
+
+    let refused = world.change(account.id, |account| account.points = 7).await;
+    let Err(UnitError::Database(error @ DbError::ReadOnly { .. })) = &refused else { panic!("{refused:?}") };
+    assert!(told(error).contains("shard-0"), "{}", told(error));
+    let permit = read(ShopResource::Account);
+    let row = world.cluster.read::<Account>(&cx(), &permit, account.id, &Consistency::Strong).await;
+    assert_eq!(row.expect("reads").expect("is there").points, account.points);
+    let finding = async || world.cluster.health().await[0].endpoints[0].finding;
+    eventually("it is found", async || finding().await == Some(EndpointFinding::ReadOnly)).await;
+    let examined = world.cluster.examine().await;
+    let found = examined.iter().flat_map(|shard| &shard.findings).find(|it| it.message.contains("takes no writes"));
+    let found = found.expect("a finding");
+    assert!(found.fix.contains("default_transaction_read_only"), "{found:?}");
+
+    // Its owner's session is not asked to be read only either.
+    let mut tx = above.begin().await.expect("begins");
+    tx.script(&format!("SET LOCAL transaction_read_only = off; {}", set("off"))).await.expect("sets");
+    tx.commit().await.expect("commits");
+    above.query(Statement::same(AGAIN)).await.expect("runs");
+    eventually("nothing is found", async || finding().await.is_none()).await;
+    world.change(account.id, |account| account.points = 8).await.expect("writes again");
+}
+
+/// Nobody opens a primary that is read only: the owner finds out when it looks after the schema.
+#[tokio::test]
+async fn a_primary_that_is_read_only_is_not_opened() {
     let world = World::new(1).await;
     let account = world.register().await;
     let above = world.all_powerful(account.id).await;
@@ -233,12 +276,7 @@ async fn a_primary_that_is_read_only_refuses_writes_by_name_and_goes_on_reading(
     world.raw(account.id, &set).await.expect("sets");
     let World { cluster, policy, folder } = world;
     drop(cluster);
-    let error = Cluster::open(settings(&folder, 1), schema()).await.err();
-    let reopened = match error {
-        // The owner finds out when it looks after the schema.
-        Some(error) => told(&error),
-        None => String::new(),
-    };
-    assert!(reopened.contains("takes no writes") && reopened.contains("shard-0"), "{reopened}");
+    let error = Cluster::open(settings(&folder, 1), schema()).await.err().map(|error| told(&error)).unwrap_or_default();
+    assert!(error.contains("takes no writes") && error.contains("shard-0"), "{error}");
     drop(policy);
 }

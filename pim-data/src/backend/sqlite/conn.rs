@@ -20,13 +20,23 @@ const ALIKE_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Conn {
     raw: SqliteConnection,
+    /// The file.
+    place: String,
     /// Set while a transaction may be open; the next user then rolls back first.
     pub(super) dirty: bool,
 }
 
 impl Conn {
-    pub(super) const fn new(raw: SqliteConnection) -> Self {
-        Self { raw, dirty: false }
+    pub(super) const fn new(raw: SqliteConnection, place: String) -> Self {
+        Self { raw, place, dirty: false }
+    }
+
+    /// What the engine says, with the file where that matters to whoever mends it.
+    fn told(&self, error: sqlx::Error) -> DbError {
+        match DbError::from(error) {
+            DbError::Full { .. } => DbError::Full { place: self.place.clone() },
+            other => other,
+        }
     }
 
     /// Runs one statement and returns its rows.
@@ -59,7 +69,7 @@ impl Conn {
             add(&mut arguments, value)?;
         }
         let query = sqlx::query_with(AssertSqlSafe(statement.sqlite_text()), arguments);
-        let found = self.raw.fetch_optional(query).await?;
+        let found = self.raw.fetch_optional(query).await.map_err(|error| self.told(error))?;
         found.as_ref().map(row_of).transpose()
     }
 
@@ -100,13 +110,16 @@ impl Conn {
         let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(is_kept);
         let mut stream = self.raw.fetch_many(query);
         let mut rows = Vec::new();
-        while let Some(step) = stream.try_next().await? {
-            match step {
-                Either::Left(_done) => answers.push(std::mem::take(&mut rows)),
-                Either::Right(row) => rows.push(row_of(&row)?),
+        let failed = loop {
+            match stream.try_next().await {
+                Ok(Some(Either::Left(_done))) => answers.push(std::mem::take(&mut rows)),
+                Ok(Some(Either::Right(row))) => rows.push(row_of(&row)?),
+                Ok(None) => return Ok(()),
+                Err(error) => break error,
             }
-        }
-        Ok(())
+        };
+        drop(stream);
+        Err(self.told(failed))
     }
 
     /// Runs a script without parameters, such as a migration.
@@ -114,8 +127,8 @@ impl Conn {
     /// # Errors
     /// [`DbError`] as the engine says.
     pub(crate) async fn script(&mut self, text: &str) -> Result<(), DbError> {
-        self.raw.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await?;
-        Ok(())
+        let run = self.raw.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await;
+        run.map(drop).map_err(|error| self.told(error))
     }
 
     /// Hands a ROLLBACK to the connection's own thread without waiting for it.

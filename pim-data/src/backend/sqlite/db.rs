@@ -143,7 +143,7 @@ async fn connect(path: &Path, settings: &DbSettings, read_only: bool) -> Result<
     let opened = wait_for(&options, settings.busy_timeout).await;
     let raw =
         opened.map_err(|source| DbError::Open { place: path.display().to_string(), source: Driver::of(source) })?;
-    let mut conn = Conn::new(raw);
+    let mut conn = Conn::new(raw, path.display().to_string());
     if let (Some(script), true) = (&settings.on_connect, read_only) {
         conn.script(script).await?;
     }

@@ -23,6 +23,8 @@ pim_core::closed_enum! {
         UnknownLag = "unknown_lag",
         /// A primary whose place another one has taken.
         FormerPrimary = "former_primary",
+        /// A primary that is set to take no writes.
+        ReadOnly = "read_only",
         /// A primary whose commits wait for a synchronous standby that is not there.
         NoStandby = "no_standby",
         /// A primary that acknowledges commits alone, or did so without a standby's confirmation since.
@@ -32,20 +34,43 @@ pim_core::closed_enum! {
 
 impl fmt::Display for EndpointFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unreachable => "does not answer: start it, and check host and port of its connection string",
-            Self::Refused => "gives no connection: check login and database of its connection string, and its limits",
-            Self::NotDurable => "can lose commits: turn on fsync, full_page_writes and synchronous_commit",
-            Self::OtherShard => "is of another shard or key space: connection strings have been swapped",
-            Self::UnknownLag => "has no known lag: it does not follow the present primary, or is a minute behind",
-            Self::FormerPrimary => "was the primary of an earlier term: rewind it, or copy it anew, before it follows",
-            Self::Degraded => "acknowledges what no standby may have: end that once one is back (`end_degrading`)",
-            Self::NoStandby => "waits for a synchronous standby: start one, or change `synchronous_standby_names`",
-        })
+        write!(f, "{}: {}", self.what(), self.fix())
     }
 }
 
 impl EndpointFinding {
+    /// What is wrong, as a sentence about the endpoint without its subject.
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Unreachable => "does not answer",
+            Self::Refused => "gives no connection",
+            Self::NotDurable => "can lose commits",
+            Self::OtherShard => "is of another shard or key space",
+            Self::UnknownLag => "has no known lag",
+            Self::FormerPrimary => "was the primary of an earlier term",
+            Self::ReadOnly => "takes no writes although it is the primary",
+            Self::Degraded => "acknowledges what no standby may have",
+            Self::NoStandby => "waits for a synchronous standby",
+        }
+    }
+
+    /// What an operator does about it.
+    #[must_use]
+    pub const fn fix(self) -> &'static str {
+        match self {
+            Self::Unreachable => "start it, and check host and port of its connection string",
+            Self::Refused => "check login and database of its connection string, and its limits",
+            Self::NotDurable => "turn on fsync, full_page_writes and synchronous_commit",
+            Self::OtherShard => "give it a connection string of its own: two have been swapped",
+            Self::UnknownLag => "have it follow the present primary (`primary_conninfo`), or wait while it catches up",
+            Self::FormerPrimary => "rewind it, or copy it anew, before it follows",
+            Self::ReadOnly => "turn `default_transaction_read_only` off for server, database and login",
+            Self::Degraded => "end that once a standby is back (`end_degrading`)",
+            Self::NoStandby => "start one, or change `synchronous_standby_names`",
+        }
+    }
+
     /// What a failed probe tells.
     pub(super) const fn of(error: &DbError) -> Self {
         match error {

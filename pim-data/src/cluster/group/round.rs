@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
+use pim_core::role::ClosedEnum as _;
 use pim_core::shard::EndpointRole;
 
 use super::{Group, PrimaryState, Standing};
@@ -130,6 +131,7 @@ impl Group {
             let seen = self.seen_in(standing, index, answer);
             let before = endpoint.show(seen);
             self.signals.endpoint(before.finding, seen.finding);
+            self.tell_endpoint(index, before.finding, seen.finding);
             if let Some(lag) = endpoint.lag(std::time::Instant::now()) {
                 self.signals.lag(lag);
             }
@@ -160,6 +162,8 @@ impl Group {
                 Some(EndpointFinding::FormerPrimary)
             } else if waits {
                 Some(EndpointFinding::NoStandby)
+            } else if answer.is_read_only {
+                Some(EndpointFinding::ReadOnly)
             } else {
                 answer.degraded.map(|_| EndpointFinding::Degraded)
             };
@@ -171,6 +175,19 @@ impl Group {
         let fresh_at = marks.instant_of(answer.position).filter(|_| follows);
         let finding = if fresh_at.is_none() { Some(EndpointFinding::UnknownLag) } else { None };
         Seen { role: Some(EndpointRole::Replica), term: answer.told_term.unwrap_or(0), fresh_at, finding, misses: 0 }
+    }
+
+    /// Says what is wrong with a server, or is no more, once. It is told by its place in the map: names are nobody's to log.
+    fn tell_endpoint(&self, index: usize, before: Option<EndpointFinding>, after: Option<EndpointFinding>) {
+        let shard = (self.shard != CONTROL).then_some(self.shard);
+        match after {
+            same if same == before => {}
+            Some(finding) => {
+                let (code, fix) = (finding.name(), finding.fix());
+                pim_core::warn!("shard.endpoint_unsound", shard_id = shard, endpoint = index, code = code, fix = fix);
+            }
+            None => pim_core::info!("shard.endpoint_sound", shard_id = shard, endpoint = index),
+        }
     }
 
     fn tell_degraded(&self, before: Standing, after: Standing) {

@@ -46,6 +46,7 @@ fn primary(term: u64, position: u64) -> Result<Answer, DbError> {
         shard: Some(3),
         waiting: 0,
         degraded: None,
+        is_read_only: false,
     })
 }
 

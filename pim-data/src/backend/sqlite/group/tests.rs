@@ -162,7 +162,9 @@ async fn a_full_disk_takes_everything_back_and_nobody_is_told_otherwise() {
     let ends = ends(sent).await;
     assert!(matches!(ends[0].1, End::Failed(DbError::Undone)), "{ends:?}");
     assert!(matches!(ends[1].1, End::Failed(DbError::Undone)), "an answer from uncommitted rows: {ends:?}");
-    assert!(matches!(ends[2].1, End::Failed(DbError::Engine(_))), "{ends:?}");
+    let End::Failed(full) = &ends[2].1 else { panic!("{ends:?}") };
+    assert!(full.is_retryable() && full.to_string().contains("has no room left"), "{full}");
+    assert!(full.to_string().contains(world.db.path().to_str().unwrap()), "says where: {full}");
     // The last begins anew, on what is really there.
     assert!(matches!(ends[3], (0, End::Committed)), "{ends:?}");
     assert_eq!(world.count().await, 1);
