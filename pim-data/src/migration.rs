@@ -147,6 +147,28 @@ CREATE TABLE IF NOT EXISTS pim_routine (name text PRIMARY KEY, digest bytea NOT 
 /// # Errors
 /// [`MigrateError`] naming the step; the database is unchanged then.
 pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, MigrateError> {
+    migrate_telling(db, migrations, |_| {}).await
+}
+
+/// How far a migration is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// The step that begins now.
+    pub(crate) version: u32,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Which one it is of those to be applied, from one on.
+    pub(crate) step: usize,
+    /// How many are applied.
+    pub(crate) steps: usize,
+}
+
+/// As [`migrate`], and says before each step how far it is. A new database is made in one go, about which nothing is said.
+pub(crate) async fn migrate_telling(
+    db: &Db,
+    migrations: &[Migration],
+    tell: impl Fn(Progress),
+) -> Result<usize, MigrateError> {
     // One transaction for the ledger's check, so that two programs that open a new database at once do not race.
     let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
     let ledger = if db.engine() == Engine::Postgres { LEDGER_POSTGRES } else { LEDGER };
@@ -155,7 +177,10 @@ pub async fn migrate(db: &Db, migrations: &[Migration]) -> Result<usize, Migrate
     let applied = applied(&listed.map_err(MigrateError::Ledger)?);
     let steps = pending(db, migrations, &applied)?;
     let count = steps.len();
-    for (step, text, digest) in steps {
+    for (index, (step, text, digest)) in steps.into_iter().enumerate() {
+        if !applied.is_empty() {
+            tell(Progress { version: step.version, name: step.name, step: index + 1, steps: count });
+        }
         let failed = |source| MigrateError::Step { version: step.version, name: step.name, source: Box::new(source) };
         tx.script(text).await.map_err(failed)?;
         let record = Statement::of(RECORD);
@@ -251,4 +276,28 @@ fn pending<'m>(
         }
     }
     Ok(pending)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::backend::DbSettings;
+
+    #[tokio::test]
+    async fn an_upgrade_says_how_far_it_is_and_a_new_database_says_nothing() {
+        let path = std::env::temp_dir().join(format!("pim-migration-{}.db", uuid::Uuid::new_v4()));
+        let db = Db::open(&path, DbSettings::default()).await.expect("opens");
+        let step = |version, name| Migration::new(version, name, format!("CREATE TABLE t{version} (a INTEGER)"));
+        let steps = [step(1, "one"), step(2, "two"), step(3, "three")];
+        let told = RefCell::new(Vec::new());
+        let tell = |it: Progress| told.borrow_mut().push((it.version, it.name, it.step, it.steps));
+        assert_eq!(migrate_telling(&db, &steps[..1], tell).await.expect("applies"), 1);
+        assert_eq!(*told.borrow(), []);
+        assert_eq!(migrate_telling(&db, &steps, tell).await.expect("applies"), 2);
+        assert_eq!(*told.borrow(), [(2, "two", 1, 2), (3, "three", 2, 2)]);
+        drop(db);
+        let _gone = std::fs::remove_file(path);
+    }
 }

@@ -26,6 +26,9 @@ pub(crate) struct BenchArgs {
 const AREAS: &[(&str, &str)] =
     &[("core", "pim-core"), ("data", "pim-data"), ("events", "pim-events"), ("edge", "pim-lab")];
 
+const NO_SERVER: &str = "data: nothing is measured on PostgreSQL, name a server's superuser by LAB_TEST_POSTGRES_DSN \
+    (postgres://user:password@host:port/postgres)";
+
 /// Runs the benches of an area.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let (mut missed, mut broken) = (0, Vec::new());
@@ -36,8 +39,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         // What breaks one area leaves the others to be measured.
         let mut bench = cargo(&["bench", "--locked", "--quiet", "-p", package, "--bench", "ratios"]);
         // Against a server too, when there is one.
-        if *area == "data" && std::env::var_os("LAB_TEST_POSTGRES_DSN").is_some() {
-            bench.args(["--features", "postgres"]);
+        match (*area, std::env::var_os("LAB_TEST_POSTGRES_DSN")) {
+            ("data", Some(_)) => drop(bench.args(["--features", "postgres"])),
+            ("data", None) => eprintln!("{NO_SERVER}"),
+            _ => {}
         }
         if let (true, Some(rows)) = (*area == "data", args.rows) {
             bench.args(["--", "--rows", &rows.to_string()]);

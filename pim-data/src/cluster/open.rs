@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use super::directory::{Directory, check_restored};
 use super::shard::Shard;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner, name_of};
-use crate::backend::{DbError, Engine, SqlPair};
-use crate::migration::MigrateError;
+use crate::backend::{Db, DbError, Engine, SqlPair};
+use crate::migration::{MigrateError, Migration, Progress, migrate_telling};
 use crate::schema::Schema;
 
 const REPLICA_DELAY_MAX: Duration = Duration::from_secs(10);
@@ -172,11 +172,17 @@ async fn look<'a>(
     Ok(Fit::File(file::look(id, &path, (map, directory), settings, schema).await?))
 }
 
-/// Says that a database has been brought up to date.
-fn tell_migrated(id: ShardId, steps: usize) {
-    if steps > 0 {
-        pim_core::info!("shard.migrated", shard_id = (id != CONTROL).then_some(id), steps = steps as u64);
+/// Brings a database up to date, and says how that goes: a step over many rows takes its time.
+async fn bring_up_to_date(id: ShardId, db: &Db, steps: &[Migration]) -> Result<(), MigrateError> {
+    let shard = (id != CONTROL).then_some(id);
+    let tell = |Progress { version, name, step, steps }: Progress| {
+        pim_core::info!("shard.migrates", shard_id = shard, version = version, name = name, step = step, steps = steps);
+    };
+    let applied = migrate_telling(db, steps, tell).await?;
+    if applied > 0 {
+        pim_core::info!("shard.migrated", shard_id = shard, steps = applied);
     }
+    Ok(())
 }
 
 /// Every statement of this room.

@@ -111,11 +111,36 @@ fn of_a_running_lab() {
     assert_eq!(lab.run(&["lineage", "facility", &patient]).code, Some(2));
     assert_eq!(lab.run(&["shard", "publish", &nonsense]).code, Some(2));
 
+    shards_change(&lab, &file);
     follow_to_the_end(&lab);
     let down = xtask(&["lab", "--folder", &lab.folder, "--json", "down"]);
     lab.is_up = false;
     assert_eq!(down.code, Some(0), "{down:?}");
     assert_eq!(down.document("down")["verdict"], "ok");
+}
+
+/// Maps are looked at, buckets move and come back, and a shard is emptied to its last bucket.
+fn shards_change(lab: &Background, map: &str) {
+    // The one in force cannot be published again, and a look at it says so.
+    let validated = lab.run(&["shard", "validate", map]);
+    let found = validated.document("shard-validate");
+    assert_eq!((validated.code, found["findings"][0]["severity"].as_str()), (Some(4), Some("error")), "{found}");
+    assert_eq!(lab.run(&["shard", "diff", map]).document("shard-diff")["handovers"], 0);
+    let in_force = || lab.ask(&["shard", "map"]).document("shard-map")["toml"].clone();
+    let before = in_force();
+    assert!(!lab.ask(&["shard", "move", "7", "--to", "1", "--dry-run"]).document("shard-move").is_null());
+    assert_eq!(in_force(), before, "nothing has moved");
+    lab.ask(&["shard", "move", "7", "--to", "1"]).document("shard-move");
+    let moves = lab.ask(&["shard", "moves"]).document("shard-moves");
+    let (id, step) = (moves["items"][0]["id"].as_str().expect("a move").to_owned(), moves["items"][0]["step"].as_str());
+    assert_eq!(step, Some("done"), "{moves}");
+    assert_eq!(lab.run(&["shard", "cancel", &id]).code, Some(7), "it has changed the map");
+    lab.ask(&["shard", "reverse", &id]).document("shard-reverse");
+    let drained = lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain");
+    assert_eq!(drained["moves"].as_array().map(Vec::len), Some(2048 / 64), "{drained}");
+    assert_eq!(lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain")["moves"], serde_json::json!([]));
+    // Nothing was lost, so nothing is given up; the epochs rise all the same.
+    assert!(!lab.ask(&["shard", "accept-loss", "1", "--reason", "drill"]).document("shard-accept-loss").is_null());
 }
 
 /// Each followed line is a document; following ends with the lab, or with whoever reads.

@@ -217,6 +217,8 @@ impl Group {
                 shard_id = shard,
                 term = after.term,
                 term_before = before.term,
+                endpoint = after.endpoint,
+                endpoint_before = before.endpoint,
                 degraded_before = degraded
             );
         }

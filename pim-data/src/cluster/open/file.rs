@@ -4,11 +4,11 @@ use std::path::Path;
 
 use pim_core::shard::{ShardId, ShardMap};
 
-use super::{OpenError, identity, tell_migrated};
+use super::{OpenError, bring_up_to_date, identity};
 use crate::backend::{Db, DbSettings};
 use crate::cluster::directory::Directory;
 use crate::cluster::{CONTROL, ClusterSettings, Shard, name_of};
-use crate::migration::{migrate, survey};
+use crate::migration::survey;
 use crate::schema::Schema;
 
 /// A file that was looked at and may be used.
@@ -51,8 +51,8 @@ impl Fit {
         schema: &Schema,
     ) -> Result<Shard, OpenError> {
         let Self { id, db } = self;
-        let migrated = migrate(&db, schema.migrations_of(id == CONTROL)).await;
-        tell_migrated(id, migrated.map_err(|source| OpenError::Schema { shard: name_of(id), source })?);
+        let brought = bring_up_to_date(id, &db, schema.migrations_of(id == CONTROL)).await;
+        brought.map_err(|source| OpenError::Schema { shard: name_of(id), source })?;
         identity::introduce(&db, id, map).await?;
         Ok(Shard::new(id, db, settings.replica_delay))
     }

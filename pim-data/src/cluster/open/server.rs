@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pim_core::shard::{EndpointRole, Shard as Described, ShardId, ShardMap};
 
-use super::{OpenError, identity, tell_migrated};
+use super::{OpenError, bring_up_to_date, identity};
 use crate::backend::{Db, DbError, Dial, SecretError, ServerSettings, SqlPair, Statement};
 use crate::cluster::directory::Directory;
 use crate::cluster::group::Members;
 use crate::cluster::{CONTROL, ClusterSettings, Endpoint, Group, Servers, Shard, name_of};
-use crate::migration::{MigrateError, Migration, check, make_routines, migrate, survey};
+use crate::migration::{MigrateError, Migration, check, make_routines, survey};
 use crate::schema::Schema;
 
 pub(super) const ROLE: SqlPair = SqlPair::postgres("SELECT pg_is_in_recovery()");
@@ -212,7 +212,7 @@ impl<'a> Opening<'a> {
     }
 
     async fn prepare(&self, owner: &Db) -> Result<(), OpenError> {
-        tell_migrated(self.id, migrate(owner, self.steps()).await.map_err(|source| self.unfit(source))?);
+        bring_up_to_date(self.id, owner, self.steps()).await.map_err(|source| self.unfit(source))?;
         let routines = self.schema.routines(self.id == CONTROL);
         make_routines(owner, &routines).await.map_err(|source| self.unfit(source))?;
         identity::introduce(owner, self.id, self.map).await
