@@ -139,8 +139,7 @@ async fn list(
     headers: HeaderMap,
 ) -> Result<Json<Vec<Loan>>, Refusal> {
     // Whoever shows what a write answered sees at least that write, from a replica where one is fresh enough.
-    let seen = headers.get(SEEN).and_then(|value| value.to_str().ok()?.parse::<ConsistencyToken>().ok());
-    let consistency = seen.map_or(Consistency::Strong, Consistency::from);
+    let consistency = seen_by(&headers).map_or(Consistency::Strong, Consistency::from);
     let page = Page { after: None, limit: 100 };
     Ok(Json(house.cluster.list::<Loan>(&cx, &permit, member, page, &consistency).await?))
 }
@@ -149,12 +148,18 @@ async fn at_home(
     Shared(house): Shared<House>,
     Path(member): Path<Id<Member>>,
     Extension(permit): Extension<Permit<Read>>,
+    headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
     // A read model knows nothing of permits: who asks it, asks within the scope.
     if !permit.scope().sees(member.uuid(), None) {
         return Err(Problem::of(problem::NOT_FOUND).into());
     }
-    Ok(Json(json!({"books": shelf::at_home(&house.shelf, member).await?})))
+    let seen = seen_by(&headers).unwrap_or_default();
+    Ok(Json(json!({"books": shelf::at_home(&house.shelf, member, &seen).await?})))
+}
+
+fn seen_by(headers: &HeaderMap) -> Option<ConsistencyToken> {
+    headers.get(SEEN)?.to_str().ok()?.parse().ok()
 }
 
 /// What makes a retry the same request; without it a client that got no answer could lend twice.

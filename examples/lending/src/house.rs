@@ -7,7 +7,8 @@ use std::sync::Arc;
 use pim_core::clock::Clock;
 use pim_core::shard::ShardMap;
 use pim_core::signal::{SignalError, SignalRegistry};
-use pim_data::cluster::{Cluster, ClusterSettings};
+use pim_data::backend::{Secrets, ServerSettings};
+use pim_data::cluster::{Cluster, ClusterSettings, Servers};
 use pim_data::schema::Schema;
 use pim_data::signals::DataSignals;
 use pim_events::signals::EventSignals;
@@ -58,17 +59,32 @@ impl Signals {
 impl House {
     /// Opens the library in a folder, or makes it there: two shards, a bus and a read store, each a file.
     ///
+    /// With `secrets` shards and read store are databases of PostgreSQL servers, feature `postgres`; nothing else changes. They
+    /// are asked for the connection strings `shard-0`, `shard-1` and `control` of a login that owns nothing, for
+    /// `shard-0-owner` and so on of the one that owns the tables, and for `read-owner`. The bus stays a file.
+    ///
     /// # Errors
     /// What cannot be opened, with its place and the fix.
-    pub async fn open(folder: &Path, signals: &Signals) -> Result<(Self, Works), Box<dyn Error + Send + Sync>> {
+    pub async fn open(
+        folder: &Path,
+        secrets: Option<Arc<dyn Secrets>>,
+        signals: &Signals,
+    ) -> Result<(Self, Works), Box<dyn Error + Send + Sync>> {
         let registry = Registry::builder().event::<LoanMoved>().build()?;
         // The number is that of the table's migration; those below 10,000 belong to the crates.
         let schema = Schema::builder().events(&registry).entity::<Loan>(10_000).build()?;
         let mut settings = ClusterSettings::at(folder).with_map(ShardMap::even(2)?);
         settings.signals = signals.data.clone();
+        settings.servers = secrets.clone().map(Servers::new);
         let cluster = Cluster::open(settings, schema).await?;
         let bus = EmbeddedBus::open(&folder.join("bus.db"), BusSettings::default(), Clock::system()).await?;
-        let shelf = ReadStore::open(&folder.join("read.db"), Clock::system()).await?.with_signals(&signals.events);
+        let shelf = match secrets {
+            Some(secrets) => {
+                ReadStore::connect("read-owner", secrets, ServerSettings::default(), Clock::system()).await?
+            }
+            None => ReadStore::open(&folder.join("read.db"), Clock::system()).await?,
+        };
+        let shelf = shelf.with_signals(&signals.events);
 
         let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
         let spans = signals.traces.spans("lending");

@@ -1,4 +1,4 @@
-//! Opens the library in a temporary folder, lends until Ctrl-C, and says what its telemetry came to.
+//! Opens the library in a temporary folder, or on the servers that `LENDING_SECRETS` has connection strings of, lends until Ctrl-C, and says what its telemetry came to.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use pim_core::id::Id;
 use pim_core::signal::SignalRegistry;
+use pim_data::backend::FileSecrets;
 use pim_lending::house::{House, Signals};
 use pim_lending::loan::{Member, Role, policy};
 use pim_lending::sign_in::SignIn;
@@ -30,7 +31,8 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let (mut registry, traces) = (SignalRegistry::new(), TraceStore::new(10_000));
     let signals = Signals::bind(&mut registry, &traces)?;
     let folder = std::env::temp_dir().join("pim-lending");
-    let (house, works) = House::open(&folder, &signals).await?;
+    let secrets = std::env::var_os("LENDING_SECRETS").map(|place| Arc::new(FileSecrets::in_folder(place)) as _);
+    let (house, works) = House::open(&folder, secrets, &signals).await?;
 
     let sign_in = SignIn::new()?;
     let desk = pim_lending::desk::routes(house, &policy()?.into(), sign_in.verifier());

@@ -1,9 +1,13 @@
 //! A read model: how many books each member has at home.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use pim_core::id::Id;
 use pim_data::backend::{SqlPair, Statement};
+use pim_data::consistency::ConsistencyToken;
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx, StoreError};
+use tokio::time::Instant;
 
 use crate::loan::{LoanMoved, Member, State};
 
@@ -46,12 +50,15 @@ impl Projection for AtHome {
     }
 }
 
-/// How many books a member has at home, as far as the facts have come.
+/// How long somebody who has lent or brought a book waits for the shelf to know of it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many books a member has at home, as far as the facts have come: at least to what `seen` tells of.
 ///
 /// # Errors
-/// [`StoreError`] when the read store does not answer.
-pub async fn at_home(store: &ReadStore, member: Id<Member>) -> Result<i64, StoreError> {
+/// [`StoreError`] when the read store does not answer, or is behind for too long.
+pub async fn at_home(store: &ReadStore, member: Id<Member>, seen: &ConsistencyToken) -> Result<i64, StoreError> {
     let ask = Statement::same("SELECT books FROM at_home WHERE member = ?").bind(member.uuid());
-    let rows = store.query(ask).await?;
+    let rows = store.query_after(AtHome.name(), seen, Instant::now() + PATIENCE, ask).await?;
     Ok(rows.first().map_or(Ok(0), |row| row.int(0))?)
 }
