@@ -24,7 +24,8 @@ pub type ReadTx = Transaction;
 pub struct ReadTable {
     /// Its name.
     pub name: &'static str,
-    /// Every column that carries content; those that the database fills or numbers by itself are left out.
+    /// Every column that carries content; those that the database fills or numbers by itself are left out. The swap of a rebuild
+    /// copies rows in no particular order, so what numbers itself tells nothing of order.
     pub columns: &'static [&'static str],
 }
 

@@ -8,33 +8,34 @@ use pim_data::backend::{ColumnError, Row, SqlPair, Statement, Value};
 use pim_data::consistency::{Consistency, ConsistencyToken};
 use pim_events::{Projection, ReadStore, StoreError};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::rig::{Caller, Failure};
 
 /// How long a caller waits for a read model that does not know yet what the caller has seen, if the request has so much time.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The read models, as somebody sees them.
 #[derive(Debug)]
 pub struct Sight<'r> {
     store: &'r ReadStore,
     permit: &'r Permit<Read>,
-    /// What they have seen already, and until when they wait for it.
-    seen: Option<(&'r ConsistencyToken, Instant)>,
+    /// What a read model must know, and until when they wait for it.
+    demand: Option<(&'r ConsistencyToken, Instant)>,
 }
 
 impl<'r> Sight<'r> {
     /// Of somebody who may see this much, and to whom whatever a read model knows is fresh enough.
     #[must_use]
     pub const fn of(store: &'r ReadStore, permit: &'r Permit<Read>) -> Self {
-        Self { store, permit, seen: None }
+        Self { store, permit, demand: None }
     }
 
     /// Of this caller, whose token may ask for more.
     #[must_use]
     pub fn by(mut self, caller: &'r Caller) -> Self {
         if let Consistency::ReadYourWrites(token) = &caller.consistency {
-            self.seen = Some((token, caller.cx.deadline().capped(PATIENCE).instant()));
+            self.demand = Some((token, caller.cx.deadline().capped(PATIENCE).instant()));
         }
         self
     }
@@ -46,8 +47,25 @@ impl<'r> Sight<'r> {
 
     /// Asks the read model of a projection.
     pub(super) async fn query(&self, model: &dyn Projection, statement: Statement) -> Result<Vec<Row>, QueryError> {
-        Ok(match self.seen {
+        Ok(match self.demand {
             Some((token, until)) => self.store.query_after(model.name(), token, until, statement).await?,
+            None => self.store.query(statement).await?,
+        })
+    }
+
+    /// Asks it about one home key; of others it need know nothing.
+    pub(super) async fn query_of(
+        &self,
+        key: Uuid,
+        model: &dyn Projection,
+        statement: Statement,
+    ) -> Result<Vec<Row>, QueryError> {
+        let demand = self.demand.and_then(|(token, until)| Some((token.n_of(key)?, until)));
+        Ok(match demand {
+            Some((n, until)) => {
+                let token = ConsistencyToken::of(key, n);
+                self.store.query_after(model.name(), &token, until, statement).await?
+            }
             None => self.store.query(statement).await?,
         })
     }

@@ -172,7 +172,7 @@ pub struct Summary {
 pub async fn summary(sight: &Sight<'_>, id: PatientId) -> Result<Option<Summary>, QueryError> {
     let text = format!("SELECT {} FROM patient_summary WHERE patient_id = ? AND {SEEN}", COLUMNS.join(", "));
     let select = see(Statement::of(seen(&text)).bind(id.uuid()), sight.scope());
-    let rows = sight.query(&Summaries, select).await?;
+    let rows = sight.query_of(id.uuid(), &Summaries, select).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Summary {
         patient_id: row.uuid(0)?,

@@ -108,5 +108,5 @@ pub async fn timeline(
             code: row.text_or_null(5)?.map(str::to_owned),
         })
     };
-    sight.query(&Timeline, see(select, sight.scope())).await?.iter().map(entry).collect()
+    sight.query_of(id.uuid(), &Timeline, see(select, sight.scope())).await?.iter().map(entry).collect()
 }

@@ -185,6 +185,15 @@ impl Db {
         }
     }
 
+    /// Has the next call to a server begin a new session.
+    pub(crate) fn renew(&self) {
+        match &self.0 {
+            Store::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.renew(),
+        }
+    }
+
     /// Asks a server without preparing the question. For servers alone.
     #[cfg_attr(
         not(feature = "postgres"),
@@ -306,11 +315,11 @@ impl Db {
         }
     }
 
-    /// As [`Db::read`], but waits for a free connection no longer than until `until`.
+    /// As [`Db::read`], but waits for a free connection no longer than until `until`; on a server its calls end by then as well.
     ///
     /// # Errors
     /// [`DbError::Late`], or as [`Db::read`].
-    pub(crate) async fn read_until(&self, until: Instant) -> Result<ReadGuard, DbError> {
+    pub async fn read_until(&self, until: Instant) -> Result<ReadGuard, DbError> {
         match &self.0 {
             Store::Sqlite(db) => db.read_until(until).await.map(|reader| ReadGuard(Reader::Sqlite(reader))),
             #[cfg(feature = "postgres")]

@@ -46,7 +46,7 @@ pub enum DbError {
     },
     /// There is no room; nothing was written.
     #[error(
-        "database {place} has no room left: free disk or memory where it is, or raise its server's limit for temporary files"
+        "database {place} has no room left: free disk or memory where it is; a server may also limit temporary files"
     )]
     Full {
         /// The file, or the endpoint's name.
@@ -293,7 +293,7 @@ impl From<sqlx::Error> for DbError {
         // The low byte is the primary result code: 5 busy, 6 locked, 13 full, 19 constraint.
         match code & 0xff {
             5 | 6 => Self::Busy,
-            13 => Self::Full { place: "of this program".to_owned() },
+            13 => Self::Full { place: "file".to_owned() },
             19 => Self::Refused { rule: refusal.message().to_owned(), unique: refusal.is_unique_violation() },
             _ => Self::Engine(Driver(error)),
         }

@@ -22,7 +22,7 @@ use crate::backend::{Db, DbError, Demand, Dial, Row, ServerSettings};
 use crate::degradation::Degraded;
 
 /// Role, term, position of the log, the term that its rows tell of, identity, how many commits wait for a standby, whether
-/// they have to, and whether it is set to take no writes.
+/// they have to, and whether it is set to take no writes: by what new sessions begin with, whatever this one did.
 /// Asked in the simple protocol, so that nothing is prepared.
 const PROBE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE public.pim_timeline() END, \
     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint, \
@@ -30,7 +30,11 @@ const PROBE: &str = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() T
     (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database() \
       AND state_change < now() - interval '750 milliseconds'), \
     (SELECT since FROM public.pim_degraded), (SELECT is_on FROM public.pim_degraded), \
-    current_setting('default_transaction_read_only')::boolean";
+    coalesce((SELECT split_part(c, '=', 2)::boolean FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c \
+        WHERE c LIKE 'default_transaction_read_only=%' \
+        AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+        AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) \
+        ORDER BY s.setrole = 0, s.setdatabase = 0 LIMIT 1), current_setting('default_transaction_read_only')::boolean)";
 
 /// Ends the sessions of this login whose commits have waited for a standby for so long. They have committed, and hold their
 /// locks until they need not wait any more; whoever is at the other end finds out by the idempotency record.
@@ -142,7 +146,12 @@ impl Endpoint {
             Err(DbError::Lost) => self.probe.ask(until, PROBE).await,
             outcome => outcome,
         }?;
-        Answer::of(rows.first().ok_or(DbError::Closed)?, asked_at)
+        let answer = Answer::of(rows.first().ok_or(DbError::Closed)?, asked_at)?;
+        if answer.is_read_only {
+            // It may be this session alone that still is.
+            self.probe.renew();
+        }
+        Ok(answer)
     }
 
     /// Whether it says that it is of another shard or key space. Who does not answer, or is nobody yet, says no such thing.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pim_core::shard::Lane;
-use pim_data::audit::{AuditFilter, AuditFindingKind, VerifyReport};
+use pim_data::audit::{AuditFilter, AuditFinding, AuditFindingKind, VerifyReport};
 use pim_data::backend::{Engine, Statement};
 
 use super::ENGINE;
@@ -109,6 +109,35 @@ async fn a_cut_tail_is_found_by_the_checkpoint_alone() {
     assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Truncated)]);
 }
 
+/// The hash of a record with this body behind one of this hash, as whoever knows the rules makes it.
+fn continued(previous: [u8; 32], body: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let hash = Sha256::new().chain_update(previous).chain_update(body.as_bytes()).finalize();
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The chain goes on with it as it should, and no checkpoint has seen the end before it: history tells of no such change.
+#[tokio::test]
+async fn a_record_that_is_appended_by_the_rules_is_found_by_history_alone() {
+    let (world, account) = World::with_changes().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let shard = world.cluster.router().route(&account.id).shard;
+    let db = world.cluster.database(shard).expect("a shard");
+    let last = &db.query(Statement::same("SELECT hash, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
+    let hash = continued(last.digest(0).expect("a hash"), last.text(1).expect("text"));
+    let append = format!(
+        "INSERT INTO audit SELECT lane, 5, hash, {}, body, at, request_id, user_id, home_key, entity, entity_id \
+         FROM audit WHERE seq = 4",
+        bytes(&hash)
+    );
+    tamper(&world, &account, &append).await;
+    assert_eq!(found(&world, &account).await, [], "the chain itself is whole");
+    let report = world.cluster.verify_audit().await.expect("reads");
+    let route = world.cluster.router().route(&account.id);
+    let told = |it: &AuditFinding| (it.shard, it.lane) == (Some(shard.0), u64::from(route.bucket.lane().get()));
+    assert!(!report.verified && report.findings.iter().any(told), "{report:?}");
+}
+
 #[tokio::test]
 async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
     let (world, account) = World::with_changes().await;
@@ -117,12 +146,7 @@ async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
     let db = world.cluster.database(shard).expect("a shard");
     let last = &db.query(Statement::same("SELECT previous, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
     let forged = last.text(1).expect("text").replace("\"points\":3", "\"points\":8");
-    let hash = {
-        use sha2::{Digest as _, Sha256};
-        let hash =
-            Sha256::new().chain_update(last.digest(0).expect("a hash")).chain_update(forged.as_bytes()).finalize();
-        hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let hash = continued(last.digest(0).expect("a hash"), &forged);
     tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = {} WHERE seq = 4", bytes(&hash)))
         .await;
     assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Rewritten)]);

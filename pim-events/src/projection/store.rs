@@ -109,7 +109,10 @@ impl IntoProblem for StoreError {
     fn into_problem(self) -> Problem {
         match self {
             Self::Db(error) => error.into_problem(),
-            Self::Behind { .. } => Problem::of(READ_MODEL_BEHIND).retry_after_secs(1),
+            Self::Behind { held: false, .. } => Problem::of(READ_MODEL_BEHIND).retry_after_secs(1),
+            Self::Behind { held: true, .. } => Problem::of(READ_MODEL_BEHIND)
+                .detail("events are held until an operator has seen to them")
+                .retry_after_secs(60),
             _ => Problem::of(problem::INTERNAL),
         }
     }

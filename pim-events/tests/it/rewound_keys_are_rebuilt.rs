@@ -26,6 +26,14 @@ async fn applied(rig: &Rig, home: HomeKey) -> Vec<(u64, u64)> {
     journal.into_iter().filter(|(key, ..)| *key == home.uuid()).map(|(_, n, step)| (n, step)).collect()
 }
 
+/// What a rebuilt read model has of a key. A swap copies rows as they come: in which order they were applied is told by their
+/// numbers alone.
+async fn kept(rig: &Rig, home: HomeKey) -> Vec<(u64, u64)> {
+    let mut rows = applied(rig, home).await;
+    rows.sort_unstable();
+    rows
+}
+
 async fn held(rig: &Rig) -> Vec<(Uuid, String)> {
     let held = rig.store.held_keys(None, 10).await.unwrap();
     held.into_iter().map(|key| (key.key, key.reason)).collect()
@@ -94,7 +102,7 @@ async fn to_what_the_restored_shards_tell() {
     assert_eq!((report.state, report.equal, report.rewound), ("live", false, 1), "{report:?}");
     assert_eq!(held(&rig).await, []);
     for home in [again, untouched] {
-        assert_eq!(applied(&rig, home).await, told(&rig, home).await);
+        assert_eq!(kept(&rig, home).await, told(&rig, home).await);
     }
     rig.write(again, Uuid::new_v4(), &[71]).await;
     eventually("it goes on", || async { applied(&rig, again).await.len() == 7 }).await;
@@ -106,7 +114,7 @@ async fn to_what_the_restored_shards_tell() {
     let report = rebuild().run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.rewound), ("live", 2));
     for home in [again, untouched, ahead] {
-        assert_eq!(applied(&rig, home).await, told(&rig, home).await);
+        assert_eq!(kept(&rig, home).await, told(&rig, home).await);
     }
     // The same log once more: there is nothing to mend, and nothing may differ.
     let report = rebuild().run(folder.path(), |_, _| {}).await.unwrap();
@@ -151,7 +159,7 @@ async fn also_when_nobody_noticed_that_they_were_set_back() {
     assert_eq!(applied(&rig, home).await.len(), 5, "the live model is as it was");
     let report = rebuild.run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.rewound), ("live", 1), "{report:?}");
-    assert_eq!((held(&rig).await, applied(&rig, home).await), (vec![], told(&rig, home).await));
+    assert_eq!((held(&rig).await, kept(&rig, home).await), (vec![], told(&rig, home).await));
     rig.write(home, Uuid::new_v4(), &[61]).await;
     eventually("it goes on", || async { applied(&rig, home).await.len() == 6 }).await;
 }

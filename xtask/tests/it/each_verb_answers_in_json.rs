@@ -136,11 +136,19 @@ fn shards_change(lab: &Background, map: &str) {
     assert_eq!(step, Some("done"), "{moves}");
     assert_eq!(lab.run(&["shard", "cancel", &id]).code, Some(7), "it has changed the map");
     lab.ask(&["shard", "reverse", &id]).document("shard-reverse");
+    let moves = lab.ask(&["shard", "moves"]).document("shard-moves");
+    assert_eq!(
+        (&moves["items"][0]["reverses"], &moves["items"][0]["target"]),
+        (&id.as_str().into(), &0.into()),
+        "{moves}"
+    );
     let drained = lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain");
     assert_eq!(drained["moves"].as_array().map(Vec::len), Some(2048 / 64), "{drained}");
     assert_eq!(lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain")["moves"], serde_json::json!([]));
     // Nothing was lost, so nothing is given up; the epochs rise all the same.
-    assert!(!lab.ask(&["shard", "accept-loss", "1", "--reason", "drill"]).document("shard-accept-loss").is_null());
+    let before = in_force();
+    assert!(!lab.ask(&["shard", "accept-loss", "0", "--reason", "drill"]).document("shard-accept-loss").is_null());
+    assert_ne!(in_force(), before);
 }
 
 /// Each followed line is a document; following ends with the lab, or with whoever reads.

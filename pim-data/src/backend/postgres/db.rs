@@ -43,6 +43,10 @@ impl Db {
         self.0.stands_alone()
     }
 
+    pub(crate) fn renew(&self) {
+        self.0.renew();
+    }
+
     pub(crate) async fn refresh(&self) -> bool {
         self.0.refresh().await
     }

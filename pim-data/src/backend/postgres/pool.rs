@@ -89,6 +89,11 @@ impl Pool {
         self.0.target.send_if_modified(|target| target.name == name && target.stands_for(dsn, addresses))
     }
 
+    /// Leaves behind the connections that nobody has: what they began with may hold no more.
+    pub(super) fn renew(&self) {
+        self.0.target.send_modify(|target| target.generation += 1);
+    }
+
     /// Lends a connection, and never takes longer than until `until`.
     pub(super) async fn lend(&self, until: Option<Instant>) -> Result<Lent, DbError> {
         let settings = &self.0.dial.settings;

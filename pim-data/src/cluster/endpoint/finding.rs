@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::backend::{DbError, NotLetIn};
 
 pim_core::closed_enum! {
-    /// What is wrong with an endpoint. The text says what helps.
+    /// What is wrong with an endpoint, and what helps.
     #[derive(Serialize)]
     #[serde(rename_all = "snake_case")]
     pub enum EndpointFinding {

@@ -177,9 +177,11 @@ impl Group {
         Seen { role: Some(EndpointRole::Replica), term: answer.told_term.unwrap_or(0), fresh_at, finding, misses: 0 }
     }
 
-    /// Says what is wrong with a server, or is no more, once. It is told by its place in the map: names are nobody's to log.
+    /// Says what an operator has to mend about a server, or has mended, once. Of what comes and goes with failovers, or is told of the
+    /// shard already, nothing is said. The server is told by its place in the map, from nought on: names are nobody's to log.
     fn tell_endpoint(&self, index: usize, before: Option<EndpointFinding>, after: Option<EndpointFinding>) {
         let shard = (self.shard != CONTROL).then_some(self.shard);
+        let (before, after) = (before.filter(needs_mending), after.filter(needs_mending));
         match after {
             same if same == before => {}
             Some(finding) => {
@@ -234,6 +236,11 @@ impl Group {
             PrimaryState::Silent => pim_core::error!("shard.primary_silent", shard_id = shard, term = after.term),
         }
     }
+}
+
+const fn needs_mending(finding: &EndpointFinding) -> bool {
+    use EndpointFinding::{FormerPrimary, NotDurable, OtherShard, ReadOnly, Refused};
+    matches!(finding, Refused | NotDurable | OtherShard | FormerPrimary | ReadOnly)
 }
 
 /// Whether commits need wait for no standby.

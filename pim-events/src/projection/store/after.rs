@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use pim_data::backend::{Row, Statement};
 use pim_data::consistency::ConsistencyToken;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::{ReadStore, StoreError};
+use crate::consumer::HoldReason;
 use crate::consumer::ledger::{KeyState, states, states_of};
 
 /// Shortest and longest pause between two looks at a read model that is behind.
@@ -23,10 +24,19 @@ enum Standing {
     Held,
 }
 
+/// What a look found.
+enum Found {
+    Rows(Vec<Row>),
+    Not(Standing),
+}
+
 fn standing(known: &HashMap<Uuid, KeyState>, seen: &ConsistencyToken) -> Standing {
     let of = |(key, n): (Uuid, u64)| match known.get(&key) {
+        // What was applied is not what the key has now, however far it is.
+        Some(KeyState { hold: Some(HoldReason::Rewound), .. }) => Standing::Held,
         Some(state) if state.head.n >= n => Standing::Reached,
-        Some(state) if state.hold.is_some() => Standing::Held,
+        Some(KeyState { hold: Some(HoldReason::Poison), .. }) => Standing::Held,
+        // A gap fills by itself, and what drains is being applied.
         _ => Standing::Behind,
     };
     let worst = |one, other| match (one, other) {
@@ -38,11 +48,11 @@ fn standing(known: &HashMap<Uuid, KeyState>, seen: &ConsistencyToken) -> Standin
 }
 
 impl ReadStore {
-    /// Runs one reading statement over the read model of `consumer`, once that has applied all that `seen` tells of. What it
-    /// has applied and what the statement finds are of one snapshot.
+    /// Runs one reading statement over the read model of `consumer`, once that has applied all that `seen` tells of.
     ///
-    /// Waits until `until` for a consumer that is behind, though not where the events of a key are held. Of keys that fell out
-    /// of the token nothing is known; a token of keys whose events the consumer does not read is never met.
+    /// Waits until `until` for a consumer that is behind, though not where the events of a key are held for an operator. Of keys
+    /// that fell out of the token nothing is known; a token of keys whose events the consumer does not read is never met, and
+    /// neither is one of events that were given up since, by a restore or with a primary, until the key has as many again.
     ///
     /// ```no_run
     /// # use pim_data::{backend::Statement, consistency::ConsistencyToken, unit::Committed};
@@ -68,20 +78,40 @@ impl ReadStore {
         if seen.entries().len() == 0 {
             return self.query(statement).await;
         }
-        let asked = [states(consumer, seen.entries().map(|(key, _)| key)), statement];
         let (mut pause, pause_max) = LOOKS;
         loop {
-            let answers = self.db().read().await?.snapshot(&asked).await?;
-            let [known, rows] = <[Vec<Row>; 2]>::try_from(answers).unwrap_or_default();
-            let standing = standing(&states_of(&known)?, seen);
-            if standing == Standing::Reached {
-                return Ok(rows);
-            }
+            let found = timeout_at(until, self.look(consumer, seen, until, &statement)).await;
+            let standing = match found.unwrap_or(Ok(Found::Not(Standing::Behind)))? {
+                Found::Rows(rows) => return Ok(rows),
+                Found::Not(standing) => standing,
+            };
             if standing == Standing::Held || Instant::now() + pause > until {
                 return Err(StoreError::Behind { consumer: consumer.to_owned(), held: standing == Standing::Held });
             }
             sleep(pause).await;
             pause = (pause * 2).min(pause_max);
         }
+    }
+
+    /// One look: the rows, if the consumer is as far before they are read and still is afterwards. Not in one snapshot: on a server
+    /// that would not see the rows of a read model that is swapped for another meanwhile.
+    async fn look(
+        &self,
+        consumer: &str,
+        seen: &ConsistencyToken,
+        until: Instant,
+        statement: &Statement,
+    ) -> Result<Found, StoreError> {
+        let asked = states(consumer, seen.entries().map(|(key, _)| key));
+        let mut conn = self.db().read_until(until).await?;
+        let before = standing(&states_of(&conn.query(asked.clone()).await?)?, seen);
+        if before != Standing::Reached {
+            return Ok(Found::Not(before));
+        }
+        let rows = conn.query(statement.clone()).await?;
+        Ok(match standing(&states_of(&conn.query(asked).await?)?, seen) {
+            Standing::Reached => Found::Rows(rows),
+            after => Found::Not(after),
+        })
     }
 }
