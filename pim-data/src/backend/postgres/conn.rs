@@ -77,11 +77,7 @@ impl Conn {
     pub(super) fn end_call(&mut self, error: Option<&DbError>) {
         self.used_at = Instant::now();
         self.state = match (self.state, error) {
-            // A session keeps what it began with, also that it may only read.
-            (
-                State::Busy { .. },
-                Some(DbError::Lost | DbError::Engine(_) | DbError::Column(_) | DbError::ReadOnly { .. }),
-            )
+            (State::Busy { .. }, Some(DbError::Lost | DbError::Engine(_) | DbError::Column(_)))
             | (State::Broken, _) => State::Broken,
             (State::Busy { in_transaction: true }, _) => State::Open,
             (State::Busy { in_transaction: false }, _) => State::Clean,

@@ -65,7 +65,9 @@ impl EndpointFinding {
             Self::OtherShard => "give it a connection string of its own: two have been swapped",
             Self::UnknownLag => "have it follow the present primary (`primary_conninfo`), or wait while it catches up",
             Self::FormerPrimary => "rewind it, or copy it anew, before it follows",
-            Self::ReadOnly => "turn `default_transaction_read_only` off for server, database and login",
+            Self::ReadOnly => {
+                "turn `default_transaction_read_only` off for server, database and login, and end the sessions that began under it"
+            }
             Self::Degraded => "end that once a standby is back (`end_degrading`)",
             Self::NoStandby => "start one, or change `synchronous_standby_names`",
         }
