@@ -221,7 +221,11 @@ impl Group {
         // A round that has begun already may have looked before it happened.
         let round = self.rounds.load(Ordering::SeqCst) + 1;
         self.alarm.notify_one();
-        self.park(until, need, round).await
+        self.park(until, need, round).await?;
+        // The primary itself is set so: nothing comes of asking it again.
+        let primary = self.endpoints.get(self.standing.borrow().endpoint);
+        let is_set_so = primary.is_some_and(|it| it.seen().finding == Some(EndpointFinding::ReadOnly));
+        if is_set_so && matches!(error, DbError::ReadOnly { .. }) { Err(error) } else { Ok(()) }
     }
 
     async fn park(&self, until: tokio::time::Instant, need: Need, round: u64) -> Result<(), DbError> {
