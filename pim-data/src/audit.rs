@@ -12,10 +12,10 @@
 //!
 //! Not found is whoever takes back, behind the last checkpoint, *all* that one database has of the newest changes of a key:
 //! records, history, row and number together. Consumers that have seen its events hold such a key as rewound, once it has
-//! been written as often again. How much may be lost that way is bounded by how often checkpoints are signed, and by where their file is kept: a
-//! copy elsewhere also finds whoever removes its last lines. Nor is found, behind the last checkpoint, a record that a superuser
-//! appends by the rules of the chain and that names neither a row nor a number of its key: nothing else tells of such. Changes of before what [`retention`](crate::retention) has removed
-//! are compared no more.
+//! been written as often again. How much may be lost that way is bounded by how often checkpoints are signed, and by where their
+//! file is kept: a copy elsewhere also finds whoever removes its last lines. Nor is found, behind the last checkpoint, a record
+//! that a superuser appends by the rules of the chain and that names neither a row nor a number of its key: nothing else tells of
+//! such. Changes of before what [`retention`](crate::retention) has removed are compared no more.
 
 mod agreement;
 mod chain;

@@ -149,6 +149,15 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         server: Server::Postgres,
+        what: "a service of one's own on PostgreSQL",
+        lacks: lacks_postgres,
+        package: "lending",
+        of: Of::Servers,
+        flags: &[],
+        tests: "postgres::",
+    },
+    Suite {
+        server: Server::Postgres,
         what: "the promises of the lab on PostgreSQL",
         lacks: lacks_postgres,
         package: "testkit",

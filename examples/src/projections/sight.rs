@@ -47,10 +47,7 @@ impl<'r> Sight<'r> {
 
     /// Asks the read model of a projection.
     pub(super) async fn query(&self, model: &dyn Projection, statement: Statement) -> Result<Vec<Row>, QueryError> {
-        Ok(match self.demand {
-            Some((token, until)) => self.store.query_after(model.name(), token, until, statement).await?,
-            None => self.store.query(statement).await?,
-        })
+        self.ask(model, self.demand, statement).await
     }
 
     /// Asks it about one home key; of others it need know nothing.
@@ -60,12 +57,18 @@ impl<'r> Sight<'r> {
         model: &dyn Projection,
         statement: Statement,
     ) -> Result<Vec<Row>, QueryError> {
-        let demand = self.demand.and_then(|(token, until)| Some((token.n_of(key)?, until)));
+        let demand = self.demand.and_then(|(token, until)| Some((ConsistencyToken::of(key, token.n_of(key)?), until)));
+        self.ask(model, demand.as_ref().map(|(token, until)| (token, *until)), statement).await
+    }
+
+    async fn ask(
+        &self,
+        model: &dyn Projection,
+        demand: Option<(&ConsistencyToken, Instant)>,
+        statement: Statement,
+    ) -> Result<Vec<Row>, QueryError> {
         Ok(match demand {
-            Some((n, until)) => {
-                let token = ConsistencyToken::of(key, n);
-                self.store.query_after(model.name(), &token, until, statement).await?
-            }
+            Some((token, until)) => self.store.query_after(model.name(), token, until, statement).await?,
             None => self.store.query(statement).await?,
         })
     }

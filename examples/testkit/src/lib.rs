@@ -5,6 +5,7 @@ pub mod caller;
 pub mod disk;
 pub mod exposition;
 pub mod folder;
+pub mod labs;
 pub mod nine;
 pub mod program;
 pub mod random;

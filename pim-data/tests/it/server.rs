@@ -107,7 +107,9 @@ fn on_server<F: Future<Output = ()>>(work: impl FnOnce(Db) -> F + Send + 'static
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let secrets = Arc::new(TestSecrets { prefix: String::new() });
-            let settings = ServerSettings { transaction_max: Duration::from_secs(60), ..ServerSettings::default() };
+            // To make databases is nobody's promise: it may take as long as a machine needs that stood still meanwhile.
+            let long = Duration::from_secs(120);
+            let settings = ServerSettings { transaction_max: long, call_max: long, ..ServerSettings::default() };
             work(Db::connect("server-super", secrets, settings).await.expect("the server answers")).await;
         });
     };

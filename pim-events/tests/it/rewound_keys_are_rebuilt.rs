@@ -2,10 +2,13 @@
 //! and held, nothing is applied twice, and a rebuild tells what the shards tell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pim_core::shard::HomeKey;
 use pim_data::backend::Statement;
-use pim_events::{Rebuild, RebuildError, Source, UnparkError, Verdict};
+use pim_data::consistency::ConsistencyToken;
+use pim_events::{Rebuild, RebuildError, Source, StoreError, UnparkError, Verdict};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::order_survives_moves::{Answer, answers, commands};
@@ -93,6 +96,10 @@ async fn to_what_the_restored_shards_tell() {
     eventually("the log is read", || all_is_read(&rig)).await;
     assert_eq!(held(&rig).await, [(again.uuid(), "rewound".to_owned())]);
     assert!(matches!(rig.store.unpark("journal", again.uuid()).await, Err(UnparkError::Rewound)));
+    let seen = ConsistencyToken::of(again.uuid(), 3);
+    let anything = Statement::same("SELECT 1 FROM journal");
+    let read = rig.store.query_after("journal", &seen, Instant::now() + Duration::from_secs(60), anything).await;
+    assert!(matches!(read, Err(StoreError::Behind { held: true, .. })), "its rows are of what was given up: {read:?}");
     let before = [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)];
     assert_eq!(applied(&rig, again).await, before, "nothing is applied over what was given up");
 

@@ -21,6 +21,14 @@ async fn read(rig: &Rig, home: HomeKey, seen: &ConsistencyToken, wait: Duration)
     timeout(LONG / 2, answer).await.expect("does not wait in vain")
 }
 
+/// With everything at work that brings events to the journal, until what is returned behind it is dropped or ended.
+async fn at_work(folder: &Folder) -> (Rig, Running, Running) {
+    let rig = Rig::open(folder.path()).await;
+    let relay = Running::relay(rig.relay());
+    let projections = Running::projections(rig.projections(&Journal::default()).await);
+    (rig, relay, projections)
+}
+
 fn seen(keys: &[(HomeKey, u64)]) -> ConsistencyToken {
     let mut seen = ConsistencyToken::default();
     keys.iter().for_each(|(key, n)| seen.merge(&ConsistencyToken::of(key.uuid(), *n)));
@@ -31,9 +39,7 @@ fn seen(keys: &[(HomeKey, u64)]) -> ConsistencyToken {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_once_and_whole() {
     let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let _relay = Running::relay(rig.relay());
-    let _projections = Running::projections(rig.projections(&Journal::default()).await);
+    let (rig, _relay, _projections) = at_work(&folder).await;
     let (home, other) = (patient(), patient());
     for n in 1..=10 {
         rig.write(home, Uuid::new_v4(), &[n]).await;
@@ -48,9 +54,7 @@ async fn at_once_and_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_is_behind_says_so() {
     let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let relay = Running::relay(rig.relay());
-    let projections = Running::projections(rig.projections(&Journal::default()).await);
+    let (rig, relay, projections) = at_work(&folder).await;
     let (home, other) = (patient(), patient());
     rig.write(home, Uuid::new_v4(), &[1]).await;
     read(&rig, home, &seen(&[(home, 1)]), LONG).await.expect("catches up");
@@ -66,9 +70,7 @@ async fn a_model_that_is_behind_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_what_is_held() {
     let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let _relay = Running::relay(rig.relay());
-    let _projections = Running::projections(rig.projections(&Journal::default()).await);
+    let (rig, _relay, _projections) = at_work(&folder).await;
     let home = patient();
     rig.write(home, Uuid::new_v4(), &[1, POISON]).await;
     eventually("it is held", || async { !rig.store.holds_of(home.uuid()).await.unwrap().is_empty() }).await;

@@ -9,7 +9,7 @@ use crate::artifacts::Artifact;
 use crate::shell::must;
 
 /// What keeps its rows on servers, and what starts these.
-const ON_SERVERS: [&str; 5] = ["pim-servers", "pim-data", "pim-events", "pim-lab", "pim-testkit"];
+const ON_SERVERS: [&str; 6] = ["pim-servers", "pim-data", "pim-events", "pim-lab", "pim-lending", "pim-testkit"];
 
 /// How programs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use pim_testkit::caller::Caller;
-use pim_testkit::folder::Folder;
-use pim_testkit::nine::Nine;
-use pim_testkit::program::Program;
+use pim_testkit::labs;
 use serde_json::Value;
 
 /// Enough that a model that is asked too early would be caught at least once.
@@ -39,17 +37,10 @@ async fn check(gateway: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_one_process() {
-    let arguments = ["--ephemeral", "--listen", "127.0.0.1:0", "--patients", "5", "--traffic", "off", "--json"];
-    let services = Program::start("services", &arguments).await.unwrap();
-    check(services.told("gateway")).await;
-    let (code, summary) = services.stop().await.unwrap();
-    assert_eq!(code, Some(0), "{summary:?}");
+    labs::in_one_process(check).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_processes_of_their_own() {
-    let folder = Folder::new("read-back").unwrap();
-    let nine = Nine::start(folder.path()).await.unwrap();
-    check(&nine.gateway).await;
-    nine.stop().await.unwrap();
+    labs::in_processes_of_their_own("read-back", check).await.unwrap();
 }

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pim_testkit::caller::{Caller, fresh_key};
-use pim_testkit::folder::Folder;
-use pim_testkit::nine::Nine;
-use pim_testkit::program::Program;
+use pim_testkit::labs;
 use serde_json::{Value, json};
 
 /// Well below the minute after which a service looks again by itself.
@@ -64,17 +62,10 @@ async fn check(gateway: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_one_process() {
-    let arguments = ["--ephemeral", "--listen", "127.0.0.1:0", "--patients", "5", "--traffic", "off", "--json"];
-    let services = Program::start("services", &arguments).await.unwrap();
-    check(services.told("gateway")).await;
-    let (code, summary) = services.stop().await.unwrap();
-    assert_eq!(code, Some(0), "{summary:?}");
+    labs::in_one_process(check).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_processes_of_their_own() {
-    let folder = Folder::new("reference").unwrap();
-    let nine = Nine::start(folder.path()).await.unwrap();
-    check(&nine.gateway).await;
-    nine.stop().await.unwrap();
+    labs::in_processes_of_their_own("reference", check).await.unwrap();
 }

@@ -229,3 +229,18 @@ fn commits_need_wait_for_nobody_while_the_primary_says_that_degrading_is_on() {
     after(&group, &[primary(1, 300)]);
     assert_eq!((group.endpoints[0].health().finding, group.degraded()), (None, None));
 }
+
+/// Guard: `Group::recover`. The same call would be refused until the budget or the caller's time is used up.
+#[tokio::test]
+async fn whoever_is_refused_by_a_setting_is_not_sent_there_again() {
+    let group = group(1);
+    let set_so = || primary(1, 1).map(|answer| Answer { is_read_only: true, ..answer });
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let refused = || DbError::ReadOnly { place: "e-0".to_owned() };
+    let recover = async |answer| {
+        let look = async { after(&group, &[answer]) };
+        tokio::join!(group.recover(until, Need::Write, refused()), look).0
+    };
+    assert!(matches!(recover(set_so()).await, Err(DbError::ReadOnly { .. })));
+    assert!(recover(primary(1, 1)).await.is_ok(), "it takes writes again");
+}

@@ -15,8 +15,8 @@ use crate::consumer::ledger::{KeyState, states, states_of};
 /// Shortest and longest pause between two looks at a read model that is behind.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 
-/// How a read model stands to what a caller has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a read model stands to what a caller has seen, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Reached,
     Behind,
@@ -39,12 +39,7 @@ fn standing(known: &HashMap<Uuid, KeyState>, seen: &ConsistencyToken) -> Standin
         // A gap fills by itself, and what drains is being applied.
         _ => Standing::Behind,
     };
-    let worst = |one, other| match (one, other) {
-        (Standing::Held, _) | (_, Standing::Held) => Standing::Held,
-        (Standing::Behind, _) | (_, Standing::Behind) => Standing::Behind,
-        _ => Standing::Reached,
-    };
-    seen.entries().map(of).fold(Standing::Reached, worst)
+    seen.entries().map(of).max().unwrap_or(Standing::Reached)
 }
 
 impl ReadStore {
