@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::attempt::{Attempt, Unfinished, unfinished};
 use crate::broker::PERSONAS;
+use crate::rig::reasons;
 use crate::workers::Stores;
 
 /// Most backups that are listed.
@@ -63,7 +64,7 @@ pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(Path
             Err(error)
         }
         Err(error) => {
-            attempt.failed(&place, told(&error));
+            attempt.failed(&place, reasons(&error));
             Err(error)
         }
     }
@@ -85,17 +86,6 @@ async fn copy(stores: &Stores, place: &Path, files_only: bool) -> Result<BackupR
         true => cluster.back_up_files(place, &companions).await,
         false => cluster.back_up(place, &companions).await,
     }
-}
-
-/// An error with its causes.
-fn told(error: &BackupError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether there is a backup by now.

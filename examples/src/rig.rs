@@ -25,7 +25,7 @@ pub use answer::{Answer, CONSISTENCY_HEADER};
 pub use caller::{Asked, Caller, May, PathId};
 pub use command::{BODY_BYTES_MAX, Command, Nothing};
 pub use endpoint::{Argument, Arguments, Endpoints, Taken};
-pub use failure::Failure;
+pub use failure::{Failure, reasons};
 pub use gate::{TRUST_DOMAIN, TXN_ISSUER, sessions};
 pub use heads::{HeadFault, REFUSED_HEADS, RefusedHeads};
 pub use keys::HttpKeys;

@@ -96,7 +96,7 @@ async fn fill_shards(
 ) -> anyhow::Result<()> {
     let done = std::sync::Arc::new(AtomicU32::new(0));
     let mut shards = JoinSet::new();
-    for described in stores.cluster.map().shards() {
+    for described in stores.cluster.map().serving() {
         let (stores, people, cx, id) = (stores.clone(), people.clone(), cx.clone(), described.id);
         let done = std::sync::Arc::clone(&done);
         shards.spawn(async move {

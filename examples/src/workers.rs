@@ -17,8 +17,8 @@ use pim_data::cluster::{Access, Cluster, ClusterSettings};
 use pim_events::signals::{Watch, WatchSettings};
 use pim_events::{
     BusSettings, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DOMAIN_TOPIC, EmbeddedBus,
-    ProjectionRunner, Publisher, ReadStore, Registry, Relay, RelaySettings, Retention, RetentionSettings, Source,
-    Subscriber, Tail,
+    ProjectionRunner, Publisher, ReadStore, Registry, Relay, RelaySettings, Retention, RetentionSettings, Subscriber,
+    Tail,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -163,11 +163,10 @@ impl Stores {
         let bus: Arc<dyn Publisher> = Arc::new(StruckPublisher::before(bus, self.hub.clone()));
         let spans = self.hub.traces().spans(Worker::OutboxProcessor.name());
         let settings = RelaySettings { pause_max_ms, spans, ..RelaySettings::default() };
-        let sources = Source::all(&self.cluster);
-        let sweeping = Retention::of_outboxes(sources.clone(), self.cluster.clock().clone(), retention)?;
+        let sweeping = Retention::of_outboxes(&self.cluster, self.cluster.clock().clone(), retention)?;
         let (signals, clock) = (self.hub.events(), self.cluster.clock().clone());
-        let watch = Watch::of_outboxes(sources.clone(), clock, &signals, &WatchSettings::default());
-        let relay = Relay::new(sources, &bus, &settings).with_signals(&signals);
+        let watch = Watch::of_outboxes(&self.cluster, clock, &signals, &WatchSettings::default());
+        let relay = Relay::new(&self.cluster, &bus, &settings).with_signals(&signals);
         let sweeping = sweeping.with_signals(&signals);
         // Where the relay is, because a move waits for it.
         let moves = moves::tend(self.cluster.clone(), stop.clone());

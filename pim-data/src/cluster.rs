@@ -1,11 +1,14 @@
 //! The shards of a data directory, the control database, and the router between them, as one handle.
 
+mod complaint;
 mod directory;
 mod endpoint;
+mod fleet;
 mod group;
 mod lag;
 mod open;
 mod shard;
+mod takeover;
 
 pub use directory::{Access, DirectoryError};
 pub(crate) use directory::{HALF_RESTORED, PreparedMap};
@@ -27,9 +30,12 @@ use tokio::sync::watch;
 
 use self::directory::Directory;
 pub(crate) use self::endpoint::Endpoint;
+use self::fleet::Fleet;
+pub(crate) use self::fleet::is_asked_for;
 pub(crate) use self::group::{Group, Need};
 pub(crate) use self::shard::Shard;
-use crate::backend::{Resolver, Secrets, ServerSettings, SqlPair, SystemResolver};
+pub(crate) use self::takeover::Publishing;
+use crate::backend::{Db, Resolver, Secrets, ServerSettings, SqlPair, SystemResolver};
 use crate::schema::Schema;
 use crate::signals::DataSignals;
 use crate::unit::Unit;
@@ -41,7 +47,7 @@ pub struct ClusterSettings {
     pub data_dir: PathBuf,
     /// Whether other processes may have it open at the same time.
     pub access: Access,
-    /// The map of a new data directory. An existing one keeps its own and must have as many shards.
+    /// The map of a new data directory. An existing one keeps its own and must have been made with as many shards.
     pub map: Option<ShardMap>,
     /// How far behind the replica connections of each shard are; zero reads the newest commit. At most ten seconds.
     pub replica_delay: Duration,
@@ -49,6 +55,9 @@ pub struct ClusterSettings {
     pub readers_max: usize,
     /// How long a writer waits for one in another process.
     pub busy_timeout: Duration,
+    /// How often it is looked for a map that another process has published; at least every ten milliseconds. A fence that
+    /// refuses a unit makes it look at once.
+    pub maps_every: Duration,
     /// Where time comes from.
     pub clock: Clock,
     /// Whom the cluster tells of itself.
@@ -61,7 +70,8 @@ pub struct ClusterSettings {
 ///
 /// Each endpoint of the map names a secret, `dsn_ref`: the connection string of a login role that is a member of `pim_app`
 /// and owns nothing. The secret `<dsn_ref>-owner`, if this program is given it, is that of the database's owner: with it the
-/// schema is brought up to date and maps can be published; without it the schema is only checked.
+/// schema is brought up to date and maps can be published; without it the schema is only checked. Sessions are called `pim-data`
+/// on the server unless the connection string has an `application_name`.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// Where connection strings come from.
@@ -94,6 +104,7 @@ impl ClusterSettings {
             replica_delay: Duration::ZERO,
             readers_max: 4,
             busy_timeout: Duration::from_secs(5),
+            maps_every: Duration::from_millis(500),
             clock: Clock::system(),
             signals: DataSignals::unbound(),
             servers: None,
@@ -136,12 +147,12 @@ impl fmt::Debug for Cluster {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) router: ShardRouter,
-    pub(crate) shards: Vec<Shard>,
+    pub(crate) fleet: Fleet,
     pub(crate) control: Shard,
     pub(crate) directory: Directory,
     pub(crate) schema: Schema,
-    pub(crate) clock: Clock,
-    pub(crate) signals: DataSignals,
+    /// As it was opened: what comes later is opened so, too.
+    pub(crate) settings: ClusterSettings,
     /// Counts commits, so that a relay in the same process can wake up at once.
     pub(crate) commits: watch::Sender<u64>,
 }
@@ -188,7 +199,7 @@ impl Cluster {
     /// Where time comes from.
     #[must_use]
     pub fn clock(&self) -> &Clock {
-        &self.0.clock
+        &self.0.settings.clock
     }
 
     /// The data directory.
@@ -203,15 +214,22 @@ impl Cluster {
         &self.0.schema
     }
 
-    /// The numbers of all shards, the control database last.
-    pub fn sources(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.0.shards.iter().chain([&self.0.control]).map(Shard::id)
+    /// The numbers of all shards that are open, the control database last.
+    pub fn sources(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.everything().into_iter().map(|shard| shard.id())
     }
 
     /// The database of a shard, or the control database by [`CONTROL`]. For other crates of a unit's parts, and for operations.
+    /// Whoever keeps it asks again when [`Cluster::changes`] tells: a map may name other servers.
     #[must_use]
-    pub fn database(&self, shard: ShardId) -> Option<&crate::backend::Db> {
-        self.shard(shard).map(Shard::db)
+    pub fn database(&self, shard: ShardId) -> Option<Db> {
+        self.shard(shard).map(|shard| shard.db().clone())
+    }
+
+    /// Changes whenever a map has brought shards or servers, or has ended them.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.fleet.changes()
     }
 
     /// Changes whenever a unit of this process commits.
@@ -220,31 +238,36 @@ impl Cluster {
         self.0.commits.subscribe()
     }
 
-    /// How each shard is, the control database last.
+    /// How each shard is, the control database last; one that could not be opened is not reachable.
     pub async fn health(&self) -> Vec<ShardHealth> {
-        let mut all = Vec::with_capacity(self.0.shards.len() + 1);
-        for shard in self.0.shards.iter().chain([&self.0.control]) {
+        let mut all = Vec::new();
+        for shard in self.everything() {
             all.push(shard.health().await);
         }
+        let missing = self.0.fleet.misses(&self.map()).into_iter().map(ShardHealth::missing);
+        // The control database stays last.
+        let last = all.len().saturating_sub(1);
+        all.splice(last..last, missing);
         all
     }
 
-    pub(crate) fn shard(&self, id: ShardId) -> Option<&Shard> {
-        if id == CONTROL { Some(&self.0.control) } else { self.0.shards.iter().find(|shard| shard.id() == id) }
+    /// Every shard that is open, the control database last.
+    pub(crate) fn everything(&self) -> Vec<Shard> {
+        self.0.fleet.all().iter().chain([&self.0.control]).cloned().collect()
+    }
+
+    pub(crate) fn shard(&self, id: ShardId) -> Option<Shard> {
+        if id == CONTROL { Some(self.0.control.clone()) } else { self.0.fleet.shard(id) }
+    }
+
+    /// Whether another one has taken a shard's place.
+    pub(crate) fn is_replaced(&self, shard: &Shard) -> bool {
+        self.shard(shard.id()).is_none_or(|now| !now.is(shard))
     }
 
     /// Whether this program may do in every shard what only the owner may.
     pub(crate) fn is_governed(&self) -> bool {
-        self.0.shards.iter().all(Shard::is_governed)
-    }
-
-    /// Takes over a newer map that another process, or this one, has published. Returns whether there was one.
-    ///
-    /// # Errors
-    /// [`DirectoryError`] when the map file cannot be read.
-    pub fn refresh_map(&self) -> Result<bool, DirectoryError> {
-        let newest = self.0.directory.newest_map()?;
-        Ok(self.0.router.catch_up(newest))
+        self.0.fleet.all().iter().all(Shard::is_governed)
     }
 }
 

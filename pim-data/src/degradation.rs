@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::audit::{LaneHead, Record};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, Group};
+use crate::cluster::{CONTROL, Cluster, Group, Shard};
 use crate::unit::SETTLE;
 
 /// How long the standbys have to confirm, unless the request gives up before.
@@ -119,7 +119,8 @@ impl Cluster {
         shard: ShardId,
         reason: &Reason,
     ) -> Result<Degraded, DegradeError> {
-        let turn = Turn::new(self, cx, permit, shard)?;
+        let open = self.to_degrade(permit, shard)?;
+        let turn = Turn::new(self, cx, permit.system_scope(), &open)?;
         let change = Statement::of(TURN_ON).bind(self.clock().now());
         let degraded = turn.make("degrade", reason, &[change]).await?;
         turn.group.heed(turn.until, Some(DegradedStage::On)).await;
@@ -139,7 +140,8 @@ impl Cluster {
         shard: ShardId,
         reason: &Reason,
     ) -> Result<Option<Degraded>, DegradeError> {
-        let turn = Turn::new(self, cx, permit, shard)?;
+        let open = self.to_degrade(permit, shard)?;
+        let turn = Turn::new(self, cx, permit.system_scope(), &open)?;
         let change = [Statement::of(LAST), Statement::of(TURN_OFF)];
         let mut degraded = turn.make("end_degrading", reason, &change).await?;
         if degraded.is_some() && turn.is_confirmed().await? {
@@ -150,21 +152,27 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    fn to_degrade(&self, permit: &Permit<Write>, shard: ShardId) -> Result<Shard, DegradeError> {
+        if *permit.scope() != Scope::All {
+            return Err(DegradeError::Scope);
+        }
+        self.shard(shard).ok_or(DegradeError::UnknownShard(shard))
+    }
+}
+
 impl<'a> Turn<'a> {
     fn new(
         cluster: &'a Cluster,
         cx: &'a RequestContext,
-        permit: &Permit<Write>,
-        shard: ShardId,
+        system: Option<SystemScope>,
+        open: &'a Shard,
     ) -> Result<Self, DegradeError> {
-        if *permit.scope() != Scope::All {
-            return Err(DegradeError::Scope);
-        }
-        let found = cluster.shard(shard).ok_or(DegradeError::UnknownShard(shard))?;
-        let group = found.group().ok_or(DegradeError::NoServers(shard))?;
+        let shard = open.id();
+        let group = open.group().ok_or(DegradeError::NoServers(shard))?;
         let owner = group.owner().ok_or(DegradeError::NotOwner(shard))?;
         let until = cx.deadline().instant();
-        Ok(Self { cluster, cx, shard, group, owner, system: permit.system_scope(), until })
+        Ok(Self { cluster, cx, shard, group, owner, system, until })
     }
 
     /// Changes the setting and leaves a record in the trail, in one transaction, unless it is as asked for already; what it is

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use pim_core::shard::{Bucket, Severity, ShardId};
+use pim_core::shard::{Bucket, Severity, ShardId, ShardMap};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -99,6 +99,10 @@ pub struct Examination {
 }
 
 impl Examination {
+    const fn of(shard: Option<ShardId>, schema_version_known: u32) -> Self {
+        Self { shard, schema_version: None, schema_version_known, buckets_owned: 0, sampled: 0, findings: Vec::new() }
+    }
+
     fn find(&mut self, code: ShardFindingCode, severity: Severity, message: String, fix: &'static str) {
         self.findings.push(ShardFinding { code, severity, endpoint: None, message, fix: fix.to_owned() });
     }
@@ -115,21 +119,19 @@ impl Cluster {
     /// Changes nothing. What cannot be read is a finding, so this does not fail. Up to eight shards are examined at once, with
     /// one connection each; of the home keys, 500 are looked at, from another place each time.
     pub async fn examine(&self) -> Vec<Examination> {
-        let shards: Vec<Shard> = self.sources().filter_map(|id| self.shard(id).cloned()).collect();
-        futures_util::stream::iter(shards).map(|shard| self.examine_one(shard)).buffered(AT_ONCE_MAX).collect().await
+        let shards = futures_util::stream::iter(self.everything());
+        let mut all: Vec<_> = shards.map(|shard| self.examine_one(shard)).buffered(AT_ONCE_MAX).collect().await;
+        for described in self.0.fleet.lacks(&self.map()) {
+            look_at_absence(described.id, &mut all);
+        }
+        all
     }
 
     async fn examine_one(&self, shard: Shard) -> Examination {
         let is_control = shard.id() == CONTROL;
         let steps = self.schema().migrations_of(is_control);
-        let mut told = Examination {
-            shard: (!is_control).then(|| shard.id()),
-            schema_version: None,
-            schema_version_known: steps.iter().map(|step| step.version()).max().unwrap_or(0),
-            buckets_owned: 0,
-            sampled: 0,
-            findings: Vec::new(),
-        };
+        let known = steps.iter().map(|step| step.version()).max().unwrap_or(0);
+        let mut told = Examination::of((!is_control).then(|| shard.id()), known);
         look_at_servers(&shard, &mut told);
         let looked = async {
             self.look_at_identity(&shard, &mut told).await?;
@@ -165,8 +167,8 @@ impl Cluster {
             looks += 1;
             let owned = Owned::of(shard.db()).await?;
             told.buckets_owned = owned.count;
-            let _unreadable = self.refresh_map();
-            let differing = owned.differing_from(&self.meant(shard.id()));
+            let _unreadable = self.refresh_map().await;
+            let differing = owned.differing_from(&meant(shard.id(), &self.map()));
             let is_newer = shard.id() != CONTROL && owned.map_version > self.map().version().0;
             if (differing.is_empty() && !is_newer) || looks >= LOOKS_MAX {
                 if is_newer {
@@ -186,14 +188,25 @@ impl Cluster {
         }
         Ok(())
     }
+}
 
-    /// What a shard should own.
-    fn meant(&self, id: ShardId) -> BTreeMap<u16, u64> {
-        if id == CONTROL {
-            return (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?.get(), 1))).collect();
-        }
-        self.map().buckets_of(id).map(|(bucket, epoch)| (bucket.get(), epoch.0.into())).collect()
+/// A bucket that a shard's database says it owns and the map does not, or the other way round; none when they agree, or when the
+/// database knows a newer map.
+pub(crate) async fn differing_from(db: &Db, shard: ShardId, map: &ShardMap) -> Result<Option<Bucket>, DbError> {
+    let owned = Owned::of(db).await?;
+    if owned.map_version > map.version().0 {
+        return Ok(None);
     }
+    let differing = owned.differing_from(&meant(shard, map));
+    Ok(differing.first().and_then(|bucket| Bucket::new(*bucket).ok()))
+}
+
+/// What a shard should own.
+fn meant(shard: ShardId, map: &ShardMap) -> BTreeMap<u16, u64> {
+    if shard == CONTROL {
+        return (0..4096).filter_map(|number| Some((Bucket::new(number).ok()?.get(), 1))).collect();
+    }
+    map.buckets_of(shard).map(|(bucket, epoch)| (bucket.get(), epoch.0.into())).collect()
 }
 
 /// An error with what is behind it, in one line.
@@ -287,6 +300,23 @@ async fn look_at_rows(db: &Db, told: &mut Examination) -> Result<(), DbError> {
         told.find(ShardFindingCode::Stray, Severity::Warning, message, fix);
     }
     Ok(())
+}
+
+/// What the map names and could not be opened: servers, or a whole shard.
+fn look_at_absence(shard: ShardId, all: &mut Vec<Examination>) {
+    let fix = "why is in the log, `shard.not_taken_over`, and it is tried again: put it right, or go back to the map before, \
+               from a program that has it open";
+    let place = match all.iter_mut().find(|told| told.shard == Some(shard)) {
+        Some(told) => told,
+        None => {
+            // Before the control database.
+            let (known, last) = (all.first().map_or(0, |told| told.schema_version_known), all.len().saturating_sub(1));
+            all.insert(last, Examination::of(Some(shard), known));
+            &mut all[last]
+        }
+    };
+    let message = "the map names servers that are not in use, because they could not be opened";
+    place.error(ShardFindingCode::Unreachable, message.to_owned(), fix);
 }
 
 /// What probes have shown of the shard's servers.

@@ -161,7 +161,7 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Gathered<E>, FanOutError> {
         let map = self.map();
-        let shards: Vec<_> = map.shards().iter().map(|shard| shard.id).collect();
+        let shards: Vec<_> = map.serving().map(|shard| shard.id).collect();
         let FanOut { reason, shards_max, time_max } = fan_out;
         if shards.len() > shards_max {
             return Err(FanOutError::TooManyShards { reason, shards: shards.len(), shards_max });
@@ -188,7 +188,7 @@ impl Cluster {
         let (rows, next) = merge(shown, page.bound() as usize, |row: &E| row.id().uuid(), is_home);
         let next = if failed.is_empty() { next } else { Next::Again };
         // A bucket that changed hands meanwhile may have been looked for where it was not: nothing is said of its rows.
-        let _newest = self.refresh_map();
+        let _newest = self.refresh_map_until(cx.deadline().instant()).await;
         let next = if self.map().version() == map.version() { next } else { Next::Again };
         Ok(Gathered { rows, failed, next })
     }

@@ -1,17 +1,23 @@
 //! Publishing a new map: keep it, fence every shard, then let everybody read it.
 
+mod error;
+mod rollback;
+
+pub use error::PublishError;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use pim_core::deadline::Deadline;
-use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapError, MapVersion, Route, ShardId, ShardMap};
+use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapVersion, Route, ShardId, ShardMap};
 
 use serde_json::{Value as Json, json};
+use tokio::time::timeout_at;
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, DirectoryError, OpenError, PreparedMap, Shard};
+use crate::cluster::{CONTROL, Cluster, OpenError, PreparedMap, Publishing, Shard};
 
 use crate::retry::Backoff;
 
@@ -45,6 +51,8 @@ const OWN: SqlPair = SqlPair::sqlite(
      WHERE epoch <> excluded.epoch OR state <> 'owned'",
 );
 
+/// Whether there is anything to verify.
+const TRAIL: SqlPair = SqlPair::same("SELECT seq FROM audit LIMIT 1");
 const NEWEST: SqlPair = SqlPair::same("SELECT COALESCE(MAX(map_version), 0) FROM pim_bucket_owned");
 const GIVE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_hand_over(?, ?)");
 const RETIRE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_retire(?, ?)");
@@ -57,40 +65,16 @@ const PENDING: SqlPair = SqlPair::postgres(
 const TAKE_SERVER: SqlPair = SqlPair::postgres("SELECT pim_take(?, ?)");
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 11] {
-    [HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, GIVE_SERVER, RETIRE_SERVER, PENDING, TAKE_SERVER]
-}
-
-/// A map that was not published.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// It may not follow the map in force.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// A bucket that changes hands has rows, and rows are not moved by publishing.
-    #[error("bucket {} has rows on shard {} and cannot change hands by publishing", .0.bucket, .0.from)]
-    NotEmpty(Handover),
-    /// It names a shard that this cluster does not have.
-    #[error("shard {0} is not part of this cluster")]
-    UnknownShard(ShardId),
-    /// The data directory.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// A shard could not be fenced; publishing again goes on from there.
-    #[error("shard {shard} could not be fenced")]
-    Shard {
-        /// Which.
-        shard: ShardId,
-        /// Why.
-        #[source]
-        source: DbError,
-    },
+pub(crate) fn pairs() -> [SqlPair; 12] {
+    [TRAIL, HELD, UNFENCED, HERE, GIVE, RETIRE, OWN, NEWEST, GIVE_SERVER, RETIRE_SERVER, PENDING, TAKE_SERVER]
 }
 
 /// How patiently a reader that found nothing waits for the map of a bucket that has left.
 const LEFT: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(50), attempts_max: 12 };
+
+/// Which database is asked of a shard; `None` to ask none.
+type Instead = (ShardId, Option<Db>);
 
 /// From the map in force to the next one.
 struct Step<'a> {
@@ -99,22 +83,46 @@ struct Step<'a> {
     handovers: Vec<Handover>,
 }
 
+impl Step<'_> {
+    /// The shards that are told what the next map says of them: those that serve, and those that have until now.
+    fn takers(&self) -> impl Iterator<Item = ShardId> + '_ {
+        let serves = |map: &ShardMap, id| map.serving().any(|described| described.id == id);
+        let all = self.next.shards().iter().map(|described| described.id);
+        all.filter(move |id| serves(self.next, *id) || serves(&self.current, *id))
+    }
+}
+
 impl Cluster {
     /// Whether nothing was found by this route because its bucket lives elsewhere by now. Takes over the newer map then, and
     /// waits a little when there is none yet.
     pub(crate) async fn has_left(&self, route: Route, deadline: Deadline, tries: u32) -> Result<bool, DbError> {
-        let Some(db) = self.database(route.shard) else { return Ok(false) };
+        let Some(db) = self.database(route.shard) else {
+            // It is on its way, or has gone.
+            return Ok(self.is_found(route, deadline).await);
+        };
         if !db.query(Statement::of(HERE).bind(route.bucket.get())).await?.is_empty() || tries >= LEFT.attempts_max {
             return Ok(false);
         }
         // A map that cannot be read now is read at the next try.
-        let _unreadable = self.refresh_map();
+        let _unreadable = self.refresh_map_until(deadline.instant()).await;
         let is_newer = self.router().map().owner(route.bucket).0 != route.shard;
         Ok(is_newer || LEFT.wait(tries, deadline).await)
     }
 
+    /// Waits until a shard that a route leads to is open here, or the route leads elsewhere. Whether that came in time.
+    pub(crate) async fn is_found(&self, route: Route, deadline: Deadline) -> bool {
+        let _unreadable = self.refresh_map_until(deadline.instant()).await;
+        let is_there = || self.router().map().owner(route.bucket).0 != route.shard || self.shard(route.shard).is_some();
+        let mut changes = self.changes();
+        timeout_at(deadline.instant(), changes.wait_for(|_| is_there())).await.is_ok()
+    }
+
     /// Publishes a map while writes run. Writers that still hold the old one are refused by the fence, take over the new
     /// one and go on. Returns the buckets that changed hands.
+    ///
+    /// Shards and servers that the map in force does not name are opened first, beside those in use, and may be refused: then
+    /// nothing has changed. They take their places before anybody is sent there; what had these is closed when nobody uses it
+    /// any more, at the latest when the longest call is over. Other processes follow within a second.
     ///
     /// The order makes an interruption harmless: the map is kept first, each shard is fenced in a transaction of its own,
     /// the map is published last; [`Cluster::open`] finishes what was begun.
@@ -122,21 +130,82 @@ impl Cluster {
     /// # Errors
     /// [`PublishError`]; the running map stays.
     pub async fn publish_map(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
-        let _one_at_a_time = self.0.directory.publishing().await?;
-        // Another process may have published since this one looked, or begun to.
-        self.refresh_map()?;
-        self.finish_begun().await?;
-        self.publish(next).await
+        let before = self.map();
+        // Servers that are left may be lost: what they know is asked of those that take their places.
+        let left: Vec<_> = self.0.fleet.lacks(next).into_iter().map(|described| (described.id, None)).collect();
+        let publishing = self.publishing().await?;
+        self.go_on(&publishing, &left).await?;
+        drop(publishing);
+        let current = self.map();
+        if current.digest() == next.digest() && current.version() > before.version() {
+            // Somebody had begun to publish this very map.
+            return Ok(before.handovers_to(next));
+        }
+        let current = self.step_to(next)?.current;
+        // This takes its time, in which others may publish: it is looked again afterwards.
+        let green = self.open_green(&current, next).await.map_err(Box::new)?;
+        let publishing = self.publishing().await?;
+        let instead: Vec<_> = green.iter().map(|shard| (shard.id(), Some(shard.db().clone()))).collect();
+        self.go_on(&publishing, &instead).await?;
+        let step = self.step_to(next)?;
+        self.may_follow(&step, &green).await?;
+        self.0.directory.remember(green.iter().map(Shard::id)).await?;
+        self.0.directory.keep_map(next)?;
+        self.come_into_force(&publishing, &step, green, &BTreeSet::new()).await?;
+        pim_core::info!("map.published", map_version = next.version().0, handovers = step.handovers.len());
+        Ok(step.handovers)
     }
 
-    /// As [`Cluster::publish_map`], by whoever holds the place of the publisher.
-    async fn publish(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
-        let step = self.step_to(next)?;
-        self.0.directory.keep_map(next)?;
-        self.fence_all(&step, &BTreeSet::new()).await?;
-        self.0.directory.publish_map(next)?;
-        self.0.router.catch_up(next.clone());
-        Ok(step.handovers)
+    /// Refuses a map for what can be known before anything is changed for it.
+    async fn may_follow(&self, step: &Step<'_>, green: &[Shard]) -> Result<(), PublishError> {
+        let (fleet, next) = (&self.0.fleet, step.next);
+        self.may_take_places(green).await.map_err(Box::new)?;
+        let is_green = |id: ShardId| green.iter().any(|shard| shard.id() == id);
+        let lacking = fleet.lacks(next).into_iter().map(|described| described.id).find(|id| !is_green(*id));
+        // Where one is missing nobody knows what would be left behind.
+        let missing = fleet.misses(&step.current).into_iter().find(|id| !is_green(*id));
+        if let Some(id) = lacking.or(missing) {
+            return Err(PublishError::UnknownShard(id));
+        }
+        let found = |id: ShardId| green.iter().find(|shard| shard.id() == id).cloned().or_else(|| self.shard(id));
+        let is_governed = |id: &ShardId| found(*id).is_some_and(|shard| shard.is_governed());
+        if let Some(id) = step.takers().find(|id| !is_governed(id)) {
+            return Err(PublishError::NotOwner(id));
+        }
+        for shard in fleet.left_by(next) {
+            let id = shard.id();
+            let asked = shard.db().query(Statement::of(TRAIL)).await;
+            if !asked.map_err(|source| PublishError::Shard { shard: id, source })?.is_empty() {
+                return Err(PublishError::StillNeeded(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opened shards take their places, every shard is fenced, and the map is published; else all is as it was.
+    async fn come_into_force(
+        &self,
+        publishing: &Publishing,
+        step: &Step<'_>,
+        green: Vec<Shard>,
+        copied: &BTreeSet<Bucket>,
+    ) -> Result<(), PublishError> {
+        let blue = self.turn_green(publishing, green);
+        let published = async {
+            self.fence_all(step, copied).await?;
+            self.0.directory.publish_map(step.next)?;
+            Ok(())
+        };
+        match published.await {
+            Ok(()) => {
+                self.route_by(publishing, step.next, blue);
+                Ok(())
+            }
+            Err(error) => {
+                self.turn_back(publishing, blue);
+                Err(error)
+            }
+        }
     }
 
     /// Publishes a map that gives buckets away whose rows a move has brought to their new owners, by whoever holds the place of
@@ -144,7 +213,7 @@ impl Cluster {
     pub(crate) async fn publish_moved(&self, next: ShardMap, prepared: PreparedMap) -> Result<(), PublishError> {
         self.fence_moved(&self.step_to(&next)?).await?;
         prepared.publish()?;
-        self.0.router.catch_up(next);
+        self.route_on(next);
         Ok(())
     }
 
@@ -154,14 +223,14 @@ impl Cluster {
         self.0.directory.settle_map()?;
         let map = self.map();
         for shard in shards {
-            self.take(shard, &map).await.map_err(|source| PublishError::Shard { shard, source })?;
+            self.take(shard, &map).await?;
         }
         Ok(())
     }
 
     /// Forgets a map that was kept to come next, and did not. By whoever holds the place of the publisher.
-    pub(crate) async fn forget_prepared(&self) -> Result<(), PublishError> {
-        self.refresh_map()?;
+    pub(crate) async fn forget_prepared(&self, publishing: &Publishing) -> Result<(), PublishError> {
+        self.read_map(publishing).await?;
         let version = self.map().version();
         // Shards that follow it have begun to: whoever publishes next goes on with that.
         if self.newest_fenced().await? <= version {
@@ -174,9 +243,6 @@ impl Cluster {
     fn step_to<'a>(&self, next: &'a ShardMap) -> Result<Step<'a>, PublishError> {
         let current = self.map();
         current.check_successor(next, HANDOVERS_MAX)?;
-        if let Some(shard) = next.shards().iter().find(|shard| self.shard(shard.id).is_none()) {
-            return Err(PublishError::UnknownShard(shard.id));
-        }
         Ok(Step { handovers: current.handovers_to(next), current, next })
     }
 
@@ -184,9 +250,7 @@ impl Cluster {
     /// before. The rows of `copied` are at their new owner.
     async fn fence_all(&self, step: &Step<'_>, copied: &BTreeSet<Bucket>) -> Result<(), PublishError> {
         self.give_all(step, copied).await?;
-        let take =
-            async |shard| self.take(shard, step.next).await.map_err(|source| PublishError::Shard { shard, source });
-        join_all(step.next.shards().iter().map(|described| take(described.id))).await.into_iter().collect()
+        join_all(step.takers().map(|id| self.take(id, step.next))).await.into_iter().collect()
     }
 
     /// As far as a move needs it whose rows are at their new owner, while writers wait: nobody but its buckets' owners is asked.
@@ -198,7 +262,8 @@ impl Cluster {
         for shard in takers {
             let gained = step.next.buckets_of(shard).filter(|(bucket, _)| moved.contains(bucket));
             let gained: Vec<_> = gained.map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
-            let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
+            let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
+            let db = open.governed();
             let took = match db.engine() {
                 Engine::Postgres => own_on_server(db, &gained, version).await,
                 Engine::Sqlite => db.change(Statement::of(OWN).bind(version).bind(list_of(gained))).await.map(drop),
@@ -219,8 +284,7 @@ impl Cluster {
             }
             if let Err(error) = self.give(described.id, &leaving, step.next.version(), copied).await {
                 for shard in given {
-                    let taken = self.take(shard, &step.current).await;
-                    taken.map_err(|source| PublishError::Shard { shard, source })?;
+                    self.take(shard, &step.current).await?;
                 }
                 return Err(error);
             }
@@ -238,7 +302,8 @@ impl Cluster {
         copied: &BTreeSet<Bucket>,
     ) -> Result<(), PublishError> {
         let failed = |source| PublishError::Shard { shard, source };
-        let db = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?.governed();
+        let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
+        let db = open.governed();
         let hindered = match db.engine() {
             Engine::Postgres => give_on_server(db, leaving, version, copied).await,
             Engine::Sqlite => give_in_file(db, leaving, version, copied).await,
@@ -249,23 +314,26 @@ impl Cluster {
     }
 
     /// Writes what a map says of one shard's buckets; waits for the writer in flight and refuses the old epochs after it.
-    async fn take(&self, shard: ShardId, map: &ShardMap) -> Result<(), DbError> {
-        let Some(db) = self.shard(shard).map(Shard::governed) else { return Ok(()) };
-        let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
-        let version = map.version().0;
-        if db.engine() == Engine::Postgres {
-            return take_on_server(db, list, version).await;
-        }
-        let list = list_of(list);
-        let retire = Statement::of(RETIRE).bind(version).bind(list.clone());
-        let tx = db.begin().await?;
-        tx.commit_with(vec![retire, Statement::of(OWN).bind(version).bind(list)]).await.map(drop)
+    async fn take(&self, shard: ShardId, map: &ShardMap) -> Result<(), PublishError> {
+        let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
+        take(open.governed(), shard, map).await.map_err(|source| PublishError::Shard { shard, source })
     }
 
-    /// Goes on with a publication that somebody began, by whoever holds the place of the publisher.
-    pub(crate) async fn finish_begun(&self) -> Result<(), PublishError> {
+    /// Takes over what others have published, and goes on with what they have begun to.
+    pub(crate) async fn catch_up(&self, publishing: &Publishing) -> Result<(), PublishError> {
+        self.go_on(publishing, &[]).await
+    }
+
+    /// As [`Cluster::catch_up`]; of some shards other servers are asked what they follow, or none.
+    async fn go_on(&self, publishing: &Publishing, instead: &[Instead]) -> Result<(), PublishError> {
+        self.read_map(publishing).await?;
+        let newest = self.newest_of(instead).await?;
+        self.finish_begun(publishing, newest).await
+    }
+
+    /// Goes on with a publication that somebody began.
+    async fn finish_begun(&self, publishing: &Publishing, newest: MapVersion) -> Result<(), PublishError> {
         let current = self.map();
-        let newest = self.newest_fenced().await?;
         if newest <= current.version() {
             return Ok(());
         }
@@ -273,21 +341,47 @@ impl Cluster {
         let step = Step { handovers: current.handovers_to(&next), current, next: &next };
         let copied = crate::relocation::copied_by(self.0.control.db(), newest).await;
         let copied = copied.map_err(|source| PublishError::Shard { shard: CONTROL, source })?;
-        match self.fence_all(&step, &copied).await {
+        let green = match self.open_rest(&next).await {
+            Ok(green) => green,
+            // Nobody was sent there yet, and nothing was brought there: the map in force holds.
+            Err(_lost) if copied.is_empty() => return self.take_back(&step).await,
+            Err(error) => return Err(Box::new(error).into()),
+        };
+        match self.come_into_force(publishing, &step, green, &copied).await {
             // A bucket was filled before it could be given away: the old map is in force again everywhere.
-            Err(PublishError::NotEmpty(_)) => return Ok(()),
-            outcome => outcome?,
+            Err(PublishError::NotEmpty(_)) => Ok(()),
+            outcome => outcome,
         }
-        self.0.directory.publish_map(&next)?;
-        self.0.router.catch_up(next);
+    }
+
+    /// Has every shard follow the map in force again, and forgets the one that was to come: takers first, so that no bucket has two
+    /// owners at any instant.
+    async fn take_back(&self, step: &Step<'_>) -> Result<(), PublishError> {
+        let gains = |id: &ShardId| step.handovers.iter().any(|handover| handover.to == *id);
+        let (takers, others): (Vec<_>, Vec<_>) = step.current.serving().map(|described| described.id).partition(gains);
+        for shard in takers.into_iter().chain(others) {
+            self.take(shard, &step.current).await?;
+        }
+        self.0.directory.forget_map(step.next.version().0)?;
+        pim_core::warn!("map.taken_back", map_version = step.next.version().0);
         Ok(())
     }
 
     /// The newest map that some shard follows.
     pub(crate) async fn newest_fenced(&self) -> Result<MapVersion, PublishError> {
+        self.newest_of(&[]).await
+    }
+
+    async fn newest_of(&self, instead: &[Instead]) -> Result<MapVersion, PublishError> {
         let mut newest = self.map().version();
-        for described in self.map().shards() {
-            let Some(db) = self.database(described.id) else { continue };
+        for described in self.map().serving() {
+            let db = match instead.iter().find(|(id, _)| *id == described.id) {
+                Some((_, None)) => continue,
+                Some((_, Some(db))) => Some(db.clone()),
+                None => self.database(described.id),
+            };
+            // What it follows is not known otherwise.
+            let db = db.ok_or(PublishError::UnknownShard(described.id))?;
             let asked = db.query(Statement::of(NEWEST)).await;
             let version = |rows: Vec<Row>| rows.first().map_or(Ok(0), |row| row.count(0));
             let found = asked.and_then(|rows| version(rows).map_err(DbError::from));
@@ -296,6 +390,19 @@ impl Cluster {
         }
         Ok(newest)
     }
+}
+
+/// As [`Cluster::take`], at its database.
+async fn take(db: &Db, shard: ShardId, map: &ShardMap) -> Result<(), DbError> {
+    let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
+    let version = map.version().0;
+    if db.engine() == Engine::Postgres {
+        return take_on_server(db, list, version).await;
+    }
+    let list = list_of(list);
+    let retire = Statement::of(RETIRE).bind(version).bind(list.clone());
+    let tx = db.begin().await?;
+    tx.commit_with(vec![retire, Statement::of(OWN).bind(version).bind(list)]).await.map(drop)
 }
 
 fn list_of(elements: Vec<Json>) -> Value {
@@ -365,10 +472,9 @@ pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenErro
         // This program may not; one that may has begun it and goes on. Until then the old map is refused by the fence.
         return Ok(());
     }
-    let _one_at_a_time = cluster.0.directory.publishing().await?;
-    cluster.refresh_map()?;
     let failed = |error| OpenError::Publish(Box::new(error));
-    cluster.finish_begun().await.map_err(failed)?;
+    let publishing = cluster.publishing().await?;
+    cluster.catch_up(&publishing).await.map_err(failed)?;
     let lifted = crate::relocation::lift_abandoned(cluster).await;
     lifted.map_err(|source| failed(PublishError::Shard { shard: CONTROL, source }))
 }

@@ -77,7 +77,7 @@ impl Cluster {
         let signed = self.checkpointed(&mut VerifyReport::default()).await?;
         are_named(&signed, place, lines)?;
         let records = signed.missing(place, &audit::heads(self).await.map_err(audit::CheckpointError::from)?);
-        let told = self.tell(db, cx, permit.system_scope(), shard, reason).await;
+        let told = self.tell(&db, cx, permit.system_scope(), shard, reason).await;
         told.map_err(|source| LossError::Shard { shard, source })?;
         let loss = audit::Loss {
             shard: shard.0,
@@ -97,7 +97,7 @@ impl Cluster {
         if shard == CONTROL {
             return Ok(None);
         }
-        self.refresh_map().map_err(PublishError::from)?;
+        self.refresh_map().await.map_err(PublishError::from)?;
         let next = self.map().fenced_on(shard).map_err(PublishError::Map)?;
         self.publish_map(&next).await?;
         Ok(Some(next.version()))

@@ -49,8 +49,8 @@ pub enum ReadError {
         /// `the shards` or `the control database`.
         place: &'static str,
     },
-    /// The map names a shard that this cluster does not have.
-    #[error("shard {0} is not part of this cluster")]
+    /// The map names a shard that could not be opened here.
+    #[error("shard {0} is not open in this program: why is in its log, and it is tried again")]
     UnknownShard(ShardId),
     /// The deadline passed.
     #[error("the deadline passed while reading")]
@@ -129,7 +129,7 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let rows = self.fetch::<E>(cx, permit, (&shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -146,7 +146,7 @@ impl Cluster {
     ) -> Result<Option<Loaded<E>>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let rows =
-            self.fetch::<E>(cx, permit, (shard, None), &Consistency::Strong, &Filter::Numbered(id.uuid())).await?;
+            self.fetch::<E>(cx, permit, (&shard, None), &Consistency::Strong, &Filter::Numbered(id.uuid())).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let value = from_row::<E>(row, 1)?;
         let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
@@ -232,7 +232,7 @@ impl Cluster {
             let route = self.router().route(&id);
             let shard = self.home_shard(if is_control { CONTROL } else { route.shard })?;
             let select = select_periods(table, shard.db().engine(), calls, permit.scope(), id.uuid(), at);
-            let rows = query(cx, shard, select, false).await?;
+            let rows = query(cx, &shard, select, false).await?;
             if is_control || !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
                 break rows;
             }
@@ -260,7 +260,11 @@ impl Cluster {
             let route = self.router().route(&home);
             let shard = self.home_shard(route.shard)?;
             cx.went_to(route.shard);
-            let rows = self.fetch::<E>(cx, permit, (shard, Some(route.bucket)), consistency, filter).await?;
+            let rows = match self.fetch::<E>(cx, permit, (&shard, Some(route.bucket)), consistency, filter).await {
+                // Ends: each time another one has taken its place.
+                Err(ReadError::Database(DbError::Closed)) if self.is_replaced(&shard) => continue,
+                rows => rows?,
+            };
             if !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
                 return Ok(rows);
             }
@@ -278,7 +282,7 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Vec<E>, ReadError> {
         let filter = Filter::Page { home: None, page };
-        let rows = self.fetch::<E>(cx, permit, (self.home_shard(shard)?, None), consistency, &filter).await?;
+        let rows = self.fetch::<E>(cx, permit, (&self.home_shard(shard)?, None), consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
@@ -295,11 +299,14 @@ impl Cluster {
             return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
         }
         let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), consistency, filter).await;
-        self.0.signals.read(shard.id(), &outcome);
+        self.0.settings.signals.read(shard.id(), &outcome);
+        if let Err(ReadError::Database(error)) = &outcome {
+            self.complain(shard.id(), error, cx);
+        }
         outcome
     }
 
-    fn home_shard(&self, id: ShardId) -> Result<&Shard, ReadError> {
+    fn home_shard(&self, id: ShardId) -> Result<Shard, ReadError> {
         self.shard(id).ok_or(ReadError::UnknownShard(id))
     }
 }

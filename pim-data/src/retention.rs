@@ -266,7 +266,7 @@ impl Cluster {
         let mut lanes = Vec::new();
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };
-            let found = trail::lanes(db, source, before, &signed.tombstones).await;
+            let found = trail::lanes(&db, source, before, &signed.tombstones).await;
             lanes.extend(found.map_err(RetentionError::of(source))?);
         }
         Ok(lanes)

@@ -30,7 +30,7 @@ impl Cluster {
     /// # async fn overdue<Loan: Entity>(cluster: Cluster, cx: pim_core::context::RequestContext,
     /// #     permit: pim_core::rbac::Permit<pim_core::rbac::Read>) -> Result<(), ReadError> {
     /// const OVERDUE: &str = "SELECT id, home_key FROM loan WHERE due_at < ? ORDER BY id LIMIT 100";
-    /// for shard in cluster.map().shards() {
+    /// for shard in cluster.map().serving() {
     ///     let overdue = Statement::same(OVERDUE).bind(cluster.clock().now());
     ///     for row in cluster.select::<Loan>(&cx, &permit, shard.id, overdue).await? {
     ///         println!("{}", row.uuid(0)?);
@@ -50,7 +50,10 @@ impl Cluster {
     ) -> Result<Vec<Row>, ReadError> {
         check_resource::<E>(permit)?;
         let outcome = self.selected(cx, permit.scope(), shard, statement).await;
-        self.0.signals.read(shard, &outcome);
+        self.0.settings.signals.read(shard, &outcome);
+        if let Err(ReadError::Database(error)) = &outcome {
+            self.complain(shard, error, cx);
+        }
         outcome
     }
 
@@ -62,7 +65,8 @@ impl Cluster {
         statement: Statement,
     ) -> Result<Vec<Row>, ReadError> {
         in_time(cx)?;
-        let db = self.shard(shard).ok_or(ReadError::UnknownShard(shard))?.db();
+        let shard = self.shard(shard).ok_or(ReadError::UnknownShard(shard))?;
+        let db = shard.db();
         let statements = match db.engine() {
             Engine::Postgres => vec![Statement::of(SCOPE_POSTGRES).bind(scope::setting(scope)), statement],
             Engine::Sqlite => vec![seen_by(scope), statement, Statement::of(NO_SCOPE)],

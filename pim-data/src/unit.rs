@@ -29,8 +29,8 @@ use serde_json::{Map, Value as Json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::backend::{Engine, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, Need};
+use crate::backend::{DbError, Engine, SqlPair, Statement, Value};
+use crate::cluster::{CONTROL, Cluster, Need, Shard};
 use crate::entity::{Calls, Entity, Stored, Table, from_row, json_of, select_list, stored, stored_as, values_of};
 use crate::schema::Schema;
 use crate::{idempotency, scope};
@@ -91,6 +91,23 @@ impl Unit {
         self.cx.went_to(route.shard);
     }
 
+    /// Goes where the map says, and waits until that shard is open here.
+    async fn find_shard(&mut self) -> Result<Shard, UnitError> {
+        loop {
+            if let Some(shard) = self.cluster.shard(self.route.shard) {
+                return Ok(shard);
+            }
+            if !self.cluster.is_found(self.route, self.cx.deadline()).await {
+                return Err(UnitError::UnknownShard(self.route.shard));
+            }
+            self.turn_to(self.cluster.router().route(&self.home));
+        }
+    }
+
+    fn complain(&self, error: &DbError) {
+        self.cluster.complain(self.route.shard, error, &self.cx);
+    }
+
     /// For which request.
     #[must_use]
     pub fn context(&self) -> &RequestContext {
@@ -128,12 +145,12 @@ impl Unit {
         let mut tries = 0;
         // Ends: leaving is believed a bounded number of times, and a failed call is repeated until the deadline.
         let row = loop {
+            let shard = self.find_shard().await?;
             let calls = calls_of::<E>(&self.cluster, self.route.shard)?;
-            let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             let (engine, submission) = (shard.db().engine(), idempotency::scope_bind(&self.cx));
             let select = select(E::TABLE, calls, engine, permit.scope(), submission, wanted);
             let until = in_time(&self.cx)?;
-            shard.ready(until, Need::Read).await?;
+            shard.ready(until, Need::Read).await.inspect_err(|error| self.complain(error))?;
             if self.ticket.is_none() {
                 self.ticket = shard.group().map(|group| group.batches().ticket());
             }
@@ -142,7 +159,8 @@ impl Unit {
                 Ok(found) => found,
                 // A load does nothing: it may go to whoever is the primary next.
                 Err(error) => {
-                    shard.recover(until, Need::Read, error).await?;
+                    let recovered = shard.recover(until, Need::Read, error).await;
+                    recovered.inspect_err(|error| self.complain(error))?;
                     continue;
                 }
             };

@@ -52,7 +52,8 @@ impl Stop {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    async fn wait(&mut self) {
+    /// Waits for it.
+    pub(crate) async fn wait(&mut self) {
         // An error means that the other end is gone, which is a stop as well.
         let _ = self.0.wait_for(|stop| *stop).await;
     }

@@ -17,7 +17,7 @@ use pim_data::backend::{DbError, Statement};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::{BusError, EmbeddedBus, Keep, Subscriber as _};
-use crate::outbox::Source;
+use crate::outbox::Sources;
 use crate::pace::{Stop, sleep, until};
 use crate::projection::{ReadStore, StoreError};
 use crate::signals::{EventSignals, Swept};
@@ -112,7 +112,7 @@ impl RetentionSettings {
 }
 
 enum Subject {
-    Outboxes(Vec<Source>),
+    Outboxes(Sources),
     Log { bus: EmbeddedBus, store: Box<ReadStore> },
 }
 
@@ -146,13 +146,13 @@ impl Retention {
     /// # Errors
     /// [`RetentionSettingsError`] names the setting and its bounds.
     pub fn of_outboxes(
-        sources: Vec<Source>,
+        sources: impl Into<Sources>,
         clock: Clock,
         settings: &RetentionSettings,
     ) -> Result<Self, RetentionSettingsError> {
         settings.check()?;
         Ok(Self {
-            subject: Subject::Outboxes(sources),
+            subject: Subject::Outboxes(sources.into()),
             settings: settings.clone(),
             clock,
             signals: EventSignals::unbound(),
@@ -189,7 +189,7 @@ impl Retention {
             Subject::Outboxes(sources) => {
                 let before = self.clock.now().minus(Duration::from_secs(self.settings.outbox_age_secs));
                 let mut removed = 0;
-                for source in sources {
+                for source in sources.now() {
                     let pruned = source.prune(before, self.settings.batch_max).await;
                     removed += pruned.map_err(RetentionError::Outbox)?;
                 }

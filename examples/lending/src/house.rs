@@ -14,7 +14,7 @@ use pim_data::signals::DataSignals;
 use pim_events::signals::EventSignals;
 use pim_events::{
     BusSettings, ConsumerSettings, EmbeddedBus, EventsExt as _, Projection, ProjectionRunner, Publisher, ReadStore,
-    Registry, Relay, RelaySettings, Source,
+    Registry, Relay, RelaySettings,
 };
 use pim_telemetry::trace::TraceStore;
 
@@ -89,7 +89,7 @@ impl House {
         let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
         let spans = signals.traces.spans("lending");
         let relaying = RelaySettings { spans: spans.clone(), ..RelaySettings::default() };
-        let relay = Relay::new(Source::all(&cluster), &publisher, &relaying).with_signals(&signals.events);
+        let relay = Relay::new(&cluster, &publisher, &relaying).with_signals(&signals.events);
         let consuming = ConsumerSettings { spans, ..ConsumerSettings::default() };
         let models: Vec<Arc<dyn Projection>> = vec![Arc::new(AtHome)];
         let projections = ProjectionRunner::open(&shelf, Arc::new(bus), &registry, models, &consuming).await?;

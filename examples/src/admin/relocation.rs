@@ -145,7 +145,7 @@ async fn carry_out(
             done.push(mover.run(cx, begun.id).await?);
         }
     }
-    cluster.refresh_map()?;
+    cluster.refresh_map().await?;
     for some in by_owner(cluster, buckets, to) {
         let planned = mover.plan(cx, some, to).await?;
         done.push(mover.run(cx, planned.id).await?);

@@ -113,7 +113,7 @@ pub async fn step(cluster: &Cluster, worker: Uuid) -> Result<bool, JobError> {
     let Some(run) = Run::at(&map, cycle.bucket_at) else { return finish(cluster, &cx, &cycle, worker, 0).await };
     let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Claim);
     let rows = cluster.select::<Claim>(&cx, &permit, run.shard, drafts(&cycle, run)).await?;
-    let _newest = cluster.refresh_map()?;
+    let _newest = cluster.refresh_map().await?;
     if cluster.map().version() != map.version() {
         // What was not found may have been taken away before it was looked for: look again, by the newer map.
         return Ok(true);

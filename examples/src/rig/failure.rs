@@ -1,10 +1,18 @@
 //! What a handler gives back when it cannot give an answer.
 
+use std::error::Error;
+
 use axum::response::{IntoResponse, Response};
 use pim_core::problem::{ILLEGAL_TRANSITION, IntoProblem, Problem, response_of};
 use pim_data::entity::Entity;
 use pim_data::unit::UnitError;
 use pim_events::AppendError;
+
+/// An error with what is behind it, in one line.
+#[must_use]
+pub fn reasons(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |behind| format!("{error}: {}", reasons(behind)))
+}
 
 /// A failure on its way to becoming a problem document.
 #[derive(Debug)]

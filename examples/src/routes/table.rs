@@ -89,6 +89,7 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/admin/shards/findings", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("GET", "/v1/admin/shards/map", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/shards/map", Operate, On::Shard, Class::Operate, Upstream::Admin),
+    route!("POST", "/v1/admin/shards/map/rollback", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/shards/moves", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/shards/moves", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("POST", "/v1/admin/shards/moves/{id}/reverse", Operate, On::Shard, Class::Operate, Upstream::Admin),

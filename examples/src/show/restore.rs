@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::flags::Settings;
 use crate::backup::{RestoreError, Restored};
-use crate::rig::{EXIT_PRECONDITION, EXIT_USAGE};
+use crate::rig::{EXIT_PRECONDITION, EXIT_USAGE, reasons};
 
 const EXIT_RESTORE: u8 = 5;
 const EXIT_REFUSED: u8 = 7;
@@ -57,13 +57,7 @@ fn failed(error: &BackupError) -> u8 {
         }
         _ => EXIT_RESTORE,
     };
-    let mut text = format!("error: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    eprintln!("{text}");
+    eprintln!("error: {}", reasons(error));
     code
 }
 

@@ -129,7 +129,7 @@ async fn run(flags: &Flags, settings: Settings) -> anyhow::Result<u8> {
     let ready = Ready::of(&lab, millis(begun.elapsed()).saturating_sub(seeded_ms)).await?;
     if flags.json {
         let mut line = ready.as_json();
-        line["shards"] = Value::from(lab.stores.cluster.map().shards().len());
+        line["shards"] = Value::from(lab.stores.cluster.map().serving().count());
         line["seeded_patients"] = Value::from(seeded.patients);
         line["seeded_ms"] = Value::from(seeded_ms);
         println!("{line}");
@@ -163,7 +163,7 @@ async fn seed_alone(
     let seeded = seed_with_progress(flags, settings, &stores, drain).await?;
     let (patients, seeded_ms) = (seeded.patients, millis(seeding.elapsed()));
     if flags.json {
-        let shards = stores.cluster.map().shards().len();
+        let shards = stores.cluster.map().serving().count();
         println!(
             "{}",
             json!({"event": "seeded", "shards": shards, "seeded_patients": patients, "seeded_ms": seeded_ms})

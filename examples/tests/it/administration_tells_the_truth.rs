@@ -121,6 +121,40 @@ async fn a_map_with_findings_is_not_published() {
 }
 
 #[tokio::test]
+async fn there_is_a_way_back_from_a_map() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let first = world.stores.cluster.map();
+    let next = first.fenced().unwrap();
+    let published = world.post(&sre, "/v1/admin/shards/map", "m", &json!({"map": next.to_toml()})).await;
+    assert_eq!(published.status, StatusCode::OK, "{:?}", published.body);
+    let back = async |session: &str, query: &str, key: &str, to: u64| {
+        world.post(session, &format!("/v1/admin/shards/map/rollback{query}"), key, &json!({"to": to})).await
+    };
+    let dry = back(&sre, "?dry_run=true", "d", 1).await;
+    assert_eq!((dry.status, dry.body["handovers"].as_u64()), (StatusCode::OK, Some(0)), "{:?}", dry.body);
+    assert_eq!(world.stores.cluster.map().version().0, 2, "nothing was done");
+    for to in [0, 2, 3, 99] {
+        let refused = back(&sre, "", "r", to).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.problem()),
+            (422, "invalid-shard-map"),
+            "{to}: {:?}",
+            refused.body
+        );
+    }
+    let refused = back(&world.clinician(), "", "c", 1).await;
+    assert_eq!(refused.problem(), "forbidden");
+    let done = back(&sre, "", "b", 1).await;
+    assert_eq!((done.status, done.body["version"].as_u64()), (StatusCode::OK, Some(3)), "{:?}", done.body);
+    let again = back(&sre, "", "b", 1).await;
+    assert_eq!((again.status, again.body), (StatusCode::OK, done.body));
+    let request = done.headers["x-pim-request-id"].to_str().unwrap();
+    let trail = world.get(&sre, &format!("/v1/admin/audit?request_id={request}")).await;
+    assert_ne!(trail.body["items"].as_array().map_or(0, Vec::len), 0, "it leaves a trail");
+}
+
+#[tokio::test]
 async fn a_shard_in_a_file_has_no_standby_to_do_without() {
     let world = World::new().await;
     let sre = world.session("sre", &[], None);

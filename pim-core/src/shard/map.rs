@@ -252,7 +252,7 @@ impl ShardMap {
                 epochs[index] = Epoch(epochs[index].0.saturating_add(1));
             }
         }
-        self.succeeded_by(owners, epochs)
+        self.succeeded_by(self.shards.clone(), owners, epochs)
     }
 
     /// The next version with the same owners and every epoch risen: refuses every router that still holds this one.
@@ -283,22 +283,65 @@ impl ShardMap {
         self.risen(|owner| owner == shard)
     }
 
+    /// The next version with the shards, servers and owners of an earlier map: a way back from this one. What changes hands
+    /// again has a risen epoch, and a shard that the earlier map does not know stays, retired.
+    ///
+    /// ```
+    /// use pim_core::shard::{Bucket, ShardId, ShardMap};
+    ///
+    /// let (map, bucket) = (ShardMap::even(2)?, Bucket::new(7)?);
+    /// let next = map.reassign([bucket], ShardId(1))?;
+    /// let back = next.back_to(&map)?;
+    /// assert_eq!(back.owner(bucket).0, ShardId(0));
+    /// assert!(back.version() > next.version() && back.owner(bucket).1 > next.owner(bucket).1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MapError`] when the result would not be valid.
+    pub fn back_to(&self, earlier: &Self) -> Result<Self, MapError> {
+        let mut shards = earlier.shards.clone();
+        for shard in &self.shards {
+            if !shards.iter().any(|known| known.id == shard.id) {
+                shards.push(Shard { state: ShardState::Retired, ..shard.clone() });
+            }
+        }
+        shards.sort_by_key(|shard| shard.id);
+        let mut epochs = self.epochs.clone();
+        for (bucket, epoch) in epochs.iter_mut().enumerate() {
+            if self.owners[bucket] != earlier.owners[bucket] {
+                epoch.0 = epoch.0.saturating_add(1);
+            }
+        }
+        self.succeeded_by(shards, earlier.owners.clone(), epochs)
+    }
+
+    /// Whether it says the same of every shard, server, owner and epoch, whichever version it is.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.keyspace == other.keyspace
+            && self.shards == other.shards
+            && self.owners == other.owners
+            && self.epochs == other.epochs
+    }
+
     fn risen(&self, rises: impl Fn(ShardId) -> bool) -> Result<Self, MapError> {
         let mut epochs = self.epochs.clone();
         for (epoch, _) in epochs.iter_mut().zip(self.owners.iter()).filter(|(_, owner)| rises(**owner)) {
             epoch.0 = epoch.0.saturating_add(1);
         }
-        self.succeeded_by(self.owners.clone(), epochs)
+        self.succeeded_by(self.shards.clone(), self.owners.clone(), epochs)
     }
 
     fn succeeded_by(
         &self,
+        shards: Vec<Shard>,
         owners: Box<[ShardId; Bucket::COUNT]>,
         epochs: Box<[Epoch; Bucket::COUNT]>,
     ) -> Result<Self, MapError> {
         let version = MapVersion(self.version.0 + 1);
         let parent = Some(self.digest);
-        let next = Self::assembled(self.keyspace.clone(), version, parent, self.shards.clone(), owners, epochs);
+        let next = Self::assembled(self.keyspace.clone(), version, parent, shards, owners, epochs);
         // By way of the file, so that what we make is held to the same rules as what people write.
         let next = MapFile::of(&next).into_map()?;
         self.check_successor(&next, Bucket::COUNT)?;
@@ -329,7 +372,12 @@ impl ShardMap {
         self.digest
     }
 
-    /// Its shards, in order of their numbers.
+    /// Its shards that may own buckets, in order of their numbers: those that are not retired.
+    pub fn serving(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|shard| shard.state != ShardState::Retired)
+    }
+
+    /// All of its shards, in order of their numbers; also those that are retired, of which nothing need be left.
     #[must_use]
     pub fn shards(&self) -> &[Shard] {
         &self.shards

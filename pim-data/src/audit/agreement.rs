@@ -70,7 +70,7 @@ pub(super) async fn look(
 pub(super) async fn walk_lane(cluster: &Cluster, lane: Lane, chains: &mut Chains<'_>) -> Result<(), DbError> {
     for source in cluster.sources() {
         let Some(db) = cluster.database(source) else { continue };
-        let mut view = View::of(db, source).await?;
+        let mut view = View::of(&db, source).await?;
         let mut unread = Ledger::new(&[], BTreeSet::new(), std::iter::once(view.retained()));
         view.records(lane, PAGE, Some(&mut *chains), &mut unread).await?;
     }
@@ -87,7 +87,7 @@ async fn walk(
     let mut views = Vec::new();
     for source in cluster.sources().filter(|source| (*source == CONTROL) == is_control) {
         if let Some(db) = cluster.database(source) {
-            views.push(View::of(db, source).await?);
+            views.push(View::of(&db, source).await?);
         }
     }
     let tables = cluster.schema().tables_of(is_control);

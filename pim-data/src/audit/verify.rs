@@ -184,6 +184,8 @@ impl Cluster {
         let mut report = VerifyReport::default();
         // Before the chains: they only grow, so what was signed by now must be in them.
         let mut signed = self.checkpointed(&mut report).await?;
+        // Behind what was signed: shards that it speaks of are known by now.
+        self.is_whole().await?;
         let mut disagreements = Vec::new();
         for is_control in [false, true] {
             let chains = Chains { signed: &mut signed, report: &mut report, at: None };
@@ -211,6 +213,7 @@ impl Cluster {
     pub async fn verify_audit_lane(&self, lane: Lane) -> Result<VerifyReport, CheckpointError> {
         let mut report = VerifyReport::default();
         let mut signed = self.checkpointed(&mut report).await?;
+        self.is_whole().await?;
         signed.heads.retain(|(_, signed_lane), _| *signed_lane == u64::from(lane.get()));
         agreement::walk_lane(self, lane, &mut Chains { signed: &mut signed, report: &mut report, at: None }).await?;
         for ((shard, lane), (seq, _)) in signed.heads {
@@ -315,6 +318,7 @@ fn index_agrees(row: &Row, body: &Json) -> Result<bool, DbError> {
 
 /// The heads of all lanes as text, for a checkpoint: `shard/lane:seq:hash`, sorted.
 pub(crate) async fn heads(cluster: &Cluster) -> Result<Vec<String>, DbError> {
+    cluster.is_whole().await?;
     let mut heads = Vec::new();
     for source in cluster.sources() {
         let Some(db) = cluster.database(source) else { continue };

@@ -194,6 +194,24 @@ impl Db {
         }
     }
 
+    /// Keeps no connection to a server any more: each is closed when it comes back.
+    pub(crate) fn drain(&self) {
+        match &self.0 {
+            Store::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.drain(),
+        }
+    }
+
+    /// Calls no server any more, and gives up the calls that are under way. A file is closed when nobody has it.
+    pub(crate) fn close(&self) {
+        match &self.0 {
+            Store::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.close(),
+        }
+    }
+
     /// Asks a server without preparing the question. For servers alone.
     #[cfg_attr(
         not(feature = "postgres"),
@@ -204,6 +222,18 @@ impl Db {
             Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
             #[cfg(feature = "postgres")]
             Store::Postgres(db) => db.ask(until, script).await,
+        }
+    }
+
+    /// Whether it is a clone of the other: it leads to the same place by the same connections.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Store::Sqlite(one), Store::Sqlite(other)) => one.is(other),
+            #[cfg(feature = "postgres")]
+            (Store::Postgres(one), Store::Postgres(other)) => one.is(other),
+            #[cfg(feature = "postgres")]
+            _ => false,
         }
     }
 

@@ -39,7 +39,10 @@ pub enum DbError {
         why: NotLetIn,
     },
     /// A statement took longer than a transaction may, or was cancelled by an operator; nothing was written.
-    #[error("a statement on {place} was cancelled: it took longer than `transaction_max`, or an operator ended it")]
+    #[error(
+        "a statement on {place} was cancelled: it took longer than `transaction_max`, or an operator ended it; look for what \
+         holds the locks that it waits for, make it smaller, or raise the limit"
+    )]
     Cancelled {
         /// The endpoint's name.
         place: String,
@@ -105,6 +108,12 @@ pub enum DbError {
         /// The primary's endpoint.
         place: String,
     },
+    /// A shard that the map asks for could not be opened here: what is looked for in all of them would be missed.
+    #[error("{shard} is not open in this program: why is in its log, and it is tried again")]
+    NotOpen {
+        /// Which shard.
+        shard: String,
+    },
     /// A constraint, trigger or guard refused a write; the text is ours or the engine's, without values.
     #[error("the database refused a write: {rule}")]
     Refused {
@@ -162,6 +171,83 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// A short name, for logs and labels: a message names places.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Unreachable { .. } => "unreachable",
+            Self::NotLetIn { .. } => "not_let_in",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Full { .. } => "full",
+            Self::Secret { .. } => "secret",
+            Self::NotDurable { .. } => "not_durable",
+            Self::ReadOnly { .. } => "read_only",
+            Self::FormerPrimary { .. } => "former_primary",
+            Self::NoPrimary { .. } => "no_primary",
+            Self::NoStandby { .. } => "no_standby",
+            Self::NotOpen { .. } => "not_open",
+            Self::Refused { .. } => "refused",
+            Self::Fence { .. } => "fence",
+            Self::NoText { .. } => "no_text",
+            Self::Busy => "busy",
+            Self::Column(_) => "column",
+            Self::Late => "late",
+            Self::Unanswered => "unanswered",
+            Self::Lost => "lost",
+            Self::Closed => "closed",
+            Self::Undone => "undone",
+            Self::Commit(_) => "commit",
+            Self::Abandoned => "abandoned",
+            Self::Engine(_) => "engine",
+        }
+    }
+
+    /// What an operator does about it, where somebody has to; without the place, so that it may be logged.
+    #[must_use]
+    pub fn fix(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unreachable { .. } | Self::Lost => {
+                "see whether its server runs, and can be reached by its connection string"
+            }
+            Self::NotLetIn { why, .. } => why.fix(),
+            Self::Cancelled { .. } => "look for what holds locks there, or for load; `transaction_max` is the limit",
+            Self::Full { .. } => "free disk where it is; a server may also limit temporary files",
+            Self::Secret { .. } => "give the program the secret that the map names",
+            Self::NotDurable { .. } => "set fsync, full_page_writes and synchronous_commit on, and foreign keys",
+            Self::ReadOnly { .. } => {
+                "lift default_transaction_read_only, or point its connection string to the primary"
+            }
+            Self::FormerPrimary { .. } => "rewind it, or copy it anew, before it follows",
+            Self::NoPrimary { .. } => "start its primary, or promote a standby",
+            Self::NoStandby { .. } => "start the standby, or take it out of synchronous_standby_names",
+            Self::Open { .. } => "look whether the file is there, is a database, and may be written by this program",
+            Self::Engine(_) => "look into the log of its server",
+            Self::Commit(source) => return source.fix(),
+            _ => return None,
+        })
+    }
+
+    /// The file's or the endpoint's name, where it is about one.
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Self::Open { place, .. }
+            | Self::Unreachable { place, .. }
+            | Self::NotLetIn { place, .. }
+            | Self::Cancelled { place }
+            | Self::Full { place }
+            | Self::Secret { place, .. }
+            | Self::NotDurable { place, .. }
+            | Self::ReadOnly { place }
+            | Self::FormerPrimary { place, .. }
+            | Self::NoPrimary { place }
+            | Self::NoStandby { place } => Some(place),
+            Self::Commit(source) => source.place(),
+            _ => None,
+        }
+    }
+
     /// Whether the same call may well succeed a little later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
@@ -180,6 +266,7 @@ impl DbError {
                 | Self::FormerPrimary { .. }
                 | Self::NoPrimary { .. }
                 | Self::NoStandby { .. }
+                | Self::NotOpen { .. }
                 | Self::Fence { .. }
         )
     }
@@ -261,6 +348,18 @@ pub enum NotLetIn {
     /// It starts, recovers or goes down.
     #[error("it is starting, recovering or going down, wait for it")]
     Starting,
+}
+
+impl NotLetIn {
+    const fn fix(self) -> &'static str {
+        match self {
+            Self::Login => "check user and password in the connection string, and the server's pg_hba.conf",
+            Self::NoSuchDatabase => "check the connection string, or create the database",
+            Self::MayNotConnect => "grant the login CONNECT on the database",
+            Self::TooMany => "lower `connections_max`, or raise the limit of server, database or role",
+            Self::Starting => "wait for it",
+        }
+    }
 }
 
 /// The driver's error, opaque.

@@ -151,7 +151,7 @@ impl Cluster {
         for source in self.sources() {
             let Some(db) = self.database(source).filter(|db| db.path().is_some()) else { continue };
             let place = if source == CONTROL { into.join("control.db") } else { shards.join(db.name()) };
-            copy_database(db, &place).await?;
+            copy_database(&db, &place).await?;
         }
         for folder in FOLDERS {
             copy_folder(from, into, folder).await?;
@@ -170,8 +170,9 @@ impl Cluster {
     /// Refuses databases of servers before anything is copied.
     fn is_embedded(&self, companions: &[Companion<'_>]) -> Result<(), BackupError> {
         let ours = self.sources().filter_map(|source| self.database(source));
-        let others =
-            companions.iter().filter_map(|it| if let Companion::Database(_, db) = it { Some(*db) } else { None });
+        let others = companions
+            .iter()
+            .filter_map(|it| if let Companion::Database(_, db) = it { Some((*db).clone()) } else { None });
         let foreign = ours.chain(others).find(|db| db.path().is_none());
         foreign.map_or(Ok(()), |db| Err(BackupError::Server { name: db.name() }))
     }

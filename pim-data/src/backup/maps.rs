@@ -8,7 +8,7 @@ use pim_core::shard::{Bucket, ShardMap};
 
 use super::BackupError;
 use crate::backend::{DbError, Statement};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, is_asked_for};
 
 /// What a shard says that it owns, and under which epoch.
 const OWNED: &str = "SELECT bucket, epoch FROM pim_bucket_owned WHERE state = 'owned'";
@@ -19,9 +19,13 @@ const OWNED: &str = "SELECT bucket, epoch FROM pim_bucket_owned WHERE state = 'o
 /// A publication that was at it at the instant is left for whoever opens the cluster: the map before it is in force then.
 pub(super) async fn catch_up(cluster: &Cluster, origin: Option<&Path>) -> Result<(), BackupError> {
     let mut current = cluster.map();
-    let newest = cluster.newest_fenced().await?.0;
     let directory = &cluster.0.directory;
-    while current.version().0 < newest {
+    // Asked each time: shards that come with a map may follow newer ones.
+    loop {
+        let newest = cluster.newest_fenced().await?.0;
+        if current.version().0 >= newest {
+            return Ok(());
+        }
         let version = current.version().0 + 1;
         // Where the backup was taken from is the map that came into force; what was kept in it may have come to nothing.
         let known = [found_in(origin, version), directory.map(version).ok()];
@@ -32,10 +36,9 @@ pub(super) async fn catch_up(cluster: &Cluster, origin: Option<&Path>) -> Result
             return Ok(());
         }
         directory.publish_map(&next)?;
-        cluster.0.router.catch_up(next);
+        cluster.refresh_map().await?;
         current = cluster.map();
     }
-    Ok(())
 }
 
 fn found_in(origin: Option<&Path>, version: u64) -> Option<ShardMap> {
@@ -45,7 +48,7 @@ fn found_in(origin: Option<&Path>, version: u64) -> Option<ShardMap> {
 
 /// Whether each shard owns what a map says that it owns, and nothing else.
 async fn is_followed(cluster: &Cluster, map: &ShardMap) -> Result<bool, BackupError> {
-    for described in map.shards() {
+    for described in map.shards().iter().filter(|described| is_asked_for(described)) {
         let Some(db) = cluster.database(described.id) else { return Ok(false) };
         let failed = |source: DbError| BackupError::Database { name: db.name(), source };
         let rows = db.query(Statement::same(OWNED)).await.map_err(failed)?;

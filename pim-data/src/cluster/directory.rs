@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use pim_core::shard::{MapError, ShardId, ShardMap};
 use serde::{Deserialize, Serialize};
@@ -51,12 +52,18 @@ pub enum DirectoryError {
         /// The folder.
         path: PathBuf,
     },
-    /// It has another number of shards.
-    #[error("data directory {} has {found} shards, not {asked}: open it with {found} or choose another directory", path.display())]
+    /// Somebody publishes a map, or opens a shard for the first time.
+    #[error("somebody publishes a map of data directory {} at this moment: try again", path.display())]
+    Publishing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It was made with another number of shards.
+    #[error("data directory {} was made with {found} shards, not {asked}: open it with {found} or choose another directory", path.display())]
     OtherShards {
         /// The folder.
         path: PathBuf,
-        /// How many it has.
+        /// How many it was made with.
         found: usize,
         /// How many were asked for.
         asked: usize,
@@ -138,7 +145,8 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    introduced: BTreeSet<u16>,
+    /// As it was last looked up.
+    introduced: Mutex<BTreeSet<u16>>,
     _lock: File,
 }
 
@@ -173,24 +181,38 @@ impl Directory {
             std::thread::sleep(Duration::from_millis(20));
         }
         let introduced = check(path, engine, map)?;
-        Ok(Self { path: path.to_path_buf(), introduced, _lock: lock })
+        Ok(Self { path: path.to_path_buf(), introduced: Mutex::new(introduced), _lock: lock })
     }
 
-    /// Whether this directory has had a database of a shard, by what was known when it was opened.
+    /// Whether this directory has had a database of a shard.
     pub(super) fn has_had(&self, shard: ShardId) -> bool {
-        self.introduced.contains(&shard.0)
+        let mut known = self.introduced.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another process may have learned of it since.
+        if !known.contains(&shard.0)
+            && let Ok(layout) = read_layout(&self.path)
+        {
+            *known = layout.introduced;
+        }
+        known.contains(&shard.0)
     }
 
     /// Keeps in mind which databases have been introduced.
-    pub(super) async fn remember(&self, shards: impl IntoIterator<Item = ShardId>) -> Result<(), DirectoryError> {
+    pub(crate) async fn remember(&self, shards: impl IntoIterator<Item = ShardId>) -> Result<(), DirectoryError> {
         let shards: BTreeSet<u16> = shards.into_iter().map(|shard| shard.0).collect();
-        if shards.is_subset(&self.introduced) {
+        if shards.is_subset(&self.introduced.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(());
         }
-        let _alone = self.publishing().await?;
+        let _alone = self.layout().await?;
         let mut layout = read_layout(&self.path)?;
         layout.introduced.extend(shards);
-        write_layout(&self.path, &layout)
+        write_layout(&self.path, &layout)?;
+        *self.introduced.lock().unwrap_or_else(PoisonError::into_inner) = layout.introduced;
+        Ok(())
+    }
+
+    /// When the published map was written; `None` when that cannot be told.
+    pub(super) fn map_written_at(&self) -> Option<SystemTime> {
+        fs::metadata(self.path.join(MAP_FILE)).and_then(|it| it.modified()).ok()
     }
 
     /// The folder.
@@ -205,13 +227,22 @@ impl Directory {
 
     /// Waits until nobody else publishes a map; ends with the value.
     pub(crate) async fn publishing(&self) -> Result<File, DirectoryError> {
-        let path = self.path.join("maps").join("LOCK");
+        self.alone("LOCK").await
+    }
+
+    /// Waits until nobody else changes the layout; apart from the above, because whoever publishes opens shards.
+    async fn layout(&self) -> Result<File, DirectoryError> {
+        self.alone("LAYOUT").await
+    }
+
+    async fn alone(&self, name: &str) -> Result<File, DirectoryError> {
+        let path = self.path.join("maps").join(name);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let give_up = Instant::now() + LOCK_PATIENCE;
         while !acquire(&file, Access::Exclusive) {
             if Instant::now() > give_up {
-                return Err(DirectoryError::InUse { path });
+                return Err(DirectoryError::Publishing { path: self.path.clone() });
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -229,6 +260,14 @@ impl Directory {
     /// A map by version: every map that was ever prepared is kept.
     pub(crate) fn map(&self, version: u64) -> Result<ShardMap, DirectoryError> {
         read_map(&map_path(&self.path, version))
+    }
+
+    /// As [`Directory::map`]; `None` when it was not kept.
+    pub(crate) fn kept_map(&self, version: u64) -> Result<Option<ShardMap>, DirectoryError> {
+        match self.map(version) {
+            Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// Keeps a map, before anything relies on it.

@@ -44,6 +44,8 @@ pub(super) const RELEASE: &str = "SELECT count(pg_terminate_backend(pid)) FROM p
 /// A primary writes its term down, for its standbys to hand on.
 const TAKE_OFFICE: &str = "SELECT public.pim_take_office()";
 
+const WHICH: &str = "SELECT pg_postmaster_start_time()::text";
+
 /// One server of a shard.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -132,10 +134,21 @@ impl Endpoint {
         })
     }
 
+    /// What leads to it.
+    pub(super) const fn pools(&self) -> [&Db; 2] {
+        [&self.reads, &self.probe]
+    }
+
     /// Looks whether its name stands for another place by now.
     pub(super) async fn refresh(&self) {
         let (probe, reads) = (self.probe.refresh(), self.reads.refresh());
         futures_util::future::join(probe, reads).await;
+    }
+
+    /// Two answers are equal if one and the same server gave them.
+    pub(super) async fn which_server(&self, patience: Duration) -> Result<String, DbError> {
+        let rows = self.probe.ask(tokio::time::Instant::now() + patience, WHICH).await?;
+        Ok(rows.first().ok_or(DbError::Closed)?.text(0)?.to_owned())
     }
 
     pub(super) async fn ask(&self, patience: Duration) -> Result<Answer, DbError> {

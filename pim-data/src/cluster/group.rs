@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pim_core::shard::ShardId;
+use pim_core::shard::{Endpoint as Described, ShardId};
 use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -60,6 +60,8 @@ struct Standing {
     degraded: Option<Degraded>,
     /// The last round of probes that has ended.
     round: u64,
+    /// Whether a map names other servers by now: nobody is kept waiting for these.
+    left: bool,
 }
 
 /// Whether a shard's primary can be used.
@@ -108,7 +110,8 @@ pub(super) struct Members {
 impl Group {
     pub(super) fn new(members: Members) -> Self {
         let Members { shard, keyspace, endpoints, primary, writer, owner, alarm, settings, signals } = members;
-        let standing = Standing { endpoint: primary, term: 0, state: PrimaryState::Ready, degraded: None, round: 0 };
+        let standing =
+            Standing { endpoint: primary, term: 0, state: PrimaryState::Ready, degraded: None, round: 0, left: false };
         Self {
             shard,
             keyspace,
@@ -126,6 +129,41 @@ impl Group {
             settings,
             signals,
         }
+    }
+
+    /// Which of its servers an error names: by the secret, or its owner's.
+    pub(super) fn index_of(&self, place: &str) -> Option<usize> {
+        let name = place.strip_suffix("-owner").unwrap_or(place);
+        self.endpoints.iter().position(|it| it.dsn_ref == name || it.id == name)
+    }
+
+    /// Whether its servers are these.
+    pub(super) fn is_of(&self, endpoints: &[Described]) -> bool {
+        let is_one = |it: &Described| self.endpoints.iter().any(|own| own.id == it.id && own.dsn_ref == it.dsn_ref);
+        endpoints.len() == self.endpoints.len() && endpoints.iter().all(is_one)
+    }
+
+    /// Keeps nobody waiting any more, and no connection that comes back.
+    pub(super) fn leave(&self) {
+        self.standing.send_modify(|standing| standing.left = true);
+        self.pools().for_each(Db::drain);
+    }
+
+    /// Whether its primary is lost.
+    pub(super) fn is_silent(&self) -> bool {
+        self.standing.borrow().state == PrimaryState::Silent
+    }
+
+    /// What its primary and no other server answers.
+    pub(super) async fn which_server(&self) -> Result<String, DbError> {
+        let endpoint = self.standing.borrow().endpoint;
+        self.endpoints[endpoint].which_server(self.settings.probe_max).await
+    }
+
+    /// What leads to its servers.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Db> {
+        let own = [Some(&self.writer), self.owner.as_ref()];
+        own.into_iter().flatten().chain(self.endpoints.iter().flat_map(Endpoint::pools))
     }
 
     /// The units that are on their way to the primary.
@@ -234,10 +272,11 @@ impl Group {
             return Err(self.why(need));
         };
         let mut standing = self.standing.subscribe();
-        let served = standing.wait_for(|standing| standing.round >= round && standing.serves(need));
-        if matches!(tokio::time::timeout_at(until, served).await, Ok(Ok(_))) {
+        let served = standing.wait_for(|it| it.left || (it.round >= round && it.serves(need)));
+        if let Ok(Ok(standing)) = tokio::time::timeout_at(until, served).await {
             self.signals.parked(Parked::Resumed);
-            return Ok(());
+            // Whoever is told so asks for the shard again.
+            return if standing.left { Err(DbError::Closed) } else { Ok(()) };
         }
         self.signals.parked(Parked::Expired);
         Err(self.why(need))

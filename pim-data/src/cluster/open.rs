@@ -7,11 +7,13 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pim_core::shard::{Shard as Described, ShardId, ShardMap, ShardRouter};
+use pim_core::shard::{Bucket, Shard as Described, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
 
 use super::directory::{Directory, check_restored};
+use super::fleet::{Fleet, is_asked_for};
 use super::shard::Shard;
+use super::takeover::follow;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner, name_of};
 use crate::backend::{Db, DbError, Engine, SqlPair};
 use crate::migration::{MigrateError, Migration, Progress, migrate_telling};
@@ -45,10 +47,14 @@ pub enum OpenError {
         source: MigrateError,
     },
     /// A database that belongs to another shard or system.
-    #[error("the database of {shard} says that it is {found}: files or connection strings have been swapped")]
+    #[error(
+        "the database of {shard}, {place}, says that it is {found}: files or connection strings have been swapped; put them right"
+    )]
     Identity {
         /// Which shard.
         shard: String,
+        /// The file, or the endpoint's name.
+        place: String,
         /// What it says.
         found: String,
     },
@@ -64,7 +70,10 @@ pub enum OpenError {
         place: String,
     },
     /// An endpoint that is not what the map says.
-    #[error("endpoint {endpoint} of {shard} is {found}, the map says {told}")]
+    #[error(
+        "endpoint {endpoint} of {shard} is {found}, the map says {told}: promote it if the primary is lost, or put its connection \
+         string or the map right"
+    )]
     Role {
         /// Which shard.
         shard: String,
@@ -76,10 +85,43 @@ pub enum OpenError {
         told: &'static str,
     },
     /// A shard without a primary.
-    #[error("{shard} has no primary endpoint in the map")]
+    #[error("{shard} has no primary endpoint in the map: name one")]
     NoPrimary {
         /// Which shard.
         shard: String,
+    },
+    /// Servers whose primary is of a term that is over.
+    #[error(
+        "the primary of {} is of term {found} and the shard is at term {known}: it is a former primary, or a copy of one; name \
+         the servers that follow the present one", name_of(*shard)
+    )]
+    Term {
+        /// Which shard.
+        shard: ShardId,
+        /// Its term.
+        found: u64,
+        /// The newest that is known.
+        known: u64,
+    },
+    /// A database that takes a shard's place and does not own what the shard owns.
+    #[error(
+        "the database that is to take the place of {} owns other buckets, bucket {bucket} for one: it is a copy of another \
+         time; name servers that follow the present one", name_of(*shard)
+    )]
+    Ownership {
+        /// Which shard.
+        shard: ShardId,
+        /// The first bucket that differs.
+        bucket: Bucket,
+    },
+    /// Servers whose primary is not the one that is written to.
+    #[error(
+        "writes of {} go to another server than the primary of those that the map names: name these beside the ones in use, \
+         promote one, and leave the others out then", name_of(*shard)
+    )]
+    Elsewhere {
+        /// Which shard.
+        shard: ShardId,
     },
     /// A publication of a map that was interrupted cannot be finished.
     #[error("an interrupted publication of a shard map cannot be finished")]
@@ -94,16 +136,64 @@ pub enum OpenError {
     },
 }
 
+/// With what a cluster opens databases.
+#[derive(Clone, Copy)]
+pub(super) struct Opener<'a> {
+    pub(super) directory: &'a Directory,
+    pub(super) settings: &'a ClusterSettings,
+    pub(super) schema: &'a Schema,
+    /// Whether a database that nobody has introduced yet is made the shard's. Once a map names the shard somebody has.
+    pub(super) introduces: bool,
+}
+
+impl OpenError {
+    /// A short name, for logs: what a message says of places stays out of them.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "directory",
+            Self::Database { .. } => "database",
+            Self::Schema { .. } => "schema",
+            Self::Identity { .. } => "identity",
+            Self::Empty { .. } => "empty",
+            Self::Role { .. } => "role",
+            Self::NoPrimary { .. } => "no_primary",
+            Self::Term { .. } => "term",
+            Self::Ownership { .. } => "ownership",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::Publish(_) => "publish",
+            Self::Setting { .. } => "setting",
+        }
+    }
+}
+
 /// Which database is to be opened.
-enum Place<'m> {
+pub(super) enum Place<'m> {
     Shard(&'m Described),
     Control,
+}
+
+impl Place<'_> {
+    const fn id(&self) -> ShardId {
+        match self {
+            Self::Shard(described) => described.id,
+            Self::Control => CONTROL,
+        }
+    }
 }
 
 /// A database that may be used as it is, or be brought up to date.
 enum Fit<'a> {
     File(file::Fit),
     Server(Box<server::Fit<'a>>),
+}
+
+impl Fit<'_> {
+    const fn db(&self) -> &Db {
+        match self {
+            Self::File(fit) => &fit.db,
+            Self::Server(fit) => &fit.writer,
+        }
+    }
 }
 
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
@@ -121,55 +211,55 @@ pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> 
     let engine = if settings.servers.is_some() { Engine::Postgres } else { Engine::Sqlite };
     let directory = Directory::open(&settings.data_dir, settings.access, engine, settings.map.as_ref())?;
     let map = directory.newest_map()?;
-    // Every database before the first is changed: of what one refuses, no other may bear traces.
-    let mut fit = Vec::with_capacity(map.shards().len() + 1);
-    for described in map.shards() {
-        let place = Place::Shard(described);
-        fit.push(look(&place, (&map, &directory), &settings, &schema).await?);
-    }
-    fit.push(look(&Place::Control, (&map, &directory), &settings, &schema).await?);
-    let mut shards = Vec::with_capacity(fit.len());
-    for fit in fit {
-        shards.push(match fit {
-            Fit::File(fit) => fit.open(&map, &settings, &schema).await?,
-            Fit::Server(fit) => fit.open().await?,
-        });
-    }
+    let shards = map.shards().iter().filter(|described| is_asked_for(described)).map(Place::Shard);
+    let opener = Opener { directory: &directory, settings: &settings, schema: &schema, introduces: true };
+    let mut shards = opener.open(shards.chain([Place::Control]).collect(), &map).await?;
     directory.remember(shards.iter().map(Shard::id)).await?;
     let Some(control) = shards.pop() else { return Err(OpenError::NoPrimary { shard: name_of(CONTROL) }) };
     let (commits, _) = watch::channel(0);
-    let router = ShardRouter::new(map);
-    Ok(Cluster(Arc::new(Inner {
-        router,
-        shards,
-        control,
-        directory,
-        schema,
-        clock: settings.clock,
-        signals: settings.signals,
-        commits,
-    })))
+    let (router, fleet) = (ShardRouter::new(map), Fleet::new(shards));
+    let inner = Arc::new(Inner { router, fleet, control, directory, schema, settings, commits });
+    follow(&inner);
+    Ok(Cluster(inner))
 }
 
-/// Looks at one database, and changes nothing.
-async fn look<'a>(
-    place: &Place<'_>,
-    (map, directory): (&'a ShardMap, &'a Directory),
-    settings: &'a ClusterSettings,
-    schema: &'a Schema,
-) -> Result<Fit<'a>, OpenError> {
-    if let Some(servers) = &settings.servers {
-        let found = match place {
-            Place::Shard(described) => server::look(described, servers, (map, directory), settings, schema).await?,
-            Place::Control => server::look_at_control(servers, (map, directory), settings, schema).await?,
-        };
-        return Ok(Fit::Server(Box::new(found)));
+impl<'a> Opener<'a> {
+    /// Opens shards of a map. Each is looked at before the first is changed: of what one refuses, no other may bear traces.
+    pub(super) async fn open(&self, places: Vec<Place<'_>>, map: &'a ShardMap) -> Result<Vec<Shard>, OpenError> {
+        let mut fit = Vec::with_capacity(places.len());
+        for place in places {
+            let found = self.look(&place, map).await?;
+            if !self.introduces {
+                identity::check(found.db(), place.id(), map).await?;
+            }
+            fit.push(found);
+        }
+        let mut shards = Vec::with_capacity(fit.len());
+        for fit in fit {
+            shards.push(match fit {
+                Fit::File(fit) => fit.open(map, self.settings, self.schema).await?,
+                Fit::Server(fit) => fit.open().await?,
+            });
+        }
+        Ok(shards)
     }
-    let (id, path) = match place {
-        Place::Shard(it) => (it.id, settings.data_dir.join("shards").join(format!("{}.db", it.name))),
-        Place::Control => (CONTROL, settings.data_dir.join("control.db")),
-    };
-    Ok(Fit::File(file::look(id, &path, (map, directory), settings, schema).await?))
+
+    /// Looks at one database, and changes nothing.
+    async fn look(&self, place: &Place<'_>, map: &'a ShardMap) -> Result<Fit<'a>, OpenError> {
+        let Self { directory, settings, schema, .. } = *self;
+        if let Some(servers) = &settings.servers {
+            let found = match place {
+                Place::Shard(described) => server::look(described, servers, (map, directory), settings, schema).await?,
+                Place::Control => server::look_at_control(servers, (map, directory), settings, schema).await?,
+            };
+            return Ok(Fit::Server(Box::new(found)));
+        }
+        let (id, path) = match place {
+            Place::Shard(it) => (it.id, settings.data_dir.join("shards").join(format!("{}.db", it.name))),
+            Place::Control => (CONTROL, settings.data_dir.join("control.db")),
+        };
+        Ok(Fit::File(file::look(id, &path, (map, directory), settings, schema).await?))
+    }
 }
 
 /// Brings a database up to date, and says how that goes: a step over many rows takes its time.

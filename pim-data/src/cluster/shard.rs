@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pim_core::shard::{Bucket, ShardId};
+use pim_core::shard::{Bucket, Endpoint, ShardId};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::complaint::Complaint;
 use super::endpoint::EndpointHealth;
 use super::group::{Group, Need, PrimaryState};
 use crate::backend::{Db, DbError, Row, Snapshot, SqlPair, Statement};
@@ -32,6 +33,7 @@ struct Inner {
     /// Its servers, where it has some.
     group: Option<Arc<Group>>,
     replica: Replica,
+    complaint: Complaint,
 }
 
 /// How a shard is.
@@ -62,11 +64,30 @@ pub struct ShardHealth {
     pub endpoints: Vec<EndpointHealth>,
 }
 
+impl ShardHealth {
+    /// Of a shard that could not be opened.
+    pub(super) const fn missing(id: ShardId) -> Self {
+        Self {
+            shard: Some(id),
+            reachable: false,
+            probe_us: 0,
+            buckets_owned: 0,
+            map_version: 0,
+            keys: 0,
+            replica_lag_ms_max: 0,
+            term: None,
+            primary: None,
+            degraded: None,
+            endpoints: Vec::new(),
+        }
+    }
+}
+
 impl Shard {
     /// A shard in a file.
     pub(super) fn new(id: ShardId, db: Db, delay: Duration) -> Self {
         let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
-        Self(Arc::new(Inner { id, db, group: None, replica }))
+        Self(Arc::new(Inner { id, db, group: None, replica, complaint: Complaint::default() }))
     }
 
     /// A shard on servers, which are looked after from now on.
@@ -75,7 +96,37 @@ impl Shard {
         let group = Arc::new(group);
         super::group::watch(&group);
         let replica = Replica { db: db.clone(), delay, held: Arc::new(Mutex::new(None)) };
-        Self(Arc::new(Inner { id, db, group: Some(group), replica }))
+        Self(Arc::new(Inner { id, db, group: Some(group), replica, complaint: Complaint::default() }))
+    }
+
+    /// Whether it is this very one, not another of its number.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether its servers are those that a map names, whichever of them is the primary. A file is where it is.
+    pub(super) fn is_at(&self, endpoints: &[Endpoint]) -> bool {
+        self.group().is_none_or(|group| group.is_of(endpoints))
+    }
+
+    /// Whether anybody else has it.
+    pub(super) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// How long one who has it may use it before he asks for it again.
+    pub(super) fn longest_use(&self) -> Duration {
+        self.group().map_or(Duration::ZERO, |group| group.settings().call_max + group.settings().transaction_max)
+    }
+
+    /// Nobody is sent there any more. A file is closed when nobody has it.
+    pub(super) fn leave(&self) {
+        self.group().into_iter().for_each(Group::leave);
+    }
+
+    /// Gives up what is under way.
+    pub(super) fn close(&self) {
+        self.group().into_iter().flat_map(Group::pools).for_each(Db::close);
     }
 
     /// Its number.
@@ -123,6 +174,11 @@ impl Shard {
             Some(group) => group.recover(until, need, error).await,
             None => Err(error),
         }
+    }
+
+    /// What was told of it last.
+    pub(super) fn complaint(&self) -> &Complaint {
+        &self.0.complaint
     }
 
     /// Its replica.

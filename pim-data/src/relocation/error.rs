@@ -52,6 +52,9 @@ pub enum MoveError {
     /// This program knows no owner's connection string of a shard.
     #[error("this program may not change who owns the buckets of shard {0}: give it the secret of the owner")]
     NotOwner(ShardId),
+    /// A map has named other servers of a shard meanwhile, or it is not open here: whoever goes on begins with those.
+    #[error("shard {0} is found elsewhere by now, or not open in this program: resume the move")]
+    Exchanged(ShardId),
     /// Somebody else carries out a move at this moment.
     #[error("another mover is at work")]
     Busy,
@@ -107,7 +110,7 @@ impl MoveError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => true,
+            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Exchanged(_) | Self::Directory(_) => true,
             Self::Shard { source, .. } | Self::Journal(source) => source.is_retryable(),
             _ => false,
         }
@@ -130,7 +133,7 @@ impl IntoProblem for MoveError {
                 .detail("a shard is degraded: end that before buckets move")
                 .with("shard", shard.0),
             Self::Parked => Problem::of(problem::CONFLICT).detail("a key of the buckets is parked at the relay"),
-            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Directory(_) => {
+            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Exchanged(_) | Self::Directory(_) => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }
             Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not move buckets"),

@@ -9,7 +9,7 @@ use super::copy::End;
 use super::journal::{self, MoveStep};
 use super::layout::list_of;
 use crate::backend::{Db, DbError, Engine, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::Cluster;
 
 fn generated(text: String) -> Statement {
     Statement::of(SqlPair::generated(text))
@@ -104,7 +104,7 @@ pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTree
 
 /// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed.
 pub(crate) async fn lift_abandoned(cluster: &Cluster) -> Result<(), DbError> {
-    let Some(control) = cluster.database(CONTROL) else { return Ok(()) };
+    let control = cluster.0.control.db();
     let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(|it| it.step == MoveStep::Fenced).collect();
     if fenced.is_empty() {
         return Ok(());

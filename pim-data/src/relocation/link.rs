@@ -43,7 +43,8 @@ async fn append(
     facts: serde_json::Value,
 ) -> Result<String, MoveError> {
     let failed = |source| MoveError::Shard { shard, source };
-    let db = cluster.shard(shard).ok_or(MoveError::Target(shard))?.governed();
+    let open = cluster.shard(shard).ok_or(MoveError::Exchanged(shard))?;
+    let db = open.governed();
     let known = "SELECT seq, hash, body FROM audit WHERE lane = ? AND entity_id = ? AND entity = 'bucket' ORDER BY seq";
     let known = Statement::same(known).bind(lane.get()).bind(it.id);
     let mut first = LaneHead::hold(db.engine(), lane);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::journal::{self, MoveReport};
 use super::{MoveError, MoveRecord, MoveStep, Outlet, Run};
 use crate::backend::Db;
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::Cluster;
 
 /// Most buckets of one move: they are fenced together.
 pub const BUCKETS_MAX: usize = 64;
@@ -74,7 +74,7 @@ impl Mover {
         if buckets.is_empty() || buckets.len() > BUCKETS_MAX {
             return Err(MoveError::Buckets { most: BUCKETS_MAX });
         }
-        self.cluster.refresh_map()?;
+        self.cluster.refresh_map().await?;
         let map = self.cluster.map();
         let takes = map.shards().iter().any(|shard| shard.id == target && shard.state == ShardState::Live);
         if !takes || self.cluster.shard(target).is_none() {
@@ -89,7 +89,7 @@ impl Mover {
         if let Some(shard) = [source, target].into_iter().find(|shard| self.is_degraded(*shard)) {
             return Err(MoveError::Degraded(shard));
         }
-        for other in journal::open(self.control()?).await? {
+        for other in journal::open(self.control()).await? {
             if let Some(&bucket) = other.buckets.iter().find(|bucket| buckets.contains(bucket)) {
                 return Err(MoveError::Taken { bucket, other: other.id });
             }
@@ -112,7 +112,8 @@ impl Mover {
     /// What a degraded shard has acknowledged may be lost with its primary. Rows that had left it by then would be without the
     /// records that stay.
     fn is_degraded(&self, shard: ShardId) -> bool {
-        self.cluster.shard(shard).and_then(|shard| shard.group()).is_some_and(|group| group.degraded().is_some())
+        let shard = self.cluster.shard(shard);
+        shard.is_some_and(|shard| shard.group().is_some_and(|group| group.degraded().is_some()))
     }
 
     /// Writes a move down. Nothing moves before [`Mover::run`].
@@ -126,7 +127,7 @@ impl Mover {
         target: ShardId,
     ) -> Result<MoveRecord, MoveError> {
         let record = self.check(buckets, target).await?;
-        journal::plan(self.control()?, cx, &record).await?;
+        journal::plan(self.control(), cx, &record).await?;
         Ok(record)
     }
 
@@ -141,7 +142,7 @@ impl Mover {
         }
         let mut back = self.check(forth.buckets, forth.source).await?;
         back.reverses = Some(id);
-        journal::plan(self.control()?, cx, &back).await?;
+        journal::plan(self.control(), cx, &back).await?;
         Ok(back)
     }
 
@@ -193,7 +194,7 @@ impl Mover {
     /// # Errors
     /// [`MoveError::Unknown`], or the control database fails.
     pub async fn find(&self, id: Uuid) -> Result<MoveRecord, MoveError> {
-        journal::find(self.control()?, id).await
+        journal::find(self.control(), id).await
     }
 
     /// The newest moves, at most `most`.
@@ -201,7 +202,7 @@ impl Mover {
     /// # Errors
     /// The control database fails.
     pub async fn list(&self, most: u32) -> Result<Vec<MoveRecord>, MoveError> {
-        Ok(journal::list(self.control()?, most).await?)
+        Ok(journal::list(self.control(), most).await?)
     }
 
     /// Moves that are not over, oldest first.
@@ -209,10 +210,10 @@ impl Mover {
     /// # Errors
     /// The control database fails.
     pub async fn unfinished(&self) -> Result<Vec<MoveRecord>, MoveError> {
-        Ok(journal::open(self.control()?).await?)
+        Ok(journal::open(self.control()).await?)
     }
 
-    pub(super) fn control(&self) -> Result<&Db, MoveError> {
-        self.cluster.database(CONTROL).ok_or(MoveError::Target(CONTROL))
+    pub(super) fn control(&self) -> &Db {
+        self.cluster.0.control.db()
     }
 }

@@ -11,7 +11,7 @@ use super::copy::{Copier, End, Settled};
 use super::layout::Layout;
 use super::mover::Mover;
 use super::{MoveError, MoveRecord, MoveStep, Outflow, hand_over, journal, link};
-use crate::cluster::PreparedMap;
+use crate::cluster::{PreparedMap, Publishing};
 use crate::fence::PublishError;
 
 /// Pause between two looks at the outbox while writers wait.
@@ -37,7 +37,7 @@ pub struct Run {
 #[derive(Debug)]
 struct Pause {
     /// Nobody else publishes a map.
-    publishing: File,
+    publishing: Publishing,
     since: Instant,
     /// The map that gives the buckets away, and that map on the disk.
     ready: (ShardMap, PreparedMap),
@@ -46,7 +46,7 @@ struct Pause {
 impl Run {
     pub(super) fn new(mover: Mover, record: MoveRecord, moving: File) -> Result<Self, MoveError> {
         let end = |shard: ShardId| {
-            let found = mover.cluster.shard(shard).ok_or(MoveError::Target(shard))?;
+            let found = mover.cluster.shard(shard).ok_or(MoveError::Exchanged(shard))?;
             if !found.is_governed() {
                 return Err(MoveError::NotOwner(shard));
             }
@@ -72,6 +72,7 @@ impl Run {
     /// # Errors
     /// [`MoveError`]; the step may be done again, by this run or another.
     pub async fn step(&mut self, cx: &RequestContext) -> Result<MoveStep, MoveError> {
+        self.leads_there()?;
         match self.record.step {
             MoveStep::Planned => self.begin().await?,
             MoveStep::Copying => self.copy_and_fence().await?,
@@ -88,6 +89,16 @@ impl Run {
             MoveStep::Done | MoveStep::Cancelled => {}
         }
         Ok(self.record.step)
+    }
+
+    /// Refuses to go on when a map names other servers of an end by now: those may lack what was written before.
+    fn leads_there(&self) -> Result<(), MoveError> {
+        let is_end = |end: &&End| {
+            let open = self.mover.cluster.shard(end.shard);
+            open.is_none_or(|shard| !shard.governed().is(&end.db))
+        };
+        let ends = [&self.copier.source, &self.copier.target];
+        ends.into_iter().find(is_end).map_or(Ok(()), |end| Err(MoveError::Exchanged(end.shard)))
     }
 
     /// The target takes copies from now on.
@@ -107,9 +118,9 @@ impl Run {
             }
         }
         self.lull(settings.lull_max).await?;
-        let publishing = self.mover.cluster.0.directory.publishing().await?;
-        self.mover.cluster.refresh_map()?;
-        self.mover.cluster.finish_begun().await?;
+        let publishing = self.mover.cluster.publishing().await?;
+        self.mover.cluster.catch_up(&publishing).await?;
+        self.leads_there()?;
         self.owned()?;
         // That may have taken a while.
         self.lull(settings.lull_max.min(LAST_LULL_MAX)).await?;
@@ -183,9 +194,9 @@ impl Run {
             // Nobody has published since: it was seen before the fence that no other map is about to come.
             Some(Pause { publishing, since, ready }) => (publishing, Some((since, ready))),
             None => {
-                let publishing = cluster.0.directory.publishing().await?;
-                cluster.refresh_map()?;
-                cluster.finish_begun().await?;
+                let publishing = cluster.publishing().await?;
+                cluster.catch_up(&publishing).await?;
+                self.leads_there()?;
                 (publishing, None)
             }
         };
@@ -227,18 +238,18 @@ impl Run {
     async fn unfence(&mut self) -> Result<(), MoveError> {
         let publishing = match self.paused.take() {
             Some(pause) => pause.publishing,
-            None => self.mover.cluster.0.directory.publishing().await?,
+            None => self.mover.cluster.publishing().await?,
         };
         self.unfence_by(publishing).await
     }
 
     /// As [`Run::unfence`], by whoever holds the place of the publisher until then.
-    async fn unfence_by(&mut self, _publishing: File) -> Result<(), MoveError> {
+    async fn unfence_by(&mut self, publishing: Publishing) -> Result<(), MoveError> {
         let shard = self.record.source;
         let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
         lifted.map_err(|source| MoveError::Shard { shard, source })?;
         // Where it stays, because a shard does not answer, the next map that is kept takes its place.
-        let _kept = self.mover.cluster.forget_prepared().await;
+        let _kept = self.mover.cluster.forget_prepared(&publishing).await;
         self.record.map_version = 0;
         self.advance(MoveStep::Planned).await
     }
@@ -291,6 +302,6 @@ impl Run {
     async fn advance(&mut self, step: MoveStep) -> Result<(), MoveError> {
         let before = std::mem::replace(&mut self.record.step, step);
         self.record.changed_at = self.mover.cluster.clock().now();
-        journal::advance(self.mover.control()?, &self.record, before).await.inspect_err(|_| self.record.step = before)
+        journal::advance(self.mover.control(), &self.record, before).await.inspect_err(|_| self.record.step = before)
     }
 }

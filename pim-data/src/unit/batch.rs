@@ -153,7 +153,7 @@ async fn go_together(mut seats: Vec<Seat>, mut place: Place) {
         return place.give_back(seats);
     }
     if let Some(Seat { ready, .. }) = seats.first() {
-        ready.unit.cluster.0.signals.called(seats.iter().map(|seat| seat.ready.since.elapsed()));
+        ready.unit.cluster.0.settings.signals.called(seats.iter().map(|seat| seat.ready.since.elapsed()));
     }
     // Whoever waits for a lane holds none that comes after it.
     seats.sort_by_key(|seat| seat.ready.unit.route.bucket.lane().get());

@@ -32,7 +32,8 @@ impl Cluster {
         if units.len() > BULK_MAX {
             return Err(UnitError::TooLarge { most: BULK_MAX });
         }
-        let database = self.shard(shard).ok_or(UnitError::UnknownShard(shard))?.db();
+        let open = self.shard(shard).ok_or(UnitError::UnknownShard(shard))?;
+        let database = open.db();
         let count = units.len();
         if database.engine() == Engine::Postgres {
             bulk_on_server(database, shard, units).await?;

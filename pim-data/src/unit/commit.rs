@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{CommitFacts, Pending, Unit, UnitError, in_time};
 use crate::audit::{LaneHead, Record};
 use crate::backend::{Db, DbError, End, Engine, Member, Row, SqlPair, Statement, Value};
-use crate::cluster::CONTROL;
+use crate::cluster::{CONTROL, Shard};
 use crate::consistency::{Consistency, ConsistencyToken};
 use crate::entity::Table;
 use crate::retry::Backoff;
@@ -107,9 +107,12 @@ impl Unit {
     /// # Panics
     /// When a part panics; nothing was written then.
     pub async fn commit(self) -> Result<Committed, UnitError> {
-        let (begun, cluster, mut shard) = (Instant::now(), self.cluster.clone(), self.route.shard);
+        let (begun, cluster, cx, mut shard) = (Instant::now(), self.cluster.clone(), self.cx.clone(), self.route.shard);
         let outcome = self.send(&mut shard).await;
-        cluster.0.signals.unit(shard, &outcome, begun.elapsed());
+        cluster.0.settings.signals.unit(shard, &outcome, begun.elapsed());
+        if let Err(UnitError::Database(error) | UnitError::Unknown(error)) = &outcome {
+            cluster.complain(shard, error, &cx);
+        }
         outcome
     }
 
@@ -117,20 +120,21 @@ impl Unit {
         self.check_events()?;
         let (mut fenced, mut draining) = (0, false);
         loop {
+            let open = self.find_shard().await?;
             *to = self.route.shard;
-            let (unit, outcome) = self.attempt(fenced > 0).await?;
+            let (unit, outcome) = self.attempt(open.clone(), fenced > 0).await?;
             self = unit;
             match outcome {
                 Err(UnitError::Fence { shard, newest, draining: leaves }) if shard != CONTROL => {
                     draining |= leaves;
-                    self.cluster.0.signals.fenced();
+                    self.cluster.0.settings.signals.fenced();
                     // Nothing is sent yet, and commit compares the key's n: the same unit may enter by the newer map.
-                    self.cluster.refresh_map()?;
+                    // It will be a while.
+                    self.ticket = None;
+                    self.cluster.refresh_map_until(self.cx.deadline().instant()).await?;
                     // Or when a map is known that nobody has published yet: whoever was about to may have died.
                     draining |= newest > self.cluster.map().version();
                     let route = self.cluster.router().route(&self.home);
-                    // It will be a while.
-                    self.ticket = None;
                     let patience = if draining { DRAINING } else { FENCED };
                     if route == self.route && !patience.wait(fenced, self.cx.deadline()).await {
                         return Err(UnitError::Fence { shard, newest, draining });
@@ -141,6 +145,8 @@ impl Unit {
                         return Err(UnitError::Fence { shard, newest, draining });
                     }
                 }
+                // Nothing was written, and another one has taken its place. Ends: each time it has.
+                Err(UnitError::Database(DbError::Closed)) if self.cluster.is_replaced(&open) => self.ticket = None,
                 head => {
                     let head = head?;
                     let token = ConsistencyToken::of(self.home.uuid(), head);
@@ -151,8 +157,7 @@ impl Unit {
     }
 
     /// Sends the unit by its present route, to a server alone where others would be refused with it: the home key's number after it, or what refused it.
-    async fn attempt(self, alone: bool) -> Result<(Self, Result<u64, UnitError>), UnitError> {
-        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?.clone();
+    async fn attempt(self, shard: Shard, alone: bool) -> Result<(Self, Result<u64, UnitError>), UnitError> {
         if shard.db().engine() == Engine::Sqlite {
             return self.share(shard.db()).await;
         }

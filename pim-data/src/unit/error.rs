@@ -82,8 +82,8 @@ pub enum UnitError {
         /// The bound.
         most: usize,
     },
-    /// The map names a shard that this cluster does not have.
-    #[error("shard {0} is not part of this cluster")]
+    /// The map names a shard that could not be opened here.
+    #[error("shard {0} is not open in this program: why is in its log, and it is tried again")]
     UnknownShard(ShardId),
     /// The deadline passed before anything was committed, or sent to be.
     #[error("the deadline passed while waiting for the shard")]
@@ -131,7 +131,7 @@ impl UnitError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Conflict | Self::Fence { .. } => true,
+            Self::Conflict | Self::Fence { .. } | Self::UnknownShard(_) => true,
             Self::Database(error) => error.is_retryable(),
             _ => false,
         }

@@ -141,7 +141,7 @@ impl Unit {
     ) -> Result<u64, UnitError> {
         let write = self.write_call(only, &message.context, Some(&message.tail))?;
         let mut conn = db.read_until(until).await?;
-        self.cluster.0.signals.called(std::iter::once(since.elapsed()));
+        self.cluster.0.settings.signals.called(std::iter::once(since.elapsed()));
         let rows = conn.query(write).await.map_err(|error| self.explain(error))?;
         self.reached(&rows)
     }

@@ -51,7 +51,7 @@ impl Tries {
         tokio::time::sleep(pause).await;
         if matches!(error, UnitError::Fence { .. }) {
             // A map that cannot be read now is read at the next refusal.
-            let _unreadable = self.cluster.refresh_map();
+            let _unreadable = self.cluster.refresh_map_until(self.cx.deadline().instant()).await;
         }
         true
     }

@@ -5,6 +5,7 @@ use pim_data::backend::Engine;
 /// Which engine the promises of this level are tried on.
 const ENGINE: Engine = Engine::Sqlite;
 
+mod maps;
 mod moving;
 mod world;
 
@@ -15,11 +16,13 @@ mod bulk_is_all_or_nothing;
 mod columns_have_any_name;
 mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
+mod files_are_made_once;
 mod history_and_audit_agree;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;
 mod losses_are_given_up;
 mod map_swaps_under_traffic;
+mod maps_bring_shards;
 mod moves_pause_briefly;
 mod open_looks_before_it_changes;
 mod open_refuses_by_name;
@@ -35,6 +38,9 @@ mod visibility_agrees_with_oracle;
 
 #[cfg(feature = "postgres")]
 mod server;
+
+#[cfg(feature = "postgres")]
+mod lines;
 
 #[cfg(feature = "postgres")]
 mod wire;

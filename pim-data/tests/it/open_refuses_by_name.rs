@@ -1,11 +1,19 @@
 //! A data directory that does not fit is refused by name, and left as it was.
 
-use pim_data::backend::{Db, DbSettings};
+use pim_core::shard::ShardId;
+use pim_data::backend::{Db, DbSettings, Statement};
 use pim_data::cluster::{Access, Cluster, ClusterSettings, DirectoryError, OpenError};
 use pim_data::migration::{MigrateError, Migration};
 use pim_data::schema::Schema;
 
-use crate::world::{Folder, schema, settings};
+#[cfg(feature = "postgres")]
+use super::ENGINE;
+use super::world::{Folder, World, policy, schema, settings};
+
+/// A step that both engines understand.
+fn step(version: u32, name: &'static str, sql: &str) -> Migration {
+    Migration::new(version, name, sql.to_owned()).with_postgres(sql.to_owned())
+}
 
 async fn refused(settings: ClusterSettings) -> OpenError {
     Cluster::open(settings, schema()).await.expect_err("must be refused")
@@ -18,22 +26,6 @@ async fn another_number_of_shards() {
     let error = refused(settings(&folder, 3)).await;
     assert!(matches!(error, OpenError::Directory(DirectoryError::OtherShards { found: 2, asked: 3, .. })), "{error:?}");
     Cluster::open(settings(&folder, 2), schema()).await.expect("still opens");
-}
-
-/// Guard: the engine refuses one of two connections that bring a new file into WAL, without waiting; we wait.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn connections_that_make_a_file_at_once_wait_for_each_other() {
-    let folder = Folder::new();
-    for round in 0..200 {
-        let path = folder.path().join(format!("{round}.db"));
-        let opening = (0..8).map(|_| {
-            let path = path.clone();
-            tokio::spawn(async move { Db::open(&path, DbSettings::default()).await })
-        });
-        for opened in futures_util::future::join_all(opening).await {
-            opened.expect("runs").expect("opens");
-        }
-    }
 }
 
 #[tokio::test]
@@ -78,22 +70,25 @@ async fn nothing_there_and_no_map_to_make_it_with() {
 }
 
 #[tokio::test]
-async fn swapped_database_files() {
+async fn swapped_databases() {
     let folder = Folder::new();
     let cluster = Cluster::open(settings(&folder, 2), schema()).await.expect("opens");
-    // What the file of another shard would say.
-    let mut tx = cluster.database(pim_core::shard::ShardId(0)).expect("a shard").begin().await.expect("begins");
+    let world = World { cluster, policy: policy(), folder };
+    // What the database of another shard would say.
+    let mut tx = world.powerful(ShardId(0)).await.begin().await.expect("begins");
     tx.script("UPDATE pim_identity SET shard = 1").await.expect("runs");
     tx.commit().await.expect("commits");
+    let World { cluster, folder, .. } = world;
     drop(cluster);
     let error = refused(settings(&folder, 2)).await;
-    assert!(matches!(error, OpenError::Identity { .. }), "{error:?}");
+    let OpenError::Identity { place, .. } = &error else { panic!("{error:?}") };
+    assert!(place.contains("shard-0") && error.to_string().contains(place), "{error}");
 }
 
 #[tokio::test]
 async fn a_schema_newer_than_the_program() {
     let folder = Folder::new();
-    let newer = Schema::builder().everywhere(&[Migration::new(20_000, "future", "CREATE TABLE later (x)")]);
+    let newer = Schema::builder().everywhere(&[step(20_000, "future", "CREATE TABLE later (x INTEGER)")]);
     drop(Cluster::open(settings(&folder, 1), newer.build().expect("sound")).await.expect("opens"));
     let error = refused(settings(&folder, 1)).await;
     let OpenError::Schema { source: MigrateError::Newer { found: 20_000, .. }, .. } = error else {
@@ -105,7 +100,7 @@ async fn a_schema_newer_than_the_program() {
 #[tokio::test]
 async fn a_schema_newer_in_the_middle() {
     let folder = Folder::new();
-    let step = |version, table| Migration::new(version, "step", format!("CREATE TABLE {table} (x)"));
+    let step = |version, table| step(version, "step", &format!("CREATE TABLE {table} (x INTEGER)"));
     let newer = Schema::builder().everywhere(&[step(999, "earlier"), step(20_000, "last")]).build().expect("sound");
     drop(Cluster::open(settings(&folder, 1), newer).await.expect("opens"));
     let older = Schema::builder().everywhere(&[step(20_000, "last")]).build().expect("sound");
@@ -120,9 +115,9 @@ async fn migrations_run_twice_over_change_nothing() {
     let folder = Folder::new();
     for _ in 0..2 {
         let cluster = Cluster::open(settings(&folder, 1), schema()).await.expect("opens");
-        let db = cluster.database(pim_core::shard::ShardId(0)).expect("a shard");
+        let db = cluster.database(ShardId(0)).expect("a shard");
         assert_eq!(
-            pim_data::migration::migrate(db, &[]).await.err().map(|_| ()),
+            pim_data::migration::migrate(&db, &[]).await.err().map(|_| ()),
             Some(()),
             "older programs are refused"
         );
@@ -132,24 +127,31 @@ async fn migrations_run_twice_over_change_nothing() {
 #[tokio::test]
 async fn a_migration_that_was_edited_after_it_had_been_applied() {
     let folder = Folder::new();
-    let with = |sql: &str| {
-        Schema::builder().everywhere(&[Migration::new(1000, "facts", sql)]).build().expect("a sound schema")
-    };
-    drop(Cluster::open(settings(&folder, 1), with("CREATE TABLE fact (n)")).await.expect("opens"));
-    let error = Cluster::open(settings(&folder, 1), with("CREATE TABLE fact (m)")).await.expect_err("must be refused");
+    let with = |sql: &str| Schema::builder().everywhere(&[step(1000, "facts", sql)]).build().expect("a sound schema");
+    drop(Cluster::open(settings(&folder, 1), with("CREATE TABLE fact (n INTEGER)")).await.expect("opens"));
+    let error =
+        Cluster::open(settings(&folder, 1), with("CREATE TABLE fact (m INTEGER)")).await.expect_err("must be refused");
     let OpenError::Schema { source: MigrateError::Edited { version: 1000, .. }, .. } = error else {
         panic!("{error:?}")
     };
 }
 
+/// A database of its own, with nothing in it.
+async fn own(folder: &Folder) -> Db {
+    #[cfg(feature = "postgres")]
+    if ENGINE == pim_data::backend::Engine::Postgres {
+        crate::server::add(folder.path(), "shard-9");
+        return crate::server::superuser(folder.path(), 9).await;
+    }
+    Db::open(&folder.path().join("own.db"), DbSettings::default()).await.expect("opens")
+}
+
 #[tokio::test]
 async fn a_failing_migration_leaves_the_database_as_it_was() {
     let folder = Folder::new();
-    let file = folder.path().join("own.db");
-    let db = Db::open(&file, DbSettings::default());
-    let db = db.await.expect("opens");
-    let steps = [Migration::new(1, "good", "CREATE TABLE good (x)"), Migration::new(2, "bad", "CREATE TABLE good (x)")];
+    let db = own(&folder).await;
+    let steps = [step(1, "good", "CREATE TABLE good (x INTEGER)"), step(2, "bad", "CREATE TABLE good (x INTEGER)")];
     let failed = pim_data::migration::migrate(&db, &steps).await;
     assert!(matches!(failed, Err(MigrateError::Step { version: 2, .. })), "{failed:?}");
-    assert!(db.query(pim_data::backend::Statement::sqlite("SELECT * FROM good")).await.is_err());
+    assert!(db.query(Statement::same("SELECT * FROM good")).await.is_err());
 }

@@ -16,6 +16,7 @@ use pim_data::unit::UnitError;
 
 use super::moving::eventually;
 use super::world::{Account, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
+use crate::lines::Lines;
 use crate::wire::Wire;
 
 /// Secrets with some of them replaced.
@@ -280,4 +281,31 @@ async fn a_primary_that_is_read_only_is_not_opened() {
     let error = Cluster::open(settings(&folder, 1), schema()).await.err().map(|error| told(&error)).unwrap_or_default();
     assert!(error.contains("takes no writes") && error.contains("shard-0"), "{error}");
     drop(policy);
+}
+
+/// Guard: whoever reads the log learns which shard fails requests, at which of its servers, for which reason, and what helps.
+#[tokio::test]
+async fn what_fails_a_request_is_in_the_log_with_shard_and_fix() {
+    let lines = Lines::default();
+    let _listening = pim_core::log::tracing::subscriber::set_default(lines.clone());
+    let world = World::with(1, |mut settings| {
+        settings.servers.as_mut().expect("servers").settings.transaction_max = Duration::from_millis(300);
+        settings
+    })
+    .await;
+    let account = world.register().await;
+    let keeper = crate::server::superuser(world.folder.path(), 0).await;
+    let key = Statement::same("SELECT n FROM key_head WHERE key = ? FOR UPDATE").bind(account.id.uuid());
+    let (kept, _) = keeper.begin_with(&[key]).await.expect("holds");
+    for _ in 0..2 {
+        let refused = world.change(account.id, |account| account.points = 7).await;
+        assert!(matches!(refused, Err(UnitError::Database(DbError::Cancelled { .. }))), "{refused:?}");
+    }
+    kept.rollback().await.expect("lets go");
+    let told = lines.of("shard.call_failed");
+    assert_eq!(told.len(), 1, "it is told once: {told:?}");
+    for (name, value) in [("shard_id", "0"), ("endpoint", "0"), ("code", "cancelled")] {
+        assert_eq!(told[0].get(name).map(String::as_str), Some(value), "{told:?}");
+    }
+    assert!(told[0]["fix"].contains("transaction_max") && !told[0]["request_id"].is_empty(), "{told:?}");
 }

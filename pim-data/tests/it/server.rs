@@ -27,13 +27,16 @@ impl fmt::Debug for TestSecrets {
 
 impl Secrets for TestSecrets {
     fn secret(&self, name: &str) -> Result<String, SecretError> {
+        // `green.shard-0` is the same place, and whoever looks on can tell the connections apart.
+        let (mark, name) = name.split_once('.').unwrap_or(("", name));
         let (name, user) = match name.rsplit_once('-') {
             Some((name, "owner")) => (name, Some(OWNER)),
             Some((name, "super")) => (name, None),
             _ => (name, Some(APPLICATION)),
         };
         let database = if name == "server" { "postgres".to_owned() } else { format!("{}_{name}", self.prefix) };
-        Ok(dsn(user, &database))
+        let dsn = dsn(user, &database);
+        Ok(if mark.is_empty() { dsn } else { format!("{dsn}?application_name={mark}") })
     }
 }
 
@@ -73,6 +76,11 @@ pub(crate) fn make(folder: &Path, marker: &str, names: impl IntoIterator<Item = 
         }
     });
     std::fs::write(marker, "").expect("writes");
+}
+
+/// Makes one more database for a folder.
+pub(crate) fn add(folder: &Path, name: &str) {
+    make(folder, &format!("server-{name}"), [name.to_owned()]);
 }
 
 /// Drops the databases of a folder.

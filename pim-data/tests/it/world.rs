@@ -240,7 +240,9 @@ pub(crate) struct World {
 }
 
 pub(crate) fn settings(folder: &Folder, shards: u16) -> ClusterSettings {
-    let settings = ClusterSettings::at(folder.path()).with_map(ShardMap::even(shards).expect("a few shards"));
+    let mut settings = ClusterSettings::at(folder.path()).with_map(ShardMap::even(shards).expect("a few shards"));
+    // Whoever is to be behind stays behind.
+    settings.maps_every = Duration::from_secs(3600);
     #[cfg(feature = "postgres")]
     if ENGINE == Engine::Postgres {
         return settings.with_servers(crate::server::provide(folder.path(), shards));

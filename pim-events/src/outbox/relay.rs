@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pim_core::signal::Spans;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Source;
+use super::{Source, Sources};
 use crate::bus::Publisher;
-use crate::pace::{Stop, until};
+use crate::pace::{Stop, Stopper, until};
 use crate::signals::EventSignals;
 use task::Task;
 
@@ -50,41 +51,113 @@ impl RelaySettings {
     }
 }
 
-/// Brings the events of some outboxes to the bus: in order within each key, at least once.
+/// Brings the events of outboxes to the bus: in order within each key, at least once.
 ///
 /// Several relays, also in several processes, may run over the same outboxes; each outbox is served by one at a time.
 /// One that comes back from the dead can only repeat what the outbox says, and its cursor writes are refused.
+///
+/// One over a cluster follows its map: it serves the shards that are added, and by the servers that are named.
 #[must_use = "a relay does nothing until `run`"]
 pub struct Relay {
-    tasks: Vec<Task>,
+    sources: Sources,
+    bus: Arc<dyn Publisher>,
+    settings: RelaySettings,
+    owner: Uuid,
+    signals: EventSignals,
 }
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("outboxes", &self.tasks.len()).finish()
+        f.debug_struct("Relay").field("outboxes", &self.sources.now().len()).finish()
     }
 }
 
 impl Relay {
-    /// A relay over `sources`.
-    pub fn new(sources: Vec<Source>, bus: &Arc<dyn Publisher>, settings: &RelaySettings) -> Self {
-        let owner = Uuid::new_v4();
-        let task = |source| Task::new(source, Arc::clone(bus), settings.clone(), owner);
-        Self { tasks: sources.into_iter().map(task).collect() }
+    /// A relay over `sources`: some outboxes, or those of a cluster.
+    pub fn new(sources: impl Into<Sources>, bus: &Arc<dyn Publisher>, settings: &RelaySettings) -> Self {
+        let (sources, settings, owner) = (sources.into(), settings.clone(), Uuid::new_v4());
+        Self { sources, bus: Arc::clone(bus), settings, owner, signals: EventSignals::unbound() }
     }
 
     /// Tells `signals` what happens.
     pub fn with_signals(mut self, signals: &EventSignals) -> Self {
-        for task in &mut self.tasks {
-            task.signals = signals.clone();
-        }
+        self.signals = signals.clone();
         self
     }
 
     /// Runs until `shutdown`; then writes its cursors and gives its leases back. Dropping it is safe at any point.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, stop) = Stop::pair();
-        let mut tasks: JoinSet<()> = self.tasks.into_iter().map(|task| task.run(stop.clone())).collect();
-        until(shutdown, stopper, async move { while tasks.join_next().await.is_some() {} }).await;
+        until(shutdown, stopper, self.serve(stop)).await;
+    }
+
+    async fn serve(mut self, mut stop: Stop) {
+        let mut served: Vec<Served> = Vec::new();
+        let mut tasks = JoinSet::new();
+        while !stop.is_set() {
+            let sources = self.sources.now();
+            for gone in served.iter_mut().filter(|it| !sources.iter().any(|source| source.is(&it.source))) {
+                gone.end(self.settings.lease());
+            }
+            // An outbox that is read another way by now is served again once nobody serves it: both would hold one lease.
+            for source in sources {
+                if !served.iter().any(|it| it.source.origin == source.origin) {
+                    served.push(self.begin(source, &mut tasks));
+                }
+            }
+            let due = served.iter().filter_map(|it| it.due).min();
+            tokio::select! {
+                () = stop.wait() => {}
+                () = self.sources.changed() => {}
+                () = until_due(due) => served.iter_mut().for_each(Served::cut_short),
+                Some(ended) = tasks.join_next_with_id() => {
+                    let ended = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    served.retain(|it| it.task.id() != ended);
+                }
+            }
+        }
+        served.iter().for_each(|it| it.stopper.stop());
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn begin(&self, source: Source, tasks: &mut JoinSet<()>) -> Served {
+        let (stopper, stop) = Stop::pair();
+        let mut task = Task::new(source.clone(), Arc::clone(&self.bus), self.settings.clone(), self.owner);
+        task.signals = self.signals.clone();
+        Served { source, stopper, task: tasks.spawn(task.run(stop)), is_told: false, due: None }
+    }
+}
+
+async fn until_due(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An outbox with a task.
+struct Served {
+    source: Source,
+    stopper: Stopper,
+    task: AbortHandle,
+    /// Whether it is told to end.
+    is_told: bool,
+    /// Until when it may take its time for that.
+    due: Option<Instant>,
+}
+
+impl Served {
+    /// Tells it to end. Where it is read no more nobody may answer: it need not outlast its lease.
+    fn end(&mut self, patience: Duration) {
+        if !self.is_told {
+            self.stopper.stop();
+            (self.is_told, self.due) = (true, Some(Instant::now() + patience));
+        }
+    }
+
+    fn cut_short(&mut self) {
+        if self.due.take_if(|due| *due <= Instant::now()).is_some() {
+            self.task.abort();
+        }
     }
 }

@@ -26,18 +26,67 @@ pub struct Source {
 }
 
 impl Source {
-    /// The outboxes of all shards, that of the control database last.
+    /// The outboxes of all shards that are open now, that of the control database last. [`Sources`] follow a map that names others.
     #[must_use]
     pub fn all(cluster: &Cluster) -> Vec<Self> {
         let of = |shard: ShardId| {
             let origin = if shard == CONTROL { Origin::Control } else { Origin::Shard(shard) };
-            Some(Self { origin, db: cluster.database(shard)?.clone(), commits: cluster.commits() })
+            Some(Self { origin, db: cluster.database(shard)?, commits: cluster.commits() })
         };
         cluster.sources().filter_map(of).collect()
     }
 }
 
+/// The outboxes that something looks after: some, or all of a cluster, whichever shards it has at the time.
+#[derive(Clone, Debug)]
+pub struct Sources(Which);
+
+#[derive(Clone, Debug)]
+enum Which {
+    These(Vec<Source>),
+    Of(Cluster, watch::Receiver<u64>),
+}
+
+impl Sources {
+    /// Those that there are now.
+    #[must_use]
+    pub fn now(&self) -> Vec<Source> {
+        match &self.0 {
+            Which::These(sources) => sources.clone(),
+            Which::Of(cluster, _) => Source::all(cluster),
+        }
+    }
+
+    /// Waits until there are others than at the last call.
+    pub(crate) async fn changed(&mut self) {
+        if let Which::Of(_, changes) = &mut self.0
+            && changes.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+impl From<Vec<Source>> for Sources {
+    fn from(sources: Vec<Source>) -> Self {
+        Self(Which::These(sources))
+    }
+}
+
+/// All of a cluster.
+impl From<&Cluster> for Sources {
+    fn from(cluster: &Cluster) -> Self {
+        Self(Which::Of(cluster.clone(), cluster.changes()))
+    }
+}
+
 impl Source {
+    /// Whether it is read by the same connections as the other.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.db.is(&other.db)
+    }
+
     /// Lets the relay begin with the oldest event that the outbox still has, as after a restore: what the copy of the log
     /// lacks is sent again, and consumers skip what they know by its number. Whoever holds the lease loses it.
     ///

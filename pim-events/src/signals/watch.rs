@@ -12,7 +12,7 @@ use pim_data::backend::{DbError, Statement};
 use super::{Bound, ConsumerKind, EventSignals, SourceLabel, whole};
 use crate::bus::Subscriber;
 use crate::consumer::HoldReason;
-use crate::outbox::{OutboxError, Source};
+use crate::outbox::{OutboxError, Source, Sources};
 use crate::pace::{Stop, sleep, until};
 use crate::projection::{ReadStore, StatusError, StoreError};
 
@@ -31,7 +31,7 @@ impl Default for WatchSettings {
 }
 
 enum Subject {
-    Outboxes { sources: Vec<Source>, clock: Clock },
+    Outboxes { sources: Sources, clock: Clock },
     Consumers { store: ReadStore, bus: Arc<dyn Subscriber> },
 }
 
@@ -62,8 +62,13 @@ impl std::fmt::Debug for Watch {
 
 impl Watch {
     /// Watches outboxes: runs beside a relay, and sees those that it does not serve as well.
-    pub fn of_outboxes(sources: Vec<Source>, clock: Clock, signals: &EventSignals, settings: &WatchSettings) -> Self {
-        Self::of(Subject::Outboxes { sources, clock }, signals, settings)
+    pub fn of_outboxes(
+        sources: impl Into<Sources>,
+        clock: Clock,
+        signals: &EventSignals,
+        settings: &WatchSettings,
+    ) -> Self {
+        Self::of(Subject::Outboxes { sources: sources.into(), clock }, signals, settings)
     }
 
     /// Watches the consumers of a read store: runs beside projections.
@@ -96,7 +101,7 @@ impl Watch {
     async fn look(&self) -> Result<(), WatchError> {
         let Some(bound) = &self.signals.0 else { return Ok(()) };
         match &self.subject {
-            Subject::Outboxes { sources, clock } => outboxes(bound, sources, clock).await,
+            Subject::Outboxes { sources, clock } => outboxes(bound, &sources.now(), clock).await,
             Subject::Consumers { store, bus } => {
                 consumers(bound, store, bus.as_ref()).await?;
                 Ok(dead_letters(bound, store).await?)
@@ -106,7 +111,8 @@ impl Watch {
 }
 
 async fn outboxes(bound: &Bound, sources: &[Source], clock: &Clock) -> Result<(), WatchError> {
-    let mut worst: BTreeMap<SourceLabel, [u64; 3]> = BTreeMap::new();
+    // Also those that are gone: what was said of them last holds no more.
+    let mut worst: BTreeMap<SourceLabel, [u64; 3]> = SourceLabel::ALL.iter().map(|label| (*label, [0; 3])).collect();
     for source in sources {
         let status = source.status(clock.now()).await?;
         let of_label = worst.entry(source.origin.into()).or_default();

@@ -20,10 +20,14 @@ mod order_survives_moves;
 mod poison_parks_its_key;
 mod rebuild_equals_live;
 mod relay_repeats_harmlessly;
+mod relays_follow_the_map;
 mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;
 mod writes_are_read_back;
+
+#[path = "../../../pim-data/tests/it/maps.rs"]
+mod maps;
 
 #[cfg(feature = "postgres")]
 #[path = "../../../pim-data/tests/it/server.rs"]

@@ -24,6 +24,7 @@ promises! {
     poison_parks_its_key in "poison_parks_its_key.rs",
     rebuild_equals_live in "rebuild_equals_live.rs",
     relay_repeats_harmlessly in "relay_repeats_harmlessly.rs",
+    relays_follow_the_map in "relays_follow_the_map.rs",
     rewound_keys_are_rebuilt in "rewound_keys_are_rebuilt.rs",
     retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
     writes_are_read_back in "writes_are_read_back.rs",

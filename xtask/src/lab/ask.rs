@@ -28,6 +28,15 @@ pub(crate) enum ShardVerb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Goes back to an earlier map: publishes a new one with its shards, servers and owners.
+    Rollback {
+        /// Version of the earlier map.
+        #[arg(long, value_name = "VERSION")]
+        to: u64,
+        /// Only shows the map that would be published, and the difference.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Says whether a map could be published now, with every finding.
     Validate {
         /// The map file.
@@ -261,6 +270,11 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
             let text = text_of(map)?;
             let path = format!("/v1/admin/shards/map?dry_run={dry_run}");
             print("shard-publish", &Api::of(Role::Sre)?.post(&path, &json!({"map": text}))?, json);
+            Ok(())
+        }
+        ShardVerb::Rollback { to, dry_run } => {
+            let path = format!("/v1/admin/shards/map/rollback?dry_run={dry_run}");
+            print("shard-rollback", &Api::of(Role::Sre)?.post(&path, &json!({"to": to}))?, json);
             Ok(())
         }
         ShardVerb::Validate { map } | ShardVerb::Diff { map } => {

@@ -145,10 +145,42 @@ fn shards_change(lab: &Background, map: &str) {
     let drained = lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain");
     assert_eq!(drained["moves"].as_array().map(Vec::len), Some(2048 / 64), "{drained}");
     assert_eq!(lab.ask(&["shard", "drain", "1", "--to", "0"]).document("shard-drain")["moves"], serde_json::json!([]));
+    a_shard_joins(lab, map);
     // Nothing was lost, so nothing is given up; the epochs rise all the same.
     let before = in_force();
     assert!(!lab.ask(&["shard", "accept-loss", "0", "--reason", "drill"]).document("shard-accept-loss").is_null());
     assert_ne!(in_force(), before);
+}
+
+/// A map brings a third shard, a bucket with its rows goes there and comes back, and the map goes back too.
+fn a_shard_joins(lab: &Background, file: &str) {
+    let told = lab.ask(&["shard", "map"]).document("shard-map");
+    let (version, text) = (told["version"].as_u64().expect("a version"), told["toml"].as_str().expect("a map"));
+    let mut map: toml::Table = text.parse().expect("a map is TOML");
+    map.insert("version".to_owned(), i64::try_from(version + 1).expect("a small number").into());
+    map.insert("parent".to_owned(), told["digest"].as_str().expect("a digest").into());
+    let joins = "id = 2\nname = \"shard-2\"\nstate = \"live\"\n\
+                 endpoints = [{ id = \"shard-2-primary\", role = \"primary\", dsn_ref = \"shard-2\" }]";
+    let joins: toml::Table = joins.parse().expect("a shard");
+    map["shards"].as_array_mut().expect("shards").push(joins.into());
+    std::fs::write(file, map.to_string()).expect("writes");
+    lab.ask(&["shard", "publish", file]).document("shard-publish");
+    let listed = lab.ask(&["shard", "list"]).document("shards");
+    assert!(listed["items"].as_array().is_some_and(|items| items.iter().any(|it| it["shard"] == 2)), "{listed}");
+    // Its outbox is looked after, or the move would wait for it to run dry.
+    lab.ask(&["shard", "move", "7", "--to", "2"]).document("shard-move");
+    let moved = lab.ask(&["shard", "moves"]).document("shard-moves")["items"][0].clone();
+    assert_eq!((&moved["target"], &moved["step"]), (&2.into(), &"done".into()), "{moved}");
+    lab.ask(&["shard", "reverse", moved["id"].as_str().expect("a move")]).document("shard-reverse");
+    let dry = lab.ask(&["shard", "rollback", "--to", &version.to_string(), "--dry-run"]).document("shard-rollback");
+    assert_eq!((&dry["dry_run"], &dry["handovers"]), (&true.into(), &0.into()), "{dry}");
+    lab.ask(&["shard", "rollback", "--to", &version.to_string()]).document("shard-rollback");
+    let back = lab.ask(&["shard", "map"]).document("shard-map");
+    assert!(back["toml"].as_str().is_some_and(|text| text.contains("retired")), "it is kept for what it still holds");
+    let in_force = lab.ask(&["shard", "map"]).document("shard-map")["version"].clone();
+    let again = lab.ask(&["shard", "rollback", "--to", &version.to_string()]).document("shard-rollback");
+    assert_eq!(again["version"], in_force, "it has been gone already");
+    assert_eq!(lab.run(&["shard", "rollback", "--to", "99"]).code, Some(2));
 }
 
 /// Each followed line is a document; following ends with the lab, or with whoever reads.

@@ -23,6 +23,10 @@ impl Db {
         Self(Pool::new(name, dial))
     }
 
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.0.name()
     }
@@ -45,6 +49,14 @@ impl Db {
 
     pub(crate) fn renew(&self) {
         self.0.renew();
+    }
+
+    pub(crate) fn drain(&self) {
+        self.0.drain();
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.close();
     }
 
     pub(crate) async fn refresh(&self) -> bool {

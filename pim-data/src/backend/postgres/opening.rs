@@ -73,8 +73,10 @@ fn options(dial: &Dial, name: &str) -> Result<(PgConnectOptions, [u8; 32]), Secr
 
 fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConnectOptions {
     let millis = |length: std::time::Duration| length.as_millis().to_string();
+    // Operators tell sessions apart by it: a name in the connection string stays.
+    let own_name = options.get_application_name().unwrap_or("pim-data").to_owned();
     options
-        .application_name("pim-data")
+        .application_name(&own_name)
         .statement_cache_capacity(512)
         .options([
             ("statement_timeout", millis(settings.transaction_max)),

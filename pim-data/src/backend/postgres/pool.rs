@@ -36,6 +36,8 @@ struct Idle {
     conns: VecDeque<Conn>,
     /// When a connection was lost: those that were used last before may be gone too, and are asked first.
     lost_at: Option<std::time::Instant>,
+    /// Whether none stands here any more.
+    is_drained: bool,
 }
 
 /// A connection on loan; goes back by itself.
@@ -55,6 +57,10 @@ impl Pool {
         let slots = Arc::new(Semaphore::new(dial.settings.connections_max.max(1)));
         let target = watch::Sender::new(Target::new(name.to_owned()));
         Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default(), alone: AtomicBool::default() }))
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn name(&self) -> String {
@@ -92,6 +98,20 @@ impl Pool {
     /// Leaves behind the connections that nobody has: what they began with may hold no more.
     pub(super) fn renew(&self) {
         self.0.target.send_modify(|target| target.generation += 1);
+    }
+
+    /// Keeps no connection any more: each is closed when it comes back.
+    pub(super) fn drain(&self) {
+        let mut idle = self.idle();
+        idle.is_drained = true;
+        idle.conns.clear();
+    }
+
+    /// Lends no more, and gives up the calls that are under way.
+    pub(super) fn close(&self) {
+        self.drain();
+        self.0.slots.close();
+        self.0.target.send_modify(|target| target.era += 1);
     }
 
     /// Lends a connection, and never takes longer than until `until`.
@@ -154,8 +174,9 @@ impl Pool {
     }
 
     fn keep(&self, conn: Conn) {
-        if conn.generation() == self.0.target.borrow().generation {
-            self.idle().conns.push_back(conn);
+        let mut idle = self.idle();
+        if !idle.is_drained && conn.generation() == self.0.target.borrow().generation {
+            idle.conns.push_back(conn);
         }
     }
 

@@ -46,6 +46,10 @@ impl Idle {
 }
 
 impl Db {
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Opens or creates a database and asserts that its commits are durable.
     ///
     /// # Errors

@@ -37,7 +37,8 @@ impl Group {
             self.refresh().await;
         }
         self.show(after, &answers);
-        self.standing.send_replace(after);
+        // Nobody comes back to what was left meanwhile.
+        self.standing.send_modify(|now| *now = Standing { left: now.left, ..after });
         self.tell(before, after);
         if let Some(Ok(answer)) = answers.get(after.endpoint)
             && after.state != PrimaryState::Silent
@@ -110,7 +111,7 @@ impl Group {
         if let Some(owner) = &self.owner {
             owner.stand_alone(alone);
         }
-        Standing { endpoint, term, state, degraded: answer.degraded, round }
+        Standing { endpoint, term, state, degraded: answer.degraded, round, left: before.left }
     }
 
     /// Has writes go to an endpoint from now on, as to the primary of a term.

@@ -14,7 +14,7 @@ use crate::schema::Schema;
 /// A file that was looked at and may be used.
 pub(super) struct Fit {
     id: ShardId,
-    db: Db,
+    pub(super) db: Db,
 }
 
 /// Opens a file and looks whether it is the one that is meant, and of a schema that this program can bring up to date.

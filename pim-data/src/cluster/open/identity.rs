@@ -31,7 +31,7 @@ pub(super) fn pairs() -> [SqlPair; 5] {
 /// Looks who a database says that it is; one that nobody has introduced yet will do where this directory has had none there.
 pub(super) async fn look(db: &Db, id: ShardId, map: &ShardMap, directory: &Directory) -> Result<(), OpenError> {
     match said(db, id).await? {
-        Some(row) => is_meant(&row, id, map),
+        Some(row) => is_meant(db, &row, id, map),
         None if directory.has_had(id) => Err(OpenError::Empty { shard: name_of(id), place: place(db) }),
         None => Ok(()),
     }
@@ -40,8 +40,8 @@ pub(super) async fn look(db: &Db, id: ShardId, map: &ShardMap, directory: &Direc
 /// Refuses a database that is somebody else's, or nobody's yet.
 pub(super) async fn check(db: &Db, id: ShardId, map: &ShardMap) -> Result<(), OpenError> {
     match said(db, id).await? {
-        Some(row) => is_meant(&row, id, map),
-        None => Err(OpenError::Identity { shard: name_of(id), found: "nobody yet".to_owned() }),
+        Some(row) => is_meant(db, &row, id, map),
+        None => Err(OpenError::Identity { shard: name_of(id), place: place(db), found: "nobody yet".to_owned() }),
     }
 }
 
@@ -56,13 +56,14 @@ async fn said(db: &Db, id: ShardId) -> Result<Option<Row>, OpenError> {
     said.await.map_err(|source| OpenError::Database { shard: name_of(id), source })
 }
 
-fn is_meant(row: &Row, id: ShardId, map: &ShardMap) -> Result<(), OpenError> {
+fn is_meant(db: &Db, row: &Row, id: ShardId, map: &ShardMap) -> Result<(), OpenError> {
     let said = || Ok::<_, DbError>((row.text(0)?.to_owned(), row.int(1)?));
     let (keyspace, shard) = said().map_err(|source| OpenError::Database { shard: name_of(id), source })?;
     if keyspace == map.keyspace() && shard == i64::from(id.0) {
         return Ok(());
     }
-    Err(OpenError::Identity { shard: name_of(id), found: format!("shard {shard} of key space {keyspace}") })
+    let found = format!("shard {shard} of key space {keyspace}");
+    Err(OpenError::Identity { shard: name_of(id), place: place(db), found })
 }
 
 /// Writes identity and ownership into a new database; refuses one that has been introduced as somebody else.
@@ -72,7 +73,7 @@ pub(super) async fn introduce(db: &Db, id: ShardId, map: &ShardMap) -> Result<()
     let first: Vec<Statement> = lock.into_iter().chain([Statement::of(IDENTITY)]).collect();
     let (mut tx, answers) = db.begin_with(&first).await.map_err(failed)?;
     if let Some(row) = answers.last().and_then(|rows| rows.first()) {
-        return is_meant(row, id, map);
+        return is_meant(db, row, id, map);
     }
     let identity = Statement::of(INTRODUCE).bind(map.keyspace()).bind(id.0);
     let mut statements = vec![identity];

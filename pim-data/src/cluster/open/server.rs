@@ -76,7 +76,7 @@ pub(super) struct Fit<'a> {
     opening: Opening<'a>,
     endpoints: Vec<Endpoint>,
     primary: usize,
-    writer: Db,
+    pub(super) writer: Db,
     owner: Option<Db>,
 }
 
@@ -149,8 +149,7 @@ impl<'a> Opening<'a> {
     }
 
     fn is_strange(&self, endpoint: &str) -> OpenError {
-        let found = format!("another one, says its endpoint {endpoint}");
-        OpenError::Identity { shard: name_of(self.id), found }
+        OpenError::Identity { shard: name_of(self.id), place: endpoint.to_owned(), found: "another one".to_owned() }
     }
 
     /// Which endpoint is the primary: the one of the highest term. The map's when nobody says so, for what is wrong is told of it.

@@ -83,7 +83,7 @@ impl CommandSink {
                 Target::Control(key) => (CONTROL, self.cluster.begin_control(&cx, key)),
             };
             let db = self.cluster.database(shard).ok_or(UnitError::UnknownShard(shard))?;
-            if inbox::is_done(db, consumer, event.id, target.key().uuid()).await? {
+            if inbox::is_done(&db, consumer, event.id, target.key().uuid()).await? {
                 return Ok(());
             }
             unit.part::<InboxPart>().enter(consumer, event.id);

@@ -351,6 +351,8 @@ fn operations(place: &Place) -> Vec<Case> {
     vec![
         post("a map that is none", "/v1/admin/shards/map", json!({"map": "format = 9"}), 422, "invalid-shard-map"),
         post("a map of another type", "/v1/admin/shards/map", json!({"map": 7}), 422, "invalid-body"),
+        post("a way back to no map", "/v1/admin/shards/map/rollback", json!({"to": 99}), 422, "invalid-shard-map"),
+        post("a way back without a map", "/v1/admin/shards/map/rollback", json!({}), 422, "invalid-body"),
         post("a projection nobody has", "/v1/admin/projections/horoscope/rebuild", json!({}), 404, "not-found"),
         post(
             "a consumer nobody has",

@@ -108,7 +108,7 @@ impl Ground {
 
     /// Plans a move of some of the buckets that everybody writes to.
     async fn plan(&mut self, written: &BTreeSet<Bucket>) -> MoveRecord {
-        self.stores.cluster.refresh_map().expect("reads");
+        self.stores.cluster.refresh_map().await.expect("reads");
         let map = self.stores.cluster.map();
         let written: Vec<Bucket> = written.iter().copied().collect();
         let chosen = written[usize::try_from(self.random.next()).unwrap_or(0) % written.len()];
