@@ -7,3 +7,4 @@ mod inspection;
 mod kills_lose_nothing;
 mod moves_lose_nothing;
 mod promises;
+mod statements_agree;

@@ -147,10 +147,12 @@ impl Conn {
 
     /// A commit that is acknowledged must survive the server's power cut, and go to the server that is meant.
     pub(super) async fn check_server(&mut self, demand: Demand) -> Result<(), DbError> {
-        const ASK: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
+        const ASK: SqlPair = SqlPair::postgres(
+            "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
             current_setting('synchronous_commit'), pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN 0 ELSE \
-            ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END";
-        let rows = self.query(&Statement::same(ASK)).await?;
+            ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END",
+        );
+        let rows = self.query(&Statement::of(ASK)).await?;
         let row = rows.first().ok_or(DbError::Closed)?;
         for (index, setting) in ["fsync", "full_page_writes", "synchronous_commit"].into_iter().enumerate() {
             let found = row.text(index)?;
