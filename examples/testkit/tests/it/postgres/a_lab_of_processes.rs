@@ -74,6 +74,45 @@ async fn move_there_and_back(lab: &Background, patient: &str, workload: &Workloa
     assert_eq!(workload.failed().await, 0, "a write failed while its bucket moved");
 }
 
+/// A map without a standby, and the way back: every program follows, and no write notices.
+async fn leave_a_standby_out_and_go_back(lab: &Background, workload: &Workload) {
+    let endpoints = async || {
+        let shards = lab.ask(&["shard", "list"], "shards").await;
+        shards["items"][0]["endpoints"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(endpoints().await, 2);
+    let told = lab.ask(&["shard", "map"], "shard-map").await;
+    let version = told["version"].as_u64().expect("a version");
+    let mut map: toml::Table = told["toml"].as_str().expect("a map").parse().expect("a map is TOML");
+    map.insert("version".to_owned(), i64::try_from(version + 1).expect("a small number").into());
+    map.insert("parent".to_owned(), told["digest"].as_str().expect("a digest").into());
+    let named = map["shards"][0]["endpoints"].as_array_mut().expect("servers");
+    named.retain(|endpoint| endpoint["role"].as_str() == Some("primary"));
+    let file = lab.folder.with_extension("toml");
+    std::fs::write(&file, map.to_string()).expect("writes");
+    lab.ask(&["shard", "publish", file.to_str().expect("a name")], "shard-publish").await;
+    assert_eq!(endpoints().await, 1);
+    for _ in 0..10 {
+        workload.acknowledgement().await;
+    }
+    lab.ask(&["shard", "rollback", "--to", &version.to_string()], "shard-rollback").await;
+    assert_eq!(endpoints().await, 2);
+    for _ in 0..10 {
+        workload.acknowledgement().await;
+    }
+    assert_eq!(workload.failed().await, 0, "a write failed while servers were exchanged");
+}
+
+/// Processes that were told of a folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let told = |entry: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&text).replace('\0', " "))
+    };
+    let all = std::fs::read_dir("/proc").expect("processes").filter_map(told);
+    all.filter(|line| line.contains(&*folder.to_string_lossy())).collect()
+}
+
 /// The servers below a lab.
 async fn fleet_of(lab: &Background) -> Fleet {
     let servers = lab.ask(&["servers", "status"], "servers").await;
@@ -141,6 +180,7 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     let writers = workload.begin(&gateway);
     workload.acknowledgement().await;
     move_there_and_back(&lab, &patients[0], &workload).await;
+    leave_a_standby_out_and_go_back(&lab, &workload).await;
     do_without_a_standby(&lab, &workload).await;
     for shard in ["0", "1"] {
         lab.ask(&["shard", "promote", shard], "shard-promote").await;
@@ -170,8 +210,16 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     println!("{} records, {unknown} sent again without an answer, {answered} with one", workload.records().await);
     assert!(lab.ask(&["status"], "status").await["ended"].is_null());
 
+    let server = fleet_of(&lab).await.servers_of(1).expect("a shard").0.port();
+    let before = processes_of(&lab.folder);
+    assert!(before.len() > 4, "programs and servers run: {before:#?}");
     let (code, down) = lab.run(&["down"]).await;
     lab.is_up = false;
+    assert_eq!(processes_of(&lab.folder), Vec::<String>::new(), "nobody is left behind");
+    for place in [gateway.trim_start_matches("http://").to_owned(), format!("127.0.0.1:{server}")] {
+        let answered = tokio::net::TcpStream::connect(&place).await;
+        assert!(answered.is_err(), "somebody still listens at {place}");
+    }
     // On a machine that could not keep the personas' pace they say so, with 6; what the stores say holds all the same.
     assert!(matches!(code, Some(0 | 6)), "{code:?} {down:#}");
     assert_eq!((&down["down"]["holds"], &down["down"]["lost"]), (&true.into(), &0.into()), "{down:#}");
