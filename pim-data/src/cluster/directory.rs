@@ -147,6 +147,8 @@ pub(crate) struct Directory {
     path: PathBuf,
     /// As it was last looked up.
     introduced: Mutex<BTreeSet<u16>>,
+    /// The text of a map and what it says: one that is looked for again and again is rarely another one.
+    known: Mutex<Option<(String, ShardMap)>>,
     _lock: File,
 }
 
@@ -181,7 +183,8 @@ impl Directory {
             std::thread::sleep(Duration::from_millis(20));
         }
         let introduced = check(path, engine, map)?;
-        Ok(Self { path: path.to_path_buf(), introduced: Mutex::new(introduced), _lock: lock })
+        let (introduced, known) = (Mutex::new(introduced), Mutex::default());
+        Ok(Self { path: path.to_path_buf(), introduced, known, _lock: lock })
     }
 
     /// Whether this directory has had a database of a shard.
@@ -222,7 +225,15 @@ impl Directory {
 
     /// The newest map that was published.
     pub(crate) fn newest_map(&self) -> Result<ShardMap, DirectoryError> {
-        read_map(&self.path.join(MAP_FILE))
+        let file = self.path.join(MAP_FILE);
+        let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, map)) = known.as_ref().filter(|(of, _)| *of == text) {
+            return Ok(map.clone());
+        }
+        let map = ShardMap::parse(&text).map_err(DirectoryError::Map)?;
+        *known = Some((text, map.clone()));
+        Ok(map)
     }
 
     /// Waits until nobody else publishes a map; ends with the value.
@@ -288,8 +299,11 @@ impl Directory {
     /// Lays a kept map ready, so that publishing it need not wait for the disk. For whoever holds the place of the publisher
     /// until it is published.
     pub(crate) fn prepare_map(&self, map: &ShardMap) -> Result<PreparedMap, DirectoryError> {
-        let file = self.path.join(MAP_FILE);
-        Ok(PreparedMap { fresh: write_fresh(&file, map.to_toml().as_bytes())?, file })
+        let (file, text) = (self.path.join(MAP_FILE), map.to_toml());
+        let fresh = write_fresh(&file, text.as_bytes())?;
+        // Whoever reads it soon need not parse it.
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, map.clone()));
+        Ok(PreparedMap { fresh, file })
     }
 
     /// Waits until the published map outlives a power loss. Until then the one before it may be read again: whoever opens the
