@@ -97,9 +97,10 @@ async fn roll_back(
     command: Command<WayBack>,
 ) -> Result<Answer, Failure> {
     let to = MapVersion(command.body.to);
+    cluster.refresh_map().await.map_err(PublishError::from).map_err(unpublished)?;
+    // Where there is none, that is no operation.
+    let next = cluster.way_back(to).map_err(unpublished)?;
     if query.dry_run {
-        cluster.refresh_map().await.map_err(PublishError::from).map_err(unpublished)?;
-        let next = cluster.way_back(to).map_err(unpublished)?;
         let current = cluster.map();
         let findings = current.findings_on(&next, HANDOVERS_MAX);
         let handovers = current.handovers_to(&next).len();

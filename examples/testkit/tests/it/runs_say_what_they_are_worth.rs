@@ -51,5 +51,5 @@ async fn a_directory_in_use_or_of_another_form_is_named() {
     assert_eq!(first.stop().await.unwrap().0, Some(0));
     let (code, _, err) = ends(&[&common[..], &["--shards", "7", "--for", "1s"]].concat()).await;
     assert_eq!(code, Some(3), "{err}");
-    assert!(err.contains("has 4 shards, not 7"), "{err}");
+    assert!(err.contains("was made with 4 shards, not 7"), "{err}");
 }
