@@ -125,8 +125,10 @@ async fn there_is_a_way_back_from_a_map() {
     let world = World::new().await;
     let sre = world.session("sre", &[], None);
     let first = world.stores.cluster.map();
-    let next = first.fenced().unwrap();
-    let published = world.post(&sre, "/v1/admin/shards/map", "m", &json!({"map": next.to_toml()})).await;
+    let head = format!("version = 2\nparent = \"{}\"", first.digest());
+    let next = first.to_toml().replacen("version = 1", &head, 1);
+    let next = next.replacen("dsn_ref = \"shard-0\"", "dsn_ref = \"elsewhere\"", 1);
+    let published = world.post(&sre, "/v1/admin/shards/map", "m", &json!({"map": next})).await;
     assert_eq!(published.status, StatusCode::OK, "{:?}", published.body);
     let back = async |session: &str, query: &str, key: &str, to: u64| {
         world.post(session, &format!("/v1/admin/shards/map/rollback{query}"), key, &json!({"to": to})).await
