@@ -68,17 +68,21 @@ async fn publish(
     command: Command<Publication>,
 ) -> Result<Answer, Failure> {
     let next = ShardMap::parse(&command.body.map).map_err(|error| refused(&error))?;
-    let current = cluster.map();
     if query.dry_run {
-        let findings = current.findings_on(&next, HANDOVERS_MAX);
-        let handovers = current.handovers_to(&next).len();
-        return Answer::ok(&json!({ "dry_run": true, "handovers": handovers, "findings": findings }));
+        return Answer::ok(&difference(&cluster, &next));
     }
     let version = next.version();
     // The text is too long for a trail; its digest tells two of them apart.
     let digest: String = Sha256::digest(&command.body.map).iter().map(|byte| format!("{byte:02x}")).collect();
     let intent = Intent::new("shard_map.publish", version.to_string(), json!({ "map_sha256": digest }));
     operate(&cluster, &permit, &command.cx, intent, put_in_force(&cluster, next)).await
+}
+
+/// What publishing a map would come to.
+fn difference(cluster: &Cluster, next: &ShardMap) -> Value {
+    let current = cluster.map();
+    let (findings, handovers) = (current.findings_on(next, HANDOVERS_MAX), current.handovers_to(next).len());
+    json!({ "dry_run": true, "handovers": handovers, "findings": findings })
 }
 
 /// Body of a way back.
@@ -101,12 +105,9 @@ async fn roll_back(
     // Where there is none, that is no operation.
     let next = cluster.way_back(to).map_err(unpublished)?;
     if query.dry_run {
-        let current = cluster.map();
-        let findings = current.findings_on(&next, HANDOVERS_MAX);
-        let handovers = current.handovers_to(&next).len();
-        return Answer::ok(
-            &json!({ "dry_run": true, "handovers": handovers, "findings": findings, "toml": next.to_toml() }),
-        );
+        let mut told = difference(&cluster, &next);
+        told["toml"] = next.to_toml().into();
+        return Answer::ok(&told);
     }
     let intent = Intent::new("shard_map.roll_back", to.to_string(), json!({ "to": to }));
     let effect = async {

@@ -16,3 +16,18 @@ pub(crate) fn endpoint(id: &str, role: &str, dsn_ref: &str) -> toml::Value {
     let fields = [("id", id), ("role", role), ("dsn_ref", dsn_ref)];
     toml::Value::Table(fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect())
 }
+
+/// The next map, with a third shard that owns nothing yet.
+pub(crate) fn with_third(map: &ShardMap) -> ShardMap {
+    edited(map, add_third)
+}
+
+/// Adds a third shard, and its one server, to the text of a map.
+pub(crate) fn add_third(map: &mut toml::Table) {
+    let mut shard = toml::Table::new();
+    shard.insert("id".to_owned(), 2.into());
+    shard.insert("name".to_owned(), "shard-2".into());
+    shard.insert("state".to_owned(), "live".into());
+    shard.insert("endpoints".to_owned(), vec![endpoint("shard-2-primary", "primary", "shard-2")].into());
+    map["shards"].as_array_mut().expect("shards").push(shard.into());
+}

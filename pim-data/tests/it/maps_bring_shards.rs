@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::moving::{at_step, eventually, home_of, mover};
 use super::world::{Account, Customer, Folder, ShopResource, World, cx, policy, read, schema, settings};
-use crate::maps::{edited, endpoint};
+use crate::maps::{edited, endpoint, with_third};
 
 const NEW: ShardId = ShardId(2);
 
@@ -29,20 +29,7 @@ fn provide(folder: &Folder) {
     assert!(folder.path().exists());
 }
 
-/// The next map, with a third shard that owns nothing yet.
-fn with_new(map: &ShardMap) -> ShardMap {
-    edited(map, |map| {
-        let shards = map["shards"].as_array_mut().expect("shards");
-        let mut shard = toml::Table::new();
-        shard.insert("id".to_owned(), 2.into());
-        shard.insert("name".to_owned(), "shard-2".into());
-        shard.insert("state".to_owned(), "live".into());
-        shard.insert("endpoints".to_owned(), vec![endpoint("shard-2-primary", "primary", "shard-2")].into());
-        shards.push(shard.into());
-    })
-}
-
-/// Some buckets of shard 0, and a customer of each.
+/// Some buckets of shard 0 that nobody has rows in.
 fn empty(map: &ShardMap, taken: &[Bucket]) -> Vec<Bucket> {
     let free = map.buckets_of(ShardId(0)).map(|(bucket, _)| bucket).filter(|bucket| !taken.contains(bucket));
     free.take(200).collect()
@@ -118,7 +105,7 @@ async fn a_shard_is_added_and_taken_back_while_everybody_writes() {
     let taken: Vec<_> = accounts.iter().map(|account| account.id.bucket()).collect();
     let writers = Writers::of(&world, &accounts);
     writers.go_on().await;
-    other.publish_map(&with_new(&other.map())).await.expect("publishes");
+    other.publish_map(&with_third(&other.map())).await.expect("publishes");
     let first = other.map();
     let buckets = empty(&first, &taken);
     let given = first.reassign(buckets.iter().copied(), NEW).expect("a successor");
@@ -154,7 +141,7 @@ async fn a_map_is_rolled_back_while_everybody_writes() {
     let account = world.register().await;
     let writers = Writers::of(&world, std::slice::from_ref(&account));
     let buckets = empty(&other.map(), &[account.id.bucket()]);
-    other.publish_map(&with_new(&other.map())).await.expect("publishes");
+    other.publish_map(&with_third(&other.map())).await.expect("publishes");
     other.publish_map(&other.map().reassign(buckets.clone(), NEW).expect("a successor")).await.expect("publishes");
     writers.go_on().await;
     let ahead = other.roll_back_map(MapVersion(3)).await;
@@ -193,7 +180,7 @@ async fn a_map_whose_shard_cannot_be_used_changes_nothing() {
     let account = world.register().await;
     // On the server there is no such database; the file is a folder.
     std::fs::create_dir(world.folder.path().join("shards").join("shard-2.db")).expect("makes");
-    let refused = world.cluster.publish_map(&with_new(&world.cluster.map())).await;
+    let refused = world.cluster.publish_map(&with_third(&world.cluster.map())).await;
     let Err(PublishError::Open(error)) = refused else { panic!("{refused:?}") };
     assert!(matches!(&*error, OpenError::Database { shard, .. } if shard == "shard 2"), "{error:?}");
     assert_eq!(world.cluster.map().version(), MapVersion(1));
@@ -207,7 +194,7 @@ async fn a_map_whose_shard_cannot_be_used_changes_nothing() {
 async fn a_map_that_is_refused_at_the_fence_leaves_no_shard_behind() {
     let (world, _other) = two().await;
     let account = world.register().await;
-    let full = with_new(&world.cluster.map()).reassign([account.id.bucket()], NEW).expect("a successor");
+    let full = with_third(&world.cluster.map()).reassign([account.id.bucket()], NEW).expect("a successor");
     // The same in one step from the map in force.
     let at_once = edited(&world.cluster.map(), |map| {
         let wanted: toml::Table = full.to_toml().parse().expect("a map is TOML");
@@ -245,7 +232,7 @@ async fn a_shard_gives_its_buckets_away_and_is_gone_in_one_step() {
 async fn a_shard_with_a_trail_is_not_left_out() {
     let (world, other) = two().await;
     drop(other);
-    world.cluster.publish_map(&with_new(&world.cluster.map())).await.expect("publishes");
+    world.cluster.publish_map(&with_third(&world.cluster.map())).await.expect("publishes");
     let buckets = empty(&world.cluster.map(), &[]);
     world
         .cluster
@@ -268,7 +255,7 @@ async fn a_shard_with_a_trail_is_not_left_out() {
 #[tokio::test]
 async fn publishing_again_goes_on_with_what_was_broken_off() {
     let (world, other) = two().await;
-    let added = with_new(&world.cluster.map());
+    let added = with_third(&world.cluster.map());
     world.cluster.publish_map(&added).await.expect("publishes");
     let (back, _) = world.cluster.roll_back_map(MapVersion(1)).await.expect("rolls back");
     let gone = edited(&back, |map| map["shards"][2]["endpoints"] = toml::Value::Array(Vec::new()));
@@ -331,7 +318,7 @@ async fn a_fence_is_lifted_although_another_process_has_brought_a_shard() {
     let planned = mover.plan(&cx(), [account.id.bucket()], home_of(&world, &account).1).await.expect("plans");
     let run = at_step(&mover, &planned, MoveStep::Fenced).await;
     drop(run);
-    other.publish_map(&with_new(&other.map())).await.expect("publishes");
+    other.publish_map(&with_third(&other.map())).await.expect("publishes");
     let resumed = async { mover.take_up(planned.id).await.expect("is free").step(&cx()).await };
     let resumed = tokio::time::timeout(Duration::from_secs(20), resumed).await.expect("it waits for nobody");
     assert!(matches!(resumed, Ok(MoveStep::Planned)), "{resumed:?}");
@@ -346,7 +333,7 @@ async fn a_publication_that_was_broken_off_brings_its_shards() {
     let (world, other) = two().await;
     let first = world.cluster.map();
     let buckets = empty(&first, &[]);
-    let next = with_new(&first);
+    let next = with_third(&first);
     other.publish_map(&next).await.expect("publishes");
     let given = next.reassign(buckets.clone(), NEW).expect("a successor");
     other.publish_map(&given).await.expect("publishes");

@@ -10,7 +10,7 @@ use pim_events::{OutboxOutlet, Relay};
 use uuid::Uuid;
 
 use super::rig::{Folder, Journal, Rig, Running, context, eventually, patient, relay_settings};
-use crate::maps::{edited, endpoint};
+use crate::maps::{edited, endpoint, with_third};
 
 fn provide(folder: &Folder) {
     #[cfg(feature = "postgres")]
@@ -18,18 +18,6 @@ fn provide(folder: &Folder) {
         crate::server::add(folder.path(), "shard-2");
     }
     assert!(folder.path().exists());
-}
-
-/// The next map, with a third shard that owns nothing yet.
-fn with_new(map: &ShardMap) -> ShardMap {
-    edited(map, |map| {
-        let mut shard = toml::Table::new();
-        shard.insert("id".to_owned(), 2.into());
-        shard.insert("name".to_owned(), "shard-2".into());
-        shard.insert("state".to_owned(), "live".into());
-        shard.insert("endpoints".to_owned(), vec![endpoint("shard-2-primary", "primary", "shard-2")].into());
-        map["shards"].as_array_mut().unwrap().push(shard.into());
-    })
 }
 
 /// The next map, in which every shard is found by another secret.
@@ -85,7 +73,7 @@ async fn events_keep_their_order_on_a_shard_that_was_not_there_before() {
         eventually(what, || async { rig.journal().await.len() as u64 >= so_far }).await;
     };
     catches_up("events are applied").await;
-    rig.cluster.publish_map(&with_new(&rig.cluster.map())).await.unwrap();
+    rig.cluster.publish_map(&with_third(&rig.cluster.map())).await.unwrap();
     let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet));
     let planned = mover.plan(&context(), [home.bucket()], ShardId(2)).await.unwrap();
     assert_eq!(mover.run(&context(), planned.id).await.unwrap().step, MoveStep::Done);
