@@ -90,10 +90,13 @@ async fn they_are_exchanged_and_taken_back_while_everybody_writes() {
         eventually("writes go on", async || written.load(Ordering::SeqCst) > before + 20).await;
     };
     go_on().await;
+    // Somebody who does not ask again may use it on, and keeps no connection open.
+    let kept = world.cluster.database(ShardId(0)).expect("is open");
     for (round, mark) in ["green", "teal"].into_iter().enumerate() {
         let next = found_by(&other.map(), &format!("{mark}.shard-0"));
         other.publish_map(&next).await.expect("publishes");
         go_on().await;
+        kept.query(Statement::same("SELECT COUNT(*) FROM key_head")).await.expect("answers");
         eventually("what was before is gone", async || matches!(sessions(&world.folder, mark).await, (1.., 0))).await;
         assert_eq!(world.cluster.map().version(), MapVersion(round as u64 + 2));
         go_on().await;
