@@ -249,8 +249,9 @@ impl Cluster {
     /// From when on audit and history of all databases are complete.
     ///
     /// # Errors
-    /// [`DbError`] of the first database that fails.
+    /// [`DbError`] of the first database that fails, also where one is not open here: it may have let go of more.
     pub async fn retained(&self) -> Result<Retained, DbError> {
+        self.is_whole().await?;
         let mut retained = Retained::default();
         for source in self.sources() {
             let Some(db) = self.database(source) else { continue };

@@ -62,6 +62,7 @@ impl Cluster {
             AuditFilter::User(user) => ("user_id", Value::from(user.as_str())),
             AuditFilter::Entity(entity) => ("entity_id", Value::from(*entity)),
         };
+        self.is_whole().await?;
         let by = records_by(column);
         let mut entries = Vec::new();
         for source in self.sources() {

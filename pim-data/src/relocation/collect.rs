@@ -4,10 +4,10 @@ use uuid::Uuid;
 
 use super::MoveError;
 use super::batch;
-use super::compare::{Census, Counts};
+use super::compare::{Census, Count, Counts};
 use super::copy::{Copier, End, Pieces, heads_of};
 use super::layout::{KeyPart, Role, list_of};
-use crate::backend::{Row, SqlPair, Statement, Value};
+use crate::backend::{ColumnError, Row, SqlPair, Statement, Value};
 
 /// What the mover is asked with: the owner sees every row inside of this function.
 const LOOK: SqlPair = SqlPair::postgres("SELECT a, b, c, d FROM pim_look(?, ?)");
@@ -58,13 +58,17 @@ impl Copier {
         format!("SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE bucket IN ({list}){others}")
     }
 
-    /// What an end has: heads, and counts in rows without a key.
+    /// What an end has: heads, and counts in rows without a key. Of records two sums of hashes tell which they are, so that
+    /// one in another's stead is seen.
     pub(super) async fn collect_census(&self, end: &End) -> Result<Census, MoveError> {
         let list = list_of(&self.buckets);
-        let of_table = |(index, table): (usize, &str)| {
+        let of_table = |(index, (table, identity)): (usize, (&str, &[&str]))| {
+            let sum = |seed: u8| format!("sum(hashtextextended(ROW({})::text, {seed}))", identity.join(", "));
+            let which =
+                if identity.is_empty() { String::new() } else { format!(" || ' ' || {} || ' ' || {}", sum(0), sum(1)) };
             // Twelve bits of the bucket beside the table's number.
             format!(
-                " UNION ALL SELECT {index} * 4096 + bucket, NULL::uuid, NULL::uuid, count(*)::text FROM {table} \
+                " UNION ALL SELECT {index} * 4096 + bucket, NULL::uuid, NULL::uuid, count(*)::text{which} FROM {table} \
                  WHERE bucket IN ({list}) GROUP BY bucket"
             )
         };
@@ -72,12 +76,14 @@ impl Copier {
         let told = self.ask(end, format!("({}){counts}", self.asked_for_keys()), &[]).await?;
         let (counts, keys): (Vec<Row>, Vec<Row>) = told.into_iter().partition(|row| matches!(row.get(1), Value::Null));
         let heads = keys.iter().map(head_of).collect::<Result<_, _>>()?;
-        let mut census = Census { heads: heads_of(heads)?, counts: vec![Counts::new(); self.layout.counted().count()] };
+        let (row_tables, tables) = (self.layout.rows().count(), self.layout.counted().count());
+        let counts_of_tables = std::iter::repeat_with(Counts::new).take(tables).collect();
+        let mut census = Census { heads: heads_of(heads)?, counts: counts_of_tables, row_tables };
         for row in counts {
             let place = row.count(0)?;
             let table = usize::try_from(place / 4096).ok().and_then(|index| census.counts.get_mut(index));
             if let (Some(table), Ok(bucket)) = (table, u16::try_from(place % 4096)) {
-                table.insert(bucket, number(&row)?);
+                table.insert(bucket, count_of(&row)?);
             }
         }
         Ok(census)
@@ -89,7 +95,15 @@ fn head_of(row: &Row) -> Result<Row, MoveError> {
     Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number(row)?.into()]))
 }
 
+fn count_of(row: &Row) -> Result<Count, MoveError> {
+    let (rows, which) = row.text(3)?.split_once(' ').map_or((row.text(3)?, None), |(rows, which)| (rows, Some(which)));
+    Ok(Count { rows: number_in(rows)?, which: which.map(str::to_owned) })
+}
+
 fn number(row: &Row) -> Result<u64, MoveError> {
-    let form = crate::backend::ColumnError { index: 3, wanted: "a number" };
-    row.text(3)?.parse().map_err(|_| form.into())
+    number_in(row.text(3)?)
+}
+
+fn number_in(text: &str) -> Result<u64, MoveError> {
+    text.parse().map_err(|_| ColumnError { index: 3, wanted: "a number" }.into())
 }

@@ -11,8 +11,16 @@ use super::tally::Tally;
 use super::{BucketReport, MoveError};
 use crate::backend::{Engine, Row, Statement};
 
-/// How many rows of each bucket a table has.
-pub(super) type Counts = BTreeMap<u16, u64>;
+/// What a table has of a bucket.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) rows: u64,
+    /// Which records these are, order-free, where an end tells that.
+    pub(super) which: Option<String>,
+}
+
+/// What a table has of each bucket.
+pub(super) type Counts = BTreeMap<u16, Count>;
 
 /// What an end has, in one snapshot.
 #[derive(Debug)]
@@ -20,13 +28,46 @@ pub(super) struct Census {
     pub(super) heads: Heads,
     /// Of each table that is counted, in the layout's order: those of rows, then those of records.
     pub(super) counts: Vec<Counts>,
+    /// How many of those are of rows.
+    pub(super) row_tables: usize,
 }
 
+impl Census {
+    fn records(&self) -> &[Counts] {
+        self.counts.get(self.row_tables..).unwrap_or_default()
+    }
+}
+
+/// What both ends have, asked at about the same time.
+#[derive(Debug)]
+pub(super) struct Ends {
+    here: Census,
+    there: Census,
+}
+
+impl Ends {
+    pub(super) const fn heads(&self) -> (&Heads, &Heads) {
+        (&self.here.heads, &self.there.heads)
+    }
+
+    /// Whether an exchange of one record for another would be seen.
+    pub(super) fn tell_which_records(&self) -> bool {
+        self.here.records().iter().flat_map(BTreeMap::values).all(|count| count.which.is_some())
+    }
+}
+
+/// What both ends have come to: how many keys, and each bucket.
+pub(super) type Agreed = (u64, Vec<BucketReport>);
+
 impl Copier {
+    pub(super) async fn survey(&self) -> Result<Ends, MoveError> {
+        let (here, there) = try_join!(self.census(&self.source), self.census(&self.target))?;
+        Ok(Ends { here, there })
+    }
+
     /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
     /// number, every table as long, every record known.
-    pub(super) async fn compare(&self, settled: &Settled) -> Result<(u64, Vec<BucketReport>), MoveError> {
-        let (here, there) = try_join!(self.census(&self.source), self.census(&self.target))?;
+    pub(super) fn compare(&self, Ends { here, there }: &Ends, settled: &Settled) -> Result<Agreed, MoveError> {
         let mut tallies: BTreeMap<u16, Tally> = self.buckets.iter().map(|it| (it.get(), Tally::default())).collect();
         let surplus = there.heads.iter().filter(|(key, _)| !here.heads.contains_key(key));
         for (key, head) in here.heads.iter().chain(surplus) {
@@ -42,10 +83,9 @@ impl Copier {
                 return Err(self.differs(bucket.copied().unwrap_or(u16::MAX)));
             }
         }
-        let records = self.layout.buckets.iter().zip(here.counts.iter().skip(self.layout.rows().count()));
-        for (part, counts) in records {
+        for (part, counts) in self.layout.buckets.iter().zip(here.records()) {
             let known = settled.records.get(part.table);
-            if counts.values().sum::<u64>() != known.map_or(0, HashMap::len) as u64 {
+            if counts.values().map(|count| count.rows).sum::<u64>() != known.map_or(0, HashMap::len) as u64 {
                 return Err(self.differs(u16::MAX));
             }
             for (bucket, tally) in known.into_iter().flat_map(HashMap::values) {
@@ -62,11 +102,12 @@ impl Copier {
         }
         let mut asked = self.asked_for_heads();
         let heads = asked.len();
-        asked.extend(self.layout.counted().map(|table| self.count(table)));
+        asked.extend(self.layout.counted().map(|(table, _)| self.count(table)));
         let mut answers = self.look(end, &asked).await?;
         let counts = answers.split_off(heads);
         let heads = heads_of(answers.into_iter().flatten().collect())?;
-        Ok(Census { heads, counts: counts.iter().map(|rows| counts_of(rows)).collect::<Result<_, _>>()? })
+        let counts = counts.iter().map(|rows| counts_of(rows)).collect::<Result<_, _>>()?;
+        Ok(Census { heads, counts, row_tables: self.layout.rows().count() })
     }
 
     fn count(&self, table: &str) -> Statement {
@@ -76,5 +117,9 @@ impl Copier {
 }
 
 fn counts_of(rows: &[Row]) -> Result<Counts, MoveError> {
-    rows.iter().map(|row| Ok((u16::try_from(row.int(0)?).unwrap_or(u16::MAX), row.count(1)?))).collect()
+    let count = |row: &Row| {
+        let count = Count { rows: row.count(1)?, which: None };
+        Ok((u16::try_from(row.int(0)?).unwrap_or(u16::MAX), count))
+    };
+    rows.iter().map(count).collect()
 }

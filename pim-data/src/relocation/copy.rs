@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::MoveError;
 use super::batch::{self, generated};
+use super::compare::Agreed;
 use super::layout::{KeyPart, Layout, Role, list_of};
 use super::records::Known;
 use super::tally::Tally;
@@ -94,15 +95,37 @@ impl Copier {
     ///
     /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
-        let copied = self.keys(&mut settled.keys).await?;
+        let heads = try_join!(self.heads(&self.source), self.heads(&self.target))?;
+        self.bring_over((&heads.0, &heads.1), settled).await
+    }
+
+    /// The last pass, while nobody writes: how many keys had to be written, and what both ends came to.
+    ///
+    /// Mostly nothing has changed since the pass before, and writers wait: it is looked first whether anything has.
+    pub(super) async fn finish(&self, settled: &mut Settled) -> Result<(u64, Agreed), MoveError> {
+        let ends = self.survey().await?;
+        if ends.tell_which_records()
+            && let Ok(agreed) = self.compare(&ends, settled)
+        {
+            return Ok((0, agreed));
+        }
+        let copied = self.bring_over(ends.heads(), settled).await?;
+        Ok((copied, self.compare(&self.survey().await?, settled)?))
+    }
+
+    async fn bring_over(&self, heads: (&Heads, &Heads), settled: &mut Settled) -> Result<u64, MoveError> {
+        let copied = self.keys(heads, &mut settled.keys).await?;
         for part in &self.layout.buckets {
             self.records(part, settled.records.entry(part.table).or_default()).await?;
         }
         Ok(copied)
     }
 
-    async fn keys(&self, settled: &mut HashMap<Uuid, SettledKey>) -> Result<u64, MoveError> {
-        let (here, there) = try_join!(self.heads(&self.source), self.heads(&self.target))?;
+    async fn keys(
+        &self,
+        (here, there): (&Heads, &Heads),
+        settled: &mut HashMap<Uuid, SettledKey>,
+    ) -> Result<u64, MoveError> {
         let gone: Vec<Uuid> = there.keys().filter(|key| !here.contains_key(key)).copied().collect();
         for some in gone.chunks(KEYS_PER_BATCH) {
             self.bring(self.remove(self.target.db.engine(), some)).await?;
@@ -115,7 +138,7 @@ impl Copier {
         let open: Vec<Uuid> = here.iter().filter(|(key, (_, n))| !is_settled(key, *n)).map(|(key, _)| *key).collect();
         let mut copied = 0;
         for some in open.chunks(KEYS_PER_BATCH) {
-            copied += self.settle(some, &here, settled).await?;
+            copied += self.settle(some, here, settled).await?;
         }
         Ok(copied)
     }

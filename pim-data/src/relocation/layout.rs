@@ -87,9 +87,10 @@ impl Layout {
         self.keys.iter().filter(|part| part.role == Role::Row)
     }
 
-    /// The tables whose length both ends must agree on: the entities' rows, and records.
-    pub(super) fn counted(&self) -> impl Iterator<Item = &str> {
-        self.rows().map(|part| part.table.as_str()).chain(self.buckets.iter().map(|part| part.table))
+    /// The tables whose length both ends must agree on: the entities' rows, and records with what tells one from another.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&str, &'static [&'static str])> {
+        let rows = self.rows().map(|part| (part.table.as_str(), [].as_slice()));
+        rows.chain(self.buckets.iter().map(|part| (part.table, part.identity)))
     }
 }
 

@@ -173,10 +173,9 @@ impl Run {
     async fn drain(&mut self) -> Result<(), MoveError> {
         // Wakes a relay of this process.
         self.mover.cluster.0.commits.send_modify(|count| *count += 1);
-        let copied = self.copier.pass(&mut self.settled).await?;
+        let (copied, (keys, buckets)) = self.copier.finish(&mut self.settled).await?;
         // Asked last: by then the relay has had the time that it needs to write down where it is.
         self.outflow().await?;
-        let (keys, buckets) = self.copier.compare(&self.settled).await?;
         let report = &mut self.record.report;
         report.keys = keys;
         report.rows = buckets.iter().map(|it| it.rows).sum();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use pim_data::backend::{SqlPair, Statement};
 use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Run};
 
 use super::moving::{Tap, at_step, eventually, filled, go_on_to, home_of, mover, note, rows_on};
@@ -125,6 +126,28 @@ async fn changes_are_brought_over_while_the_outbox_drains() {
     let context = cx();
     let (stepped, ()) = tokio::join!(run.step(&context), arrives);
     assert_eq!(stepped.expect("arrives before the outbox is dry"), MoveStep::Activating);
+}
+
+/// Guard: under the fence it is not only counted how many records there are, but looked which.
+#[tokio::test]
+async fn a_record_in_anothers_stead_is_brought_over() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (source, target) = home_of(&world, &account);
+    let (mover, tap, mut run) = moving(&world, &account, HASTY).await;
+    let exchange = async {
+        let mut tx = world.powerful(source).await.begin().await.expect("begins");
+        tx.script("UPDATE idempotency SET scope = body, status = 299").await.expect("runs");
+        tx.commit().await.expect("commits");
+    };
+    assert_eq!(at_ask(&mut run, &tap, 2, exchange).await.expect("goes on"), MoveStep::Fenced);
+    go_on_to(&mut run, MoveStep::Activating).await;
+    let id = run.record().id;
+    drop(run);
+    mover.run(&cx(), id).await.expect("moves");
+    let look = Statement::of(SqlPair::same("SELECT status FROM idempotency"));
+    let rows = world.powerful(target).await.query(look).await.expect("reads");
+    assert_eq!(rows.iter().map(|row| row.count(0).expect("a number")).collect::<Vec<_>>(), [299]);
 }
 
 /// Guard: a call that begins when its mover is long gone brings nothing to a shard that does not receive any more.

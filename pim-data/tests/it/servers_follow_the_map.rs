@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pim_core::shard::{MapVersion, ShardId, ShardMap};
+use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster, OpenError};
 use pim_data::consistency::Consistency;
@@ -13,7 +14,7 @@ use pim_data::relocation::{MoveError, MoveStep};
 
 use super::ensemble::{Ensemble, patient, points, points_on, register, set, until};
 use super::moving::{at_step, eventually, mover};
-use super::world::{Account, Folder, World, cx, policy, schema, settings};
+use super::world::{Account, Folder, ShopResource, World, cx, policy, read, schema, settings};
 use crate::maps::{add_third, edited, endpoint};
 
 /// The next map, in which shard 0 is found by another secret.
@@ -222,6 +223,11 @@ async fn what_a_process_cannot_open_is_told_and_tried_again() {
     }
     let unsure = world.cluster.verify_audit().await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be gone: {unsure:?}");
+    let unsure = world.cluster.retained().await;
+    assert!(unsure.is_err(), "what is not looked at must not seem to be complete: {unsure:?}");
+    let filter = AuditFilter::User("clerk-1".to_owned());
+    let unsure = world.cluster.audit(&cx(), &read(ShopResource::Account), &filter).await;
+    assert!(unsure.is_err(), "what is not looked at must not seem to be all: {unsure:?}");
     *told.lock().expect("no panic") = Told::SomebodyElses;
     eventually("its servers are taken over", async || matches!(sessions(&world.folder, "green").await, (1.., _))).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
