@@ -36,6 +36,7 @@ pub(crate) use self::group::{Group, Need};
 pub(crate) use self::shard::Shard;
 pub(crate) use self::takeover::Publishing;
 use crate::backend::{Db, Resolver, Secrets, ServerSettings, SqlPair, SystemResolver};
+use crate::retry::Budget;
 use crate::schema::Schema;
 use crate::signals::DataSignals;
 use crate::unit::Unit;
@@ -155,6 +156,8 @@ pub(crate) struct Inner {
     pub(crate) settings: ClusterSettings,
     /// Counts commits, so that a relay in the same process can wake up at once.
     pub(crate) commits: watch::Sender<u64>,
+    /// How many requests may be run again because of a server.
+    pub(crate) repeats: Budget,
 }
 
 impl Cluster {

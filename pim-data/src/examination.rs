@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::backend::{Db, DbError, SqlPair, Statement};
-use crate::cluster::{CONTROL, Cluster, PrimaryState, Shard};
+use crate::cluster::{CONTROL, Cluster, Group, PrimaryState, Shard};
 use crate::migration::{MigrateError, Survey, place, survey};
 
 /// Home keys that one examination of a shard looks at.
@@ -30,9 +30,12 @@ const STRAYS: SqlPair = SqlPair::same(
      LEFT JOIN pim_bucket_owned o ON o.bucket = k.bucket AND o.state <> 'moved'",
 );
 
+/// For which standbys commits wait.
+const WAITED_FOR: SqlPair = SqlPair::postgres("SELECT current_setting('synchronous_standby_names')");
+
 /// Every statement of this room.
-pub(crate) const fn pairs() -> [SqlPair; 3] {
-    [IDENTITY, OWNED, STRAYS]
+pub(crate) const fn pairs() -> [SqlPair; 4] {
+    [IDENTITY, OWNED, STRAYS, WAITED_FOR]
 }
 
 pim_core::closed_enum! {
@@ -60,6 +63,8 @@ pim_core::closed_enum! {
         Primary = "primary",
         /// Something is wrong with one of its servers.
         Endpoint = "endpoint",
+        /// It has standbys, and commits wait for none.
+        Asynchronous = "asynchronous",
     }
 }
 
@@ -137,6 +142,7 @@ impl Cluster {
             self.look_at_identity(&shard, &mut told).await?;
             look_at_schema(survey(shard.db(), steps).await, &mut told)?;
             self.look_at_ownership(&shard, &mut told).await?;
+            look_at_commits(&shard, &mut told).await?;
             look_at_rows(shard.db(), &mut told).await
         };
         if let Err(error) = looked.await {
@@ -188,6 +194,20 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// A promotion leaves a primary that waits for nobody; so does whoever forgets the setting.
+async fn look_at_commits(shard: &Shard, told: &mut Examination) -> Result<(), DbError> {
+    if !shard.group().is_some_and(Group::has_replicas) {
+        return Ok(());
+    }
+    let rows = shard.db().query(Statement::of(WAITED_FOR)).await?;
+    if rows.first().map_or(Ok(""), |row| row.text(0))?.is_empty() {
+        let message = "commits wait for no standby: what was acknowledged can be lost with the primary".to_owned();
+        let fix = "name a standby in synchronous_standby_names of the primary";
+        told.find(ShardFindingCode::Asynchronous, Severity::Warning, message, fix);
+    }
+    Ok(())
 }
 
 /// A bucket that a shard's database says it owns and the map does not, or the other way round; none when they agree, or when the

@@ -21,6 +21,8 @@ const TERM: &str = include_str!("../migrations/sqlite/0045_term.sql");
 const TERM_POSTGRES: &str = include_str!("../migrations/postgres/0045_term.sql");
 const DEGRADED: &str = include_str!("../migrations/sqlite/0046_degraded.sql");
 const DEGRADED_POSTGRES: &str = include_str!("../migrations/postgres/0046_degraded.sql");
+const OWNED: &str = include_str!("../migrations/sqlite/0047_owned_records.sql");
+const OWNED_POSTGRES: &str = include_str!("../migrations/postgres/0047_owned_records.sql");
 const ENTER: &str = include_str!("../migrations/postgres/enter.sql");
 
 /// The entities of a program, those of the shards and those of the control database.
@@ -77,9 +79,10 @@ impl Schema {
         let idempotency = idempotency.with_postgres(MOVE_IDEMPOTENCY_POSTGRES);
         let term = Migration::new(45, "term of the primary", TERM).with_postgres(TERM_POSTGRES);
         let degraded = Migration::new(46, "degrading", DEGRADED).with_postgres(DEGRADED_POSTGRES);
+        let owned = Migration::new(47, "records of a bucket", OWNED).with_postgres(OWNED_POSTGRES);
         SchemaBuilder(Self {
-            shard: vec![first.clone(), idempotency, retention.clone(), term.clone(), degraded.clone()],
-            control: vec![first, moves, retention, term, degraded],
+            shard: vec![first.clone(), idempotency, retention.clone(), term.clone(), degraded.clone(), owned.clone()],
+            control: vec![first, moves, retention, term, degraded, owned],
             moved: Vec::new(),
             shard_tables: Vec::new(),
             control_tables: Vec::new(),

@@ -4,6 +4,7 @@
 //! strings as files in `secrets`, and the `shard-map.toml` that names them.
 
 mod backup;
+mod growth;
 mod instant;
 mod restore;
 
@@ -25,6 +26,7 @@ pub const SHARDS_MAX: u16 = 16;
 
 const BUCKETS: u32 = 4096;
 const UNSHARDED: &str = "unsharded";
+const SERVICE_SECRETS: &str = "service-secrets";
 /// Databases of the server for what is not sharded, which are also the names of their secrets.
 const UNSHARDED_DATABASES: [&str; 2] = ["control", "read-store"];
 
@@ -63,6 +65,12 @@ pub enum FleetError {
     Shards {
         /// What was asked for.
         shards: u16,
+    },
+    /// The archive has the log of a shard with the same number that was taken away.
+    #[error("{} has the log of a shard of that number that is gone: move it away, with the backups that need it", folder.display())]
+    Archived {
+        /// Where.
+        folder: PathBuf,
     },
     /// A shard that is not there.
     #[error("there is no shard {shard}: the last one is {}", shards - 1)]
@@ -173,10 +181,10 @@ impl Fleet {
     pub fn open(folder: &Path) -> Result<Self, FleetError> {
         let password = fs::read_to_string(folder.join("secrets/fleet"));
         let password = password.map_err(|_| FleetError::Absent { folder: folder.to_owned() })?;
-        let mut shards = 0;
-        while folder.join(server_name(shards, 'a')).exists() {
-            shards += 1;
-        }
+        // Linked last, when the servers are there.
+        let service_secrets = folder.join(SERVICE_SECRETS);
+        let shards = (0..SHARDS_MAX).take_while(|shard| service_secrets.join(secret_of(*shard)).exists()).count();
+        let shards = u16::try_from(shards).unwrap_or(SHARDS_MAX);
         Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards })
     }
 
@@ -190,7 +198,7 @@ impl Fleet {
     /// A folder with those of them that services need: no owner's but the read store's.
     #[must_use]
     pub fn service_secrets(&self) -> PathBuf {
-        self.folder.join("service-secrets")
+        self.folder.join(SERVICE_SECRETS)
     }
 
     /// The map that names them.
@@ -324,13 +332,20 @@ impl Fleet {
     /// Links, so that a secret that is told anew is told anew to services.
     fn link_service_secrets(&self) -> Result<(), FleetError> {
         let folder = self.service_secrets();
-        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(at(folder.clone()))?;
-        let of_shards = (0..self.shards).map(secret_of).flat_map(|name| [format!("{name}-standby"), name]);
-        for name in of_shards.chain(["control".to_owned(), "read-store-owner".to_owned()]) {
-            let link = folder.join(&name);
-            symlink(Path::new("../secrets").join(&name), &link).map_err(at(link))?;
-        }
-        Ok(())
+        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(at(folder))?;
+        (0..self.shards).try_for_each(|shard| self.link_secrets_of(shard))?;
+        ["control", "read-store-owner"].into_iter().try_for_each(|name| self.link_secret(name))
+    }
+
+    fn link_secrets_of(&self, shard: u16) -> Result<(), FleetError> {
+        let name = secret_of(shard);
+        self.link_secret(&format!("{name}-standby"))?;
+        self.link_secret(&name)
+    }
+
+    fn link_secret(&self, name: &str) -> Result<(), FleetError> {
+        let link = self.service_secrets().join(name);
+        symlink(Path::new("../secrets").join(name), &link).map_err(at(link))
     }
 
     /// Readers see the old secret or the new one.
@@ -365,17 +380,22 @@ impl Fleet {
         Ok(ShardServers { shard, primary: state_of(&primary), standby: state_of(&standby), is_synchronous })
     }
 
+    /// A shard as a map tells of it, in TOML: its number, its name, and its servers by the names of their secrets.
+    #[must_use]
+    pub fn entry_of(shard: u16) -> String {
+        let name = secret_of(shard);
+        let mut entry = format!("\n[[shards]]\nid = {shard}\nname = \"{name}\"\nstate = \"live\"\n");
+        for (end, role) in [("", "primary"), ("-standby", "replica")] {
+            let endpoint = format!("id = \"{name}{end}\"\nrole = \"{role}\"\ndsn_ref = \"{name}{end}\"");
+            entry.push_str(&format!("[[shards.endpoints]]\n{endpoint}\n"));
+        }
+        entry
+    }
+
     /// A map with even runs of buckets.
     fn map(&self) -> String {
         let mut map = "format = 1\nkeyspace = \"pim\"\nversion = 1\n".to_owned();
-        for shard in 0..self.shards {
-            let name = secret_of(shard);
-            map.push_str(&format!("\n[[shards]]\nid = {shard}\nname = \"{name}\"\nstate = \"live\"\n"));
-            for (end, role) in [("", "primary"), ("-standby", "replica")] {
-                let endpoint = format!("id = \"{name}{end}\"\nrole = \"{role}\"\ndsn_ref = \"{name}{end}\"");
-                map.push_str(&format!("[[shards.endpoints]]\n{endpoint}\n"));
-            }
-        }
+        (0..self.shards).for_each(|shard| map.push_str(&Self::entry_of(shard)));
         let first = |shard: u16| u32::from(shard) * BUCKETS / u32::from(self.shards);
         for shard in 0..self.shards {
             let (first, last) = (first(shard), first(shard + 1) - 1);

@@ -10,11 +10,13 @@ use std::process::{Child, Command, Stdio};
 /// A parent-death signal would come with the end of the *thread* that started the server, and tests have one each.
 const WAIT: &str = "cat >/dev/null; ";
 
-/// Stops every server below a folder and removes it. A process is only told when it is one of that folder, and its
-/// children with it: one that stands still would stay behind. The archive that the folder links to goes too.
-pub(crate) const SERVERS: &str = r#"
+/// Stops every server whose folder's path begins so. A process is only told when it is one of that folder, and its children
+/// with it: one that stands still would stay behind.
+macro_rules! stop {
+    () => {
+        r#"
 running() {
-    for file in "$1"/*/data/postmaster.pid; do
+    for file in "$1"*/data/postmaster.pid; do
         [ -f "$file" ] && read -r pid <"$file" && grep -qF "$1" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
     done
 }
@@ -24,16 +26,31 @@ family() {
         grep -q "^PPid:[[:space:]]*$1\$" "$status" 2>/dev/null && status=${status%/status} && echo "${status##*/}"
     done
 }
-for pid in $(running "$1"); do kill -CONT $(family "$pid"); kill -QUIT "$pid"; done
-tries=0
-while [ -n "$(running "$1")" ] && [ "$tries" -lt 200 ]; do
-    tries=$((tries + 1))
-    [ "$tries" -eq 100 ] && for pid in $(running "$1"); do kill -KILL $(family "$pid"); done
-    sleep 0.05
-done
+stop() {
+    for pid in $(running "$1"); do kill -CONT $(family "$pid"); kill -QUIT "$pid"; done
+    tries=0
+    while [ -n "$(running "$1")" ] && [ "$tries" -lt 200 ]; do
+        tries=$((tries + 1))
+        [ "$tries" -eq 100 ] && for pid in $(running "$1"); do kill -KILL $(family "$pid"); done
+        sleep 0.05
+    done
+}
+"#
+    };
+}
+
+/// Stops every server below a folder and removes it. The archive that the folder links to goes too.
+pub(crate) const SERVERS: &str = concat!(
+    stop!(),
+    r#"
+stop "$1/"
 [ -L "$1/archive" ] && rm -rf "$(readlink "$1/archive")" && rmdir "$1-archive" 2>/dev/null
 rm -rf "$1"
-"#;
+"#
+);
+
+/// Stops and removes the servers whose folders' paths begin so: those of one shard.
+pub(crate) const SOME_SERVERS: &str = concat!(stop!(), "stop \"$1\"\nrm -rf \"$1\"*\n");
 
 /// Runs a script when it goes, or when this process goes.
 #[derive(Debug)]

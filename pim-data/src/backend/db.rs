@@ -194,6 +194,15 @@ impl Db {
         }
     }
 
+    /// Whether another connection to the server may be opened at present.
+    pub(crate) fn has_room(&self) -> bool {
+        match &self.0 {
+            Store::Sqlite(_) => true,
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.has_room(),
+        }
+    }
+
     /// Keeps no connection to a server any more: each is closed when it comes back.
     pub(crate) fn drain(&self) {
         match &self.0 {

@@ -245,6 +245,8 @@ impl Group {
     /// # Errors
     /// [`DbError::NoPrimary`] or [`DbError::NoStandby`] when it cannot be until then, or too many wait already.
     pub(crate) async fn ready(&self, until: tokio::time::Instant, need: Need) -> Result<(), DbError> {
+        // What is asked here first is no repeat.
+        self.budget.deposit();
         if self.serves(need) { Ok(()) } else { self.park(until, need, 0).await }
     }
 

@@ -17,6 +17,7 @@ use super::takeover::follow;
 use super::{CONTROL, Cluster, ClusterSettings, DirectoryError, Inner, name_of};
 use crate::backend::{Db, DbError, Engine, SqlPair};
 use crate::migration::{MigrateError, Migration, Progress, migrate_telling};
+use crate::retry::Budget;
 use crate::schema::Schema;
 
 const REPLICA_DELAY_MAX: Duration = Duration::from_secs(10);
@@ -218,7 +219,8 @@ pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> 
     let Some(control) = shards.pop() else { return Err(OpenError::NoPrimary { shard: name_of(CONTROL) }) };
     let (commits, _) = watch::channel(0);
     let (router, fleet) = (ShardRouter::new(map), Fleet::new(shards));
-    let inner = Arc::new(Inner { router, fleet, control, directory, schema, settings, commits });
+    let repeats = Budget::new(std::time::Instant::now());
+    let inner = Arc::new(Inner { router, fleet, control, directory, schema, settings, commits, repeats });
     follow(&inner);
     Ok(Cluster(inner))
 }

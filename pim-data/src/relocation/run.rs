@@ -122,11 +122,19 @@ impl Run {
         self.mover.cluster.catch_up(&publishing).await?;
         self.leads_there()?;
         self.owned()?;
-        // That may have taken a while.
-        self.lull(settings.lull_max.min(LAST_LULL_MAX)).await?;
         let ready = self.prepare()?;
-        // Before the fence: whoever finds the row knows that there may be one to lift.
-        self.advance(MoveStep::Fenced).await?;
+        // Before the fence: whoever finds the row knows that there may be one to lift. And before the last lull: it takes a while,
+        // in which others write.
+        let ripe = async {
+            self.advance(MoveStep::Fenced).await?;
+            self.lull(settings.lull_max.min(LAST_LULL_MAX)).await
+        };
+        if let Err(error) = ripe.await {
+            // Nothing is fenced.
+            self.mover.cluster.forget_prepared(&publishing).await?;
+            self.advance(MoveStep::Copying).await?;
+            return Err(error);
+        }
         let since = Instant::now();
         if let Err(error) = hand_over::fence(&self.copier.source, &self.record.buckets).await {
             // It may be up all the same, if its answer was lost on the way.

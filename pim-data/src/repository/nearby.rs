@@ -151,7 +151,7 @@ impl NearbyRead<'_> {
         match &outcome {
             Ok(_) => endpoint.breaker.succeed(),
             // It was not asked: all of its connections are in use or being opened.
-            Err(DbError::Late) => {}
+            Err(DbError::Late) if !endpoint.reads.has_room() => {}
             Err(_) => endpoint.breaker.fail(Instant::now()),
         }
         outcome

@@ -85,6 +85,7 @@ const ALONE: [SqlPair; 2] = [
 ];
 
 async fn bulk_on_server(db: &Db, shard: ShardId, units: Vec<Unit>) -> Result<(), UnitError> {
+    let term = db.demand().term;
     let (mut tx, _) = db.begin_with(&ALONE.map(Statement::of)).await?;
     let mut known = BTreeSet::new();
     for mut unit in units {
@@ -96,7 +97,7 @@ async fn bulk_on_server(db: &Db, shard: ShardId, units: Vec<Unit>) -> Result<(),
         if is_first {
             unit.head.get_or_insert(0);
         }
-        match (unit.send_in_bulk(&mut tx).await, unit.writes.first()) {
+        match (unit.send_in_bulk(&mut tx, term).await, unit.writes.first()) {
             // A key that was written before is not new.
             (Err(UnitError::Conflict), Some(pending)) if is_first => {
                 return Err(UnitError::AlreadyExists { entity: pending.table.name });

@@ -174,11 +174,11 @@ impl Unit {
         tx.query(write).await.map_err(|error| self.explain(error))
     }
 
-    /// Sends the unit inside a transaction that keeps everybody else out.
-    pub(super) async fn send_in_bulk(&mut self, tx: &mut Transaction) -> Result<(), UnitError> {
+    /// Sends the unit inside a transaction that keeps everybody else out, to a primary of this term or a later one.
+    pub(super) async fn send_in_bulk(&mut self, tx: &mut Transaction, term: u64) -> Result<(), UnitError> {
         let parts = self.part_calls()?;
         let mut message = self.message(&parts);
-        message.context.bulk = true;
+        (message.context.bulk, message.context.term) = (true, Some(term));
         let rows = match &self.writes[..] {
             [only] => {
                 let write = self.write_call(only, &message.context, Some(&message.tail))?;

@@ -1,6 +1,6 @@
-//! Running a unit again: bounded, with full jitter, never past the deadline.
+//! Running a unit again: bounded, with full jitter, never past the deadline, and under a budget where a server is why.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::UnitError;
 use crate::cluster::Cluster;
@@ -35,10 +35,14 @@ impl Tries {
     /// For one request.
     #[must_use]
     pub fn of(cluster: &Cluster, cx: &pim_core::context::RequestContext) -> Self {
+        cluster.0.repeats.deposit();
         Self { cluster: cluster.clone(), cx: cx.clone(), made: 0 }
     }
 
     /// Whether the unit should be run again; waits before it says yes, and takes over a newer map when the fence refused.
+    ///
+    /// What other writers are the reason for is repeated eight times at most. What a server is the reason for also stands under
+    /// a budget of the cluster: every fifth request, ten more a second, 200 saved up.
     pub async fn again(&mut self, error: &UnitError) -> bool {
         self.made += 1;
         if !error.is_retryable() || self.made >= TRIES_MAX {
@@ -46,6 +50,9 @@ impl Tries {
         }
         let pause = PAUSE_FIRST * 2_u32.saturating_pow(self.made) * jitter_percent() / 100;
         if self.cx.deadline().remaining().is_none_or(|left| left < pause) {
+            return false;
+        }
+        if matches!(error, UnitError::Database(_)) && !self.cluster.0.repeats.withdraw(Instant::now()) {
             return false;
         }
         tokio::time::sleep(pause).await;

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::ensemble::{
     DATABASE, Ensemble, patient, points, points_on, register, request, set, until, until_shard,
 };
+use crate::lines::Lines;
 
 const SOON: Duration = Duration::from_millis(700);
 
@@ -59,6 +60,33 @@ async fn it_is_found_without_a_restart_and_a_returning_primary_is_never_written(
     let cluster = ensemble.open(&["a", "b"], |_| {}).await;
     set(&cluster, &patient(), id, 4).await.expect("commits");
     assert_eq!((points_on(&ensemble.first, id), points_on(&ensemble.second, id)), ("1".to_owned(), "4".to_owned()));
+}
+
+/// Guard: whoever looks for the reason of what happened then finds it in the log, once, with which server came after which.
+#[tokio::test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn it_is_told_once_with_what_correlates() {
+    let lines = Lines::default();
+    let _listening = pim_core::log::tracing::subscriber::set_default(lines.clone());
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", |it| it.lag_ms.is_some()).await;
+    ensemble.first.kill().expect("dies");
+    ensemble.second.promote().expect("takes over");
+    set(&cluster, &patient(), id, 2).await.expect("commits");
+    let told = lines.of("shard.primary_changed");
+    assert_eq!(told.len(), 1, "{told:?}");
+    for (name, value) in [
+        ("shard_id", "0"),
+        ("term", "2"),
+        ("term_before", "1"),
+        ("endpoint", "1"),
+        ("endpoint_before", "0"),
+        ("degraded_before", "false"),
+    ] {
+        assert_eq!(told[0].get(name).map(String::as_str), Some(value), "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,6 +113,13 @@ fn typed(id: Id<Customer>, bucket: Bucket) -> String {
     )
 }
 
+/// A record of a request as somebody would type it.
+fn record(bucket: Bucket) -> String {
+    let (digest, id) = ("decode(repeat('07', 32), 'hex')", uuid(Id::<Customer>::random().uuid()));
+    let bucket = bucket.get();
+    format!("INSERT INTO idempotency VALUES ({digest}, {bucket}, {digest}, 201, '{{}}', 1, {id}, 1)")
+}
+
 #[tokio::test]
 async fn hand_typed_rows_live_where_their_bucket_does() {
     let world = World::new(2).await;
@@ -134,6 +141,8 @@ async fn hand_typed_rows_live_where_their_bucket_does() {
         (format!("INSERT INTO key_head VALUES ({}, {}, 1)", uuid(theirs.uuid()), elsewhere.get()), "not-owned"),
         ("UPDATE key_head SET n = n - 1".to_owned(), "pim:key-head-must-rise"),
         (format!("INSERT INTO key_head VALUES ({}, {}, 0)", uuid(theirs.uuid()), mine.bucket().get()), "must-rise"),
+        (format!("INSERT INTO key_head VALUES ({}, {}, 1)", uuid(theirs.uuid()), mine.bucket().get()), "of_bucket"),
+        (record(elsewhere), "pim:bucket-not-owned"),
     ] {
         let refused = world.raw(mine, &sql).await;
         let Err(DbError::Refused { rule: found, .. }) = &refused else { panic!("{sql}: {refused:?}") };
@@ -146,6 +155,7 @@ async fn hand_typed_rows_live_where_their_bucket_does() {
         }
     };
     world.raw(mine, &typed(free, free.bucket())).await.expect("a row at home is nobody's business");
+    world.raw(mine, &record(free.bucket())).await.expect("nor is a record");
 }
 
 /// A bucket on its way in takes rows, one that leaves or has left takes none.

@@ -93,6 +93,21 @@ async fn a_lull_is_a_calm_moment_with_a_dry_outbox() {
     assert_eq!(run.record().report.passes, 1 + 3 + 1);
 }
 
+/// Guard: what takes its time is done before the last lull, not behind it: who writes meanwhile is brought over in the lull.
+#[tokio::test]
+async fn what_is_written_while_the_move_is_noted_down_costs_no_writer_a_wait() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (mover, tap, mut run) = moving(&world, &account, HASTY).await;
+    let id = run.record().id;
+    let in_the_last_lull = async {
+        assert_eq!(mover.find(id).await.expect("reads").step, MoveStep::Fenced);
+        assert!(world.folder.path().join("maps/2.toml").exists(), "the map lies ready");
+        write_twice(&world, &account).await;
+    };
+    assert_eq!(at_ask(&mut run, &tap, 2, in_the_last_lull).await.expect("goes on"), MoveStep::Fenced);
+}
+
 /// Guard: what cannot move is refused before anybody waits for it, and leaves no map behind.
 #[tokio::test]
 async fn a_key_that_is_parked_in_the_lull_costs_no_writer_a_wait() {

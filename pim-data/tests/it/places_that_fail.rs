@@ -54,7 +54,14 @@ const CASES: &[(&str, Change, &[&str])] = &[
     ("no such host", |_, dsn| dsn.replace("127.0.0.1", "nowhere.invalid"), &["shard-1", "check that it runs"]),
     ("another shard's database", |_, dsn| dsn.replace("shard-1", "shard-0"), &["shard 1", "says that it is shard 0", "swapped"]),
     ("the control database", |_, dsn| dsn.replace("shard-1", "control"), &["shard 1", "swapped"]),
+    ("commits that are not on disk", |_, dsn| hasty(&dsn, "off"), &["shard-1", "synchronous_commit", "off"]),
+    ("commits that no standby has", |_, dsn| hasty(&dsn, "local"), &["shard-1", "synchronous_commit", "local"]),
 ];
+
+fn hasty(dsn: &str, commits: &str) -> String {
+    let separator = if dsn.contains('?') { '&' } else { '?' };
+    format!("{dsn}{separator}options=-c%20synchronous_commit%3D{commits}")
+}
 
 fn port(dsn: &str, port: &str) -> String {
     let (head, tail) = dsn.rsplit_once(':').expect("a port");

@@ -93,6 +93,27 @@ async fn one_that_stands_still_is_left_alone_and_reads_go_on() {
     assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 0);
 }
 
+/// Guard: whoever asks tells the endpoint's breaker what became of it; no probe has found anything out yet.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn one_that_fails_its_callers_is_asked_by_fewer() {
+    let ensemble = Ensemble::new();
+    let change = |servers: &mut pim_data::cluster::Servers| {
+        servers.settings.probe_max = Duration::from_millis(100);
+        servers.settings.probe_every = Duration::from_secs(10);
+    };
+    let cluster = ensemble.open(&["a", "b"], change).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    points(&cluster, id, &EVENTUAL).await.expect("a connection to it is open");
+    ensemble.second.freeze().expect("stands still");
+    for _ in 0..20 {
+        points(&cluster, id, &EVENTUAL).await.expect("the primary answers");
+    }
+    until(&cluster, "b", |it| it.breaker_open).await;
+    ensemble.second.thaw().expect("goes on");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn one_of_another_shard_or_of_unknown_lag_is_named_and_not_asked() {

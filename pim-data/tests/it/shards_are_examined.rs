@@ -4,7 +4,6 @@ use pim_core::id::Id;
 use pim_core::shard::{Severity, ShardId};
 use pim_data::backend::Engine;
 use pim_data::examination::{Examination, ShardFindingCode};
-use uuid::Uuid;
 
 use super::ENGINE;
 use super::world::{Account, Customer, World, bytes, uuid};
@@ -114,7 +113,8 @@ async fn rows_of_a_bucket_that_lives_elsewhere_are_found() {
     let world = World::new(2).await;
     let id = neighbour(&world).await;
     let foreign = world.cluster.map().buckets_of(ShardId(0)).next().expect("has some").0.get();
-    let key = uuid(Uuid::new_v4());
+    let elsewhere = |id: &Id<Customer>| id.bucket().get() == foreign;
+    let key = uuid(std::iter::repeat_with(Id::random).find(elsewhere).expect("one is drawn").uuid());
     // A server lets nobody do so, unless its triggers are turned off.
     let off = if ENGINE == Engine::Postgres { "SET LOCAL session_replication_role = replica;" } else { "" };
     let insert = format!("{off} INSERT INTO key_head (key, bucket, n) VALUES ({key}, {foreign}, 1)");

@@ -1,6 +1,8 @@
 //! Two units that read the same cannot both win, whichever way they try.
 
+use futures_util::future::join_all;
 use pim_core::id::Id;
+use pim_data::backend::DbError;
 use pim_data::unit::{Tries, UnitError};
 
 use super::world::{Account, DepotRow, ShopResource, World, cx, tell, write};
@@ -135,4 +137,19 @@ async fn two_processes_that_write_one_key_lose_no_write() {
     assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 50);
     assert_eq!(world.count(account.id, "SELECT n FROM key_head").await, 51);
     assert!(other.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: repeating must not become most of the load of a server in trouble, however many requests there are; writers who are
+/// in each other's way are none of that.
+#[tokio::test]
+async fn what_a_server_is_the_reason_for_is_repeated_under_a_budget() {
+    let world = World::new(1).await;
+    let repeated = async |error: UnitError| {
+        let error = &error;
+        let requests = (0..400).map(|_| async { Tries::of(&world.cluster, &cx()).again(error).await });
+        join_all(requests).await.into_iter().filter(|again| *again).count()
+    };
+    let granted = repeated(UnitError::Database(DbError::Busy)).await;
+    assert!((200..400).contains(&granted), "{granted}: 200 saved, every fifth, and ten a second");
+    assert_eq!(repeated(UnitError::Conflict).await, 400);
 }

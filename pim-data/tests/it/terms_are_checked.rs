@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use pim_core::id::Id;
+use pim_core::shard::ShardId;
 use pim_data::backend::{DbError, SqlPair, Statement};
 use pim_data::unit::UnitError;
 
 use super::ensemble::request;
-use super::world::{ShopResource, World, tell, write};
+use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
 
 async fn world() -> World {
     World::with(1, |mut settings| {
@@ -16,6 +18,9 @@ async fn world() -> World {
     })
     .await
 }
+
+/// Behind a proxy that keeps its clients, the server may be another one from call to call.
+const FORMER: &str = "CREATE OR REPLACE FUNCTION pim_timeline() RETURNS bigint LANGUAGE sql VOLATILE RETURN 0::bigint";
 
 #[tokio::test]
 async fn by_the_call_that_enters() {
@@ -31,17 +36,29 @@ async fn by_the_call_that_enters() {
 async fn so_a_connection_that_leads_to_a_former_primary_by_now_writes_nothing() {
     let world = world().await;
     let account = world.register().await;
-    // Behind a proxy that keeps its clients, the server may be another one from call to call.
-    let former = "CREATE OR REPLACE FUNCTION pim_timeline() RETURNS bigint LANGUAGE sql VOLATILE RETURN 0::bigint";
-    world.raw(account.id, former).await.expect("runs");
+    world.raw(account.id, FORMER).await.expect("runs");
     let mut unit = world.cluster.begin(&request(Duration::from_millis(500)), account.id);
     let mut changed = account.clone();
     changed.points = 9;
-    let loaded = unit.load::<super::world::Account>(&write(ShopResource::Account), account.id).await.expect("loads");
+    let loaded = unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads");
     assert!(loaded.is_some());
     unit.save(&write(ShopResource::Account), &changed).expect("saves");
     tell(&mut unit, "changed");
     let refused = unit.commit().await;
     let Err(UnitError::Database(DbError::NoPrimary { .. })) = refused else { panic!("{refused:?}") };
     assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 0);
+}
+
+#[tokio::test]
+async fn nor_do_many_units_at_once() {
+    let world = world().await;
+    let account = world.register().await;
+    world.raw(account.id, FORMER).await.expect("runs");
+    let new = Id::<Customer>::random();
+    let mut unit = world.cluster.begin(&cx(), new);
+    unit.save(&write(ShopResource::Account), &Account::new(new)).expect("saves");
+    tell(&mut unit, "registered");
+    let refused = world.cluster.commit_bulk(ShardId(0), vec![unit]).await;
+    assert!(matches!(refused, Err(UnitError::Database(DbError::FormerPrimary { term: 0, .. }))), "{refused:?}");
+    assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM account_row").await, 1);
 }

@@ -32,5 +32,6 @@ promises! {
 
 // What only a server promises.
 promises! {
+    events_live_where_their_bucket_does in "events_live_where_their_bucket_does.rs",
     windows_skip_nobody in "windows_skip_nobody.rs",
 }

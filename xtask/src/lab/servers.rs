@@ -1,5 +1,7 @@
 //! The database servers below a lab: starting, looking at, promoting and removing them.
 
+mod growth;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,10 @@ pub(crate) enum ServersVerb {
         #[arg(long, default_value_t = 4)]
         shards: u16,
     },
+    /// Starts a primary and a standby for one more shard; for a lab that runs also writes the map that would bring it there.
+    Add,
+    /// Stops the servers of the last shard and removes their data, once no map leads there.
+    Remove,
     /// Tells what each server is at present.
     Status,
     /// Stops all servers and removes their data.
@@ -34,6 +40,8 @@ pub(crate) enum ServersVerb {
 pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
     match verb {
         ServersVerb::Up { shards } => up(*shards, json),
+        ServersVerb::Add => growth::add(json),
+        ServersVerb::Remove => growth::remove(json),
         ServersVerb::Status => status(json),
         ServersVerb::Down => down(json),
     }

@@ -361,17 +361,20 @@ impl Fleet {
             let place = archive.join(group_of(shard));
             match shard {
                 None => self.server(UNSHARDED)?.archive_into(&place)?,
-                Some(shard) => {
-                    for letter in ['a', 'b'] {
-                        self.server(&server_name(shard, letter))?.archive_into(&place)?;
-                    }
-                }
+                Some(shard) => self.archive_shard(shard, &place)?,
             }
         }
         // Last: with it everything is archived.
         let link = self.folder.join(ARCHIVE);
         std::os::unix::fs::symlink(&archive, &link).map_err(at(link))?;
         Ok(archive)
+    }
+
+    pub(super) fn archive_shard(&self, shard: u16, place: &Path) -> Result<(), FleetError> {
+        for letter in ['a', 'b'] {
+            self.server(&server_name(shard, letter))?.archive_into(place)?;
+        }
+        Ok(())
     }
 }
 

@@ -51,6 +51,10 @@ impl Db {
         self.0.renew();
     }
 
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
     pub(crate) fn drain(&self) {
         self.0.drain();
     }

@@ -100,6 +100,11 @@ impl Pool {
         self.0.target.send_modify(|target| target.generation += 1);
     }
 
+    /// Whether not all of its connections are lent or being opened.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.slots.available_permits() > 0
+    }
+
     /// Keeps no connection any more: each is closed when it comes back.
     pub(super) fn drain(&self) {
         let mut idle = self.idle();

@@ -193,6 +193,22 @@ async fn a_failed_call_waits_for_a_round_that_began_afterwards() {
     assert!(matches!(group.recover(soon, Need::Read, DbError::Busy).await, Err(DbError::Busy)), "no server's fault");
 }
 
+/// Guard: `Group::recover` and `Group::ready`. Repeats must not become most of the load of a server that comes back.
+#[tokio::test]
+async fn calls_are_repeated_for_as_long_as_calls_have_paid_for_it() {
+    let group = group(1);
+    after(&group, &[primary(1, 1)]);
+    while group.budget.withdraw(Instant::now()) {}
+    let soon = || tokio::time::Instant::now() + Duration::from_millis(20);
+    let repeat = async || group.recover(soon(), Need::Read, DbError::Closed).await;
+    assert!(matches!(repeat().await, Err(DbError::Closed)), "nothing is left");
+    for _ in 0..5 {
+        group.ready(soon(), Need::Read).await.expect("serves");
+    }
+    assert!(matches!(repeat().await, Err(DbError::NoPrimary { .. })), "five calls pay for one, which waits");
+    assert!(matches!(repeat().await, Err(DbError::Closed)), "and for no other");
+}
+
 #[tokio::test]
 async fn no_more_wait_than_may() {
     let group = group(1);

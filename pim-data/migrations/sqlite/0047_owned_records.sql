@@ -1,0 +1,1 @@
+-- A file is written by programs of this library, which ask for the bucket when they enter.
