@@ -200,7 +200,8 @@ async fn the_scope_is_set_before_a_row_is_looked_at_whatever_the_plan() {
     }
 }
 
-/// What somebody who has the application's login might try. Each must be refused, or change nothing at all.
+/// What somebody who has the application's login might try. Each must be refused, or change nothing at all. Saying of themselves
+/// that they may see everything (`app.scope`) is not among them: that is what every request does, and nobody can tell them apart.
 const ATTEMPTS: &[&str] = &[
     "ALTER TABLE account_row DISABLE ROW LEVEL SECURITY",
     "ALTER TABLE account_row NO FORCE ROW LEVEL SECURITY",
@@ -281,7 +282,7 @@ async fn the_applications_login_cannot_disable_bypass_or_widen_it() {
         }
         assert_eq!(catalogue(&above).await, before, "{attempt}");
     }
-    assert!(invisible(&db).await, "nothing is seen without a scope");
+    assert_eq!(left_behind(&db).await, "", "nothing is seen without a scope");
     let who = "SELECT count(*) FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls OR rolcreaterole \
                OR rolcreatedb OR rolreplication)";
     assert_eq!(count(&db, who).await, 0);
@@ -380,7 +381,7 @@ async fn a_connection_carries_no_context_of_an_earlier_request() {
             let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
             for round in 0..40_usize {
                 match (task + round) % 4 {
-                    0 => assert!(invisible(&db).await, "a scope was left behind"),
+                    0 => assert_eq!(left_behind(&db).await, "", "was left behind"),
                     1 => {
                         let clerk = Actor::new("u-7".parse().expect("a subject"), server::ShopRole::Clerk);
                         let clerk = clerk.with_facilities(&[[mine, theirs][task % 2]]).expect("one");
@@ -422,11 +423,54 @@ async fn a_connection_carries_no_context_of_an_earlier_request() {
     }
 }
 
-async fn invisible(db: &Db) -> bool {
-    let settings = "SELECT count(*) FROM account_row WHERE true OR current_setting('app.user', true) <> ''";
-    let user = "SELECT coalesce(current_setting('app.user', true), '') || coalesce(current_setting('app.scope', true), '')";
-    let rows = db.query(Statement::of(SqlPair::postgres(user))).await.expect("runs");
-    count(db, settings).await == 0 && rows[0].text(0).expect("text").is_empty()
+/// What writes and reads set for the length of their transaction: whatever entering and leaving set, and a bulk.
+fn settings() -> BTreeSet<&'static str> {
+    const ENTER: &str = include_str!("../../migrations/postgres/enter.sql");
+    let set = ENTER.split("set_config('").skip(1).filter_map(|rest| rest.split('\'').next());
+    set.chain(["app.bulk"]).collect()
+}
+
+/// Asks which of these are set; those of PostgreSQL's own are something always.
+fn which_are_set() -> Statement {
+    let which = settings().into_iter().map(|name| {
+        if name.starts_with("app.") {
+            format!("SELECT '{name}' WHERE current_setting('{name}', true) <> ''")
+        } else {
+            format!("SELECT name FROM pg_settings WHERE name = '{name}' AND setting <> reset_val")
+        }
+    });
+    let which = which.collect::<Vec<_>>().join(" UNION ALL ");
+    let all = format!("SELECT coalesce(string_agg(name, ' '), '') FROM ({which}) AS every(name)");
+    Statement::of(SqlPair::generated_postgres(all))
+}
+
+/// What an earlier transaction has left to whoever asks without a scope: settings, or rows that are seen.
+async fn left_behind(db: &Db) -> String {
+    let rows = db.query(which_are_set()).await.expect("runs");
+    let left = rows[0].text(0).expect("text").to_owned();
+    match count(db, "SELECT count(*) FROM account_row").await {
+        0 => left,
+        seen => format!("{seen} rows {left}"),
+    }
+}
+
+/// What would be left behind is noticed, each setting by itself.
+#[tokio::test]
+async fn each_setting_is_asked_for() {
+    let world = server::World::new(1).await;
+    let db = world.cluster.database(ShardId(0)).expect("a shard").clone();
+    let all = settings();
+    for name in ["app.user", "app.role", "app.request", "app.trace", "app.bucket", "app.scope", "lock_timeout"] {
+        assert!(all.contains(name), "{name} is not found in what entering does: {all:?}");
+    }
+    for name in all {
+        let mut tx = db.begin().await.expect("begins");
+        let value = if name == "synchronous_commit" { "local" } else { "77" };
+        tx.script(&format!("SELECT set_config('{name}', '{value}', true)")).await.expect("sets");
+        let rows = tx.query(which_are_set()).await.expect("runs");
+        assert_eq!(rows[0].text(0).expect("text"), name);
+    }
+    assert_eq!(left_behind(&db).await, "");
 }
 
 async fn count(db: &Db, sql: &str) -> u64 {
