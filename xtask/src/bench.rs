@@ -1,17 +1,22 @@
 //! `cargo xtask bench`: every side of a ratio measured in the same run, in release.
 
+mod server;
+
+use std::process::Command;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
+use self::server::BenchServer;
 use crate::exit::Failure;
 use crate::shell::{cargo, output_of};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Which area to measure; all of them when absent. `data` measures PostgreSQL too where `LAB_TEST_POSTGRES_DSN` names a
-    /// server; a part of it only where that takes 400 connections.
+    /// Which area to measure; all of them when absent. `data` measures PostgreSQL too: on the server that
+    /// `LAB_TEST_POSTGRES_DSN` names, a part of it only where that takes 400 connections, else on one that it starts.
     #[arg(value_parser = ["core", "data", "events", "edge"])]
     area: Option<String>,
     /// One JSON object a measure: name, ours, peer, ratio, spread, goal, holds.
@@ -20,49 +25,99 @@ pub(crate) struct BenchArgs {
     /// Rows of the shard that has many, for what a request of pim-data costs there: a million unless told.
     #[arg(long, value_parser = clap::value_parser!(u64).range(5_000..))]
     rows: Option<u64>,
+    /// Measures a part of `data` alone; those of files take no server.
+    #[arg(long, value_name = "PART", requires = "area", value_parser = ["files", "files-growth", "server", "server-growth"])]
+    only: Option<String>,
 }
 
 /// Packages with a `ratios` bench, which prints one JSON object a line.
 const AREAS: &[(&str, &str)] =
     &[("core", "pim-core"), ("data", "pim-data"), ("events", "pim-events"), ("edge", "pim-lab")];
 
-const NO_SERVER: &str = "data: nothing is measured on PostgreSQL, name a server's superuser by LAB_TEST_POSTGRES_DSN \
-    (postgres://user:password@host:port/postgres)";
+/// What has not gone well in the areas so far.
+#[derive(Default)]
+struct Shortfall {
+    missed: usize,
+    broken: Vec<String>,
+    /// Why there is no server to measure on.
+    absent: Option<String>,
+}
 
 /// Runs the benches of an area.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    let (mut missed, mut broken) = (0, Vec::new());
+    if args.only.is_some() && args.area.as_deref() != Some("data") {
+        return Err(Failure::Usage.because("--only names a part of `data`: cargo xtask bench data --only PART"));
+    }
+    let mut shortfall = Shortfall::default();
     for (area, package) in AREAS {
         if args.area.as_deref().is_some_and(|wanted| wanted != *area) {
             continue;
         }
-        // What breaks one area leaves the others to be measured.
         let mut bench = cargo(&["bench", "--locked", "--quiet", "-p", package, "--bench", "ratios"]);
-        // Against a server too, when there is one.
-        match (*area, std::env::var_os("LAB_TEST_POSTGRES_DSN")) {
-            ("data", Some(_)) => drop(bench.args(["--features", "postgres"])),
-            ("data", None) => eprintln!("{NO_SERVER}"),
-            _ => {}
+        if *area != "data" {
+            shortfall.measure(area, &mut bench, args.json)?;
+        } else if let Some(server) = shortfall.server(args) {
+            server.give(&mut bench);
+            args.narrow(&mut bench);
+            shortfall.measure(area, &mut bench, args.json)?;
         }
-        if let (true, Some(rows)) = (*area == "data", args.rows) {
-            bench.args(["--", "--rows", &rows.to_string()]);
+    }
+    shortfall.verdict()
+}
+
+impl BenchArgs {
+    fn narrow(&self, bench: &mut Command) {
+        bench.arg("--");
+        if let Some(rows) = self.rows {
+            bench.args(["--rows", &rows.to_string()]);
         }
-        match output_of(&mut bench) {
+        if let Some(only) = &self.only {
+            bench.args(["--only", only]);
+        }
+    }
+}
+
+impl Shortfall {
+    /// What `data` is measured on; none where what is asked for cannot be measured at all.
+    fn server(&mut self, args: &BenchArgs) -> Option<BenchServer> {
+        match BenchServer::of(args.only.as_deref()) {
+            Ok(server) => Some(server),
+            Err(why) => {
+                // The files are measured even so, unless the server's part was asked for: said now, not minutes later.
+                let goes_on = args.only.is_none();
+                if goes_on {
+                    eprintln!("{why}");
+                }
+                self.absent = Some(why);
+                goes_on.then_some(BenchServer::Without)
+            }
+        }
+    }
+
+    /// What breaks one area leaves the others to be measured.
+    fn measure(&mut self, area: &str, bench: &mut Command, json: bool) -> Result<()> {
+        match output_of(bench) {
             Ok(text) => {
                 for line in text.lines().filter(|line| line.starts_with('{')) {
-                    missed += usize::from(!print(line, args.json)?);
+                    self.missed += usize::from(!print(line, json)?);
                 }
             }
-            Err(error) => broken.push(format!("{area}: {error:#}")),
+            Err(error) => self.broken.push(format!("{area}: {error:#}")),
         }
+        Ok(())
     }
-    if !broken.is_empty() {
-        return Err(Failure::Threshold.because(broken.join("\n")));
+
+    /// Measures that could not be made come first: whatever the others say, they do not say it of these.
+    fn verdict(mut self) -> Result<()> {
+        if self.missed > 0 {
+            self.broken.push(format!("{} measures miss their goal on this machine", self.missed));
+        }
+        if let Some(why) = self.absent {
+            self.broken.insert(0, why);
+            return Err(Failure::Precondition.because(self.broken.join("\n")));
+        }
+        if self.broken.is_empty() { Ok(()) } else { Err(Failure::Threshold.because(self.broken.join("\n"))) }
     }
-    if missed == 0 {
-        return Ok(());
-    }
-    Err(Failure::Threshold.because(format!("{missed} measures miss their goal on this machine")))
 }
 
 fn print(line: &str, json: bool) -> Result<bool> {
@@ -86,4 +141,22 @@ fn print(line: &str, json: bool) -> Result<bool> {
         );
     }
     Ok(measure["holds"] == true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Shortfall;
+    use crate::exit::Failure;
+
+    #[test]
+    fn what_was_not_measured_is_said_before_what_was_missed() {
+        let all =
+            || Shortfall { missed: 2, broken: vec!["edge: broke".to_owned()], absent: Some("no server".to_owned()) };
+        let error = all().verdict().expect_err("something is absent");
+        assert!(Failure::Precondition.is(&error));
+        assert_eq!(error.to_string(), "no server\nedge: broke\n2 measures miss their goal on this machine");
+        let error = Shortfall { absent: None, ..all() }.verdict().expect_err("something is missed");
+        assert!(Failure::Threshold.is(&error));
+        assert!(Shortfall::default().verdict().is_ok());
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use super::stand_in;
-use super::xtask::{Folder, xtask};
+use super::xtask::{Folder, xtask, xtask_without_postgres};
 
 /// Arguments after `lab`, the code, and what the error must name.
 type Row<'a> = (&'a [&'a str], i32, &'a str);
@@ -125,4 +125,16 @@ fn of_a_lab_that_is_not_ready_in_time() {
     let (lab, data) = (folder.join("lab"), folder.join("data"));
     let late = ["up", "--data-dir", &data, "--listen", "127.0.0.1:0", "--patients", "200000", "--wait", "300ms"];
     check(&["--folder", &lab], &[(&late, 3, "was not ready within 300ms"), (&["status"], 3, "lab up")]);
+}
+
+#[test]
+fn of_a_bench_that_has_no_server() {
+    let ended = xtask_without_postgres(&["bench", "data", "--only", "server", "--json"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(3), ""), "{ended:?}");
+    for named in ["/nowhere", "apt-get install postgresql", "LAB_TEST_POSTGRES_DSN"] {
+        assert!(ended.err.contains(named), "{named}: {}", ended.err);
+    }
+    let ended = xtask(&["bench", "core", "--only", "files"]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("bench data --only"), "{}", ended.err);
 }

@@ -27,9 +27,17 @@ impl Ended {
 
 /// Runs `cargo xtask …`.
 pub(crate) fn xtask(arguments: &[&str]) -> Ended {
+    ended(Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments))
+}
+
+/// Runs it where there is no PostgreSQL, neither a server that is named nor programs.
+pub(crate) fn xtask_without_postgres(arguments: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    let Output { status, stdout, stderr } =
-        command.args(arguments).stdin(Stdio::null()).output().expect("the built xtask runs");
+    ended(command.args(arguments).env_remove("LAB_TEST_POSTGRES_DSN").env("LAB_POSTGRES_BIN", "/nowhere"))
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("the built xtask runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     Ended { code: status.code(), out: text(stdout), err: text(stderr) }
 }
