@@ -25,7 +25,7 @@ const CLEAN_UP: &str = r#"docker rm --force --volumes "$1""#;
 #[non_exhaustive]
 pub enum ContainerError {
     /// The engine says no.
-    #[error("cannot start {image} (another one can be named by {variable}): {why}")]
+    #[error("cannot start {image} (`.ci/setup` builds one, and {variable} names another): {why}")]
     Start {
         /// Name and tag.
         image: String,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+use pim_servers::image;
 use pim_servers::programs::Programs;
 use pim_servers::shared::docker_answers;
 use serde_json::{Value, json};
@@ -51,6 +52,13 @@ const NEEDS: &[Need] = &[
         purpose: "suites in containers",
         look: || if docker_answers() { Ok("answers".to_owned()) } else { Err("no engine answers".to_owned()) },
         install: "apt-get install docker.io && dockerd &",
+        is_optional: false,
+    },
+    Need {
+        name: "an image of PostgreSQL",
+        purpose: "suites in containers, without a registry",
+        look: || if docker_answers() { image::POSTGRES.find() } else { Err("no engine answers".to_owned()) },
+        install: "bash .ci/setup",
         is_optional: false,
     },
     Need {
