@@ -25,7 +25,7 @@ pub(crate) struct DrillArgs {
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
     crash: Option<u32>,
     /// Runs the failover harness alone, on servers: kills and freezes the primary this many times under load, promotes the
-    /// standby, and prints for how long writes stopped and what was lost.
+    /// standby, and prints for how long writes and reads stopped and what was lost; fails when either took too long.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
     failovers: Option<u32>,
     /// Runs the read-your-writes harness alone, on servers: this many pairs of a write and a read that carries its token, against
