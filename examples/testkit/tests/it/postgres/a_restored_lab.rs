@@ -85,10 +85,9 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     // Whoever stopped signed where the trail stood, with what came after the instant.
     let later = &restored["checkpoints"];
     assert!(later["given_up"].as_u64() >= Some(1) && later["records_given_up"].as_u64() >= Some(1), "{later:#}");
+    let (point, time) = within_the_floors(&restored);
     println!(
-        "RPO {} ms, RTO {} ms, {} records of audit, {} of {} records were acknowledged before the instant",
-        restored["recovery_point_ms"],
-        restored["recovery_time_ms"],
+        "RPO {point} ms, RTO {time} ms, {} records of audit, {} of {} records were acknowledged before the instant",
         restored["audit"]["records"],
         before.len(),
         all.len()
@@ -117,6 +116,18 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     second.is_up = false;
     assert_eq!((code, &down["down"]["holds"], &down["down"]["lost"]), (Some(0), &json!(true), &json!(0)), "{down:#}");
     assert!(folder.path().join("new").join("data").exists(), "what was restored stays");
+}
+
+/// Recovery point and time in milliseconds, which docs/backup.md bounds.
+fn within_the_floors(restored: &Value) -> (u64, u64) {
+    const POINT_MIN_MAX: u64 = 15;
+    const TIME_MIN_MAX: u64 = 30;
+    let [point, time] = ["recovery_point_ms", "recovery_time_ms"].map(|member| {
+        restored[member].as_u64().unwrap_or_else(|| panic!("{member} is no number that is not negative: {restored:#}"))
+    });
+    assert!(point <= POINT_MIN_MAX * 60_000, "{point} ms before the instant may be lost");
+    assert!((1..=TIME_MIN_MAX * 60_000).contains(&time), "{time} ms until it was restored");
+    (point, time)
 }
 
 /// An outbox forgets what is a day old, and then has not any more what the log in the backup lacks. The instant behind that.
