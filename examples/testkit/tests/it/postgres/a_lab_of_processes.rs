@@ -103,6 +103,23 @@ async fn leave_a_standby_out_and_go_back(lab: &Background, workload: &Workload) 
     assert_eq!(workload.failed().await, 0, "a write failed while servers were exchanged");
 }
 
+/// A third shard, on servers of its own, while everybody writes: a bucket that is written to goes there and comes back.
+async fn add_a_shard(lab: &Background, patient: &str, workload: &Workload) {
+    let added = lab.ask(&["servers", "add"], "servers-add").await;
+    assert_eq!(added["shard"], 2, "{added:#}");
+    lab.ask(&["shard", "publish", added["next_map"].as_str().expect("a map")], "shard-publish").await;
+    let bucket = patient.parse::<PatientId>().expect("an id").bucket().to_string();
+    for to in ["2", "0"] {
+        let moved = lab.ask(&["shard", "move", &bucket, "--to", to], "shard-move").await;
+        assert_eq!(moved["moves"][0]["step"], "done", "{moved:#}");
+        for _ in 0..10 {
+            workload.acknowledgement().await;
+        }
+    }
+    assert_eq!(lab.code(&["servers", "remove"]).await, Some(7), "the map leads there");
+    assert_eq!(workload.failed().await, 0, "a write failed while a shard came");
+}
+
 /// Processes that were told of a folder.
 fn processes_of(folder: &Path) -> Vec<String> {
     let told = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -133,7 +150,7 @@ async fn do_without_a_standby(lab: &Background, workload: &Workload) {
     let shards = lab.ask(&["shard", "list"], "shards").await;
     let stages: Vec<_> =
         shards["items"].as_array().unwrap().iter().map(|it| it["degraded"]["stage"].as_str()).collect();
-    assert_eq!(stages, [Some("on"), None, None], "{shards:#}");
+    assert_eq!(stages, [Some("on"), None, None, None], "{shards:#}");
     let (code, found) = lab.run(&["shard", "doctor"]).await;
     let findings = found["shard-doctor"]["findings"].as_array().unwrap();
     assert!(
@@ -181,6 +198,7 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     workload.acknowledgement().await;
     move_there_and_back(&lab, &patients[0], &workload).await;
     leave_a_standby_out_and_go_back(&lab, &workload).await;
+    add_a_shard(&lab, &patients[0], &workload).await;
     do_without_a_standby(&lab, &workload).await;
     for shard in ["0", "1"] {
         lab.ask(&["shard", "promote", shard], "shard-promote").await;
