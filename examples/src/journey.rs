@@ -85,7 +85,7 @@ pub struct Journey {
     pub request_id: Uuid,
     /// Its trace.
     pub trace_id: Option<String>,
-    /// Whether every hop that the stores expect is done.
+    /// Whether every hop that the stores expect is done, and none was left out because there are too many.
     pub complete: bool,
     /// Programs that did not answer: what they remember is missing here.
     pub unknown: Vec<&'static str>,

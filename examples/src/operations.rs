@@ -2,8 +2,10 @@
 
 mod dead_letter;
 mod ledger;
+mod trail;
 
 pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate};
+pub use trail::{Trail, TrailError};
 
 use std::sync::Arc;
 

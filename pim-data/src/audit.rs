@@ -26,7 +26,7 @@ mod verify;
 pub(crate) use chain::{Halves, LaneHead, Record, hex, unhex};
 pub use checkpoint::{CheckpointError, CheckpointKey, LaterCheckpoints};
 pub(crate) use checkpoint::{Heads, Later, Loss, Purge, Reason, Signed};
-pub use query::{AuditEntry, AuditFilter};
+pub use query::{AuditEntry, AuditFilter, AuditPlace};
 pub(crate) use verify::heads;
 pub use verify::{AuditFinding, AuditFindingKind, AuditLoss, AuditRestore, AuditedRow, VerifyReport};
 

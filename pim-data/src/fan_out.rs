@@ -10,10 +10,11 @@ use futures_util::stream;
 use pim_core::context::RequestContext;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
-use pim_core::shard::ShardId;
+use pim_core::shard::{MapVersion, ShardId};
 use uuid::Uuid;
 
-use crate::cluster::Cluster;
+use crate::backend::DbError;
+use crate::cluster::{Cluster, name_of};
 use crate::consistency::Consistency;
 use crate::entity::Entity;
 use crate::repository::{Page, ReadError};
@@ -63,6 +64,39 @@ impl FanOut {
     pub const fn reason(&self) -> &'static str {
         self.reason
     }
+
+    /// The request, with no more time than there is for all shards together.
+    pub(crate) fn hurry(&self, cx: &RequestContext) -> RequestContext {
+        cx.clone().capped(self.time_max)
+    }
+
+    /// Whether so many shards may be asked.
+    pub(crate) const fn admit(&self, shards: usize) -> Result<(), FanOutError> {
+        let Self { reason, shards_max, .. } = *self;
+        if shards > shards_max { Err(FanOutError::TooManyShards { reason, shards, shards_max }) } else { Ok(()) }
+    }
+
+    /// Asks each of the shards for its part of a page, [`PARALLEL_MAX`] at a time.
+    pub(crate) async fn ask<R, A>(&self, shards: Vec<ShardId>, ask: impl Fn(ShardId) -> A) -> Shown<R>
+    where
+        A: Future<Output = Result<Vec<R>, ReadError>>,
+    {
+        let reason = self.reason;
+        let ask = |shard| {
+            let answer = ask(shard);
+            async move { (shard, answer.await) }
+        };
+        let answers: Vec<_> = stream::iter(shards).map(ask).buffer_unordered(PARALLEL_MAX).collect().await;
+        let (mut parts, mut failed) = (Vec::new(), Vec::new());
+        for (shard, answer) in answers {
+            match answer {
+                Ok(rows) => parts.push((shard, rows)),
+                Err(error) => failed.push(ShardFailure { shard, reason, error }),
+            }
+        }
+        failed.sort_by_key(|failure| failure.shard);
+        Shown { parts, failed }
+    }
 }
 
 /// A fan-out that was not begun.
@@ -79,19 +113,38 @@ pub enum FanOutError {
         /// How many it may ask.
         shards_max: usize,
     },
+    /// The permit's scope is narrower than what is to be looked through.
+    #[error("{reason:?} needs a permit for every row")]
+    Narrow {
+        /// Why it was to be done.
+        reason: &'static str,
+    },
+    /// A shard of the newest map is not open here: what it has would seem not to be there.
+    #[error("not every shard could be asked {reason:?}")]
+    NotWhole {
+        /// Why it was to be done.
+        reason: &'static str,
+        /// Which shard.
+        #[source]
+        error: DbError,
+    },
 }
 
 impl IntoProblem for FanOutError {
     fn into_problem(self) -> Problem {
-        Problem::of(problem::INTERNAL)
+        match self {
+            Self::TooManyShards { .. } => Problem::of(problem::INTERNAL),
+            Self::Narrow { .. } => Problem::of(problem::FORBIDDEN),
+            Self::NotWhole { error, .. } => error.into_problem(),
+        }
     }
 }
 
 /// A shard that did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("shard {shard} did not answer {reason:?}")]
+#[error("{} did not answer {reason:?}", name_of(*shard))]
 pub struct ShardFailure {
-    /// Which.
+    /// Which; the control database is [`CONTROL`](crate::cluster::CONTROL).
     pub shard: ShardId,
     /// What it was asked for.
     pub reason: &'static str,
@@ -102,24 +155,45 @@ pub struct ShardFailure {
 
 /// Where a reader of many pages goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Next<P = Uuid> {
     /// Every shard has shown all it has.
     End,
-    /// Behind this id.
-    After(Uuid),
+    /// Behind this id or place.
+    After(P),
     /// At the same place: a shard did not answer, or buckets changed hands meanwhile, and nothing must be passed over.
     Again,
 }
 
-/// One page from all shards, by id.
+/// One page from all shards, by id or by whatever else its rows are in order of.
 #[derive(Debug)]
-pub struct Gathered<E> {
+pub struct Gathered<E, P = Uuid> {
     /// Rows, each from the shard that owns it. Incomplete when a shard failed.
     pub rows: Vec<E>,
     /// Who did not answer.
     pub failed: Vec<ShardFailure>,
     /// Where to go on.
-    pub next: Next,
+    pub next: Next<P>,
+}
+
+/// What each shard has shown of a page.
+pub(crate) struct Shown<R> {
+    parts: Vec<(ShardId, Vec<R>)>,
+    failed: Vec<ShardFailure>,
+}
+
+impl<R> Shown<R> {
+    /// The page that these are parts of. Nothing is said of what comes behind it while a shard has not told what it has.
+    pub(crate) fn page<P: Copy + Ord>(
+        self,
+        bound: usize,
+        place_of: impl Fn(&R) -> P,
+        is_home: impl Fn(ShardId, &R) -> bool,
+    ) -> Gathered<R, P> {
+        let Self { parts, failed } = self;
+        let (rows, next) = merge(parts, bound, place_of, is_home);
+        let next = if failed.is_empty() { next } else { Next::Again };
+        Gathered { rows, failed, next }
+    }
 }
 
 impl Cluster {
@@ -162,45 +236,39 @@ impl Cluster {
     ) -> Result<Gathered<E>, FanOutError> {
         let map = self.map();
         let shards: Vec<_> = map.serving().map(|shard| shard.id).collect();
-        let FanOut { reason, shards_max, time_max } = fan_out;
-        if shards.len() > shards_max {
-            return Err(FanOutError::TooManyShards { reason, shards: shards.len(), shards_max });
-        }
-        let cx = cx.clone().capped(time_max);
+        fan_out.admit(shards.len())?;
+        let cx = fan_out.hurry(cx);
         // A token speaks of single keys, and a page of many: only the newest commits are known to be new enough.
         let strong = matches!(consistency, Consistency::ReadYourWrites(token) if !token.is_empty());
         let consistency = if strong { &Consistency::Strong } else { consistency };
-        let ask = async |shard: ShardId| {
-            let answer = self.page_of::<E>(&cx, permit, shard, page, consistency).await;
-            answer.map(|rows| (shard, rows)).map_err(|error| ShardFailure { shard, reason, error })
-        };
-        let answers: Vec<_> = stream::iter(shards).map(ask).buffer_unordered(PARALLEL_MAX).collect().await;
-        let (mut shown, mut failed) = (Vec::new(), Vec::new());
-        for answer in answers {
-            match answer {
-                Ok(part) => shown.push(part),
-                Err(failure) => failed.push(failure),
-            }
-        }
-        failed.sort_by_key(|failure| failure.shard);
+        let shown = fan_out.ask(shards, |shard| self.page_of::<E>(&cx, permit, shard, page, consistency)).await;
         // While a bucket moves, two shards have its rows; the map says whose are meant.
         let is_home = |shard: ShardId, row: &E| self.router().route(&row.home()).shard == shard;
-        let (rows, next) = merge(shown, page.bound() as usize, |row: &E| row.id().uuid(), is_home);
-        let next = if failed.is_empty() { next } else { Next::Again };
-        // A bucket that changed hands meanwhile may have been looked for where it was not: nothing is said of its rows.
+        let gathered = shown.page(page.bound() as usize, |row: &E| row.id().uuid(), is_home);
+        Ok(self.unless_remapped(&cx, map.version(), gathered).await)
+    }
+
+    /// A bucket that changed hands meanwhile may have been looked for where it was not, and a shard that came meanwhile was not
+    /// asked: nothing is said of what comes behind the page.
+    pub(crate) async fn unless_remapped<R, P>(
+        &self,
+        cx: &RequestContext,
+        asked_by: MapVersion,
+        gathered: Gathered<R, P>,
+    ) -> Gathered<R, P> {
         let _newest = self.refresh_map_until(cx.deadline().instant()).await;
-        let next = if self.map().version() == map.version() { next } else { Next::Again };
-        Ok(Gathered { rows, failed, next })
+        let next = if self.map().version() == asked_by { gathered.next } else { Next::Again };
+        Gathered { next, ..gathered }
     }
 }
 
-/// The first `bound` rows by id, and where the next page begins.
-fn merge<R>(
+/// The first `bound` rows in order, and where the next page begins.
+fn merge<R, P: Copy + Ord>(
     shown: Vec<(ShardId, Vec<R>)>,
     bound: usize,
-    id_of: impl Fn(&R) -> Uuid,
+    id_of: impl Fn(&R) -> P,
     is_home: impl Fn(ShardId, &R) -> bool,
-) -> (Vec<R>, Next) {
+) -> (Vec<R>, Next<P>) {
     // Beyond the end of a full page its shard may have more, which would come before what others show there.
     let full = shown.iter().filter(|(_, rows)| rows.len() >= bound).filter_map(|(_, rows)| rows.last());
     let known_to = full.map(&id_of).min();

@@ -1,14 +1,15 @@
 //! Reading rows: one call, within the permit's scope, as fresh as asked.
 
+mod history;
 mod nearby;
 
-use pim_core::clock::Timestamp;
+pub use history::{History, Period};
+
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read, Scope};
 use pim_core::shard::{Bucket, HomeKey, ShardId};
-use serde::Serialize;
 use uuid::Uuid;
 
 use crate::backend::{ColumnError, DbError, Engine, Row, SqlPair, Statement, Value};
@@ -22,12 +23,12 @@ use crate::unit::place_name;
 /// Most rows of one page.
 pub const PAGE_MAX: u32 = 500;
 
-/// A part of a list, by id.
+/// A part of a list: by id, or by whatever else its items are in order of.
 #[derive(Clone, Copy, Debug)]
-pub struct Page {
-    /// Begin behind this id.
-    pub after: Option<Uuid>,
-    /// At most this many rows, and never more than [`PAGE_MAX`].
+pub struct Page<P = Uuid> {
+    /// Begin behind this id or place.
+    pub after: Option<P>,
+    /// At most this many items, and never more than [`PAGE_MAX`].
     pub limit: u32,
 }
 
@@ -85,17 +86,6 @@ impl IntoProblem for ReadError {
             Self::UnknownEntity { .. } | Self::Decode(_) => Problem::of(problem::INTERNAL),
         }
     }
-}
-
-/// One period of a row's history.
-#[derive(Clone, Debug, Serialize)]
-pub struct Period<E> {
-    /// The row as it was.
-    pub row: E,
-    /// From when.
-    pub valid_from: Timestamp,
-    /// Until when; `None` while it is in force.
-    pub valid_to: Option<Timestamp>,
 }
 
 impl Cluster {
@@ -184,67 +174,6 @@ impl Cluster {
         self.page_of(cx, permit, CONTROL, page, &Consistency::Strong).await
     }
 
-    /// The row as it was at an instant; `None` when it was not there yet, or is out of the permit's scope.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn as_of<E: Entity>(
-        &self,
-        cx: &RequestContext,
-        permit: &Permit<Read>,
-        id: Id<E::Kind>,
-        at: Timestamp,
-    ) -> Result<Option<E>, ReadError> {
-        let periods = self.periods::<E>(cx, permit, id, Some(at)).await?;
-        Ok(periods.into_iter().next_back().map(|period| period.row))
-    }
-
-    /// Every period of a row, oldest first, at most [`PAGE_MAX`] of them.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn history<E: Entity>(
-        &self,
-        cx: &RequestContext,
-        permit: &Permit<Read>,
-        id: Id<E::Kind>,
-    ) -> Result<Vec<Period<E>>, ReadError> {
-        self.periods::<E>(cx, permit, id, None).await
-    }
-
-    async fn periods<E: Entity>(
-        &self,
-        cx: &RequestContext,
-        permit: &Permit<Read>,
-        id: Id<E::Kind>,
-        at: Option<Timestamp>,
-    ) -> Result<Vec<Period<E>>, ReadError> {
-        let table = E::TABLE;
-        let is_control = self.schema().is_control(table);
-        check_resource::<E>(permit)?;
-        if !self.schema().holds(table, is_control) {
-            return Err(ReadError::UnknownEntity { entity: table.name, place: place_name(is_control) });
-        }
-        let calls = self.schema().calls(table);
-        let mut tries = 0;
-        // Ends: leaving is believed a bounded number of times.
-        let rows = loop {
-            let route = self.router().route(&id);
-            let shard = self.home_shard(if is_control { CONTROL } else { route.shard })?;
-            let select = select_periods(table, shard.db().engine(), calls, permit.scope(), id.uuid(), at);
-            let rows = query(cx, &shard, select, false).await?;
-            if is_control || !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
-                break rows;
-            }
-            tries += 1;
-        };
-        let period = |row: &Row| {
-            let valid_to = if *row.get(1) == Value::Null { None } else { Some(row.time(1)?) };
-            Ok(Period { row: from_row::<E>(row, 2)?, valid_from: row.time(0)?, valid_to })
-        };
-        rows.iter().map(period).collect()
-    }
-
     /// Where the key lives, and where it lives now when nothing was found because its bucket has moved.
     async fn fetch_routed<E: Entity>(
         &self,
@@ -299,9 +228,25 @@ impl Cluster {
             return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
         }
         let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), consistency, filter).await;
-        self.0.settings.signals.read(shard.id(), &outcome);
+        self.told(cx, shard.id(), outcome)
+    }
+
+    /// What the primary of a shard answers, whoever may see it: the caller has looked at the permit.
+    pub(crate) async fn rows_of(
+        &self,
+        cx: &RequestContext,
+        shard: ShardId,
+        select: Statement,
+    ) -> Result<Vec<Row>, ReadError> {
+        let outcome = query(cx, &self.home_shard(shard)?, select, false).await;
+        self.told(cx, shard, outcome)
+    }
+
+    /// Counts an answer, and puts into the log what has failed.
+    fn told<T>(&self, cx: &RequestContext, shard: ShardId, outcome: Result<T, ReadError>) -> Result<T, ReadError> {
+        self.0.settings.signals.read(shard, &outcome);
         if let Err(ReadError::Database(error)) = &outcome {
-            self.complain(shard.id(), error, cx);
+            self.complain(shard, error, cx);
         }
         outcome
     }
@@ -342,8 +287,13 @@ impl Page {
     fn begin(&self) -> Uuid {
         self.after.unwrap_or(Uuid::nil())
     }
+}
 
-    /// How many rows it has at most.
+impl<P> Page<P> {
+    /// As much from the beginning as one page may have.
+    pub const FIRST: Self = Self { after: None, limit: PAGE_MAX };
+
+    /// How many items it has at most.
     pub(crate) fn bound(&self) -> u32 {
         self.limit.clamp(1, PAGE_MAX)
     }
@@ -374,33 +324,9 @@ fn select(table: &Table, engine: Engine, calls: Option<&Calls>, scope: &Scope, f
     Statement::of(SqlPair::generated(text)).bind_all(binds).bind_all(reach_binds)
 }
 
-fn select_periods(
-    table: &Table,
-    engine: Engine,
-    calls: Option<&Calls>,
-    scope: &Scope,
-    id: Uuid,
-    at: Option<Timestamp>,
-) -> Statement {
-    if let (Engine::Postgres, Some(calls)) = (engine, calls) {
-        let history = Statement::of(calls.history.clone());
-        return history.bind(scope::setting(scope)).bind(id).bind(at);
-    }
-    let (reach, reach_binds) = scope::predicate(scope);
-    let condition = if at.is_some() { "valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)" } else { "true" };
-    let text = format!(
-        "SELECT valid_from, valid_to, {} FROM {}_history r WHERE id = ? AND {condition} AND {reach} \
-         ORDER BY valid_from LIMIT {PAGE_MAX}",
-        select_list(table),
-        table.name
-    );
-    let select = Statement::of(SqlPair::generated(text)).bind(id);
-    select.bind_all(at.into_iter().flat_map(|at| [at.into(), at.into()])).bind_all(reach_binds)
-}
-
 /// Every reading statement of an entity, for both engines.
 pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
-    let page = Page { after: None, limit: PAGE_MAX };
+    let page = Page::FIRST;
     let home = Some(Uuid::nil());
     let (id, numbered) = (Filter::Id(Uuid::nil()), Filter::Numbered(Uuid::nil()));
     let filters = [id, numbered, Filter::Page { home: None, page }, Filter::Page { home, page }];
@@ -409,9 +335,8 @@ pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
     };
     let of_scope = |scope: Scope| {
         let reads = filters.iter().map(|filter| both(&|engine| select(table, engine, calls, &scope, filter)));
-        let instants = [None, Some(Timestamp::from_micros(0))];
-        let past =
-            instants.iter().map(|at| both(&|engine| select_periods(table, engine, calls, &scope, Uuid::nil(), *at)));
+        let past = history::sought()
+            .map(|sought| both(&|engine| history::select(table, engine, calls, &scope, (Uuid::nil(), sought))));
         reads.chain(past).collect::<Vec<_>>()
     };
     scope::shapes().into_iter().flat_map(of_scope).collect()

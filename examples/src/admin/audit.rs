@@ -1,17 +1,20 @@
 //! Looking at the audit trail and verifying it.
 
 use axum::extract::State;
+use pim_core::clock::Timestamp;
 use pim_core::context::RequestId;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Read, Write};
-use pim_data::audit::AuditFilter;
-use pim_data::cluster::Cluster;
+use pim_data::audit::{AuditFilter, AuditPlace};
+use pim_data::cluster::{CONTROL, Cluster};
+use pim_data::fan_out::{FanOut, Next, ShardFailure};
+use pim_data::repository::Page;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use crate::operations::{Intent, operate};
-use crate::rig::{Answer, Asked, Caller, Command, Endpoints, Failure, May, Nothing, Operation};
+use crate::rig::{Answer, Asked, Caller, Command, Cursor, Endpoints, Failure, May, Nothing, Operation, PageQuery};
 use crate::workers::Stores;
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
@@ -27,7 +30,13 @@ struct LookQuery {
     request_id: Option<String>,
     /// The id of a user; this or request_id
     user_id: Option<String>,
+    /// How many items, 1 to 200
+    limit: Option<u32>,
+    /// The next_cursor of the page before
+    cursor: Option<String>,
 }
+
+const LOOK: FanOut = FanOut::because("a look into the trail");
 
 async fn look(
     State(cluster): State<Cluster>,
@@ -45,9 +54,40 @@ async fn look(
         (None, Some(user)) => AuditFilter::User(user),
         _ => return Err(invalid().into()),
     };
-    let found = cluster.audit(&caller.cx, &permit, &filter).await;
-    let found = found.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?;
-    Answer::ok(&json!({ "items": found, "next_cursor": null }))
+    let asked = PageQuery::new(query.limit, query.cursor);
+    let after = asked.cursor()?.map(|cursor| place_of(cursor.key())).transpose()?;
+    let page = Page { after, limit: asked.limit()? };
+    let found = cluster.audit(&caller.cx, &permit, LOOK, &filter, page).await.map_err(IntoProblem::into_problem)?;
+    let next = match found.next {
+        Next::End => None,
+        Next::After(place) => Some(place),
+        Next::Again => Some(after.unwrap_or(AuditPlace::START)),
+    };
+    let next = next.map(|place| Cursor::behind(text_of(place)).text());
+    let failed: Vec<Value> = found.failed.into_iter().map(failed).collect();
+    Answer::ok(&json!({ "items": found.rows, "next_cursor": next, "failed": failed }))
+}
+
+/// A shard whose records are missing from the page; its cursor asks for the same page again.
+fn failed(failure: ShardFailure) -> Value {
+    let shard = (failure.shard != CONTROL).then_some(failure.shard.0);
+    json!({ "shard": shard, "problem": failure.error.into_problem().kind().slug })
+}
+
+fn text_of(place: AuditPlace) -> String {
+    let AuditPlace { at, shard, lane, seq } = place;
+    let shard = shard.map_or_else(|| "control".to_owned(), |shard| shard.to_string());
+    format!("{}/{shard}/{lane}/{seq}", at.as_micros())
+}
+
+fn place_of(text: &str) -> Result<AuditPlace, Failure> {
+    let invalid = || Problem::of(problem::INVALID_CURSOR);
+    let parts: Vec<&str> = text.split('/').collect();
+    let [at, shard, lane, seq] = parts[..] else { return Err(invalid().into()) };
+    let at = Timestamp::from_micros(at.parse().map_err(|_| invalid())?);
+    let shard = if shard == "control" { None } else { Some(shard.parse().map_err(|_| invalid())?) };
+    let (lane, seq) = (lane.parse().map_err(|_| invalid())?, seq.parse().map_err(|_| invalid())?);
+    Ok(AuditPlace { at, shard, lane, seq })
 }
 
 async fn verify(

@@ -11,7 +11,8 @@ use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::cluster::Cluster;
 use pim_data::entity::{Audited, Entity};
-use pim_data::repository::Period;
+use pim_data::fan_out::FanOut;
+use pim_data::repository::{Page, Period};
 use pim_data::retention::Retained;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -19,10 +20,15 @@ use utoipa::IntoParams;
 
 use crate::billing::Claim;
 use crate::encounter::{Appointment, Encounter};
+use crate::operations::Trail;
 use crate::patient::Patient;
 use crate::policy::LabResource;
 use crate::rig::{Answer, Asked, Caller, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
+
+/// Most pages of the trail that one answer goes through.
+const PAGES_MAX: usize = 10;
+const LINEAGE: FanOut = FanOut::because("lineage");
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
     let told = Operation::tell("/v1/admin/lineage/{entity}/{id}", "Tells how an entity came to be what it is");
@@ -73,12 +79,12 @@ impl Question<'_> {
         let id = id.map_err(|error| Problem::of(problem::INVALID_ID).detail(error.to_string()))?;
         let cx = &self.caller.cx;
         let permit = self.permit.for_resource(resource);
-        let periods = self.cluster.history::<E>(cx, &permit, id).await?;
+        let periods = self.cluster.history::<E>(cx, &permit, id, Page::FIRST).await?.periods;
         if periods.is_empty() {
             return Err(Problem::of(problem::NOT_FOUND).into());
         }
-        let trail = self.cluster.audit(cx, self.permit, &AuditFilter::Entity(id.uuid())).await;
-        let mut trail = trail.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?;
+        let filter = AuditFilter::Entity(id.uuid());
+        let mut trail = Trail::gather((self.cluster, cx, self.permit), LINEAGE, &filter, PAGES_MAX).await?.entries;
         // Of a home key there are also records of events alone.
         trail.retain(|entry| entry.body["entity"] == E::TABLE.name);
         let retained = self.cluster.retained().await.map_err(|_| Problem::of(problem::UNAVAILABLE))?;

@@ -10,7 +10,7 @@ use pim_core::context::{RequestContext, RequestId, TraceId};
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
-use pim_data::backend::DbError;
+use pim_data::fan_out::FanOut;
 use pim_events::StoreError;
 use pim_telemetry::trace::SpanLine;
 use uuid::Uuid;
@@ -18,9 +18,14 @@ use uuid::Uuid;
 use super::programs::{Programs, Sought};
 use super::{Hop, HopState, Journey, Stage};
 use crate::client::Client;
+use crate::operations::{Trail, TrailError};
 use crate::projections::{self, Hop as Applied, QueryError, hops_of};
 use crate::rig::Failure;
 use crate::workers::{Stores, commands};
+
+const JOURNEY: FanOut = FanOut::because("journey");
+/// Most pages of records that a journey tells of; a longer one is not complete.
+const TRAIL_PAGES_MAX: usize = 4;
 
 /// A journey that cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +33,7 @@ use crate::workers::{Stores, commands};
 pub enum JourneyError {
     /// The audit trail.
     #[error("read the audit trail")]
-    Audit(#[from] DbError),
+    Audit(#[from] TrailError),
     /// The read models.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -47,7 +52,8 @@ impl From<JourneyError> for Failure {
                 Problem::of(problem::NOT_FOUND).detail("nobody knows this request, or it is past retention").into()
             }
             JourneyError::Query(error) => error.into_problem().into(),
-            JourneyError::Audit(_) | JourneyError::Heads(_) => Problem::of(problem::UNAVAILABLE).into(),
+            JourneyError::Audit(error) => error.into(),
+            JourneyError::Heads(_) => Problem::of(problem::UNAVAILABLE).into(),
         }
     }
 }
@@ -102,7 +108,9 @@ impl Journeys {
         session: &HeaderValue,
         request: Uuid,
     ) -> Result<Journey, JourneyError> {
-        let audit = self.stores.cluster.audit(cx, permit, &AuditFilter::Request(request)).await?;
+        let (stores, filter) = (&self.stores, AuditFilter::Request(request));
+        let trail = Trail::gather((&stores.cluster, cx, permit), JOURNEY, &filter, TRAIL_PAGES_MAX).await?;
+        let audit = trail.entries;
         let applied = hops_of(&self.stores.reads, request).await?;
         let (spans, silent) = self.spans(cx, session, Sought::Request(RequestId::from_uuid(request))).await;
         if audit.is_empty() && applied.is_empty() && spans.is_empty() {
@@ -111,7 +119,7 @@ impl Journeys {
         let mut hops: Vec<Hop> = spans.iter().filter_map(request_hop).collect();
         hops.extend(audit.iter().map(commit_hop));
         hops.extend(self.event_hops(&audit, &applied, &spans).await?);
-        let complete = hops.iter().all(|hop| hop.state == HopState::Ok);
+        let complete = trail.complete && hops.iter().all(|hop| hop.state == HopState::Ok);
         hops.extend(silent.iter().map(|name| unknown_hop(name)));
         let trace_id = applied.first().map(|event| event.trace_id.clone());
         let of_audit = || audit.first().and_then(|entry| entry.body["trace"].as_str().map(str::to_owned));

@@ -90,7 +90,9 @@ impl Cursor {
         key.map(Self).ok_or_else(|| Problem::of(problem::INVALID_CURSOR).into())
     }
 
-    fn text(&self) -> String {
+    /// As it is shown to whoever is to give it back.
+    #[must_use]
+    pub fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(format!("1:{}", self.0))
     }
 }

@@ -18,4 +18,5 @@ mod reference_is_cached;
 mod rows_stay_within_reach;
 mod served_over_loopback;
 mod spans_are_for_operations;
+mod trails_are_told_in_pages;
 mod world;

@@ -106,7 +106,7 @@ BEGIN
   END IF;
 END $$;
 
-CREATE OR REPLACE FUNCTION public.pim_h_{table}_{digest}(_scope text, _wanted uuid, _instant bigint)
+CREATE OR REPLACE FUNCTION public.pim_h_{table}_{digest}(_scope text, _wanted uuid, _instant bigint, _behind bigint, _most bigint)
 RETURNS TABLE (valid_from bigint, valid_to bigint, id uuid, home_key uuid, facility_id uuid, version bigint, created_at bigint,
   updated_at bigint{typed})
 LANGUAGE plpgsql STABLE AS $$
@@ -117,6 +117,7 @@ BEGIN
   _nothing := set_config('app.scope', _scope, true);
   RETURN QUERY SELECT r.valid_from, r.valid_to, r.id, r.home_key, r.facility_id, r.version, r.created_at, r.updated_at{row_names}
     FROM public.{table}_history r
-    WHERE r.id = _wanted AND (_instant IS NULL OR (r.valid_from <= _instant AND (r.valid_to IS NULL OR r.valid_to > _instant)))
-    ORDER BY r.valid_from LIMIT 500;
+    WHERE r.id = _wanted AND r.valid_from > _behind
+      AND (_instant IS NULL OR (r.valid_from <= _instant AND (r.valid_to IS NULL OR r.valid_to > _instant)))
+    ORDER BY r.valid_from LIMIT _most;
 END $$;

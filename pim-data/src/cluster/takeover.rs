@@ -161,9 +161,14 @@ impl Cluster {
 
     /// Refuses to look for anything in all shards while one of them is not open here: what is not looked at would seem to be gone.
     pub(crate) async fn is_whole(&self) -> Result<(), DbError> {
+        self.is_whole_until(Instant::now() + PATIENCE).await
+    }
+
+    /// As [`Cluster::is_whole`], for somebody with a deadline.
+    pub(crate) async fn is_whole_until(&self, until: Instant) -> Result<(), DbError> {
         let missing = |shard: String| Err(DbError::NotOpen { shard });
         let of_map = || "a shard of the newest map".to_owned();
-        let _late = self.refresh_map().await;
+        let _late = self.refresh_map_until(until.min(Instant::now() + PATIENCE)).await;
         let Ok(newest) = self.0.directory.newest_map() else { return missing(of_map()) };
         if newest.version() > self.0.router.version() {
             return missing(of_map());

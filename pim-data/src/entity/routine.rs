@@ -40,7 +40,7 @@ pub(crate) struct Calls {
     pub(crate) read_numbered: SqlPair,
     /// `scope, home key, after, limit` to the key's number and rows; any home key when it is null.
     pub(crate) list: SqlPair,
-    /// `scope, id, instant` to periods; all of them when the instant is null.
+    /// `scope, id, instant, after, limit` to periods: that of the instant, or when it is null those that begin after.
     pub(crate) history: SqlPair,
     digest: String,
 }
@@ -60,7 +60,7 @@ impl Calls {
             read: sent(read.replace("{n}", "NULL::bigint")),
             read_numbered: sent(read.replace("{n}", NUMBER)),
             list: call("s", "?, ?, ?, ?"),
-            history: call("h", "?, ?, ?"),
+            history: call("h", "?, ?, ?, ?, ?"),
             digest,
         }
     }

@@ -7,7 +7,7 @@ use pim_data::audit::{AuditFilter, AuditFinding, AuditFindingKind, VerifyReport}
 use pim_data::backend::{Engine, Statement};
 
 use super::ENGINE;
-use super::world::{Account, ShopResource, World, bytes, cx, read};
+use super::world::{Account, World, bytes, trail_of};
 
 /// Hand-typed SQL by somebody who also switches the guards off.
 async fn tamper(world: &World, account: &Account, sql: &str) {
@@ -261,8 +261,7 @@ async fn the_signing_key_is_for_its_owner_alone() {
 #[tokio::test]
 async fn records_are_found_by_request_user_and_row_and_show_no_masked_value() {
     let (world, account) = World::with_changes().await;
-    let permit = read(ShopResource::Account);
-    let find = async |filter| world.cluster.audit(&cx(), &permit, &filter).await.expect("reads");
+    let find = async |filter| trail_of(&world.cluster, filter).await;
     let all = find(AuditFilter::Entity(account.id.uuid())).await;
     assert_eq!(all.len(), 4);
     assert_eq!(find(AuditFilter::User("u-1".to_owned())).await.len(), 4);

@@ -62,7 +62,7 @@ async fn a_backup_under_load_has_what_was_acknowledged_before_it_and_verifies() 
         let look = read(ShopResource::Account);
         let row = restored.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await;
         let row = row.expect("reads").expect("was acknowledged before");
-        let history = restored.cluster.history::<Account>(&cx(), &look, account.id).await.expect("reads");
+        let history = restored.history(account.id).await;
         assert_eq!(history.len() as u64, row.version, "row and history are of one instant");
         let route = restored.cluster.router().route(&account.id);
         assert_eq!(route.epoch.0, 2, "numbers that were given out since are given out again, under another epoch");

@@ -12,7 +12,9 @@ use pim_data::relocation::{MoveError, MoveSettings, MoveStep};
 use pim_data::repository::Page;
 use pim_data::unit::{Tries, UnitError};
 
-use super::world::{Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, write};
+use super::world::{
+    Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, trail_of, write,
+};
 
 use super::moving::{FILLED, at_step, filled, home_of, mover, note, rows_on};
 #[tokio::test]
@@ -20,8 +22,7 @@ async fn everything_of_a_bucket_moves_and_nothing_stays() {
     let world = World::new(2).await;
     let account = filled(&world).await;
     let (from, to) = home_of(&world, &account);
-    let before =
-        world.cluster.history::<Account>(&cx(), &read(ShopResource::Account), account.id).await.expect("reads");
+    let before = world.history(account.id).await;
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     let done = mover.run(&cx(), planned.id).await.expect("moves");
@@ -33,7 +34,7 @@ async fn everything_of_a_bucket_moves_and_nothing_stays() {
     assert_eq!((done.report.keys, done.report.keys_copied_fenced), (1, 0));
     let route = world.cluster.router().route(&account.id);
     assert_eq!((route.shard, route.epoch.0, route.map_version.0), (to, 2, 2));
-    let after = world.cluster.history::<Account>(&cx(), &read(ShopResource::Account), account.id).await.expect("reads");
+    let after = world.history(account.id).await;
     let periods = |all: &[pim_data::repository::Period<Account>]| {
         all.iter().map(|it| (it.valid_from, it.valid_to, it.row.points)).collect::<Vec<_>>()
     };
@@ -57,14 +58,13 @@ async fn audit_records_stay_and_a_record_at_both_ends_ties_them() {
     let lane = account.id.bucket().lane().get();
     mover.run(&cx(), planned.id).await.expect("ends");
     world.change(account.id, |account| account.points = 9).await.expect("commits");
-    let trail = world.cluster.audit(&cx(), &read(ShopResource::Account), &AuditFilter::Entity(account.id.uuid())).await;
-    let shards: Vec<_> = trail.expect("reads").iter().map(|entry| entry.shard).collect();
+    let trail = trail_of(&world.cluster, AuditFilter::Entity(account.id.uuid())).await;
+    let shards: Vec<_> = trail.iter().map(|entry| entry.shard).collect();
     // Of the five units at the source one told an event and wrote no row.
     assert_eq!(shards, [[Some(from.0); 5].as_slice(), &[Some(to.0)]].concat());
     let verified = world.cluster.verify_audit().await.expect("reads");
     assert!(verified.verified && verified.agrees, "the history has moved, its records have not: {verified:?}");
-    let links = world.cluster.audit(&cx(), &read(ShopResource::Account), &AuditFilter::Entity(planned.id)).await;
-    let links = links.expect("reads");
+    let links = trail_of(&world.cluster, AuditFilter::Entity(planned.id)).await;
     assert_eq!(links.len(), 2);
     assert!(links.iter().all(|entry| entry.lane == u64::from(lane)));
     let (given, taken) = (&links[0].body, &links[1].body);

@@ -17,7 +17,7 @@ use super::ensemble::{
     Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard,
 };
 use super::moving::mover;
-use super::world::{Account, Customer, ShopResource, World, read, schema, tell, write};
+use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
 
 const SOON: Duration = Duration::from_millis(700);
 const HERE: ShardId = ShardId(0);
@@ -166,7 +166,7 @@ async fn also_while_somebody_holds_what_its_record_needs() {
 /// Who turned it on and off, why and when; the trail verifies.
 async fn is_in_the_trail(cluster: &Cluster, cx: &RequestContext) {
     let filter = AuditFilter::Request(cx.request_id().uuid());
-    let told = cluster.audit(cx, &read(ShopResource::Account), &filter).await.expect("reads");
+    let told = trail_of(cluster, filter).await;
     let actions: Vec<_> = told.iter().map(|entry| entry.body["action"].as_str().unwrap_or_default()).collect();
     assert_eq!(actions.len(), 2, "{told:?}");
     assert!(actions.contains(&"degrade") && actions.contains(&"end_degrading"), "{actions:?}");

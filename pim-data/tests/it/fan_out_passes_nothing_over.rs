@@ -1,16 +1,20 @@
-//! A page from all shards shows each row once, says who did not answer, and is refused beyond its bounds.
+//! A page from all shards shows each row or record once, says who did not answer, and is refused beyond its bounds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pim_core::context::RequestContext;
 use pim_core::id::Id;
+use pim_core::identity::Actor;
+use pim_core::rbac::{Permit, Read};
 use pim_core::shard::ShardId;
+use pim_data::audit::{AuditEntry, AuditFilter, AuditPlace};
 use pim_data::consistency::Consistency;
 use pim_data::fan_out::{FanOut, FanOutError, Gathered, Next};
 use pim_data::repository::{Page, ReadError};
 use uuid::Uuid;
 
-use super::world::{Account, ShopResource, World, cx, read};
+use super::world::{Account, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, read, tell, trail_of, write};
 
 const CENSUS: FanOut = FanOut::because("census");
 
@@ -112,4 +116,106 @@ async fn it_asks_no_more_shards_than_it_said_and_takes_no_longer() {
     let denied = world.cluster.list_across::<Account>(&cx, &note, CENSUS, page, &Consistency::Strong);
     let denied = denied.await.expect("begins");
     assert!(denied.rows.is_empty() && denied.failed.iter().all(|f| matches!(f.error, ReadError::Denied { .. })));
+}
+
+/// Everything that the actor of these tests has written.
+fn everything() -> AuditFilter {
+    AuditFilter::User("u-1".to_owned())
+}
+
+async fn trail(world: &World, after: Option<AuditPlace>, limit: u32) -> Gathered<AuditEntry, AuditPlace> {
+    let (permit, page) = (read(ShopResource::Account), Page { after, limit });
+    world.cluster.audit(&cx(), &permit, CENSUS, &everything(), page).await.expect("few shards")
+}
+
+/// Records of both shards and the control database.
+async fn with_records(world: &World) -> BTreeSet<AuditPlace> {
+    for _ in 0..40 {
+        world.register().await;
+    }
+    let depot = DepotRow { id: Id::random(), version: 0, code: "north".to_owned() };
+    let mut unit = world.cluster.begin_control(&cx(), depot.id);
+    unit.save(&write(ShopResource::Depot), &depot).expect("saves");
+    tell(&mut unit, "opened");
+    unit.commit().await.expect("commits");
+    let there: BTreeSet<_> = trail_of(&world.cluster, everything()).await.iter().map(AuditEntry::place).collect();
+    let shards: BTreeSet<_> = there.iter().map(|place| place.shard).collect();
+    assert_eq!((there.len(), shards), (41, BTreeSet::from([None, Some(0), Some(1)])));
+    there
+}
+
+/// Guard: a cursor means the same place on each shard, also when all records are of one instant.
+#[tokio::test]
+async fn records_that_stay_are_shown_once_whatever_is_written() {
+    let ((still, _clock), moving) = (World::with_clock(2).await, World::new(2).await);
+    for (world, limits) in [(&still, &[1, 3, 7, 500][..]), (&moving, &[3, 7, 500])] {
+        let there = with_records(world).await;
+        for limit in limits {
+            let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
+            loop {
+                let gathered = trail(world, after, *limit).await;
+                assert!(gathered.failed.is_empty() && gathered.rows.len() <= *limit as usize);
+                seen.extend(gathered.rows.iter().map(AuditEntry::place));
+                pages += 1;
+                assert!(pages < 500, "a reader arrives at the end");
+                // Somebody writes between two pages; while the clock stands still before and behind the cursor.
+                world.register().await;
+                let Next::After(place) = gathered.next else { break };
+                after = Some(place);
+            }
+            assert!(seen.is_sorted());
+            let distinct: BTreeSet<_> = seen.iter().copied().collect();
+            assert_eq!(distinct.len(), seen.len(), "no record twice");
+            assert!(there.is_subset(&distinct), "no record passed over at {limit} a page");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shard_whose_trail_cannot_be_read_is_named_while_the_others_answer() {
+    let world = World::new(2).await;
+    with_records(&world).await;
+    let places = |gathered: &Gathered<AuditEntry, _>| gathered.rows.iter().map(AuditEntry::place).collect::<Vec<_>>();
+    let complete = places(&trail(&world, None, 500).await);
+    let broken = ShardId(1);
+    let db = world.powerful(broken).await;
+    let rename = async |sql: &str| {
+        let mut tx = db.begin().await.expect("begins");
+        tx.script(sql).await.expect("renames");
+        tx.commit().await.expect("commits");
+    };
+    rename("ALTER TABLE audit RENAME TO audit_away").await;
+    let partial = trail(&world, None, 500).await;
+    assert_eq!(partial.failed.iter().map(|failure| failure.shard).collect::<Vec<_>>(), [broken]);
+    assert!(partial.failed[0].to_string().contains("shard 1 did not answer \"census\""), "{}", partial.failed[0]);
+    assert_eq!(partial.next, Next::Again, "what the shard has must not be passed over");
+    let others: Vec<_> = complete.iter().copied().filter(|place| place.shard != Some(1)).collect();
+    assert_eq!(places(&partial), others);
+    rename("ALTER TABLE audit_away RENAME TO audit").await;
+    assert_eq!(places(&trail(&world, None, 500).await), complete);
+}
+
+/// Guard: the deadline holds for the trail too, and nobody sees of it what the permit does not reach.
+#[tokio::test]
+async fn the_trail_is_asked_for_within_bounds() {
+    let world = World::new(3).await;
+    world.register().await;
+    let permit = read(ShopResource::Account);
+    let ask = async |cx: RequestContext, permit: &Permit<Read>, fan_out| {
+        world.cluster.audit(&cx, permit, fan_out, &everything(), Page::FIRST).await
+    };
+    let refused = ask(cx(), &permit, CENSUS.shards_max(2)).await.expect_err("three are too many");
+    let FanOutError::TooManyShards { reason, shards, shards_max } = refused else { panic!("{refused}") };
+    assert_eq!((reason, shards, shards_max), ("census", 3, 2));
+    let over = cx().capped(Duration::ZERO);
+    for (cx, fan_out) in [(cx(), CENSUS.time_max(Duration::ZERO)), (over, CENSUS)] {
+        let late = ask(cx, &permit, fan_out).await.expect("begins");
+        assert_eq!((late.failed.len(), late.rows.len(), late.next), (4, 0, Next::Again));
+        assert!(late.failed.iter().all(|failure| matches!(failure.error, ReadError::Deadline)));
+        assert!(late.failed[3].to_string().contains("the control database"), "{}", late.failed[3]);
+    }
+    let own = Actor::new("c-1".parse().expect("a subject"), ShopRole::Customer).with_own_record(Uuid::nil());
+    let own = world.policy.authorize::<Read>(&own, ShopAction::Look, ShopResource::Account).expect("its own");
+    let refused = ask(cx(), &own, CENSUS).await.expect_err("the scope is narrow");
+    assert!(matches!(refused, FanOutError::Narrow { reason: "census" }), "{refused}");
 }

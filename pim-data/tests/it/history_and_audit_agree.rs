@@ -9,7 +9,7 @@ use pim_data::backend::Engine;
 use pim_data::retention::RetentionPolicy;
 
 use super::ENGINE;
-use super::world::{Account, CustomerNote, Depot, DepotRow, ShopResource, World, cx, read, tell, write};
+use super::world::{Account, CustomerNote, Depot, DepotRow, ShopResource, World, cx, tell, trail_of, write};
 
 /// Hand-typed SQL by somebody who also switches every guard off.
 async fn tamper(world: &World, account: &Account, sql: &str) {
@@ -164,9 +164,7 @@ async fn events_without_a_row_leave_a_record() {
     assert_eq!(unit.commit().await.expect("commits").n, 5);
     let report = verified(&world).await;
     assert_eq!((report.verified, report.records, report.changes), (true, 5, 4), "{report:?}");
-    let permit = read(ShopResource::Account);
-    let filter = AuditFilter::Entity(account.id.uuid());
-    let trail = world.cluster.audit(&cx(), &permit, &filter).await.expect("reads");
+    let trail = trail_of(&world.cluster, AuditFilter::Entity(account.id.uuid())).await;
     assert_eq!((&trail[4].body["entity"], &trail[4].body["n"]), (&"key".into(), &5.into()));
     tamper(&world, &account, "DELETE FROM audit WHERE seq = 5").await;
     assert_eq!(found(&world, &account).await, [(AuditFindingKind::Number, "key".to_owned(), 5)]);

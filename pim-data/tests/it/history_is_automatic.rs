@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use pim_core::clock::Timestamp;
+use pim_data::repository::{PAGE_MAX, Page};
+
 use super::world::{Account, CustomerNote, ShopResource, World, cx, read, tell, write};
 
 #[tokio::test]
@@ -18,7 +21,7 @@ async fn each_version_is_one_period_and_as_of_finds_it() {
     }
     let before = world.cluster.as_of::<Account>(&context, &permit, account.id, first.minus(Duration::from_micros(1)));
     assert_eq!(before.await.expect("reads"), None);
-    let periods = world.cluster.history::<Account>(&context, &permit, account.id).await.expect("reads");
+    let periods = world.history(account.id).await;
     assert_eq!(periods.len(), 2);
     assert_eq!(periods[0].valid_to, Some(periods[1].valid_from));
     assert_eq!(periods[1].valid_to, None);
@@ -30,8 +33,7 @@ async fn hand_typed_sql_leaves_a_period_too() {
     let account = world.register().await;
     world.raw(account.id, "UPDATE account_row SET points = 1").await.expect("runs");
     world.raw(account.id, "UPDATE account_row SET points = 2").await.expect("runs");
-    let permit = read(ShopResource::Account);
-    let periods = world.cluster.history::<Account>(&cx(), &permit, account.id).await.expect("reads");
+    let periods = world.history(account.id).await;
     let points: Vec<_> = periods.iter().map(|period| period.row.points).collect();
     assert_eq!(points, [0, 1, 2]);
 }
@@ -43,8 +45,7 @@ async fn periods_begin_later_than_the_one_before_even_when_the_clock_stands_stil
     for points in 1..=3 {
         world.change(account.id, |account| account.points = points).await.expect("commits");
     }
-    let permit = read(ShopResource::Account);
-    let periods = world.cluster.history::<Account>(&cx(), &permit, account.id).await.expect("reads");
+    let periods = world.history(account.id).await;
     assert_eq!(periods.len(), 4);
     assert!(periods.windows(2).all(|two| two[0].valid_from < two[1].valid_from));
     assert!(periods.windows(2).all(|two| two[0].valid_to == Some(two[1].valid_from)));
@@ -66,6 +67,49 @@ async fn a_deleted_row_ends_its_last_period() {
     tell(&mut unit, "noted");
     unit.commit().await.expect("commits");
     world.raw(account.id, "DELETE FROM note_row").await.expect("runs");
-    let periods = world.cluster.history::<CustomerNote>(&cx(), &read(ShopResource::Note), note.id).await;
-    assert!(periods.expect("reads")[0].valid_to.is_some());
+    let periods = world.cluster.history::<CustomerNote>(&cx(), &read(ShopResource::Note), note.id, Page::FIRST).await;
+    assert!(periods.expect("reads").periods[0].valid_to.is_some());
+}
+
+/// Guard: a row has as many versions as it likes: its history is told to the end, and as of any instant.
+#[tokio::test]
+async fn a_long_history_is_told_page_by_page_to_its_end() {
+    const VERSIONS: usize = 2 * PAGE_MAX as usize + 2;
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let change = "UPDATE account_row SET points = points + 1, version = version + 1;";
+    world.raw(account.id, &change.repeat(VERSIONS - 1)).await.expect("runs");
+    let (context, permit) = (cx(), read(ShopResource::Account));
+    let page = async |after, limit| {
+        let page = Page { after, limit };
+        world.cluster.history::<Account>(&context, &permit, account.id, page).await.expect("reads")
+    };
+    let (mut after, mut periods, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let part = page(after, u32::MAX).await;
+        assert!(part.periods.len() <= PAGE_MAX as usize);
+        periods.extend(part.periods);
+        pages += 1;
+        // A change between two pages comes behind all others.
+        world.change(account.id, |account| account.points += 1).await.expect("commits");
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((pages, periods.len()), (3, VERSIONS + 2));
+    assert!(periods.iter().enumerate().all(|(number, period)| period.row.points as usize == number), "each once");
+    assert!(periods.windows(2).all(|two| two[0].valid_to.is_none_or(|end| end == two[1].valid_from)));
+    let as_of = async |at| world.cluster.as_of::<Account>(&context, &permit, account.id, at).await.expect("reads");
+    for number in [0, 499, 500, 700, VERSIONS - 1] {
+        let row = as_of(periods[number].valid_from).await.expect("was there");
+        assert_eq!(row.points as usize, number);
+    }
+    let newest = as_of(Timestamp::from_micros(i64::MAX)).await.expect("is there");
+    assert_eq!(newest.points as usize, VERSIONS + 2);
+    // A page that ends with the newest says so.
+    let last = page(Some(periods[VERSIONS - 1].valid_from), 3).await;
+    assert_eq!((last.periods.len(), last.next), (3, None));
+    let full = page(Some(periods[VERSIONS - 1].valid_from), 2).await;
+    assert_eq!((full.periods.len(), full.next), (2, Some(periods[VERSIONS + 1].valid_from)));
 }

@@ -28,7 +28,7 @@ async fn readers_with_an_old_map_find_what_has_moved() {
 
     let back = there.plan_reverse(&cx(), moved.id).await.expect("plans");
     let moved = there.run(&cx(), back.id).await.expect("moves");
-    assert_eq!(world.cluster.history::<Account>(&cx(), &look, account.id).await.expect("reads").len(), 4);
+    assert_eq!(world.history(account.id).await.len(), 4);
     let forth = there.plan_reverse(&cx(), moved.id).await.expect("plans");
     there.run(&cx(), forth.id).await.expect("moves");
     assert_eq!(world.cluster.map().version().0, 3, "one behind");

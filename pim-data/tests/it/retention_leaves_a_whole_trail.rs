@@ -257,7 +257,7 @@ async fn history_goes_when_it_ended_long_ago_and_the_present_stays() {
     let permit = read(ShopResource::Account);
     let report = run(&world, &short).await.expect("runs");
     assert_eq!(report.rows(), 4 + 3);
-    let periods = world.cluster.history::<Account>(&cx(), &permit, account.id).await.expect("reads");
+    let periods = world.history(account.id).await;
     let points: Vec<_> = periods.iter().map(|period| period.row.points).collect();
     assert_eq!(points, [3, 4, 5], "what was so 30 days ago, and since");
     let then = clock.now().minus(29 * DAY);
@@ -266,7 +266,7 @@ async fn history_goes_when_it_ended_long_ago_and_the_present_stays() {
     assert_eq!(world.cluster.retained().await.expect("reads").history_since, Some(report.history_before));
     clock.advance(400 * DAY);
     run(&world, &short).await.expect("runs");
-    let periods = world.cluster.history::<Account>(&cx(), &permit, account.id).await.expect("reads");
+    let periods = world.history(account.id).await;
     assert_eq!(periods.len(), 1, "the present is no history");
 }
 

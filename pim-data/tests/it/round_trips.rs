@@ -68,7 +68,7 @@ async fn everything(world: &World, id: Id<Customer>, done: impl AsyncFn(&'static
     let notes = read(ShopResource::Note);
     cluster.list::<CustomerNote>(&cx, &notes, id, page, &Consistency::Strong).await.expect("lists");
     done("a list").await;
-    cluster.history::<Account>(&cx, &permit, id).await.expect("reads");
+    cluster.history::<Account>(&cx, &permit, id, Page::FIRST).await.expect("reads");
     done("a history").await;
 }
 

@@ -9,8 +9,10 @@ use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster, OpenError};
 use pim_data::consistency::Consistency;
+use pim_data::fan_out::FanOut;
 use pim_data::fence::PublishError;
 use pim_data::relocation::{MoveError, MoveStep};
+use pim_data::repository::Page;
 
 use super::ensemble::{Ensemble, patient, points, points_on, register, set, until};
 use super::moving::{at_step, eventually, mover};
@@ -226,7 +228,10 @@ async fn what_a_process_cannot_open_is_told_and_tried_again() {
     let unsure = world.cluster.retained().await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be complete: {unsure:?}");
     let filter = AuditFilter::User("clerk-1".to_owned());
-    let unsure = world.cluster.audit(&cx(), &read(ShopResource::Account), &filter).await;
+    let unsure = world
+        .cluster
+        .audit(&cx(), &read(ShopResource::Account), FanOut::because("a test"), &filter, Page::FIRST)
+        .await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be all: {unsure:?}");
     *told.lock().expect("no panic") = Told::SomebodyElses;
     eventually("its servers are taken over", async || matches!(sessions(&world.folder, "green").await, (1.., _))).await;

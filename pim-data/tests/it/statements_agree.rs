@@ -12,7 +12,7 @@ use pim_data::repository::Page;
 
 use super::world as server;
 use crate::world as embedded;
-use server::{Account, CustomerNote, ShopResource, cx, keyed, read, tell, write};
+use server::{Account, CustomerNote, ShopResource, cx, keyed, read, tell, trail_of, write};
 
 /// A column of an expression has no form on the embedded engine, and a name of its own there.
 fn agree(ours: &Described, theirs: &Described) -> bool {
@@ -96,9 +96,15 @@ async fn use_everything(world: &server::World) {
     }
     let page = Page { after: None, limit: 5 };
     cluster.list::<Account>(&cx(), &permit, account.id, page, &Consistency::Strong).await.expect("lists");
-    cluster.history::<Account>(&cx(), &permit, account.id).await.expect("reads");
+    cluster.history::<Account>(&cx(), &permit, account.id, Page::FIRST).await.expect("reads");
     cluster.as_of::<Account>(&cx(), &permit, account.id, Timestamp::from_micros(1)).await.expect("reads");
-    cluster.audit(&cx(), &permit, &AuditFilter::Entity(account.id.uuid())).await.expect("reads");
+    for filter in [
+        AuditFilter::Entity(account.id.uuid()),
+        AuditFilter::User("u-1".to_owned()),
+        AuditFilter::Request(uuid::Uuid::nil()),
+    ] {
+        trail_of(cluster, filter).await;
+    }
     cluster.checkpoint_audit().await.expect("signs");
     cluster.verify_audit().await.expect("reads");
     cluster.sweep_idempotency().await.expect("sweeps");

@@ -8,6 +8,7 @@ use pim_core::rbac::{Read, Write};
 use pim_core::role::ClosedEnum as _;
 use pim_data::backend::{Engine, Statement};
 use pim_data::consistency::Consistency;
+use pim_data::repository::Page;
 use pim_data::repository::ReadError;
 use pim_data::unit::UnitError;
 use proptest::prelude::*;
@@ -100,8 +101,8 @@ async fn agree(world: &World, rows: &[Account], case: &Case) {
             visible.then_some(row.id.uuid()),
             "{case:?}"
         );
-        let past = world.cluster.history::<Account>(&cx, &permit, row.id).await.expect("reads");
-        assert_eq!(!past.is_empty(), visible, "{case:?}");
+        let past = world.cluster.history::<Account>(&cx, &permit, row.id, Page::FIRST).await.expect("reads");
+        assert_eq!(!past.periods.is_empty(), visible, "{case:?}");
     }
 }
 

@@ -11,11 +11,14 @@ use pim_core::identity::Actor;
 use pim_core::rbac::{Permit, Policy, Reach, Read, SystemScope, Write};
 use pim_core::role::ResourceCode;
 use pim_core::shard::{HomeKey, ShardMap};
+use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::backend::{Db, Engine, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::fan_out::{FanOut, Next};
 use pim_data::migration::Migration;
 use pim_data::relocation::{Belongs, MovedTable};
+use pim_data::repository::{Page, Period};
 use pim_data::schema::{Schema, SchemaBuilder};
 use pim_data::unit::{CommitFacts, Committed, PartCall, PartError, Unit, UnitError, UnitPart};
 use serde::{Deserialize, Serialize};
@@ -317,6 +320,19 @@ impl World {
         (world, account)
     }
 
+    /// Every period of an account, page by page.
+    pub(crate) async fn history(&self, id: Id<Customer>) -> Vec<Period<Account>> {
+        let (mut page, mut periods) = (Page::FIRST, Vec::<Period<Account>>::new());
+        loop {
+            let part = self.cluster.history(&cx(), &read(ShopResource::Account), id, page).await.expect("reads");
+            periods.extend(part.periods);
+            page.after = part.next;
+            if page.after.is_none() {
+                return periods;
+            }
+        }
+    }
+
     /// A number that a statement selects on the shard of a key.
     pub(crate) async fn count(&self, home: impl Into<HomeKey>, sql: &'static str) -> u64 {
         let db = self.all_powerful(home).await;
@@ -342,6 +358,22 @@ impl World {
             return crate::server::superuser(self.folder.path(), shard.0).await;
         }
         self.cluster.database(shard).expect("a shard").clone()
+    }
+}
+
+/// Every record that matches.
+pub(crate) async fn trail_of(cluster: &Cluster, filter: AuditFilter) -> Vec<AuditEntry> {
+    let (mut page, mut trail) = (Page::FIRST, Vec::new());
+    loop {
+        let permit = read(ShopResource::Account);
+        let part = cluster.audit(&cx(), &permit, FanOut::because("a test"), &filter, page).await.expect("begins");
+        assert!(part.failed.is_empty(), "{:?}", part.failed);
+        trail.extend(part.rows);
+        match part.next {
+            Next::End => return trail,
+            Next::After(place) => page.after = Some(place),
+            Next::Again => panic!("the map changes"),
+        }
     }
 }
 

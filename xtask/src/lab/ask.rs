@@ -157,7 +157,7 @@ pub(crate) enum ProjectionVerb {
 /// What can be asked of the audit trail.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {
-    /// Records of a request or a user.
+    /// Records of a request or a user, page by page.
     Show {
         /// By request.
         #[arg(long, required_unless_present = "user")]
@@ -165,6 +165,12 @@ pub(crate) enum AuditVerb {
         /// By user.
         #[arg(long)]
         user: Option<String>,
+        /// Most records: 1 to 200.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Goes on: `next_cursor` of the page before.
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Checks every lane's chain and every checkpoint, and that history and trail agree.
     Verify,
@@ -383,13 +389,15 @@ pub(super) fn projection(verb: &ProjectionVerb, json: bool) -> Result<()> {
 /// The audit trail.
 pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
     match verb {
-        AuditVerb::Show { request, user } => {
+        AuditVerb::Show { request, user, limit, cursor } => {
             let (name, value) = match (request, user) {
                 (Some(request), _) => ("request_id", request),
                 (None, Some(user)) => ("user_id", user),
                 (None, None) => return Err(Failure::Usage.because("name a --request or a --user")),
             };
-            show("audit", &format!("/v1/admin/audit?{name}={}", segment(value)), Role::Sre, json)
+            let mut path = format!("/v1/admin/audit?{name}={}&limit={limit}", segment(value));
+            path += &cursor.as_ref().map(|cursor| format!("&cursor={}", segment(cursor))).unwrap_or_default();
+            show("audit", &path, Role::Sre, json)
         }
         AuditVerb::Verify => {
             let report = Api::of(Role::Sre)?.patient().post("/v1/admin/audit/verify", &json!({}))?;

@@ -227,6 +227,9 @@ fn queries(place: &Place) -> Vec<Case> {
             .by(Who::Sre),
         get("a trail of nobody", "/v1/admin/audit".to_owned(), "invalid-query").by(Who::Sre),
         get("a trail of no request", "/v1/admin/audit?request_id=7".to_owned(), "invalid-id").by(Who::Sre),
+        get("a trail's limit", "/v1/admin/audit?user_id=x&limit=201".to_owned(), "invalid-query").by(Who::Sre),
+        get("a trail's cursor", "/v1/admin/audit?user_id=x&cursor=MTpub25zZW5zZQ".to_owned(), "invalid-cursor")
+            .by(Who::Sre),
         get("a run since no time", "/v1/admin/runs/summary?since=then".to_owned(), "invalid-query").by(Who::Sre),
     ]
 }

@@ -69,7 +69,7 @@ impl Reading<'_> {
                 let row = cluster.read::<E>(&self.cx, &permit, id, &how).await?;
                 assert_eq!(row.is_some(), expected.contains(&record.id), "{kind:?} {:?}", self.someone);
             }
-            let past = cluster.history::<E>(&self.cx, &permit, id).await?;
+            let past = cluster.history::<E>(&self.cx, &permit, id, Page::FIRST).await?.periods;
             assert_eq!(!past.is_empty(), expected.contains(&record.id), "history of {kind:?} {:?}", self.someone);
         }
         let page = Page { after: None, limit: 100 };
