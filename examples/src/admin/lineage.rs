@@ -3,6 +3,11 @@
 //! It is told to operators, who have no business with what is personal: of a row it shows the columns that its table declares as
 //! shown, which are ids, states, times and codes, and of the trail who, when and for which request. Names, dates of birth, numbers,
 //! addresses and notes are not in it, for whomever.
+//!
+//! Of a row with more changes than [`PAGES_MAX`] pages the newest are neither shown nor compared, and `complete_before` says from
+//! when on; its state is told as of any time.
+
+mod comparison;
 
 use axum::extract::{Path, State};
 use pim_core::clock::Timestamp;
@@ -12,12 +17,12 @@ use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::cluster::Cluster;
 use pim_data::entity::{Audited, Entity};
 use pim_data::fan_out::FanOut;
-use pim_data::repository::{Page, Period};
-use pim_data::retention::Retained;
+use pim_data::repository::{PAGE_MAX, Page, Period};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
 
+use self::comparison::Sides;
 use crate::billing::Claim;
 use crate::encounter::{Appointment, Encounter};
 use crate::operations::Trail;
@@ -26,9 +31,11 @@ use crate::policy::LabResource;
 use crate::rig::{Answer, Asked, Caller, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
 
-/// Most pages of the trail that one answer goes through.
+/// Most pages of history, and of the trail, that one answer goes through; each has [`PAGE_MAX`] at most.
 const PAGES_MAX: usize = 10;
 const LINEAGE: FanOut = FanOut::because("lineage");
+/// When everything that is in force is in force.
+const NOW: Timestamp = Timestamp::from_micros(i64::MAX);
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
     let told = Operation::tell("/v1/admin/lineage/{entity}/{id}", "Tells how an entity came to be what it is");
@@ -77,39 +84,59 @@ impl Question<'_> {
     async fn of<E: Entity>(&self, resource: LabResource) -> Result<Answer, Failure> {
         let id = self.id.parse::<pim_core::id::Id<E::Kind>>();
         let id = id.map_err(|error| Problem::of(problem::INVALID_ID).detail(error.to_string()))?;
-        let cx = &self.caller.cx;
+        let (cluster, cx) = (self.cluster, &self.caller.cx);
         let permit = self.permit.for_resource(resource);
-        let periods = self.cluster.history::<E>(cx, &permit, id, Page::FIRST).await?.periods;
-        if periods.is_empty() {
+        let state = cluster.period_at::<E>(cx, &permit, id, self.query.as_of.unwrap_or(NOW)).await?;
+        let past = self.past::<E>(&permit, id).await?;
+        if past.0.is_empty() {
             return Err(Problem::of(problem::NOT_FOUND).into());
         }
         let filter = AuditFilter::Entity(id.uuid());
-        let mut trail = Trail::gather((self.cluster, cx, self.permit), LINEAGE, &filter, PAGES_MAX).await?.entries;
-        // Of a home key there are also records of events alone.
-        trail.retain(|entry| entry.body["entity"] == E::TABLE.name);
-        let retained = self.cluster.retained().await.map_err(|_| Problem::of(problem::UNAVAILABLE))?;
+        let trail = Trail::gather((cluster, cx, self.permit), LINEAGE, &filter, PAGES_MAX).await?;
+        let sides = Sides::of(past, trail);
+        let retained = cluster.retained().await.map_err(|_| Problem::of(problem::UNAVAILABLE))?;
         let within = |at: Timestamp| self.query.as_of.is_none_or(|until| at <= until);
-        let state = periods.iter().rev().find(|period| within(period.valid_from));
-        let changes: Vec<Value> = trail.iter().filter(|entry| within(entry.at)).map(change).collect();
+        let changes: Vec<Value> = sides.entries.iter().filter(|entry| within(entry.at)).map(change).collect();
         let mut found = json!({
             "entity": E::TABLE.name,
             "id": self.id,
             "as_of": self.query.as_of,
-            "state": state.map(|period| shown::<E>(&period.row)),
-            "valid_from": state.map(|period| period.valid_from),
+            "state": state.as_ref().map(|period| shown::<E>(&period.row)),
+            "valid_from": state.as_ref().map(|period| period.valid_from),
             "changes": changes,
+            // From then on there are changes that are neither shown nor compared.
+            "complete_before": sides.complete_before,
             // What is missing from before is not lost: its time was over.
             "retained": retained,
         });
         if self.query.verify {
             // Of this key's lane alone: the whole trail of a large system takes longer than a request may.
-            let chain = self.cluster.verify_audit_lane(id.bucket().lane()).await;
+            let chain = cluster.verify_audit_lane(id.bucket().lane()).await;
             let chain = chain.map_err(|error| error.into_problem())?;
-            let deviations = deviations::<E>(&periods, &trail, &retained);
+            let deviations = sides.deviations(&retained);
             let agrees = deviations.is_empty();
             found["verify"] = json!({ "audit_verified": chain.verified, "agrees": agrees, "deviations": deviations });
         }
         Answer::ok(&found)
+    }
+
+    /// The row's periods, and whether these are all that are to be compared: the first alone when nothing is.
+    async fn past<E: Entity>(
+        &self,
+        permit: &Permit<Read>,
+        id: pim_core::id::Id<E::Kind>,
+    ) -> Result<(Vec<Period<E>>, bool), Failure> {
+        let (limit, pages) = if self.query.verify { (PAGE_MAX, PAGES_MAX) } else { (1, 1) };
+        let (mut page, mut periods) = (Page { after: None, limit }, Vec::new());
+        for _ in 0..pages {
+            let part = self.cluster.history::<E>(&self.caller.cx, permit, id, page).await?;
+            periods.extend(part.periods);
+            page.after = part.next;
+            if page.after.is_none() {
+                break;
+            }
+        }
+        Ok((periods, page.after.is_none() || !self.query.verify))
     }
 }
 
@@ -131,39 +158,4 @@ fn shown<E: Entity>(row: &E) -> Value {
         columns.map(|column| (column.name().to_owned(), all.get(column.name()).cloned().unwrap_or_default())).collect();
     shown.insert("version".to_owned(), json!(row.version()));
     Value::Object(shown)
-}
-
-/// Replays the trail against the history: each version once in both, with the same columns. What is past its time may be
-/// missing from either.
-fn deviations<E: Entity>(periods: &[Period<E>], trail: &[AuditEntry], retained: &Retained) -> Vec<Value> {
-    let mut found = Vec::new();
-    let is_past = |at: Timestamp, since: Option<Timestamp>| since.is_some_and(|since| at < since);
-    let version_of = |entry: &AuditEntry| entry.body["version"].as_u64();
-    for period in periods {
-        let version = period.row.version();
-        let mut recorded = trail.iter().filter(|entry| version_of(entry) == Some(version));
-        let Some(entry) = recorded.next() else {
-            if is_past(period.valid_from, retained.audit_since) {
-                continue;
-            }
-            found.push(json!({ "version": version, "what": "in the history but not in the trail" }));
-            continue;
-        };
-        let mut row = shown(&period.row);
-        if let Some(members) = row.as_object_mut() {
-            members.remove("version");
-        }
-        if recorded.next().is_some() || row != entry.body["after"] || period.valid_from != entry.at {
-            found.push(json!({ "version": version, "what": "history and trail differ" }));
-        }
-    }
-    let known = |version: Option<u64>| periods.iter().any(|period| Some(period.row.version()) == version);
-    for (number, entry) in trail.iter().enumerate().filter(|(_, entry)| !known(version_of(entry))) {
-        // A period ends when the next change begins one.
-        if trail.get(number + 1).is_some_and(|next| is_past(next.at, retained.history_since)) {
-            continue;
-        }
-        found.push(json!({ "version": version_of(entry), "what": "in the trail but not in the history" }));
-    }
-    found
 }

@@ -10,6 +10,7 @@ mod each_refusal_has_its_name;
 mod every_route_is_served;
 mod every_signal_is_declared;
 mod gateway_refuses;
+mod lineage_is_told_to_its_end;
 mod lives_of_records;
 mod one_effect_for_each_submission;
 mod operations_are_writes;
