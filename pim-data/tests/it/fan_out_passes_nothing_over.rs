@@ -25,6 +25,31 @@ async fn page(world: &World, after: Option<Uuid>, limit: u32) -> Gathered<Accoun
     gathered.expect("few shards")
 }
 
+/// Goes through all pages while somebody writes between two of them, before and behind the cursor; what was shown, each once and
+/// in order.
+async fn shown_once<R, P: Copy + Ord>(
+    world: &World,
+    limit: u32,
+    ask: impl AsyncFn(Option<P>) -> Gathered<R, P>,
+    place_of: impl Fn(&R) -> P,
+) -> BTreeSet<P> {
+    let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let gathered = ask(after).await;
+        assert!(gathered.failed.is_empty() && gathered.rows.len() <= limit as usize);
+        seen.extend(gathered.rows.iter().map(&place_of));
+        pages += 1;
+        assert!(pages < 500, "a reader arrives at the end");
+        world.register().await;
+        let Next::After(place) = gathered.next else { break };
+        after = Some(place);
+    }
+    assert!(seen.is_sorted());
+    let distinct: BTreeSet<_> = seen.iter().copied().collect();
+    assert_eq!(distinct.len(), seen.len(), "nothing twice");
+    distinct
+}
+
 #[tokio::test]
 async fn rows_that_stay_are_shown_once_whatever_is_inserted() {
     let world = World::new(4).await;
@@ -33,21 +58,8 @@ async fn rows_that_stay_are_shown_once_whatever_is_inserted() {
         there.insert(world.register().await.id.uuid());
     }
     for limit in [1, 3, 7, 500] {
-        let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
-        loop {
-            let gathered = page(&world, after, limit).await;
-            assert!(gathered.rows.len() <= limit as usize);
-            seen.extend(gathered.rows.iter().map(|row| row.id.uuid()));
-            pages += 1;
-            assert!(pages < 500, "a reader arrives at the end");
-            // Somebody writes between two pages, before and behind the cursor.
-            world.register().await;
-            let Next::After(id) = gathered.next else { break };
-            after = Some(id);
-        }
-        assert!(seen.is_sorted());
-        let distinct: BTreeSet<_> = seen.iter().copied().collect();
-        assert_eq!(distinct.len(), seen.len(), "no row twice");
+        let place_of = |row: &Account| row.id.uuid();
+        let distinct = shown_once(&world, limit, async |after| page(&world, after, limit).await, place_of).await;
         assert!(there.is_subset(&distinct), "no row passed over at {limit} a page");
     }
 }
@@ -150,22 +162,9 @@ async fn records_that_stay_are_shown_once_whatever_is_written() {
     let ((still, _clock), moving) = (World::with_clock(2).await, World::new(2).await);
     for (world, limits) in [(&still, &[1, 3, 7, 500][..]), (&moving, &[3, 7, 500])] {
         let there = with_records(world).await;
-        for limit in limits {
-            let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
-            loop {
-                let gathered = trail(world, after, *limit).await;
-                assert!(gathered.failed.is_empty() && gathered.rows.len() <= *limit as usize);
-                seen.extend(gathered.rows.iter().map(AuditEntry::place));
-                pages += 1;
-                assert!(pages < 500, "a reader arrives at the end");
-                // Somebody writes between two pages; while the clock stands still before and behind the cursor.
-                world.register().await;
-                let Next::After(place) = gathered.next else { break };
-                after = Some(place);
-            }
-            assert!(seen.is_sorted());
-            let distinct: BTreeSet<_> = seen.iter().copied().collect();
-            assert_eq!(distinct.len(), seen.len(), "no record twice");
+        for &limit in limits {
+            let ask = async |after| trail(world, after, limit).await;
+            let distinct = shown_once(world, limit, ask, AuditEntry::place).await;
             assert!(there.is_subset(&distinct), "no record passed over at {limit} a page");
         }
     }

@@ -73,18 +73,23 @@ async fn a_moment_later_where_that_is_worth_it() {
     assert_eq!((ensemble.nearby("caught_up"), ensemble.nearby("stale")), (1, 0));
 }
 
+/// The standby stands still from now on, with a connection open to it.
+async fn reads_go_on_without_the_standby(ensemble: &Ensemble, cluster: &Cluster) {
+    let id = register(cluster).await.id;
+    until(cluster, "b", is_fit).await;
+    points(cluster, id, &EVENTUAL).await.expect("a connection to it is open");
+    ensemble.second.freeze().expect("stands still");
+    for _ in 0..20 {
+        points(cluster, id, &EVENTUAL).await.expect("the primary answers");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn one_that_stands_still_is_left_alone_and_reads_go_on() {
     let ensemble = Ensemble::new();
     let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.probe_max = Duration::from_millis(300)).await;
-    let id = register(&cluster).await.id;
-    until(&cluster, "b", is_fit).await;
-    points(&cluster, id, &EVENTUAL).await.expect("a connection to it is open");
-    ensemble.second.freeze().expect("stands still");
-    for _ in 0..20 {
-        points(&cluster, id, &EVENTUAL).await.expect("the primary answers");
-    }
+    reads_go_on_without_the_standby(&ensemble, &cluster).await;
     until(&cluster, "b", |it| it.finding == Some(EndpointFinding::Unreachable)).await;
     assert!(ensemble.nearby("failed") + ensemble.nearby("absent") > 0);
     assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 1);
@@ -103,13 +108,7 @@ async fn one_that_fails_its_callers_is_asked_by_fewer() {
         servers.settings.probe_every = Duration::from_secs(10);
     };
     let cluster = ensemble.open(&["a", "b"], change).await;
-    let id = register(&cluster).await.id;
-    until(&cluster, "b", is_fit).await;
-    points(&cluster, id, &EVENTUAL).await.expect("a connection to it is open");
-    ensemble.second.freeze().expect("stands still");
-    for _ in 0..20 {
-        points(&cluster, id, &EVENTUAL).await.expect("the primary answers");
-    }
+    reads_go_on_without_the_standby(&ensemble, &cluster).await;
     until(&cluster, "b", |it| it.breaker_open).await;
     ensemble.second.thaw().expect("goes on");
 }

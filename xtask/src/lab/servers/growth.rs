@@ -42,9 +42,9 @@ pub(super) fn add(json: bool) -> Result<()> {
 /// Stops and removes those of the last shard, unless the lab's map leads to them.
 pub(super) fn remove(json: bool) -> Result<()> {
     let mut fleet = Fleet::open(&place()?).map_err(failed)?;
-    let last = fleet.shards() - 1;
+    let last = fleet.shards().saturating_sub(1);
     if map_in_force()?.is_some_and(|map| leads_to(&map, last)) {
-        let fix = format!("empty it (`lab shard drain {last} --to SHARD`), and publish a map without it");
+        let fix = "publish a map in which it is retired and has no endpoints; once written it keeps them, for its audit trail";
         return Err(Failure::Refused.because(format!("the lab's map leads to the servers of shard {last}: {fix}")));
     }
     let shard = fleet.take_away().map_err(failed)?;
@@ -72,11 +72,15 @@ fn parsed(map: &Value) -> Result<toml::Table> {
 fn leads_to(map: &Value, shard: u16) -> bool {
     let Ok(map) = parsed(map) else { return true };
     let shards = map.get("shards").and_then(toml::Value::as_array).into_iter().flatten();
-    shards.filter(|it| it.get("id").and_then(toml::Value::as_integer) == Some(shard.into())).any(|it| {
+    shards.filter(|it| number_of(it) == Some(shard.into())).any(|it| {
         let endpoints = it.get("endpoints").and_then(toml::Value::as_array);
         endpoints
             .is_some_and(|all| all.iter().any(|it| it.get("role").and_then(toml::Value::as_str) == Some("primary")))
     })
+}
+
+fn number_of(shard: &toml::Value) -> Option<i64> {
+    shard.get("id").and_then(toml::Value::as_integer)
 }
 
 /// The map behind the one in force, with the shard in it.
@@ -88,6 +92,8 @@ fn propose(in_force: &Value, shard: u16, place: &Path) -> Result<PathBuf> {
     map.insert("parent".to_owned(), digest.into());
     let entry: toml::Table = Fleet::entry_of(shard).parse().context("an entry of a map is TOML")?;
     let shards = map.get_mut("shards").and_then(toml::Value::as_array_mut).context("a map has shards")?;
+    // Named once; whether one that was retired may come back is for the lab to say.
+    shards.retain(|it| number_of(it) != Some(shard.into()));
     shards.extend(entry["shards"].as_array().cloned().unwrap_or_default());
     let file = place.join("shard-map.next.toml");
     fs::write(&file, map.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
