@@ -21,6 +21,7 @@ pub use shard::{CONTROL, ShardHealth};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pim_core::clock::Clock;
@@ -158,6 +159,8 @@ pub(crate) struct Inner {
     pub(crate) commits: watch::Sender<u64>,
     /// How many requests may be run again because of a server.
     pub(crate) repeats: Budget,
+    /// Whether a publication may still be interrupted that was to be finished when this was opened.
+    pub(crate) is_unfinished: AtomicBool,
 }
 
 impl Cluster {
@@ -165,6 +168,10 @@ impl Cluster {
     ///
     /// Every database is looked at before the first is changed: a schema that is newer or was edited, another shard's
     /// identity, another engine, or an empty database where there has been one is refused with all of them as they were.
+    ///
+    /// A shard on servers that this directory has had, and whose primary is not there now, keeps no other from being opened:
+    /// it is [missing](ShardHealth::reachable), tried again every ten seconds at most, and until then its requests end with
+    /// [`UnitError::UnknownShard`](crate::unit::UnitError::UnknownShard). At least one shard and the control database must be there.
     ///
     /// # Errors
     /// [`OpenError`] naming the place and the fix; nothing that was there has been changed, unless a migration itself failed:

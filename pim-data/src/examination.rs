@@ -127,7 +127,7 @@ impl Cluster {
         let shards = futures_util::stream::iter(self.everything());
         let mut all: Vec<_> = shards.map(|shard| self.examine_one(shard)).buffered(AT_ONCE_MAX).collect().await;
         for described in self.0.fleet.lacks(&self.map()) {
-            look_at_absence(described.id, &mut all);
+            look_at_absence(described.id, self.0.fleet.why_not(described.id), &mut all);
         }
         all
     }
@@ -230,7 +230,7 @@ fn meant(shard: ShardId, map: &ShardMap) -> BTreeMap<u16, u64> {
 }
 
 /// An error with what is behind it, in one line.
-fn reasons(error: &dyn Error) -> String {
+pub(crate) fn reasons(error: &dyn Error) -> String {
     let behind = error.source().map(reasons);
     behind.map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"))
 }
@@ -323,9 +323,9 @@ async fn look_at_rows(db: &Db, told: &mut Examination) -> Result<(), DbError> {
 }
 
 /// What the map names and could not be opened: servers, or a whole shard.
-fn look_at_absence(shard: ShardId, all: &mut Vec<Examination>) {
-    let fix = "why is in the log, `shard.not_taken_over`, and it is tried again: put it right, or go back to the map before, \
-               from a program that has it open";
+fn look_at_absence(shard: ShardId, why: Option<String>, all: &mut Vec<Examination>) {
+    let fix = "it is tried again: start its primary, promote a standby, or put right what the message names; where a new map \
+               has brought it, the map before is a way back, from a program that has it open";
     let place = match all.iter_mut().find(|told| told.shard == Some(shard)) {
         Some(told) => told,
         None => {
@@ -335,8 +335,9 @@ fn look_at_absence(shard: ShardId, all: &mut Vec<Examination>) {
             &mut all[last]
         }
     };
-    let message = "the map names servers that are not in use, because they could not be opened";
-    place.error(ShardFindingCode::Unreachable, message.to_owned(), fix);
+    let message = "the map names servers that are not in use, because they could not be opened".to_owned();
+    let message = why.map_or_else(|| message.clone(), |why| format!("{message}: {why}"));
+    place.error(ShardFindingCode::Unreachable, message, fix);
 }
 
 /// What probes have shown of the shard's servers.

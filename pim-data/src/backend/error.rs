@@ -291,6 +291,13 @@ impl DbError {
         self.is_before_effect() || matches!(self, Self::Lost)
     }
 
+    /// Whether its server was not there, is not the primary, or did not answer in time: there may be one a little later.
+    #[must_use]
+    pub(crate) const fn is_of_an_absent_server(&self) -> bool {
+        self.speaks_of_the_server()
+            || matches!(self, Self::Late | Self::Unanswered | Self::NotLetIn { why: NotLetIn::TooMany, .. })
+    }
+
     /// Whether the call itself, or what it came across, is at fault: it fails again whenever it is made, and wherever.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {

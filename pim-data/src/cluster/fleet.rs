@@ -6,11 +6,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pim_core::shard::{Endpoint, EndpointRole, Shard as Described, ShardId, ShardMap, ShardState};
+use pim_core::shard::{Endpoint, EndpointRole, MapVersion, Shard as Described, ShardId, ShardMap, ShardState};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep};
 
+use super::OpenError;
 use super::shard::Shard;
+use crate::examination::reasons;
 
 /// How often it is looked whether somebody still uses what has left its place.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -36,6 +38,8 @@ struct Failure {
     /// Until then it is not tried again.
     until: Instant,
     pause: Duration,
+    /// What it failed by, with its reasons.
+    why: String,
 }
 
 /// Held by whoever opens other shards: they are opened by one map at a time.
@@ -122,14 +126,27 @@ impl Fleet {
         self.lacks(map).into_iter().filter(|it| !waits(it)).collect()
     }
 
+    /// Takes note of a shard that could not be opened for a map, and logs it when that is news.
+    pub(super) fn report(&self, described: &Described, version: MapVersion, error: &OpenError) {
+        if self.note_failure(described, reasons(error)) {
+            let (shard, code) = (described.id, error.code());
+            pim_core::error!("shard.not_taken_over", shard_id = shard, map_version = version.0, code = code);
+        }
+    }
+
     /// Takes note of a shard that could not be opened. Whether that is news.
-    pub(super) fn note_failure(&self, described: &Described) -> bool {
+    fn note_failure(&self, described: &Described, why: String) -> bool {
         let mut failures = self.failures();
         let before = failures.remove(&described.id).filter(|failure| failure.endpoints == described.endpoints);
         let pause = before.as_ref().map_or(AGAIN_AFTER, |failure| (failure.pause * 2).min(AGAIN_AFTER_MAX));
         let (endpoints, until) = (described.endpoints.clone(), Instant::now() + pause);
-        failures.insert(described.id, Failure { endpoints, until, pause });
+        failures.insert(described.id, Failure { endpoints, until, pause, why });
         before.is_none()
+    }
+
+    /// What a shard could not be opened by the last time.
+    pub(crate) fn why_not(&self, id: ShardId) -> Option<String> {
+        self.failures().get(&id).map(|failure| failure.why.clone())
     }
 
     /// Takes note of one that could.

@@ -5,8 +5,10 @@ mod identity;
 mod server;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pim_core::shard::{Bucket, Shard as Described, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
 
@@ -152,7 +154,7 @@ impl OpenError {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Directory(_) => "directory",
-            Self::Database { .. } => "database",
+            Self::Database { source, .. } => source.code(),
             Self::Schema { .. } => "schema",
             Self::Identity { .. } => "identity",
             Self::Empty { .. } => "empty",
@@ -199,13 +201,34 @@ impl Fit<'_> {
 
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
     check_restored(&settings.data_dir)?;
-    let cluster = open_as_it_is(settings, schema).await?;
-    crate::fence::finish_interrupted(&cluster).await?;
+    let cluster = open_as(settings, schema, Absent::Awaited).await?;
+    if cluster.0.fleet.misses(&cluster.map()).is_empty() {
+        crate::fence::finish_interrupted(&cluster).await?;
+    } else {
+        // Nobody knows what a shard follows that is not there: it is looked at when it comes.
+        cluster.0.is_unfinished.store(true, Ordering::Relaxed);
+    }
+    follow(&cluster.0);
     Ok(cluster)
 }
 
-/// As [`open`], but leaves a publication as it was interrupted; for whoever restores.
+/// As [`open`], but leaves a publication as it was interrupted, and does without no shard; for whoever restores.
 pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
+    let cluster = open_as(settings, schema, Absent::Refused).await?;
+    follow(&cluster.0);
+    Ok(cluster)
+}
+
+/// What becomes of a shard that this data directory has had, and whose primary is not there now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Absent {
+    /// Nothing is opened without it.
+    Refused,
+    /// The others are opened; it is tried again until it comes.
+    Awaited,
+}
+
+async fn open_as(settings: ClusterSettings, schema: Schema, absent: Absent) -> Result<Cluster, OpenError> {
     if settings.replica_delay > REPLICA_DELAY_MAX {
         return Err(OpenError::Setting { setting: "replica_delay", most: "10 s" });
     }
@@ -214,27 +237,45 @@ pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> 
     let map = directory.newest_map()?;
     let shards = map.shards().iter().filter(|described| is_asked_for(described)).map(Place::Shard);
     let opener = Opener { directory: &directory, settings: &settings, schema: &schema, introduces: true };
-    let mut shards = opener.open(shards.chain([Place::Control]).collect(), &map).await?;
+    let (mut shards, awaited) = opener.open_but(shards.chain([Place::Control]).collect(), &map, absent).await?;
     directory.remember(shards.iter().map(Shard::id)).await?;
     let Some(control) = shards.pop() else { return Err(OpenError::NoPrimary { shard: name_of(CONTROL) }) };
     let (commits, _) = watch::channel(0);
-    let (router, fleet) = (ShardRouter::new(map), Fleet::new(shards));
-    let repeats = Budget::new(std::time::Instant::now());
-    let inner = Arc::new(Inner { router, fleet, control, directory, schema, settings, commits, repeats });
-    follow(&inner);
-    Ok(Cluster(inner))
+    let (router, fleet) = (ShardRouter::new(map.clone()), Fleet::new(shards));
+    awaited.iter().for_each(|(described, error)| fleet.report(described, router.version(), error));
+    let (repeats, is_unfinished) = (Budget::new(std::time::Instant::now()), AtomicBool::default());
+    let inner = Inner { router, fleet, control, directory, schema, settings, commits, repeats, is_unfinished };
+    Ok(Cluster(Arc::new(inner)))
 }
 
 impl<'a> Opener<'a> {
-    /// Opens shards of a map. Each is looked at before the first is changed: of what one refuses, no other may bear traces.
+    /// Opens shards of a map, all of them or none.
     pub(super) async fn open(&self, places: Vec<Place<'_>>, map: &'a ShardMap) -> Result<Vec<Shard>, OpenError> {
-        let mut fit = Vec::with_capacity(places.len());
-        for place in places {
-            let found = self.look(&place, map).await?;
-            if !self.introduces {
-                identity::check(found.db(), place.id(), map).await?;
+        Ok(self.open_but(places, map, Absent::Refused).await?.0)
+    }
+
+    /// Opens shards of a map. All are looked at, at once, before the first is changed: of what one refuses, no other may bear
+    /// traces. Those that are awaited are not among them.
+    async fn open_but<'p>(
+        &self,
+        places: Vec<Place<'p>>,
+        map: &'a ShardMap,
+        absent: Absent,
+    ) -> Result<(Vec<Shard>, Vec<(&'p Described, OpenError)>), OpenError> {
+        let found = join_all(places.iter().map(|place| self.look_and_check(place, map))).await;
+        let (mut fit, mut awaited) = (Vec::with_capacity(places.len()), Vec::new());
+        for (place, found) in places.into_iter().zip(found) {
+            match (place, found) {
+                (_, Ok(found)) => fit.push(found),
+                (Place::Shard(it), Err(error)) if absent == Absent::Awaited && self.may_come_later(it, &error) => {
+                    awaited.push((it, error));
+                }
+                (_, Err(error)) => return Err(error),
             }
-            fit.push(found);
+        }
+        if fit.len() == 1 && !awaited.is_empty() {
+            // Only the control database: a program without any shard says why instead of waiting for one.
+            return Err(awaited.swap_remove(0).1);
         }
         let mut shards = Vec::with_capacity(fit.len());
         for fit in fit {
@@ -243,7 +284,25 @@ impl<'a> Opener<'a> {
                 Fit::Server(fit) => fit.open().await?,
             });
         }
-        Ok(shards)
+        Ok((shards, awaited))
+    }
+
+    /// Whether a shard is only not there now: its primary cannot be reached or is not named yet, and it has been there before.
+    fn may_come_later(&self, described: &Described, error: &OpenError) -> bool {
+        let is_away = match error {
+            OpenError::Database { source, .. } => source.is_of_an_absent_server(),
+            OpenError::Role { .. } => true,
+            _ => false,
+        };
+        is_away && self.settings.servers.is_some() && self.directory.has_had(described.id)
+    }
+
+    async fn look_and_check(&self, place: &Place<'_>, map: &'a ShardMap) -> Result<Fit<'a>, OpenError> {
+        let found = self.look(place, map).await?;
+        if !self.introduces {
+            identity::check(found.db(), place.id(), map).await?;
+        }
+        Ok(found)
     }
 
     /// Looks at one database, and changes nothing.

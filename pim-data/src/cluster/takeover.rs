@@ -1,6 +1,7 @@
 //! Taking over a map with the shards and servers that it names: opened first, put in their places, then routed to.
 
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -206,11 +207,7 @@ impl Cluster {
                     pim_core::info!("shard.taken_over", shard_id = shard, map_version = version);
                     green.extend(shards);
                 }
-                Err(error) if self.0.fleet.note_failure(described) => {
-                    let code = error.code();
-                    pim_core::error!("shard.not_taken_over", shard_id = shard, map_version = version, code = code);
-                }
-                Err(_again) => {}
+                Err(error) => self.0.fleet.report(described, map.version(), &error),
             }
         }
         green
@@ -239,7 +236,20 @@ impl Cluster {
             let turn = self.0.fleet.turn().await;
             self.adopt(&turn, map, green);
         }
+        self.finish_opening().await;
         read.or(known)
+    }
+
+    /// Does what [`Cluster::open`] left for when no shard is missing any more: a publication may have been interrupted.
+    async fn finish_opening(&self) {
+        if !self.0.is_unfinished.load(Ordering::Relaxed) || !self.0.fleet.misses(&self.map()).is_empty() {
+            return;
+        }
+        // Whoever publishes now finishes it, too; what fails is tried at the next look.
+        match crate::fence::finish_interrupted(self).await {
+            Ok(()) => self.0.is_unfinished.store(false, Ordering::Relaxed),
+            Err(error) => pim_core::warn!("cluster.not_finished", code = error.code()),
+        }
     }
 }
 

@@ -56,6 +56,7 @@ promises! {
     moves_on_a_server in "moves_on_a_server.rs",
     nothing_stale_with_a_token in "nothing_stale_with_a_token.rs",
     places_that_fail in "places_that_fail.rs",
+    shards_come_late in "shards_come_late.rs",
     restores_follow_maps in "restores_follow_maps.rs",
     round_trips in "round_trips.rs",
     row_security in "row_security.rs",

@@ -221,7 +221,7 @@ async fn what_a_process_cannot_open_is_told_and_tried_again() {
     let examined = world.cluster.examine().await;
     for number in [0, 2] {
         let told = examined.iter().find(|it| it.shard == Some(ShardId(number))).expect("is examined");
-        assert!(told.findings.iter().any(|it| it.fix.contains("shard.not_taken_over")), "{told:?}");
+        assert!(told.findings.iter().any(|it| it.message.contains("could not be opened: ")), "{told:?}");
     }
     let unsure = world.cluster.verify_audit().await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be gone: {unsure:?}");
