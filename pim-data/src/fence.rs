@@ -100,7 +100,8 @@ impl Cluster {
             // It is on its way, or has gone.
             return Ok(self.is_found(route, deadline).await);
         };
-        if !db.query(Statement::of(HERE).bind(route.bucket.get())).await?.is_empty() || tries >= LEFT.attempts_max {
+        let here = db.read_until(deadline.instant()).await?.query(Statement::of(HERE).bind(route.bucket.get())).await?;
+        if !here.is_empty() || tries >= LEFT.attempts_max {
             return Ok(false);
         }
         // A map that cannot be read now is read at the next try.

@@ -175,7 +175,10 @@ impl Unit {
         if let Err(found) = idempotency::check(&self.cx, self.home, &row, 0) {
             let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
             if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
-                shard.db().read_until(in_time(&self.cx)?).await?.query(Statement::of(SETTLE)).await?;
+                // It waits for a standby as a commit does: without one nobody keeps a connection for it.
+                let until = in_time(&self.cx)?;
+                shard.ready(until, Need::Write).await.inspect_err(|error| self.complain(error))?;
+                shard.db().read_until(until).await?.query(Statement::of(SETTLE)).await?;
             }
             return Err(found);
         }

@@ -42,12 +42,20 @@ BEGIN
   IF position(',' || NEW.bucket || ',' IN current_setting('app.bucket', true)) > 0 THEN
     RETURN NEW;
   END IF;
+  -- A snapshot from before the lock may show an owner that is none any more.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
+  END IF;
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
     nothing := pg_advisory_xact_lock_shared(7461, NEW.bucket::int);
   END IF;
   SELECT o.state INTO standing FROM public.pim_bucket_owned o WHERE o.bucket = NEW.bucket;
   IF standing IS NULL OR standing NOT IN ('owned', 'incoming') THEN
     RAISE EXCEPTION 'pim:bucket-not-owned' USING ERRCODE = 'PM007';
+  END IF;
+  -- A row that went to another key would leave a bucket that may be fenced, and its history without an end.
+  IF TG_OP = 'UPDATE' AND NEW.bucket <> OLD.bucket THEN
+    RAISE EXCEPTION 'pim:bucket-changed' USING ERRCODE = 'PM007';
   END IF;
   RETURN NEW;
 END $$;
@@ -270,8 +278,8 @@ END $$;
 CREATE OR REPLACE FUNCTION public.pim_outcome(context public.pim_context) RETURNS TABLE (request_id uuid, n bigint) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   PERFORM pg_advisory_xact_lock(uuid_hash_extended(context.home, 7461));
-  RETURN QUERY SELECT i.request_id, k.n FROM public.idempotency i, public.key_head k
-    WHERE i.scope = context.submission AND k.key = context.home;
+  -- Its own number: others may have written to the key since.
+  RETURN QUERY SELECT i.request_id, i.n FROM public.idempotency i WHERE i.scope = context.submission;
   IF FOUND THEN
     PERFORM public.pim_settle();
   END IF;

@@ -202,21 +202,16 @@ impl Fit<'_> {
 pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
     check_restored(&settings.data_dir)?;
     let cluster = open_as(settings, schema, Absent::Awaited).await?;
-    if cluster.0.fleet.misses(&cluster.map()).is_empty() {
+    // Nobody knows what a shard follows that is not there: it is looked at when it comes.
+    if !cluster.0.is_unfinished.load(Ordering::Relaxed) {
         crate::fence::finish_interrupted(&cluster).await?;
-    } else {
-        // Nobody knows what a shard follows that is not there: it is looked at when it comes.
-        cluster.0.is_unfinished.store(true, Ordering::Relaxed);
     }
-    follow(&cluster.0);
     Ok(cluster)
 }
 
 /// As [`open`], but leaves a publication as it was interrupted, and does without no shard; for whoever restores.
 pub(crate) async fn open_as_it_is(settings: ClusterSettings, schema: Schema) -> Result<Cluster, OpenError> {
-    let cluster = open_as(settings, schema, Absent::Refused).await?;
-    follow(&cluster.0);
-    Ok(cluster)
+    open_as(settings, schema, Absent::Refused).await
 }
 
 /// What becomes of a shard that this data directory has had, and whose primary is not there now.
@@ -243,9 +238,11 @@ async fn open_as(settings: ClusterSettings, schema: Schema, absent: Absent) -> R
     let (commits, _) = watch::channel(0);
     let (router, fleet) = (ShardRouter::new(map.clone()), Fleet::new(shards));
     awaited.iter().for_each(|(described, error)| fleet.report(described, router.version(), error));
-    let (repeats, is_unfinished) = (Budget::new(std::time::Instant::now()), AtomicBool::default());
+    let (repeats, is_unfinished) = (Budget::new(std::time::Instant::now()), AtomicBool::new(!awaited.is_empty()));
     let inner = Inner { router, fleet, control, directory, schema, settings, commits, repeats, is_unfinished };
-    Ok(Cluster(Arc::new(inner)))
+    let inner = Arc::new(inner);
+    follow(&inner);
+    Ok(Cluster(inner))
 }
 
 impl<'a> Opener<'a> {

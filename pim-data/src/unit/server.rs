@@ -150,7 +150,11 @@ impl Unit {
         let context = message.context.text();
         let (mut tx, rows) =
             db.begin_calling(until, "pim_enter", &context).await.map_err(|error| self.explain(error))?;
-        self.reached(&rows)?;
+        if let Err(found) = self.reached(&rows) {
+            // Its entry has settled a stored answer: what this commits waits for a standby, and so does who is given it again.
+            tx.commit().await.map_err(|error| self.explain(error))?;
+            return Err(found);
+        }
         let rows = self.run_in(&mut tx, message).await?;
         let head = self.reached(&rows)?;
         tx.commit().await.map_err(|error| self.explain(error))?;
@@ -236,6 +240,10 @@ impl Unit {
         let ask = async || {
             shard.db().read_until(until).await?.query(Statement::of(OUTCOME.clone()).bind_all(context.clone())).await
         };
+        // Asking settles what it finds: who waits for a standby keeps no connection meanwhile.
+        if shard.ready(until, Need::Write).await.is_err() {
+            return Err(UnitError::Unknown(error));
+        }
         // Ends with the deadline. Asking does nothing, so it may be done of whoever is the primary by now.
         let rows = loop {
             match ask().await {

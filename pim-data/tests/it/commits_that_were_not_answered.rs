@@ -5,13 +5,13 @@ use std::sync::Arc;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::signal::SignalRegistry;
-use pim_data::backend::{Db, DbError, ServerSettings};
+use pim_data::backend::{Db, DbError, ServerSettings, SqlPair, Statement, Value};
 use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Tries, Unit, UnitError};
 use serde_json::json;
 
 use super::queueing::{changing, hold, save_notes, soon};
-use super::world::{Customer, World, cx, keyed};
+use super::world::{Customer, World, cx, keyed, uuid};
 use crate::wire::{Cut, Trip, Wanted, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
@@ -131,6 +131,31 @@ async fn the_idempotency_record_tells_and_there_is_one_effect() {
         }
     }
     assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// Guard: whoever asks what became of a commit is told its own number, and told of one that has none.
+#[tokio::test]
+async fn the_record_tells_the_number_of_its_own_unit() {
+    let world = World::new(1).await;
+    let key = Id::<Customer>::random();
+    let home = uuid(key.uuid());
+    let head = format!("INSERT INTO key_head VALUES ({home}, {}, 7)", key.bucket().get());
+    world.raw(key, &head).await.expect("others have written since");
+    let other = Id::<Customer>::random();
+    for (id, n, digit) in [(key, 6, "06"), (other, 0, "07")] {
+        let (digest, request) = (format!("decode(repeat('{digit}', 32), 'hex')"), uuid(Id::<Customer>::random().uuid()));
+        let record = format!(
+            "INSERT INTO idempotency VALUES ({digest}, {}, {digest}, 200, '{{}}', {n}, {request}, 1)",
+            id.bucket().get()
+        );
+        world.raw(id, &record).await.expect("is recorded");
+        let home = id.uuid();
+        let context = json!({"home": home, "bucket": id.bucket().get(), "submission": format!("\\x{}", digit.repeat(32))});
+        let ask = "SELECT n FROM pim_outcome(jsonb_populate_record(NULL::pim_context, ?))";
+        let ask = Statement::of(SqlPair::postgres(ask)).bind(Value::Json(context.to_string()));
+        let told = world.all_powerful(id).await.query(ask).await.expect("answers");
+        assert_eq!(told.first().map(|row| row.count(0).expect("a number")), Some(n));
+    }
 }
 
 #[tokio::test]

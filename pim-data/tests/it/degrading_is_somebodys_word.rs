@@ -8,6 +8,7 @@ use pim_core::id::Id;
 use pim_core::shard::{ShardId, ShardMap};
 use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPair, Statement};
+use pim_data::consistency::Consistency;
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
 use pim_data::relocation::MoveError;
@@ -135,6 +136,48 @@ async fn until_they_take_it_back_and_it_says_so_all_the_time() {
 }
 
 /// The owner too may be at a commit that waits for the standby, and holds the end of a lane meanwhile.
+/// A unit that adds an account and a note of it.
+async fn two_rows(cluster: &Cluster, cx: &RequestContext, id: Id<Customer>) -> Result<(), UnitError> {
+    let mut unit = cluster.begin(cx, id);
+    unit.save(&write(ShopResource::Account), &Account::new(id))?;
+    super::queueing::save_notes(&mut unit, id, 1);
+    tell(&mut unit, "two");
+    unit.answer(200, &serde_json::json!({}));
+    unit.commit().await.map(drop)
+}
+
+/// Guard: an answer that is given again to a unit of several rows, or to a load, is as safe as one that is given now; and whoever
+/// waits for that without a standby keeps no connection from those who read.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn without_it_no_answer_is_given_again() {
+    let ensemble = Ensemble::new();
+    let open = async |probe_every| {
+        let settings = ensemble.settings(&["a", "b"], |servers| servers.settings.probe_every = probe_every);
+        Cluster::open(settings.with_access(Access::Shared), schema()).await.expect("opens")
+    };
+    let (cluster, unaware) = (open(Duration::from_millis(100)).await, open(Duration::from_secs(3600)).await);
+    let (key, id) = (patient(), Id::random());
+    two_rows(&cluster, &key, id).await.expect("commits");
+    let again = |patience| request(patience).with_idempotency(key.idempotency().expect("a key").clone());
+    assert!(matches!(two_rows(&cluster, &again(PATIENCE), id).await, Err(UnitError::Replay(_))));
+    ensemble.second.kill().expect("dies");
+    // Who has not noticed yet sends it: the commit behind the answer waits.
+    let unsafe_yet = two_rows(&unaware, &again(SOON), id).await;
+    assert!(!matches!(unsafe_yet, Err(UnitError::Replay(_))), "{unsafe_yet:?}");
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::NoStandby)).await;
+    let waiting = || ensemble.first.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+    let before = waiting().expect("answers");
+    for _ in 0..4 {
+        let mut unit = cluster.begin(&again(SOON), id);
+        let refused = unit.load::<Account>(&write(ShopResource::Account), id).await;
+        assert!(matches!(refused, Err(UnitError::Database(DbError::NoStandby { .. }))), "{refused:?}");
+    }
+    assert_eq!(waiting().expect("answers"), before, "each would keep one");
+    let points = super::ensemble::points(&cluster, id, &Consistency::Strong).await;
+    assert_eq!(points.expect("reads go on"), 0);
+}
+
 async fn as_owner_hold_the_first_lane(ensemble: &Ensemble) -> tokio::task::JoinHandle<Result<(), DbError>> {
     let secrets = Arc::new(ensemble.secrets.clone());
     let owner = Db::connect("a-owner", secrets, ServerSettings::default()).await.expect("connects");

@@ -158,6 +158,36 @@ async fn hand_typed_rows_live_where_their_bucket_does() {
     world.raw(mine, &record(free.bucket())).await.expect("nor is a record");
 }
 
+/// Guard: what looks like an owner in a snapshot from before the lock may be none any more.
+#[tokio::test]
+async fn nor_by_an_older_snapshot() {
+    let world = World::new(1).await;
+    let mine = world.register().await.id;
+    let new = Id::<Customer>::random();
+    let db = world.powerful(ShardId(0)).await;
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut tx = db.begin().await.expect("begins");
+        tx.script(&format!("SET TRANSACTION ISOLATION LEVEL {level}; SELECT 1 FROM pim_identity")).await.expect("runs");
+        let gone = format!("UPDATE pim_bucket_owned SET state = 'moved' WHERE bucket = {}", new.bucket().get());
+        world.raw(mine, &gone).await.expect("says so");
+        let refused = tx.script(&typed(new, new.bucket())).await;
+        let Err(DbError::Refused { rule, .. }) = refused else { panic!("{level}: {refused:?}") };
+        assert!(rule.contains("pim:isolation-must-be-read-committed"), "{rule}");
+    }
+}
+
+/// Guard: a row stays in its bucket, also where both are this shard's: it would leave one that may be fenced.
+#[tokio::test]
+async fn nor_by_going_to_another_key() {
+    let world = World::new(1).await;
+    let (mine, new) = (world.register().await.id, Id::<Customer>::random());
+    let (id, bucket) = (uuid(new.uuid()), new.bucket().get());
+    let sql = format!("UPDATE account_row SET id = {id}, home_key = {id}, bucket = {bucket}, version = version + 1");
+    let refused = world.raw(mine, &sql).await;
+    let Err(DbError::Refused { rule, .. }) = refused else { panic!("{refused:?}") };
+    assert!(rule.contains("pim:bucket-changed"), "{rule}");
+}
+
 /// A bucket on its way in takes rows, one that leaves or has left takes none.
 #[tokio::test]
 async fn and_not_where_it_leaves_or_has_left() {

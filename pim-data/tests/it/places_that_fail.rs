@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pim_core::context::{RequestContext, RequestId};
 use pim_core::deadline::Deadline;
+use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_core::shard::ShardId;
 use pim_data::backend::{Db, DbError, NotLetIn, SecretError, Secrets, ServerSettings, Statement};
@@ -15,7 +16,7 @@ use pim_data::repository::ReadError;
 use pim_data::unit::UnitError;
 
 use super::moving::eventually;
-use super::world::{Account, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
+use super::world::{Account, Customer, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
 use crate::lines::Lines;
 use crate::wire::Wire;
 
@@ -179,6 +180,39 @@ async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
         assert!(matches!(unit, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{unit:?}");
         assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
     }
+}
+
+/// Guard: whether a bucket has left is asked within the deadline, too: every request for what is not there asks.
+#[tokio::test]
+async fn what_is_not_there_is_not_looked_for_past_the_deadline() {
+    let world = World::new(1).await;
+    world.register().await;
+    let mut held = world.powerful(ShardId(0)).await.begin().await.expect("begins");
+    held.script("LOCK TABLE pim_bucket_owned IN ACCESS EXCLUSIVE MODE").await.expect("locks");
+    let nobody = Id::<Customer>::random();
+    let mut unit = world.cluster.begin(&hurried(), nobody);
+    let loaded = unit.load::<Account>(&write(ShopResource::Account), nobody).await;
+    assert!(matches!(loaded, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{loaded:?}");
+    let permit = read(ShopResource::Account);
+    let found = world.cluster.read::<Account>(&hurried(), &permit, nobody, &Consistency::Strong).await;
+    assert!(matches!(found, Err(ReadError::Deadline | ReadError::Database(DbError::Unanswered))), "{found:?}");
+}
+
+/// Guard: what was put where a name belongs may hold a password, and names are told.
+#[tokio::test]
+async fn a_connection_string_in_place_of_a_name_is_not_repeated() {
+    let folder = Folder::new();
+    let mut wrong = settings(&folder, 1);
+    let servers = wrong.servers.as_mut().expect("servers");
+    servers.control = "postgres://u:hunter2@127.0.0.1/control".to_owned();
+    let error = Cluster::open(wrong, schema()).await.expect_err("must be refused");
+    let text = format!("{} {error:?}", told(&error));
+    assert!(!text.contains("hunter2") && text.contains("the control database"), "{text}");
+    let secrets = Arc::new(crate::server::secrets(folder.path()));
+    let refused = Db::connect("host=h password=hunter2", secrets, ServerSettings::default()).await;
+    let error = refused.expect_err("must be refused");
+    let text = format!("{} {error:?}", told(&error));
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[tokio::test]

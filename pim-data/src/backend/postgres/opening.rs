@@ -22,12 +22,14 @@ const ADDRESSES_MAX: usize = 4;
 pub(super) async fn open(dial: &Dial, target: &Target) -> Result<Conn, DbError> {
     let name = &target.name;
     let (options, _) = options(dial, name).map_err(|source| DbError::Secret { place: name.clone(), source })?;
-    let opening = timeout(dial.settings.connect_timeout, connect(dial, options));
-    let raw = opening.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-    let raw = raw.map_err(|error| refusal::not_let_in(error, name))?;
-    let mut conn = Conn::new(raw, name, target.generation);
-    conn.check_server(target.demand).await?;
-    Ok(conn)
+    // A server may fall silent after it has let somebody in: a slot is not kept for it either.
+    let opening = timeout(dial.settings.connect_timeout, async {
+        let raw = connect(dial, options).await.map_err(|error| refusal::not_let_in(error, name))?;
+        let mut conn = Conn::new(raw, name, target.generation);
+        conn.check_server(target.demand).await?;
+        Ok(conn)
+    });
+    opening.await.unwrap_or_else(|_late| Err(refusal::not_let_in(sqlx::Error::PoolTimedOut, name)))
 }
 
 /// What a name stands for now: the digest of its string, and the addresses behind its host.
@@ -90,4 +92,48 @@ fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConn
             ("jit", "off".to_owned()),
         ])
         .disable_statement_logging()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::backend::{Secrets, SystemResolver};
+
+    /// A connection string for everybody.
+    #[derive(Debug)]
+    struct Same(String);
+
+    impl Secrets for Same {
+        fn secret(&self, _name: &str) -> Result<String, SecretError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    /// Guard: a server that lets somebody in and says nothing more keeps no slot.
+    #[tokio::test]
+    async fn a_server_that_falls_silent_at_the_first_question_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let port = listener.local_addr().expect("an address").port();
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("comes");
+            let mut startup = [0; 1024];
+            let _greeting = client.read(&mut startup).await.expect("says who it is");
+            // AuthenticationOk, and ready for a query.
+            client.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await.expect("lets it in");
+            std::future::pending::<()>().await;
+            drop(client);
+        });
+        let settings = ServerSettings { connect_timeout: Duration::from_millis(300), ..ServerSettings::default() };
+        let secrets = Arc::new(Same(format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable")));
+        let dial = Dial { secrets, resolver: Arc::new(SystemResolver), settings, alarm: Arc::default() };
+        let opened = timeout(Duration::from_secs(20), open(&dial, &Target::new("a".to_owned()))).await;
+        let refused = opened.expect("ends");
+        assert!(matches!(refused, Err(DbError::Unreachable { .. })), "{refused:?}");
+        server.abort();
+    }
 }

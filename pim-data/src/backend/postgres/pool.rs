@@ -91,7 +91,9 @@ impl Pool {
     /// Looks whether its name stands for something else by now. What cannot be looked up stays as it was.
     pub(super) async fn refresh(&self) -> bool {
         let name = self.name();
-        let Ok((dsn, addresses)) = opening::look_up(&self.0.dial, &name).await else { return false };
+        // Who waits for a name service keeps nobody from being probed.
+        let looked_up = timeout(self.0.dial.settings.probe_max, opening::look_up(&self.0.dial, &name)).await;
+        let Ok(Ok((dsn, addresses))) = looked_up else { return false };
         self.0.target.send_if_modified(|target| target.name == name && target.stands_for(dsn, addresses))
     }
 

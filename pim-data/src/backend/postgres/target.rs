@@ -3,6 +3,10 @@
 use std::net::IpAddr;
 
 use crate::backend::Demand;
+use crate::backend::secret::check_name;
+
+/// Stands for what is no name of a secret; it is none itself.
+const NO_NAME: &str = "(no name of a secret)";
 
 /// Where a pool's connections lead. It is replaced as a whole, so that each connection can say by which it was opened.
 #[derive(Clone, Debug)]
@@ -21,8 +25,10 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) const fn new(name: String) -> Self {
+    /// What is no name may be a connection string, and a name is told in errors and logs.
+    pub(super) fn new(name: String) -> Self {
         let demand = Demand { primary: false, term: 0 };
+        let name = if check_name(&name).is_ok() { name } else { NO_NAME.to_owned() };
         Self { name, demand, generation: 0, era: 0, dsn: None, addresses: Vec::new() }
     }
 

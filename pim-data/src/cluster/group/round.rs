@@ -32,14 +32,14 @@ impl Group {
         let before = *self.standing.borrow();
         let answers = self.ask(before.term).await;
         let after = self.judge(before, round, &answers);
-        if (before.endpoint, before.term) != (after.endpoint, after.term) {
-            // From here on a change of the new name is noticed too.
-            self.refresh().await;
-        }
         self.show(after, &answers);
         // Nobody comes back to what was left meanwhile.
         self.standing.send_modify(|now| *now = Standing { left: now.left, ..after });
         self.tell(before, after);
+        if (before.endpoint, before.term) != (after.endpoint, after.term) {
+            // From here on a change of the new name is noticed too.
+            self.refresh().await;
+        }
         if let Some(Ok(answer)) = answers.get(after.endpoint)
             && after.state != PrimaryState::Silent
             && answer.told_term != Some(after.term)
