@@ -110,7 +110,8 @@ impl MoveError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Exchanged(_) | Self::Directory(_) => true,
+            Self::Busy | Self::NotDrained | Self::Unsettled => true,
+            Self::Degraded(_) | Self::Exchanged(_) | Self::Directory(_) => true,
             Self::Shard { source, .. } | Self::Journal(source) => source.is_retryable(),
             _ => false,
         }

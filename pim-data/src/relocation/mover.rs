@@ -111,7 +111,7 @@ impl Mover {
 
     /// What a degraded shard has acknowledged may be lost with its primary. Rows that had left it by then would be without the
     /// records that stay.
-    fn is_degraded(&self, shard: ShardId) -> bool {
+    pub(super) fn is_degraded(&self, shard: ShardId) -> bool {
         let shard = self.cluster.shard(shard);
         shard.is_some_and(|shard| shard.group().is_some_and(|group| group.degraded().is_some()))
     }

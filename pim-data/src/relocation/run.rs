@@ -101,8 +101,17 @@ impl Run {
         ends.into_iter().find(is_end).map_or(Ok(()), |end| Err(MoveError::Exchanged(end.shard)))
     }
 
+    /// Refuses to go on while an end acknowledges what may be lost with its primary: rows and records must not part then. Whoever
+    /// does not know of it yet writes nothing that no standby has.
+    fn loses_nothing(&self) -> Result<(), MoveError> {
+        let ends = [self.record.source, self.record.target];
+        let degraded = ends.into_iter().find(|shard| self.mover.is_degraded(*shard));
+        degraded.map_or(Ok(()), |shard| Err(MoveError::Degraded(shard)))
+    }
+
     /// The target takes copies from now on.
     async fn begin(&mut self) -> Result<(), MoveError> {
+        self.loses_nothing()?;
         let owned = self.owned()?;
         let version = self.mover.cluster.map().version();
         hand_over::receive(&self.copier.target, &owned, version).await?;
@@ -111,6 +120,7 @@ impl Run {
 
     /// Copies until little changes meanwhile, waits for a lull, and fences the source.
     async fn copy_and_fence(&mut self) -> Result<(), MoveError> {
+        self.loses_nothing()?;
         let settings = self.mover.settings;
         for _ in 0..settings.passes_max.max(1) {
             if self.pass().await? <= settings.calm_keys {
@@ -121,6 +131,7 @@ impl Run {
         let publishing = self.mover.cluster.publishing().await?;
         self.mover.cluster.catch_up(&publishing).await?;
         self.leads_there()?;
+        self.loses_nothing()?;
         self.owned()?;
         let ready = self.prepare()?;
         // Before the fence: whoever finds the row knows that there may be one to lift. And before the last lull: it takes a while,
@@ -184,6 +195,8 @@ impl Run {
         let (copied, (keys, buckets)) = self.copier.finish(&mut self.settled).await?;
         // Asked last: by then the relay has had the time that it needs to write down where it is.
         self.outflow().await?;
+        // What was copied before an end was degraded may be on no standby by now.
+        self.loses_nothing()?;
         let report = &mut self.record.report;
         report.keys = keys;
         report.rows = buckets.iter().map(|it| it.rows).sum();

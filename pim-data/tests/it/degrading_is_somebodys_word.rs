@@ -11,13 +11,13 @@ use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPa
 use pim_data::consistency::Consistency;
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
-use pim_data::relocation::MoveError;
+use pim_data::relocation::{MoveError, MoveStep};
 use pim_data::unit::UnitError;
 
 use super::ensemble::{
     Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard,
 };
-use super::moving::mover;
+use super::moving::{go_on_to, mover};
 use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
 
 const SOON: Duration = Duration::from_millis(700);
@@ -255,6 +255,32 @@ async fn and_no_bucket_comes_or_goes_meanwhile() {
     }
     assert_eq!(world.cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None);
     mover.plan(&cx, [here.bucket()], THERE).await.expect("is planned");
+}
+
+/// Guard: `Run::step` asks again. What a target has acknowledged alone would be lost with it, and the source has removed it.
+#[tokio::test]
+async fn and_a_move_that_was_planned_before_waits_until_that_ends() {
+    let world = World::new(2).await;
+    let permit = write(ShopResource::Account);
+    let here = register_on(&world.cluster, HERE).await;
+    let (mover, _tap) = mover(&world.cluster);
+    let planned = mover.plan(&request(PATIENCE), [here.bucket()], THERE).await.expect("is planned");
+    let mut run = mover.take_up(planned.id).await.expect("is free");
+    for step in [MoveStep::Planned, MoveStep::Copying, MoveStep::Fenced] {
+        for degraded in [HERE, THERE] {
+            go_on_to(&mut run, step).await;
+            let cx = request(PATIENCE);
+            world.cluster.degrade(&cx, &permit, degraded, &reason()).await.expect("is told");
+            let refused = run.step(&cx).await;
+            assert!(matches!(refused, Err(MoveError::Degraded(shard)) if shard == degraded), "{step:?}: {refused:?}");
+            set(&world.cluster, &cx, here, 5).await.expect("the source takes writes");
+            let ended = world.cluster.end_degrading(&cx, &permit, degraded, &reason()).await;
+            assert_eq!(ended.expect("is told"), None);
+        }
+    }
+    drop(run);
+    let done = mover.run(&request(PATIENCE), planned.id).await.expect("moves");
+    assert_eq!(done.step, MoveStep::Done);
 }
 
 #[tokio::test]
