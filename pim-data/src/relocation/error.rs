@@ -67,6 +67,9 @@ pub enum MoveError {
     /// The source's events were not published in time; the source takes writes again.
     #[error("the source's outbox did not drain in time")]
     NotDrained,
+    /// An end did not answer in time while writers waited.
+    #[error("the fence was there for too long: an end of the move does not answer")]
+    Late,
     /// Somebody lifted the fence again and again, such as by publishing maps.
     #[error("the fence did not last until the map was published")]
     Unsettled,
@@ -110,7 +113,7 @@ impl MoveError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy | Self::NotDrained | Self::Unsettled => true,
+            Self::Busy | Self::NotDrained | Self::Late | Self::Unsettled => true,
             Self::Degraded(_) | Self::Exchanged(_) | Self::Directory(_) => true,
             Self::Shard { source, .. } | Self::Journal(source) => source.is_retryable(),
             _ => false,
@@ -134,7 +137,12 @@ impl IntoProblem for MoveError {
                 .detail("a shard is degraded: end that before buckets move")
                 .with("shard", shard.0),
             Self::Parked => Problem::of(problem::CONFLICT).detail("a key of the buckets is parked at the relay"),
-            Self::Busy | Self::NotDrained | Self::Unsettled | Self::Exchanged(_) | Self::Directory(_) => {
+            Self::Busy
+            | Self::NotDrained
+            | Self::Late
+            | Self::Unsettled
+            | Self::Exchanged(_)
+            | Self::Directory(_) => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }
             Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not move buckets"),

@@ -29,7 +29,8 @@ pub struct MoveSettings {
     /// How long to wait, before the fence, for a moment in which few keys have changed and nothing of the buckets waits to be
     /// published; passes go on meanwhile.
     pub lull_max: Duration,
-    /// How long the fence may last while the outbox drains. Writers that wait for longer are refused.
+    /// How long the fence may last while the outbox drains and both ends are compared; then it is lifted. Writers that wait for
+    /// longer are refused.
     pub pause_max: Duration,
 }
 

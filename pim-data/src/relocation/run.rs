@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pim_core::context::RequestContext;
 use pim_core::shard::{Bucket, Epoch, ShardId, ShardMap};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::copy::{Copier, End, Settled};
 use super::layout::Layout;
@@ -20,6 +20,12 @@ const LOOK: Duration = Duration::from_millis(2);
 const LULL_LOOK: Duration = Duration::from_millis(10);
 /// How long to wait for another lull right before the fence, while nobody else can publish a map.
 const LAST_LULL_MAX: Duration = Duration::from_millis(100);
+/// How long a fence may take to go up or down. No database waits longer for the writers in flight.
+const FENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a publication has at least, however much of the pause is over: it cannot be broken off everywhere.
+const PUBLISH_MIN: Duration = Duration::from_secs(1);
+/// How long shards that may not answer are asked whether a map that came to nothing can be forgotten.
+const FORGET_MAX: Duration = Duration::from_secs(1);
 
 /// A move that somebody carries out. Dropping it stops wherever it is; the next [`Mover::take_up`] goes on.
 #[derive(Debug)]
@@ -39,6 +45,8 @@ struct Pause {
     /// Nobody else publishes a map.
     publishing: Publishing,
     since: Instant,
+    /// Whatever is not done by then is given up: writers wait.
+    until: Instant,
     /// The map that gives the buckets away, and that map on the disk.
     ready: (ShardMap, PreparedMap),
 }
@@ -76,14 +84,17 @@ impl Run {
         match self.record.step {
             MoveStep::Planned => self.begin().await?,
             MoveStep::Copying => self.copy_and_fence().await?,
-            MoveStep::Fenced if self.paused.is_none() => self.unfence().await?,
-            MoveStep::Fenced => {
-                if let Err(error) = self.drain().await {
-                    // What is refused here must not keep the bucket from taking writes.
-                    self.unfence().await?;
-                    return Err(error);
+            MoveStep::Fenced => match self.paused.as_ref().map(|pause| pause.until) {
+                None => self.unfence().await?,
+                Some(until) => {
+                    let drained = timeout_at(until, self.drain(until)).await;
+                    if let Err(error) = drained.unwrap_or(Err(MoveError::Late)) {
+                        // What is refused here must not keep the bucket from taking writes.
+                        self.unfence().await?;
+                        return Err(error);
+                    }
                 }
-            }
+            },
             MoveStep::Activating => self.activate().await?,
             MoveStep::Activated => self.conclude(cx).await?,
             MoveStep::Done | MoveStep::Cancelled => {}
@@ -147,12 +158,14 @@ impl Run {
             return Err(error);
         }
         let since = Instant::now();
-        if let Err(error) = hand_over::fence(&self.copier.source, &self.record.buckets).await {
+        let fenced = timeout(FENCE_MAX, hand_over::fence(&self.copier.source, &self.record.buckets)).await;
+        if let Err(error) = fenced.unwrap_or(Err(MoveError::Late)) {
             // It may be up all the same, if its answer was lost on the way.
             self.unfence_by(publishing).await?;
             return Err(error);
         }
-        self.paused = Some(Pause { publishing, since, ready });
+        let until = Instant::now() + settings.pause_max;
+        self.paused = Some(Pause { publishing, since, until, ready });
         Ok(())
     }
 
@@ -188,13 +201,14 @@ impl Run {
         Ok((next, prepared))
     }
 
-    /// Brings the last changes over while the last events go out, and compares both ends.
-    async fn drain(&mut self) -> Result<(), MoveError> {
+    /// Brings the last changes over while the last events go out, and compares both ends. Dropped, it has changed nothing that
+    /// copying again does not.
+    async fn drain(&mut self, until: Instant) -> Result<(), MoveError> {
         // Wakes a relay of this process.
         self.mover.cluster.0.commits.send_modify(|count| *count += 1);
         let (copied, (keys, buckets)) = self.copier.finish(&mut self.settled).await?;
         // Asked last: by then the relay has had the time that it needs to write down where it is.
-        self.outflow().await?;
+        self.outflow(until).await?;
         // What was copied before an end was degraded may be on no standby by now.
         self.loses_nothing()?;
         let report = &mut self.record.report;
@@ -210,14 +224,15 @@ impl Run {
     /// Publishes the map that gives the buckets to the target, unless that has happened.
     async fn activate(&mut self) -> Result<(), MoveError> {
         let cluster = self.mover.cluster.clone();
-        let (publishing, paused) = match self.paused.take() {
+        let least = Instant::now() + PUBLISH_MIN;
+        let (publishing, paused, until) = match self.paused.take() {
             // Nobody has published since: it was seen before the fence that no other map is about to come.
-            Some(Pause { publishing, since, ready }) => (publishing, Some((since, ready))),
+            Some(Pause { publishing, since, until, ready }) => (publishing, Some((since, ready)), until.max(least)),
             None => {
                 let publishing = cluster.publishing().await?;
                 cluster.catch_up(&publishing).await?;
                 self.leads_there()?;
-                (publishing, None)
+                (publishing, None, Instant::now() + self.mover.settings.pause_max.max(PUBLISH_MIN))
             }
         };
         let map = cluster.map();
@@ -231,10 +246,11 @@ impl Run {
                 Some((since, ready)) => (Some(since), ready),
                 None => (None, self.prepare()?),
             };
-            match cluster.publish_moved(next, prepared).await {
+            match timeout_at(until, cluster.publish_moved(next, prepared)).await {
                 // Somebody has lifted the fence, so the source may have taken writes since.
-                Err(PublishError::NotEmpty(_)) => return self.unfence_by(publishing).await,
-                published => published?,
+                Ok(Err(PublishError::NotEmpty(_))) => return self.unfence_by(publishing).await,
+                Ok(published) => published?,
+                Err(_elapsed) => return Err(self.publishes_late().await),
             }
             if let Some(since) = since {
                 let paused = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -266,12 +282,18 @@ impl Run {
     /// As [`Run::unfence`], by whoever holds the place of the publisher until then.
     async fn unfence_by(&mut self, publishing: Publishing) -> Result<(), MoveError> {
         let shard = self.record.source;
-        let lifted = hand_over::lift(&self.copier.source.db, &self.record.buckets).await;
-        lifted.map_err(|source| MoveError::Shard { shard, source })?;
+        let lifted = timeout(FENCE_MAX, hand_over::lift(&self.copier.source.db, &self.record.buckets)).await;
+        lifted.map_err(|_elapsed| MoveError::Late)?.map_err(|source| MoveError::Shard { shard, source })?;
         // Where it stays, because a shard does not answer, the next map that is kept takes its place.
-        let _kept = self.mover.cluster.forget_prepared(&publishing).await;
+        let _kept = timeout(FORGET_MAX, self.mover.cluster.forget_prepared(&publishing)).await;
         self.record.map_version = 0;
-        self.advance(MoveStep::Planned).await
+        timeout(FENCE_MAX, self.advance(MoveStep::Planned)).await.unwrap_or(Err(MoveError::Late))
+    }
+
+    /// Lifts the fence unless the source has given the buckets away: whoever goes on finds out which of the two it was.
+    async fn publishes_late(&self) -> MoveError {
+        let _lifted = timeout(FENCE_MAX, hand_over::lift(&self.copier.source.db, &self.record.buckets)).await;
+        MoveError::Late
     }
 
     pub(super) async fn cancel(&mut self) -> Result<(), MoveError> {
@@ -297,10 +319,9 @@ impl Run {
     }
 
     /// Waits until nothing of the buckets waits to be published.
-    async fn outflow(&self) -> Result<(), MoveError> {
-        let give_up = Instant::now() + self.mover.settings.pause_max;
+    async fn outflow(&self, until: Instant) -> Result<(), MoveError> {
         while self.is_waiting().await? {
-            if Instant::now() >= give_up {
+            if Instant::now() + LOOK >= until {
                 return Err(MoveError::NotDrained);
             }
             tokio::time::sleep(LOOK).await;
@@ -319,9 +340,13 @@ impl Run {
         }
     }
 
+    /// What is in hand says no more than what is written down, also when this is dropped.
     async fn advance(&mut self, step: MoveStep) -> Result<(), MoveError> {
-        let before = std::mem::replace(&mut self.record.step, step);
-        self.record.changed_at = self.mover.cluster.clock().now();
-        journal::advance(self.mover.control(), &self.record, before).await.inspect_err(|_| self.record.step = before)
+        let mut next = self.record.clone();
+        next.step = step;
+        next.changed_at = self.mover.cluster.clock().now();
+        journal::advance(self.mover.control(), &next, self.record.step).await?;
+        self.record = next;
+        Ok(())
     }
 }

@@ -219,6 +219,33 @@ async fn a_fence_waits_for_the_write_in_flight_and_takes_it_along() {
     assert_eq!(seen.expect("is there").points, 99);
 }
 
+/// Guard: one deadline bounds all that is done under the fence: a target that hangs keeps no healthy source's bucket shut.
+#[tokio::test]
+async fn a_target_that_falls_silent_under_the_fence_has_it_lifted() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(2, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-1-owner");
+        settings
+    })
+    .await;
+    let mut account = filled(&world).await;
+    while home_of(&world, &account).0 != ShardId(0) {
+        account = filled(&world).await;
+    }
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], ShardId(1)).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
+    wire.fall_silent();
+    let context = cx();
+    let stepped = tokio::time::timeout(Duration::from_secs(25), run.step(&context)).await;
+    let refused = stepped.expect("it does not wait for the target").expect_err("it cannot be compared");
+    assert!(refused.is_retryable(), "{refused:?}");
+    assert_eq!(run.record().step, MoveStep::Planned);
+    world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
+    assert_eq!(world.cluster.router().route(&account.id).shard, ShardId(0));
+}
+
 /// Guard: the record of a move waits for whoever writes to its lane, as every unit does.
 #[tokio::test]
 async fn the_record_of_a_move_waits_for_its_lane() {
