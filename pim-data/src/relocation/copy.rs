@@ -38,7 +38,7 @@ pub(super) struct Settled {
 }
 
 /// Copies some buckets from one shard to another.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Copier {
     pub(super) layout: Layout,
     pub(super) source: End,
@@ -266,6 +266,11 @@ impl Copier {
     pub(super) fn differs(&self, bucket: u16) -> MoveError {
         let found = self.buckets.iter().find(|it| it.get() == bucket);
         MoveError::Differs { bucket: *found.unwrap_or(&self.buckets[0]) }
+    }
+
+    /// As it is, of some of the buckets.
+    pub(super) fn only(&self, buckets: Vec<Bucket>) -> Self {
+        Self { buckets, ..self.clone() }
     }
 
     /// Removes what an end has of the buckets, in transactions of bounded size. Each makes sure that the end does not own

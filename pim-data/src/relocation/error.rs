@@ -137,12 +137,7 @@ impl IntoProblem for MoveError {
                 .detail("a shard is degraded: end that before buckets move")
                 .with("shard", shard.0),
             Self::Parked => Problem::of(problem::CONFLICT).detail("a key of the buckets is parked at the relay"),
-            Self::Busy
-            | Self::NotDrained
-            | Self::Late
-            | Self::Unsettled
-            | Self::Exchanged(_)
-            | Self::Directory(_) => {
+            Self::Busy | Self::NotDrained | Self::Late | Self::Unsettled | Self::Exchanged(_) | Self::Directory(_) => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }
             Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not move buckets"),

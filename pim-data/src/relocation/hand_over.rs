@@ -34,6 +34,15 @@ pub(super) async fn receive(target: &End, buckets: &[(Bucket, Epoch)], version: 
     marked.await.map_err(failed(target))
 }
 
+/// Those of the buckets that the target is to receive.
+pub(super) async fn incoming(target: &End, buckets: &[Bucket]) -> Result<Vec<Bucket>, MoveError> {
+    let list = list_of(buckets);
+    let text = format!("SELECT bucket FROM pim_bucket_owned WHERE bucket IN ({list}) AND state = 'incoming'");
+    let rows = target.db.query(generated(text)).await.map_err(failed(target))?;
+    let found: BTreeSet<i64> = rows.iter().map(|row| row.int(0)).collect::<Result<_, _>>()?;
+    Ok(buckets.iter().filter(|bucket| found.contains(&i64::from(bucket.get()))).copied().collect())
+}
+
 /// The target forgets that it was to receive.
 pub(super) async fn decline(target: &End, buckets: &[Bucket]) -> Result<(), MoveError> {
     let list = list_of(buckets);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::MoveError;
-use crate::backend::{Db, DbError, Row, Statement, Value};
+use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
 
 pim_core::closed_enum! {
     /// How far a move has come.
@@ -130,15 +130,41 @@ impl MoveRecord {
     }
 }
 
-/// Writes down a new move.
-pub(super) async fn plan(control: &Db, cx: &RequestContext, record: &MoveRecord) -> Result<(), DbError> {
+/// Whoever plans a move waits for whoever plans another. The embedded engine has one writer.
+const ALONE: SqlPair = SqlPair::postgres("SELECT pg_advisory_xact_lock(7464, 0)");
+
+/// Refuses buckets that are part of a move that is not over.
+pub(super) fn check_free(open: &[MoveRecord], buckets: &[Bucket]) -> Result<(), MoveError> {
+    for other in open {
+        if let Some(&bucket) = other.buckets.iter().find(|bucket| buckets.contains(bucket)) {
+            return Err(MoveError::Taken { bucket, other: other.id });
+        }
+    }
+    Ok(())
+}
+
+/// Writes down a new move, unless another has one of its buckets by now.
+pub(super) async fn plan(control: &Db, cx: &RequestContext, record: &MoveRecord) -> Result<(), MoveError> {
+    let lock = if control.engine() == Engine::Postgres { vec![Statement::of(ALONE)] } else { Vec::new() };
+    let mut tx = control.begin_with(&lock).await?.0;
+    // A statement of its own: it sees what whoever held the lock has written.
+    let open = tx.query(Statement::of(SqlPair::generated(open_moves()))).await?;
+    let open: Vec<_> = open.iter().map(MoveRecord::of).collect::<Result<_, _>>()?;
+    if let Err(taken) = check_free(&open, &record.buckets) {
+        tx.rollback().await?;
+        return Err(taken);
+    }
+    tx.commit_with(vec![insert(cx, record)]).await?;
+    Ok(())
+}
+
+fn insert(cx: &RequestContext, record: &MoveRecord) -> Statement {
     let text = "INSERT INTO pim_move (id, buckets, source, target, step, map_version, reverses, report, began_at, \
                 changed_at, request_id, user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let insert = Statement::same(text).bind(record.id).bind(json(&record.buckets));
     let insert = insert.bind(record.source.0).bind(record.target.0).bind(record.step.name()).bind(record.map_version);
     let insert = insert.bind(record.reverses).bind(json(&record.report)).bind(record.began_at);
-    let insert = insert.bind(record.changed_at).bind(cx.request_id().uuid()).bind(cx.actor().subject().as_str());
-    control.begin().await?.commit_with(vec![insert]).await.map(drop)
+    insert.bind(record.changed_at).bind(cx.request_id().uuid()).bind(cx.actor().subject().as_str())
 }
 
 /// Writes down how far a move has come, unless somebody else has done so since.
@@ -157,7 +183,7 @@ pub(super) async fn advance(control: &Db, record: &MoveRecord, before: MoveStep)
 /// One move.
 pub(super) async fn find(control: &Db, id: Uuid) -> Result<MoveRecord, MoveError> {
     let text = format!("SELECT {COLUMNS} FROM pim_move WHERE id = ?");
-    let select = Statement::of(crate::backend::SqlPair::generated(text)).bind(id);
+    let select = Statement::of(SqlPair::generated(text)).bind(id);
     let rows = control.query(select).await?;
     Ok(MoveRecord::of(rows.first().ok_or(MoveError::Unknown(id))?)?)
 }
@@ -165,15 +191,18 @@ pub(super) async fn find(control: &Db, id: Uuid) -> Result<MoveRecord, MoveError
 /// The newest moves, at most `most`.
 pub(super) async fn list(control: &Db, most: u32) -> Result<Vec<MoveRecord>, DbError> {
     let text = format!("SELECT {COLUMNS} FROM pim_move ORDER BY began_at DESC, id DESC LIMIT {most}");
-    let rows = control.query(Statement::of(crate::backend::SqlPair::generated(text))).await?;
+    let rows = control.query(Statement::of(SqlPair::generated(text))).await?;
     rows.iter().map(MoveRecord::of).collect()
 }
 
 /// Moves that are not over, oldest first.
 pub(super) async fn open(control: &Db) -> Result<Vec<MoveRecord>, DbError> {
-    let text = format!("SELECT {COLUMNS} FROM pim_move WHERE step NOT IN ('done', 'cancelled') ORDER BY began_at, id");
-    let rows = control.query(Statement::of(crate::backend::SqlPair::generated(text))).await?;
+    let rows = control.query(Statement::of(SqlPair::generated(open_moves()))).await?;
     rows.iter().map(MoveRecord::of).collect()
+}
+
+fn open_moves() -> String {
+    format!("SELECT {COLUMNS} FROM pim_move WHERE step NOT IN ('done', 'cancelled') ORDER BY began_at, id")
 }
 
 fn json<T: Serialize>(value: &T) -> Value {

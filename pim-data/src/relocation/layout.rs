@@ -35,7 +35,7 @@ pub(super) enum Role {
 }
 
 /// A table whose rows are found by home key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KeyPart {
     pub(super) table: String,
     pub(super) key: String,
@@ -48,7 +48,7 @@ pub(super) struct KeyPart {
 }
 
 /// A table whose rows are found by bucket.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct BucketPart {
     pub(super) table: &'static str,
     pub(super) columns: Vec<String>,
@@ -56,7 +56,7 @@ pub(super) struct BucketPart {
 }
 
 /// Everything that moves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) keys: Vec<KeyPart>,
     pub(super) buckets: Vec<BucketPart>,

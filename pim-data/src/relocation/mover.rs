@@ -90,15 +90,12 @@ impl Mover {
         if let Some(shard) = [source, target].into_iter().find(|shard| self.is_degraded(*shard)) {
             return Err(MoveError::Degraded(shard));
         }
-        for other in journal::open(self.control()).await? {
-            if let Some(&bucket) = other.buckets.iter().find(|bucket| buckets.contains(bucket)) {
-                return Err(MoveError::Taken { bucket, other: other.id });
-            }
-        }
+        let buckets: Vec<Bucket> = buckets.into_iter().collect();
+        journal::check_free(&journal::open(self.control()).await?, &buckets)?;
         let now = self.cluster.clock().now();
         Ok(MoveRecord {
             id: Uuid::new_v4(),
-            buckets: buckets.into_iter().collect(),
+            buckets,
             source,
             target,
             step: MoveStep::Planned,

@@ -303,7 +303,11 @@ impl Run {
             MoveStep::Fenced => self.unfence().await?,
             _ => return Err(MoveError::Step { id: self.record.id, step }),
         }
-        self.copier.clear(&self.copier.target, "incoming").await?;
+        // Before the first step the target says of some that they have left it, and whatever it owns stays with it.
+        let incoming = hand_over::incoming(&self.copier.target, &self.record.buckets).await?;
+        if !incoming.is_empty() {
+            self.copier.only(incoming).clear(&self.copier.target, "incoming").await?;
+        }
         hand_over::decline(&self.copier.target, &self.record.buckets).await?;
         self.advance(MoveStep::Cancelled).await
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use pim_core::shard::ShardId;
 use pim_data::audit::AuditFilter;
-use pim_data::cluster::{Access, Cluster};
+use pim_data::backend::Engine;
+use pim_data::cluster::{Access, CONTROL, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveSettings, MoveStep};
 use pim_data::repository::Page;
 use pim_data::unit::{Tries, UnitError};
 
+use super::ENGINE;
 use super::world::{
     Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, trail_of, write,
 };
@@ -318,6 +320,48 @@ async fn a_move_given_up_leaves_the_source_as_it_was() {
     let again = mover.plan(&cx(), [account.id.bucket()], to).await.expect("may be planned again");
     drop(at_step(&mover, &again, MoveStep::Activated).await);
     assert!(matches!(mover.cancel(again.id).await, Err(MoveError::Step { .. })), "the map has changed");
+}
+
+/// Guard: giving up clears only what the target was to receive, and before the first step that is nothing.
+#[tokio::test]
+async fn a_way_back_that_has_not_begun_may_be_given_up() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    mover.run(&cx(), planned.id).await.expect("moves");
+    let back = mover.plan_reverse(&cx(), planned.id).await.expect("plans");
+    assert_eq!(mover.cancel(back.id).await.expect("gives up").step, MoveStep::Cancelled);
+    assert_eq!(rows_on(&world, to, &account).await, FILLED);
+    let again = mover.plan_reverse(&cx(), planned.id).await.expect("may be planned again");
+    drop(at_step(&mover, &again, MoveStep::Copying).await);
+    assert_eq!(mover.cancel(again.id).await.expect("gives up").step, MoveStep::Cancelled);
+    world.change(account.id, |account| account.points = 7).await.expect("takes writes");
+}
+
+/// Guard: a bucket is looked for in other moves where the new one is written down, not before.
+#[tokio::test]
+async fn of_two_that_plan_a_bucket_at_once_one_is_refused() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    // Nothing can be written down before both have looked.
+    let mut tx = world.cluster.database(CONTROL).expect("the control database").begin().await.expect("begins");
+    if ENGINE == Engine::Postgres {
+        tx.script("LOCK TABLE pim_move IN SHARE ROW EXCLUSIVE MODE").await.expect("locks");
+    }
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tx.rollback().await.expect("ends");
+    };
+    let context = cx();
+    let plan = || mover.plan(&context, [account.id.bucket()], to);
+    let (first, second, ()) = tokio::join!(plan(), plan(), release);
+    let both = [first, second];
+    let refused = both.iter().filter(|planned| matches!(planned, Err(MoveError::Taken { .. }))).count();
+    assert_eq!((refused, mover.unfinished().await.expect("reads").len()), (1, 1), "{both:?}");
 }
 
 #[tokio::test]

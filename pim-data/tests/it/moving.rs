@@ -66,8 +66,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 
 pub(crate) fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
     let tap = Arc::new(Tap::default());
-    let short =
-        MoveSettings { pause_max: Duration::from_secs(3), lull_max: Duration::ZERO, ..MoveSettings::default() };
+    let short = MoveSettings { pause_max: Duration::from_secs(3), lull_max: Duration::ZERO, ..MoveSettings::default() };
     (Mover::new(cluster, tap.clone()).with_settings(short), tap)
 }
 
