@@ -73,6 +73,9 @@ pub(crate) fn pairs() -> [SqlPair; 12] {
 const LEFT: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(50), attempts_max: 12 };
 
+/// A bucket, and the shard that has its rows already.
+type Copied = (Bucket, ShardId);
+
 /// Which database is asked of a shard; `None` to ask none.
 type Instead = (ShardId, Option<Db>);
 
@@ -189,7 +192,7 @@ impl Cluster {
         publishing: &Publishing,
         step: &Step<'_>,
         green: Vec<Shard>,
-        copied: &BTreeSet<Bucket>,
+        copied: &BTreeSet<Copied>,
     ) -> Result<(), PublishError> {
         let blue = self.turn_green(publishing, green);
         let published = async {
@@ -249,19 +252,19 @@ impl Cluster {
 
     /// Givers first, so that no bucket has two owners at any instant. Each shard follows all of the map then, whatever it said
     /// before. The rows of `copied` are at their new owner.
-    async fn fence_all(&self, step: &Step<'_>, copied: &BTreeSet<Bucket>) -> Result<(), PublishError> {
+    async fn fence_all(&self, step: &Step<'_>, copied: &BTreeSet<Copied>) -> Result<(), PublishError> {
         self.give_all(step, copied).await?;
         join_all(step.takers().map(|id| self.take(id, step.next))).await.into_iter().collect()
     }
 
     /// As far as a move needs it whose rows are at their new owner, while writers wait: nobody but its buckets' owners is asked.
     async fn fence_moved(&self, step: &Step<'_>) -> Result<(), PublishError> {
-        let moved = step.handovers.iter().map(|handover| handover.bucket).collect();
+        let moved = step.handovers.iter().map(|handover| (handover.bucket, handover.to)).collect();
         self.give_all(step, &moved).await?;
         let takers: BTreeSet<ShardId> = step.handovers.iter().map(|handover| handover.to).collect();
         let version = step.next.version().0;
         for shard in takers {
-            let gained = step.next.buckets_of(shard).filter(|(bucket, _)| moved.contains(bucket));
+            let gained = step.next.buckets_of(shard).filter(|(bucket, _)| moved.contains(&(*bucket, shard)));
             let gained: Vec<_> = gained.map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
             let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
             let db = open.governed();
@@ -275,7 +278,7 @@ impl Cluster {
     }
 
     /// What was given before somebody could not give goes back: nobody has taken it yet.
-    async fn give_all(&self, step: &Step<'_>, copied: &BTreeSet<Bucket>) -> Result<(), PublishError> {
+    async fn give_all(&self, step: &Step<'_>, copied: &BTreeSet<Copied>) -> Result<(), PublishError> {
         let mut given = Vec::new();
         for described in step.current.shards() {
             let leaving: Vec<_> =
@@ -300,7 +303,7 @@ impl Cluster {
         shard: ShardId,
         leaving: &[Handover],
         version: MapVersion,
-        copied: &BTreeSet<Bucket>,
+        copied: &BTreeSet<Copied>,
     ) -> Result<(), PublishError> {
         let failed = |source| PublishError::Shard { shard, source };
         let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
@@ -415,9 +418,9 @@ async fn give_on_server(
     db: &Db,
     leaving: &[Handover],
     version: MapVersion,
-    copied: &BTreeSet<Bucket>,
+    copied: &BTreeSet<Copied>,
 ) -> Result<Option<i64>, DbError> {
-    let element = |it: &Handover| json!([it.bucket.get(), it.to.0, copied.contains(&it.bucket)]);
+    let element = |it: &Handover| json!([it.bucket.get(), it.to.0, copied.contains(&(it.bucket, it.to))]);
     let list = list_of(leaving.iter().map(element).collect());
     let rows = db.change(Statement::of(GIVE_SERVER).bind(list).bind(version.0)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -429,14 +432,14 @@ async fn give_in_file(
     db: &Db,
     leaving: &[Handover],
     version: MapVersion,
-    copied: &BTreeSet<Bucket>,
+    copied: &BTreeSet<Copied>,
 ) -> Result<Option<i64>, DbError> {
     let (must_be_fenced, must_be_empty): (Vec<_>, Vec<_>) =
-        leaving.iter().map(|handover| handover.bucket).partition(|bucket| copied.contains(bucket));
+        leaving.iter().map(|it| (it.bucket, it.to)).partition(|given| copied.contains(given));
     let mut look = Vec::new();
     for (question, buckets) in [(HELD, must_be_empty), (UNFENCED, must_be_fenced)] {
         if !buckets.is_empty() {
-            let buckets = buckets.iter().map(|bucket| json!([bucket.get()])).collect();
+            let buckets = buckets.iter().map(|(bucket, _)| json!([bucket.get()])).collect();
             look.push(Statement::of(question).bind(list_of(buckets)));
         }
     }

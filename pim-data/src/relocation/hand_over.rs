@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pim_core::shard::{Bucket, Epoch, MapVersion};
+use pim_core::shard::{Bucket, Epoch, MapVersion, ShardId};
 
 use super::MoveError;
 use super::copy::End;
@@ -102,13 +102,14 @@ fn numbers(buckets: &[Bucket]) -> Value {
     Value::Json(serde_json::Value::from(list).to_string())
 }
 
-/// Buckets whose rows a move has brought to the new owner, so that the map of this version may give them away.
-pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTreeSet<Bucket>, DbError> {
+/// Buckets whose rows a move has brought to a new owner, and to which: the map of this version may give them to nobody else.
+pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTreeSet<(Bucket, ShardId)>, DbError> {
     let moves = journal::open(control).await?;
     // Also where the map had its name already, and a power loss took that back.
     let is_there = |step| matches!(step, MoveStep::Activating | MoveStep::Activated);
     let ready = |it: &super::MoveRecord| is_there(it.step) && it.map_version == version.0;
-    Ok(moves.into_iter().filter(ready).flat_map(|it| it.buckets).collect())
+    let to = |it: super::MoveRecord| it.buckets.into_iter().map(move |bucket| (bucket, it.target));
+    Ok(moves.into_iter().filter(ready).flat_map(to).collect())
 }
 
 /// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed.

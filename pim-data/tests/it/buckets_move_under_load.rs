@@ -364,6 +364,28 @@ async fn of_two_that_plan_a_bucket_at_once_one_is_refused() {
     assert_eq!((refused, mover.unfinished().await.expect("reads").len()), (1, 1), "{both:?}");
 }
 
+/// Guard: a map gives a bucket away as copied only to whom it was copied.
+#[tokio::test]
+async fn a_map_for_somebody_else_is_not_the_moves_own() {
+    let world = World::new(3).await;
+    let account = filled(&world).await;
+    let bucket = account.id.bucket();
+    let from = world.cluster.router().route(&account.id).shard;
+    let (to, other) = (ShardId((from.0 + 1) % 3), ShardId((from.0 + 2) % 3));
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
+    drop(at_step(&mover, &planned, MoveStep::Activating).await);
+    // Somebody has begun to publish another map of that version.
+    let begun = world.cluster.map().reassign([bucket], other).expect("a successor");
+    std::fs::write(world.folder.path().join("maps").join("2.toml"), begun.to_toml()).expect("writes");
+    let mut tx = world.powerful(other).await.begin().await.expect("begins");
+    tx.script("UPDATE pim_bucket_owned SET map_version = 2 WHERE state = 'owned'").await.expect("runs");
+    tx.commit().await.expect("commits");
+    assert_eq!(mover.run(&cx(), planned.id).await.expect("moves").step, MoveStep::Done);
+    assert_eq!(world.cluster.router().route(&account.id).shard, to);
+    assert_eq!(rows_on(&world, to, &account).await, FILLED);
+}
+
 #[tokio::test]
 async fn what_cannot_be_moved_is_refused_by_name() {
     let world = World::new(2).await;
