@@ -112,10 +112,12 @@ pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTree
     Ok(moves.into_iter().filter(ready).flat_map(to).collect())
 }
 
-/// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed.
+/// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed. What the
+/// source has given away by then is not its own any more: that is no fence.
 pub(crate) async fn lift_abandoned(cluster: &Cluster) -> Result<(), DbError> {
     let control = cluster.0.control.db();
-    let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(|it| it.step == MoveStep::Fenced).collect();
+    let is_fenced = |it: &super::MoveRecord| matches!(it.step, MoveStep::Fenced | MoveStep::Activating);
+    let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(is_fenced).collect();
     if fenced.is_empty() {
         return Ok(());
     }
