@@ -109,6 +109,39 @@ async fn a_move_whose_mover_is_gone_is_brought_to_its_end() {
     assert_eq!(seen.status, StatusCode::OK);
 }
 
+/// Guard: a move that cannot go on is noted, and those behind it go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_cannot_go_on_keeps_no_other_back() {
+    let world = World::new().await;
+    let (id, from, to) = patient(&world, "a").await;
+    let actor = service_actor("test").unwrap();
+    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
+    let mover = Mover::new(&world.cluster, std::sync::Arc::new(OutboxOutlet));
+    let mut empty = None;
+    for (bucket, _) in world.cluster.map().buckets_of(ShardId(from)).filter(|(bucket, _)| *bucket != id.bucket()) {
+        let stuck = mover.plan(&cx, [bucket], ShardId(to)).await.unwrap();
+        let elsewhere = world.cluster.map().reassign([bucket], ShardId(to)).unwrap();
+        // A bucket without rows goes by a map alone: its move finds it elsewhere, for ever.
+        if world.cluster.publish_map(&elsewhere).await.is_ok() {
+            empty = Some(stuck.id);
+            break;
+        }
+        mover.cancel(stuck.id).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(1));
+    let behind = mover.plan(&cx, [id.bucket()], ShardId(to)).await.unwrap();
+    world.clock.advance(Duration::from_secs(6));
+    let _relay = relayed(&world);
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    while mover.find(behind.id).await.unwrap().step != MoveStep::Done {
+        assert!(tokio::time::Instant::now() < give_up, "nobody went on with it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let stuck = empty.expect("some bucket has no rows");
+    assert_eq!(mover.find(stuck).await.unwrap().step, MoveStep::Planned);
+    assert_eq!(mover.cancel(stuck).await.unwrap().step, MoveStep::Cancelled);
+}
+
 #[tokio::test]
 async fn what_is_no_move_is_refused_by_name() {
     let world = World::new().await;
