@@ -149,6 +149,15 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         server: Server::Postgres,
+        what: "relays on servers that are lost",
+        lacks: lacks_programs,
+        package: "pim-events",
+        of: Of::Servers,
+        flags: &["--ignored"],
+        tests: "postgres::",
+    },
+    Suite {
+        server: Server::Postgres,
         what: "a service of one's own on PostgreSQL",
         lacks: lacks_postgres,
         package: "lending",

@@ -37,8 +37,8 @@ impl Cursor {
         })
     }
 
-    /// Takes or gives back lanes, so that living relays have equal shares. `None` when the lease is another's by now, else
-    /// whether there are new lanes.
+    /// Takes or gives back lanes, so that living relays have equal shares. `None` when the lease is another's or of another
+    /// era by now, else whether there are new lanes.
     pub(super) async fn share(&mut self, db: &Db, length: Duration) -> Result<Option<bool>, DbError> {
         match self {
             Self::Sequence { .. } => Ok(Some(false)),
@@ -46,10 +46,10 @@ impl Cursor {
         }
     }
 
-    /// The next events, at most `max`, in the order of writing.
-    pub(super) async fn behind(&mut self, db: &Db, max: usize) -> Result<Vec<Row>, DbError> {
+    /// The next events, at most `max`, in the order of writing. `None` when the server is not what it was when the lease was taken.
+    pub(super) async fn behind(&mut self, db: &Db, max: usize) -> Result<Option<Vec<Row>>, DbError> {
         match self {
-            Self::Sequence { sent, .. } => db.query(row::behind(*sent, max)).await,
+            Self::Sequence { sent, .. } => db.query(row::behind(*sent, max)).await.map(Some),
             Self::Windows(windows) => windows.next(db, max).await,
         }
     }
@@ -70,7 +70,8 @@ impl Cursor {
         }
     }
 
-    /// Writes the position together with `with`, and renews the lease. False when the lease is another's by now.
+    /// Writes the position together with `with`, and renews the lease. False when the lease is another's or of
+    /// another era by now.
     pub(super) async fn save(&mut self, db: &Db, length: Duration, with: Vec<Statement>) -> Result<bool, DbError> {
         match self {
             Self::Sequence { lease, sent } => {

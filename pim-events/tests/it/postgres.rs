@@ -33,5 +33,6 @@ promises! {
 // What only a server promises.
 promises! {
     events_live_where_their_bucket_does in "events_live_where_their_bucket_does.rs",
+    relays_outlive_failovers in "relays_outlive_failovers.rs",
     windows_skip_nobody in "windows_skip_nobody.rs",
 }

@@ -127,9 +127,14 @@ pub struct Rig {
 
 impl Rig {
     pub async fn open(folder: &Path) -> Self {
+        Self::over(folder, settings(folder, 2).with_access(Access::Shared)).await
+    }
+
+    /// Over other databases than those of this level.
+    pub async fn over(folder: &Path, settings: ClusterSettings) -> Self {
         let registry = registry();
         let schema = Schema::builder().events(&registry).build().unwrap();
-        let cluster = Cluster::open(settings(folder, 2).with_access(Access::Shared), schema).await.unwrap();
+        let cluster = Cluster::open(settings, schema).await.unwrap();
         let bus = EmbeddedBus::open(&folder.join("bus.db"), BusSettings::default(), Clock::system()).await.unwrap();
         let store = store(folder).await;
         Self { cluster, bus, store, registry }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful, relay_settings};
 
-/// The first event of a key, written by a transaction that stays open.
-async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
+/// The first event of a key, as the arguments of `pim_outbox_append`.
+pub(super) fn first_event(home: HomeKey) -> (String, String) {
     let context = json!({
         "bucket": home.bucket().get(), "epoch": 1, "home": home.uuid(), "at": 1, "user_id": "u-1", "role": "person",
         "request": Uuid::new_v4(), "trace": pim_core::context::TraceContext::root().to_string(),
@@ -19,9 +19,14 @@ async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
         "id": Uuid::now_v7(), "topic": "domain.v1", "type": Happened::TYPE, "version": 1, "aggregate": Happened::AGGREGATE,
         "aggregate_id": Uuid::nil(), "aggregate_version": 1, "payload": payload,
     }]);
+    (context.to_string(), event.to_string())
+}
+
+/// The same, written by a transaction that stays open.
+async fn open_with_event(db: &Db, home: HomeKey) -> Transaction {
     const APPEND: &str = "SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, ?), ?, 1)";
-    let append = Statement::of(SqlPair::postgres(APPEND));
-    let append = append.bind(Value::Json(context.to_string())).bind(Value::Json(event.to_string()));
+    let (context, event) = first_event(home);
+    let append = Statement::of(SqlPair::postgres(APPEND)).bind(Value::Json(context)).bind(Value::Json(event));
     let (tx, _none) = db.begin_with(&[append]).await.unwrap();
     tx
 }
@@ -82,7 +87,8 @@ async fn who_commits_late_is_sent_by_the_next_relay() {
     assert_eq!(sent(&rig).await, 4, "and nothing is sent twice");
 }
 
-async fn sent(rig: &Rig) -> u64 {
+/// How many events are on the bus.
+pub(super) async fn sent(rig: &Rig) -> u64 {
     use pim_events::Subscriber as _;
     let mut total = 0;
     for partition in 0..rig.bus.partitions(pim_events::DOMAIN_TOPIC).await.unwrap() {
@@ -160,4 +166,69 @@ async fn a_stale_relay_moves_no_cursor() {
     // At the latest now it writes how far it is.
     relay.end().await;
     assert_eq!(number(&db, "SELECT count(*) FROM outbox_cursor WHERE low::text <> '1:1:'").await, 0);
+}
+
+/// The end of windows as a server told it that had given out many more ids, and whose successor does not know of them.
+const AHEAD: &str = "CREATE SEQUENCE public.told;
+GRANT USAGE ON SEQUENCE public.told TO PUBLIC;
+CREATE OR REPLACE FUNCTION pim_outbox_end(low pg_snapshot, most bigint) RETURNS pg_snapshot LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  ahead text := pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 100000;
+BEGIN
+  PERFORM nextval('public.told');
+  RETURN (ahead || ':' || ahead || ':')::pg_snapshot;
+END $$";
+
+/// Lets a relay believe that it has sent more than there has been yet; to what has windows end as they do.
+async fn lead_astray(db: &Db, looks: u64) -> String {
+    let defined = Statement::of(SqlPair::postgres("SELECT pg_get_functiondef('pim_outbox_end'::regproc)"));
+    let defined = db.query(defined).await.unwrap()[0].text(0).unwrap().to_owned();
+    let mut tx = db.begin().await.unwrap();
+    tx.script(AHEAD).await.unwrap();
+    tx.commit().await.unwrap();
+    eventually("it has looked", || async { number(db, "SELECT last_value FROM public.told").await >= looks }).await;
+    defined
+}
+
+/// What is left of an era after a recovery.
+const RECOVERED: &str = "DELETE FROM outbox_era";
+
+/// Guard: what a server has said before it lost ids is not compared with what it says afterwards (`Windows::next`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_are_given_out_again_are_sent() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let db = powerful(&rig, home).await;
+    // Nothing but what another era ends makes it ask for its lanes again meanwhile.
+    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let defined = lead_astray(&db, 3).await;
+    let mut successor = open_with_event(&db, home).await;
+    successor.script(&defined).await.unwrap();
+    successor.script(RECOVERED).await.unwrap();
+    successor.commit().await.unwrap();
+    eventually("sent", || async { sent(&rig).await == 1 }).await;
+    relay.end().await;
+    assert_eq!(number(&db, "SELECT count(owner) FROM outbox_cursor").await, 0, "and its lanes are free");
+}
+
+/// Guard: nor is it written (`window::SAVE`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_of_before_a_recovery_is_not_written() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let db = powerful(&rig, patient()).await;
+    // After its eighth look it rests for longer than this takes, and writes when it is told to end.
+    let settings = RelaySettings { lease_ms: 60_000, pause_max_ms: 20_000, ..relay_settings() };
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let defined = lead_astray(&db, 8).await;
+    let mut recovery = db.begin().await.unwrap();
+    recovery.script(&defined).await.unwrap();
+    recovery.script(RECOVERED).await.unwrap();
+    recovery.commit().await.unwrap();
+    relay.end().await;
+    const AHEAD: &str =
+        "SELECT count(*) FROM outbox_cursor WHERE pg_snapshot_xmax(low) > pg_snapshot_xmax(pg_current_snapshot())";
+    assert_eq!(number(&db, AHEAD).await, 0);
 }

@@ -48,7 +48,7 @@ enum TaskError {
     Row(#[from] RowError),
     #[error("publish")]
     Bus(#[from] BusError),
-    #[error("the lease is another relay's")]
+    #[error("the lease is another relay's, or of another era")]
     Lost,
     #[error("too many held keys")]
     Full,
@@ -118,14 +118,19 @@ impl Task {
                 Err(error) => break Err(error),
             }
         };
+        // A failure that ended the tenure must neither lose what is known nor keep the next relay waiting.
+        let outcome = match outcome {
+            Err(TaskError::Lost) => outcome,
+            _ => match self.save(&mut tenure, Vec::new()).await {
+                Ok(()) => outcome,
+                Err(TaskError::Lost) => Err(TaskError::Lost),
+                Err(error) => return Err(error),
+            },
+        };
         if matches!(outcome, Err(TaskError::Lost)) {
             self.signals.lease(LeaseChange::Lost);
-            // Of several lanes only some may be lost.
-            tenure.cursor.release(&self.source.db).await?;
-            return outcome;
         }
-        // A failure that ended the tenure must neither lose what is known nor keep the next relay waiting.
-        self.save(&mut tenure, Vec::new()).await?;
+        // Of several lanes only some may be lost, and of another era none.
         tenure.cursor.release(&self.source.db).await?;
         outcome
     }
@@ -143,7 +148,7 @@ impl Task {
         if tenure.held.is_full() {
             return Err(TaskError::Full);
         }
-        let rows = tenure.cursor.behind(&self.source.db, self.settings.batch_max).await?;
+        let rows = tenure.cursor.behind(&self.source.db, self.settings.batch_max).await?.ok_or(TaskError::Lost)?;
         let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let Some(last) = rows.last().map(|row| row.event.seq) else {

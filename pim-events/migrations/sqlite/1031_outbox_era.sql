@@ -1,0 +1,1 @@
+-- Of a file there is one position, a number that is given out once.
