@@ -1,7 +1,8 @@
 //! The inbox of commands: one row for each consumer, event and target, in the transaction of the command itself.
 
-use pim_data::backend::{Db, DbError, Statement};
+use pim_data::backend::{Db, DbError, SqlPair, Statement};
 use pim_data::unit::{CommitFacts, PartCall, PartError, UnitError, UnitPart};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// The inbox row of one command, as a part of its unit.
@@ -37,13 +38,25 @@ impl UnitPart for InboxPart {
     }
 }
 
-/// Whether the command has been committed before.
-pub(super) async fn is_done(db: &Db, consumer: &str, event: Uuid, target: Uuid) -> Result<bool, DbError> {
-    let asked = Statement::same("SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?");
-    Ok(!db.query(asked.bind(consumer).bind(event).bind(target)).await?.is_empty())
+/// After a crash a row may be there that no standby ever had. Whoever finds it on a server commits something behind it, there
+/// and by the same statement, and so waits for whomever a commit waits for.
+const DONE: SqlPair = SqlPair::of(
+    "SELECT pim_settle() FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?",
+    "SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?",
+);
+
+/// Whether the command has been committed before, and is as safe as if it were committed now.
+pub(super) async fn is_done(
+    db: &Db,
+    consumer: &str,
+    (event, target): (Uuid, Uuid),
+    until: Instant,
+) -> Result<bool, DbError> {
+    let asked = Statement::of(DONE).bind(consumer).bind(event).bind(target);
+    Ok(!db.read_until(until).await?.query(asked).await?.is_empty())
 }
 
-/// Whether a commit failed because another run of the same command was first.
+/// Whether a commit failed because another run of the same command was first. That one may not be confirmed yet.
 pub(super) fn lost_race(error: &UnitError) -> bool {
     matches!(error, UnitError::Database(DbError::Refused { rule, unique: true }) if rule.contains("command_inbox"))
 }

@@ -46,16 +46,20 @@ impl CommandHandler for Answer {
     }
 }
 
-async fn commands(rig: &Rig) -> CommandRunner {
+pub(super) async fn commands(rig: &Rig) -> CommandRunner {
+    commands_of(rig, Arc::new(Answer)).await
+}
+
+pub(super) async fn commands_of(rig: &Rig, handler: Arc<dyn CommandHandler>) -> CommandRunner {
     let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
     let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
     let settings = CommandSettings { consumer, ..CommandSettings::of(service) };
-    let handlers: Vec<Arc<dyn CommandHandler>> = vec![Arc::new(Answer)];
+    let handlers: Vec<Arc<dyn CommandHandler>> = vec![handler];
     CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, handlers, &settings).await.unwrap()
 }
 
 /// Causes of all answers, in all outboxes.
-async fn answers(rig: &Rig) -> Vec<Uuid> {
+pub(super) async fn answers(rig: &Rig) -> Vec<Uuid> {
     let mut all = Vec::new();
     for source in pim_events::Source::all(&rig.cluster) {
         let asked = Statement::same("SELECT causation FROM outbox_event WHERE event_type = 'answer.given'");
@@ -64,7 +68,7 @@ async fn answers(rig: &Rig) -> Vec<Uuid> {
     all
 }
 
-async fn forget_position(rig: &Rig) {
+pub(super) async fn forget_position(rig: &Rig) {
     let mut tx = rig.store.db().begin().await.unwrap();
     for table in ["projection_checkpoint", "inbox_head"] {
         tx.script(&format!("DELETE FROM {table} WHERE consumer = 'answer'")).await.unwrap();

@@ -83,7 +83,7 @@ impl CommandSink {
                 Target::Control(key) => (CONTROL, self.cluster.begin_control(&cx, key)),
             };
             let db = self.cluster.database(shard).ok_or(UnitError::UnknownShard(shard))?;
-            if inbox::is_done(&db, consumer, event.id, target.key().uuid()).await? {
+            if inbox::is_done(&db, consumer, (event.id, target.key().uuid()), cx.deadline().instant()).await? {
                 return Ok(());
             }
             unit.part::<InboxPart>().enter(consumer, event.id);
@@ -100,7 +100,8 @@ impl CommandSink {
                     self.spans.keep(span.of_event(event.id));
                     return Ok(());
                 }
-                Err(error) if inbox::lost_race(&error) => return Ok(()),
+                // Done, if it is confirmed: looked up once more.
+                Err(error) if inbox::lost_race(&error) => {}
                 Err(error) if tries.again(&error).await => {}
                 Err(error) => return Err(error.into()),
             }
