@@ -43,7 +43,7 @@ BEGIN
     RETURN NEW;
   END IF;
   -- A snapshot from before the lock may show an owner that is none any more.
-  IF current_setting('transaction_isolation') <> 'read committed' THEN
+  IF 'read committed' <> current_setting('transaction_isolation') THEN
     RAISE EXCEPTION 'pim:isolation-must-be-read-committed' USING ERRCODE = 'PM006';
   END IF;
   IF current_setting('app.bulk', true) IS DISTINCT FROM 'on' THEN
