@@ -53,9 +53,9 @@ pub struct ClusterSettings {
     pub map: Option<ShardMap>,
     /// How far behind the replica connections of each shard are; zero reads the newest commit. At most ten seconds.
     pub replica_delay: Duration,
-    /// Most reading connections a shard.
+    /// Most reading connections a shard in a file; servers have [`ServerSettings::connections_max`].
     pub readers_max: usize,
-    /// How long a writer waits for one in another process.
+    /// How long a writer of a file waits for one in another process.
     pub busy_timeout: Duration,
     /// How often it is looked for a map that another process has published; at least every ten milliseconds. A fence that
     /// refuses a unit makes it look at once.

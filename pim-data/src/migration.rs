@@ -96,7 +96,7 @@ pub enum MigrateError {
     /// A step, or the declaration that it was generated from, was changed after it had been applied.
     #[error(
         "migration {version} ({name}) is not the one that was applied: another build wrote this data, so choose a new \
-         place for yours; whoever changes a released step adds a new one instead"
+         place for yours; whoever changes a released step adds a new one instead, and a released table of an entity stays as it is"
     )]
     Edited {
         /// Which step.

@@ -1,6 +1,7 @@
 //! Opens the library in a temporary folder, or on the servers that `LENDING_SECRETS` has connection strings of, lends until Ctrl-C, and says what its telemetry came to.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -25,13 +26,30 @@ async fn metrics(State(told): State<Arc<(SignalRegistry, TraceStore)>>, headers:
     ([(CONTENT_TYPE, format.media_type())], render(&told.0, format, &told.1))
 }
 
+/// An error with what is behind it: each says what to do about it.
+fn reasons(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |behind| format!("{error}: {}", reasons(behind)))
+}
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", reasons(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
     let telemetry = Telemetry::builder("lending").install()?;
     let (mut registry, traces) = (SignalRegistry::new(), TraceStore::new(10_000));
     let signals = Signals::bind(&mut registry, &traces)?;
-    let folder = std::env::temp_dir().join("pim-lending");
     let secrets = std::env::var_os("LENDING_SECRETS").map(|place| Arc::new(FileSecrets::in_folder(place)) as _);
+    // A folder belongs to one engine.
+    let name = if secrets.is_some() { "pim-lending-on-servers" } else { "pim-lending" };
+    let folder = std::env::temp_dir().join(name);
     let (house, works) = House::open(&folder, secrets, &signals).await?;
 
     let sign_in = SignIn::new()?;

@@ -34,7 +34,8 @@ impl Default for DbSettings {
 /// How an endpoint of a server is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// Most connections at once; opened when first needed.
+    /// Most connections of one pool; opened when first needed. A program has one for writes and one for reads of each endpoint,
+    /// one connection to probe with, and two of the owner: allow a server `2 × connections_max + 3` for each program.
     pub connections_max: usize,
     /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
     /// next one; units of several rows go by themselves, and are not counted. A server on few processors, or whose flushes are slow, writes more
@@ -48,7 +49,7 @@ pub struct ServerSettings {
     pub connect_timeout: Duration,
     /// A connection that nobody used for this long is asked whether it is still there.
     pub idle_check_after: Duration,
-    /// Longest transaction and longest wait for a lock; a fence never waits longer for a writer.
+    /// Longest statement, reads included, longest transaction and longest wait for a lock; a fence never waits longer for a writer.
     pub transaction_max: Duration,
     /// Longest call of those that have no deadline of a request.
     pub call_max: Duration,

@@ -79,7 +79,7 @@ pub enum DirectoryError {
         asked: &'static str,
     },
     /// It is not there, and no map was given to make it with.
-    #[error("data directory {} has not been made yet: give the number of shards", path.display())]
+    #[error("data directory {} has not been made yet: give a map to make it with", path.display())]
     Absent {
         /// The folder.
         path: PathBuf,

@@ -41,7 +41,7 @@ impl Tries {
 
     /// Whether the unit should be run again; waits before it says yes, and takes over a newer map when the fence refused.
     ///
-    /// What other writers are the reason for is repeated eight times at most. What a server is the reason for also stands under
+    /// What other writers are the reason for is run eight times at most. What a server is the reason for also stands under
     /// a budget of the cluster: every fifth request, ten more a second, 200 saved up.
     pub async fn again(&mut self, error: &UnitError) -> bool {
         self.made += 1;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Role;
 use super::api::{self, Api, segment};
@@ -18,7 +18,7 @@ use crate::exit::Failure;
 pub(crate) enum ShardVerb {
     /// Lists the shards with their health.
     List,
-    /// Prints the map in force.
+    /// Prints the map in force, as a file that can be edited and published; its digest, which the next one names as its parent, comes first.
     Map,
     /// Publishes a new map, or tells what publishing would change.
     Publish {
@@ -183,6 +183,27 @@ pub(super) fn show(name: &str, path: &str, role: Role, json: bool) -> Result<()>
     Ok(())
 }
 
+/// The map in force: for people as the file that `lab shard publish` takes.
+fn show_map(json: bool) -> Result<()> {
+    let document = Api::of(Role::Sre)?.get("/v1/admin/shards/map")?;
+    match document["toml"].as_str() {
+        Some(toml) if !json => {
+            say(&format!(
+                "# The next one: `version` {}, `parent` {}\n{toml}",
+                following(&document),
+                document["digest"]
+            ));
+        }
+        _ => print("shard-map", &document, json),
+    }
+    Ok(())
+}
+
+/// The version that may follow.
+fn following(map: &Value) -> u64 {
+    map["version"].as_u64().unwrap_or_default() + 1
+}
+
 /// Whether the lab runs, and how it is.
 pub(super) fn status(json: bool) -> Result<()> {
     let known = if api::named().is_some() { Ok(None) } else { State::load().map(Some) };
@@ -271,7 +292,7 @@ pub(super) fn lineage(entity: &str, id: &str, as_of: Option<&str>, verify: bool,
 pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
     match verb {
         ShardVerb::List => show("shards", "/v1/admin/shards", Role::Sre, json),
-        ShardVerb::Map => show("shard-map", "/v1/admin/shards/map", Role::Sre, json),
+        ShardVerb::Map => show_map(json),
         ShardVerb::Publish { map, dry_run } => {
             let text = text_of(map)?;
             let path = format!("/v1/admin/shards/map?dry_run={dry_run}");
@@ -314,7 +335,7 @@ fn check_map(name: &str, map: &Path, json: bool) -> Result<()> {
     let asked = json!({"map": text_of(map)?});
     let told = Api::of(Role::Sre)?.post("/v1/admin/shards/map?dry_run=true", &asked)?;
     print(name, &told, json);
-    let is_error = |finding: &serde_json::Value| finding["severity"] == "error";
+    let is_error = |finding: &Value| finding["severity"] == "error";
     if told["findings"].as_array().is_some_and(|findings| findings.iter().any(is_error)) {
         return Err(Failure::Threshold.because("the map may not be published"));
     }

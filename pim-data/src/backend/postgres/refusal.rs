@@ -29,7 +29,9 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
         "23505" => refused(refusal, refusal.constraint().unwrap_or("unique"), true),
         "23503" => refused(refusal, "FOREIGN KEY", false),
         code if code.starts_with("23") => refused(refusal, refusal.constraint().unwrap_or("constraint"), false),
-        "42501" => refused(refusal, "permission or row-level security", false),
+        "42501" => {
+            refused(refusal, "permission or row-level security; a program logs in as a member of pim_app", false)
+        }
         "22P05" | "22021" => refused(refusal, "text that PostgreSQL cannot keep, such as a NUL character", false),
         "25006" => DbError::ReadOnly { place: place.to_owned() },
         // Serialisation, deadlock, lock time-out.
