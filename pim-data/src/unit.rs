@@ -16,6 +16,7 @@ pub use commit::Committed;
 pub use error::UnitError;
 pub use part::{CommitFacts, PartCall, PartError, UnitPart};
 pub(crate) use server::SETTLE;
+use server::SETTLE_ANSWER;
 pub use tries::Tries;
 
 use std::any::Any;
@@ -178,7 +179,11 @@ impl Unit {
                 // It waits for a standby as a commit does: without one nobody keeps a connection for it.
                 let until = in_time(&self.cx)?;
                 shard.ready(until, Need::Write).await.inspect_err(|error| self.complain(error))?;
-                shard.db().read_until(until).await?.query(Statement::of(SETTLE)).await?;
+                let settle = Statement::of(SETTLE_ANSWER).bind(idempotency::scope_bind(&self.cx));
+                if shard.db().read_until(until).await?.query(settle).await?.is_empty() {
+                    // Another server took over meanwhile that never had it: the next run finds out.
+                    return Err(UnitError::Conflict);
+                }
             }
             return Err(found);
         }

@@ -25,6 +25,9 @@ static OUTCOME: LazyLock<SqlPair> =
 /// standby had it. This commits something of its own behind it, which waits for whomever a commit waits for.
 pub(crate) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
 
+/// The same behind an answer that was read: in one statement, for the server that is asked now may not have it.
+pub(super) const SETTLE_ANSWER: SqlPair = SqlPair::postgres("SELECT pim_settle() FROM idempotency WHERE scope = ?");
+
 fn of_context(call: &str) -> SqlPair {
     SqlPair::generated_postgres(call.replace("{context}", CONTEXT))
 }
@@ -32,7 +35,7 @@ fn of_context(call: &str) -> SqlPair {
 /// Every statement of a unit that is sent to a server.
 pub(super) fn pairs<'c>(calls: impl Iterator<Item = &'c Calls>) -> Vec<SqlPair> {
     let writes = calls.flat_map(|calls| calls.together.iter().chain([&calls.write]).cloned());
-    [ENTER.clone(), LEAVE.clone(), OUTCOME.clone(), SETTLE].into_iter().chain(writes).collect()
+    [ENTER.clone(), LEAVE.clone(), OUTCOME.clone(), SETTLE, SETTLE_ANSWER].into_iter().chain(writes).collect()
 }
 
 impl Unit {
