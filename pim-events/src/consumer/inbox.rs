@@ -41,7 +41,7 @@ impl UnitPart for InboxPart {
 /// After a crash a row may be there that no standby ever had. Whoever finds it on a server commits something behind it, there
 /// and by the same statement, and so waits for whomever a commit waits for.
 const DONE: SqlPair = SqlPair::of(
-    "SELECT pim_settle() FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?",
+    "SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ? AND pim_settle() IS NOT NULL",
     "SELECT 1 FROM command_inbox WHERE consumer = ? AND event_id = ? AND target_key = ?",
 );
 
