@@ -143,19 +143,39 @@ async fn the_record_tells_the_number_of_its_own_unit() {
     world.raw(key, &head).await.expect("others have written since");
     let other = Id::<Customer>::random();
     for (id, n, digit) in [(key, 6, "06"), (other, 0, "07")] {
-        let (digest, request) = (format!("decode(repeat('{digit}', 32), 'hex')"), uuid(Id::<Customer>::random().uuid()));
+        let (digest, request) =
+            (format!("decode(repeat('{digit}', 32), 'hex')"), uuid(Id::<Customer>::random().uuid()));
         let record = format!(
             "INSERT INTO idempotency VALUES ({digest}, {}, {digest}, 200, '{{}}', {n}, {request}, 1)",
             id.bucket().get()
         );
         world.raw(id, &record).await.expect("is recorded");
         let home = id.uuid();
-        let context = json!({"home": home, "bucket": id.bucket().get(), "submission": format!("\\x{}", digit.repeat(32))});
+        let context =
+            json!({"home": home, "bucket": id.bucket().get(), "submission": format!("\\x{}", digit.repeat(32))});
         let ask = "SELECT n FROM pim_outcome(jsonb_populate_record(NULL::pim_context, ?))";
         let ask = Statement::of(SqlPair::postgres(ask)).bind(Value::Json(context.to_string()));
         let told = world.all_powerful(id).await.query(ask).await.expect("answers");
         assert_eq!(told.first().map(|row| row.count(0).expect("a number")), Some(n));
     }
+}
+
+/// Guard: an answer is settled where it is. A server that takes over between the two may never have had it.
+#[tokio::test]
+async fn an_answer_that_is_gone_when_it_is_settled_is_not_given() {
+    let world = World::new(1).await;
+    let id = world.register().await.id;
+    let request = keyed("once", "{}");
+    loaded(&world, &request, id, 0).await.expect("loads").commit().await.expect("commits");
+    let again = loaded(&world, &request, id, 0).await.map(drop);
+    assert!(matches!(again, Err(UnitError::Replay(_))), "{again:?}");
+    // Whoever looks sees it once, and not again.
+    let once = "CREATE SEQUENCE public.looks; GRANT USAGE ON SEQUENCE public.looks TO pim_app;
+        ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY once ON idempotency USING (nextval('public.looks') = 1)";
+    world.raw(id, once).await.expect("runs");
+    let again = loaded(&world, &request, id, 0).await.map(drop);
+    assert!(matches!(again, Err(UnitError::Conflict)), "{again:?}");
 }
 
 #[tokio::test]

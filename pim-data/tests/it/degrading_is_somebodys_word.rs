@@ -8,15 +8,13 @@ use pim_core::id::Id;
 use pim_core::shard::{ShardId, ShardMap};
 use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPair, Statement};
-use pim_data::consistency::Consistency;
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
+use pim_data::consistency::Consistency;
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
 use pim_data::relocation::{MoveError, MoveStep};
 use pim_data::unit::UnitError;
 
-use super::ensemble::{
-    Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard,
-};
+use super::ensemble::{Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard};
 use super::moving::{go_on_to, mover};
 use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
 
@@ -166,7 +164,8 @@ async fn without_it_no_answer_is_given_again() {
     let unsafe_yet = two_rows(&unaware, &again(SOON), id).await;
     assert!(!matches!(unsafe_yet, Err(UnitError::Replay(_))), "{unsafe_yet:?}");
     until_shard(&cluster, |it| it.primary == Some(PrimaryState::NoStandby)).await;
-    let waiting = || ensemble.first.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+    let waiting =
+        || ensemble.first.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
     let before = waiting().expect("answers");
     for _ in 0..4 {
         let mut unit = cluster.begin(&again(SOON), id);
@@ -332,7 +331,11 @@ struct WithoutOwner(Arc<dyn Secrets>);
 impl Secrets for WithoutOwner {
     fn secret(&self, name: &str) -> Result<String, SecretError> {
         let place = "the test".to_owned();
-        if name.ends_with("-owner") { Err(SecretError::Absent { name: name.to_owned(), place }) } else { self.0.secret(name) }
+        if name.ends_with("-owner") {
+            Err(SecretError::Absent { name: name.to_owned(), place })
+        } else {
+            self.0.secret(name)
+        }
     }
 }
 

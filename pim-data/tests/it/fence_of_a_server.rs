@@ -17,7 +17,8 @@ fn entry(id: Id<Customer>, epoch: u64) -> Json {
         "request": uuid::Uuid::new_v4(), "trace": "", "at": 1})
 }
 
-const ENTER: SqlPair = SqlPair::postgres("SELECT n, replay FROM pim_enter(jsonb_populate_record(NULL::pim_context, ?))");
+const ENTER: SqlPair =
+    SqlPair::postgres("SELECT n, replay FROM pim_enter(jsonb_populate_record(NULL::pim_context, ?))");
 
 async fn enter(db: &Db, entry: &Json) -> Result<(), DbError> {
     let call = Statement::of(ENTER);
@@ -83,7 +84,9 @@ async fn a_refusal_names_the_newer_map_and_the_owner() {
     ] {
         world.raw(account.id, &owned(change)).await.expect("runs");
         let refused = enter(&db, &entry(account.id, epoch)).await;
-        let Err(DbError::Fence { newest: 7, owner: found, draining }) = refused else { panic!("{change}: {refused:?}") };
+        let Err(DbError::Fence { newest: 7, owner: found, draining }) = refused else {
+            panic!("{change}: {refused:?}")
+        };
         assert_eq!((found, draining), (owner, change.contains("draining") || change.contains("incoming")), "{change}");
     }
 }

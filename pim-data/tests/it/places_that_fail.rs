@@ -51,7 +51,11 @@ const CASES: &[(&str, Change, &[&str])] = &[
     ("no connection string", |_, _| "hunter2".to_owned(), &["shard-1", "postgres://user:password@host:port/database"]),
     ("wrong user", |_, dsn| dsn.replace("pim_test_app", "hunter2"), &["shard-1", "check user and password"]),
     ("no such database", |_, dsn| dsn + "_hunter2", &["shard-1", "no such database", "create it"]),
-    ("another shard's database", |_, dsn| dsn.replace("shard-1", "shard-0"), &["shard 1", "says that it is shard 0", "swapped"]),
+    (
+        "another shard's database",
+        |_, dsn| dsn.replace("shard-1", "shard-0"),
+        &["shard 1", "says that it is shard 0", "swapped"],
+    ),
     ("the control database", |_, dsn| dsn.replace("shard-1", "control"), &["shard 1", "swapped"]),
     ("commits that are not on disk", |_, dsn| hasty(&dsn, "off"), &["shard-1", "synchronous_commit", "off"]),
     ("commits that no standby has", |_, dsn| hasty(&dsn, "local"), &["shard-1", "synchronous_commit", "local"]),
@@ -259,7 +263,8 @@ async fn what_a_server_refuses_at_run_time_has_a_name() {
     // Not only pretended: a query that needs more temporary room than it may have.
     let mut tx = above.begin().await.expect("begins");
     tx.script("SET LOCAL temp_file_limit = 64; SET LOCAL work_mem = 64").await.expect("sets");
-    let sorted = "SELECT count(*) FROM (SELECT repeat(i::text, 20) t FROM generate_series(1, 200000) i ORDER BY 1 OFFSET 1) s";
+    let sorted =
+        "SELECT count(*) FROM (SELECT repeat(i::text, 20) t FROM generate_series(1, 200000) i ORDER BY 1 OFFSET 1) s";
     let refused = tx.script(sorted).await;
     assert!(matches!(refused, Err(DbError::Full { .. })), "{refused:?}");
     drop(tx);

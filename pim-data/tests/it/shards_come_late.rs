@@ -15,9 +15,7 @@ use pim_data::examination::ShardFindingCode;
 use pim_data::unit::UnitError;
 
 use super::moving::eventually;
-use super::world::{
-    Account, Customer, Folder, ShopResource, ShopRole, World, policy, schema, settings, tell, write,
-};
+use super::world::{Account, Customer, Folder, ShopResource, ShopRole, World, policy, schema, settings, tell, write};
 
 const AWAY: ShardId = ShardId(1);
 

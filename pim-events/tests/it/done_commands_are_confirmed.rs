@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pim_core::context::RequestContext;
+use pim_core::shard::HomeKey;
 use pim_data::backend::{Db, SqlPair, Statement};
 use pim_data::unit::Unit;
 use pim_events::{AppendExt as _, ApplyError, CommandHandler, DomainEvent as _, Effect, Event};
@@ -25,6 +26,16 @@ async fn run(db: &Db, text: &str) {
     let mut tx = db.begin().await.unwrap();
     tx.script(text).await.unwrap();
     tx.commit().await.unwrap();
+}
+
+/// A relay that runs, and an event of a home key that commands answer; and whoever may do everything there.
+async fn with_an_event(folder: &Folder) -> (Rig, Running, HomeKey, Db) {
+    let rig = Rig::open(folder.path()).await;
+    let relay = Running::relay(rig.relay());
+    let home = patient();
+    let db = powerful(&rig, home).await;
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    (rig, relay, home, db)
 }
 
 /// Lets commands run while nobody confirms, and says what they make of it then and later.
@@ -50,11 +61,7 @@ async fn passes_only_when_confirmed(rig: &Rig, db: &Db, home: Uuid, handler: Opt
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_a_consumer_passes_them() {
     let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let _relay = Running::relay(rig.relay());
-    let home = patient();
-    let db = powerful(&rig, home).await;
-    rig.write(home, Uuid::new_v4(), &[2]).await;
+    let (rig, _relay, home, db) = with_an_event(&folder).await;
     let running = Running::commands(commands(&rig).await);
     eventually("it is passed", || async { rig.store.head("answer", home.uuid()).await.unwrap().n >= 1 }).await;
     running.end().await;
@@ -89,11 +96,7 @@ impl CommandHandler for Second {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_does_it_trust_whoever_was_first() {
     let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let _relay = Running::relay(rig.relay());
-    let home = patient();
-    let db = powerful(&rig, home).await;
-    rig.write(home, Uuid::new_v4(), &[2]).await;
+    let (rig, _relay, home, db) = with_an_event(&folder).await;
     passes_only_when_confirmed(&rig, &db, home.uuid(), Some(Arc::new(Second(db.clone())))).await;
     assert_eq!(answers(&rig).await.len(), 0);
 }

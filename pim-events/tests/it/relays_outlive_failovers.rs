@@ -102,7 +102,8 @@ async fn whose_primary_took_ids_that_its_standby_never_heard_of() {
     pair.first.freeze().unwrap();
     pair.second.start().unwrap();
     let (context, event) = first_event(patient());
-    let append = format!("SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, '{context}'), '{event}', 1)");
+    let append =
+        format!("SELECT pim_outbox_append(jsonb_populate_record(NULL::pim_context, '{context}'), '{event}', 1)");
     pair.second.promote().unwrap();
     // Somebody who is quicker than the relay: what is written after its first look at the successor could not be missed.
     pair.second.sql(DATABASE, &append).unwrap();

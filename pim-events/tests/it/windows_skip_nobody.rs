@@ -60,8 +60,13 @@ async fn who_commits_late_is_sent_and_keeps_nobody_waiting() {
     eventually("the others are applied", || async { rig.order_of(swift).await.len() == 20 }).await;
     assert!(rig.order_of(late).await.is_empty());
     eventually("the cursors know it", || async {
-        number(&db, "SELECT count(*) FROM outbox_event e JOIN outbox_cursor c ON c.lane = e.lane
-            WHERE pg_visible_in_snapshot(e.xid, c.low)").await == 20
+        number(
+            &db,
+            "SELECT count(*) FROM outbox_event e JOIN outbox_cursor c ON c.lane = e.lane
+            WHERE pg_visible_in_snapshot(e.xid, c.low)",
+        )
+        .await
+            == 20
     })
     .await;
     open.commit().await.unwrap();
@@ -145,6 +150,12 @@ async fn relays_have_equal_shares_of_the_lanes() {
     assert_eq!(number(&db, SHARES).await, 0);
 }
 
+/// A relay that does not ask for its lanes again for a minute.
+fn with_long_leases(rig: &Rig) -> Running {
+    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings))
+}
+
 /// Guard: `window::SAVE` checks owner and epoch of every lane. A relay that was taken for dead moves no cursor.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_relay_moves_no_cursor() {
@@ -153,13 +164,14 @@ async fn a_stale_relay_moves_no_cursor() {
     let home = patient();
     let db = powerful(&rig, home).await;
     // It does not ask for its lanes again meanwhile, and so does not hear that it has lost them.
-    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let relay = with_long_leases(&rig);
     eventually("leased", || async { number(&db, "SELECT count(owner) FROM outbox_cursor").await == 64 }).await;
     let mut tx = db.begin().await.unwrap();
-    tx.script("UPDATE outbox_cursor SET epoch = epoch + 1, lease_until_ms = pim_now_ms() + 600000, low = '1:1:', high = NULL")
-        .await
-        .unwrap();
+    tx.script(
+        "UPDATE outbox_cursor SET epoch = epoch + 1, lease_until_ms = pim_now_ms() + 600000, low = '1:1:', high = NULL",
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     rig.write(home, Uuid::new_v4(), &[1]).await;
     eventually("it sends all the same", || async { sent(&rig).await >= 1 }).await;
@@ -201,8 +213,7 @@ async fn ids_that_are_given_out_again_are_sent() {
     let home = patient();
     let db = powerful(&rig, home).await;
     // Nothing but what another era ends makes it ask for its lanes again meanwhile.
-    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let relay = with_long_leases(&rig);
     let defined = lead_astray(&db, 3).await;
     let mut successor = open_with_event(&db, home).await;
     successor.script(&defined).await.unwrap();
