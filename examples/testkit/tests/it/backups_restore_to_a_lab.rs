@@ -127,6 +127,21 @@ async fn until_listed(sre: &Caller, state: &str) -> Value {
     }
 }
 
+/// The list of operations, when both say how they ended: a backup is listed as failed before its operation is written to.
+async fn until_both_are_refused(sre: &Caller) {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let (_, operations) = sre.get("/v1/admin/operations").await.unwrap();
+        let items = operations["items"].as_array().unwrap();
+        let states: Vec<_> = items.iter().map(|it| (&it["name"], &it["state"])).collect();
+        if states == vec![(&json!("backup.take"), &json!("refused")); 2] {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < give_up, "{operations:#}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Guard: a backup goes on when whoever asked for it is gone (`tokio::spawn` in `make`), and the list says how it stands.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_running_until_it_is_complete_or_has_failed_for_a_reason() {
@@ -155,9 +170,7 @@ async fn a_backup_is_running_until_it_is_complete_or_has_failed_for_a_reason() {
     let failed = until_listed(&sre, "failed").await;
     assert!(failed["reason"].as_str().unwrap().contains("keys/pipe"), "{failed:#}");
     assert!(!Path::new(failed["place"].as_str().unwrap()).exists(), "nothing is left of it");
-    let (_, operations) = sre.get("/v1/admin/operations").await.unwrap();
-    let states: Vec<_> = operations["items"].as_array().unwrap().iter().map(|it| (&it["name"], &it["state"])).collect();
-    assert_eq!(states, vec![(&json!("backup.take"), &json!("refused")); 2], "{operations:#}");
+    until_both_are_refused(&sre).await;
     std::fs::remove_file(&pipe).unwrap();
     let (status, made) = sre.post("/v1/admin/backups", &fresh_key(), &json!({"name": "one"})).await.unwrap();
     assert_eq!(status, StatusCode::OK, "{made:#}");
