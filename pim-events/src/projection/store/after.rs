@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use pim_data::backend::{Row, Statement};
+use pim_data::backend::{DbError, Row, Statement};
 use pim_data::consistency::ConsistencyToken;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -73,13 +73,17 @@ impl ReadStore {
         if seen.entries().len() == 0 {
             return self.query(statement).await;
         }
-        let (mut pause, pause_max) = LOOKS;
+        let ((mut pause, pause_max), mut has_stood) = (LOOKS, false);
         loop {
             let found = timeout_at(until, self.look(consumer, seen, until, &statement)).await;
-            let standing = match found.unwrap_or(Ok(Found::Not(Standing::Behind)))? {
-                Found::Rows(rows) => return Ok(rows),
-                Found::Not(standing) => standing,
+            let standing = match found.unwrap_or(Err(StoreError::Db(DbError::Late))) {
+                Ok(Found::Rows(rows)) => return Ok(rows),
+                Ok(Found::Not(standing)) => standing,
+                // It has said where it stands: what ended is the patience of who waits.
+                Err(StoreError::Db(DbError::Late | DbError::Unanswered)) if has_stood => Standing::Behind,
+                Err(error) => return Err(error),
             };
+            has_stood = true;
             if standing == Standing::Held || Instant::now() + pause > until {
                 return Err(StoreError::Behind { consumer: consumer.to_owned(), held: standing == Standing::Held });
             }
