@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
+use crate::awake::stay_awake;
 use crate::log::{JsonLayer, LogSettings, LogWriter};
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -85,6 +86,7 @@ impl TelemetryBuilder {
         let filter = EnvFilter::try_new(&self.logs.filter).map_err(|_| InstallError::Filter)?;
         let writer = LogWriter::start(self.service, target, &self.logs).map_err(|_| InstallError::Writer)?;
         let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
+        stay_awake();
         Ok(ScopedTelemetry { writer, _scope: tracing::subscriber::set_default(subscriber) })
     }
 

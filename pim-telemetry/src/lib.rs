@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod awake;
 pub mod capture;
 pub mod convention;
 pub mod exposition;

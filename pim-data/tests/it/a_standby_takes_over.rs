@@ -66,8 +66,7 @@ async fn it_is_found_without_a_restart_and_a_returning_primary_is_never_written(
 #[tokio::test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn it_is_told_once_with_what_correlates() {
-    let lines = Lines::default();
-    let _listening = pim_core::log::tracing::subscriber::set_default(lines.clone());
+    let (lines, _listening) = Lines::listen();
     let ensemble = Ensemble::new();
     let cluster = ensemble.open(&["a", "b"], |_| {}).await;
     let id = register(&cluster).await.id;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use pim_core::log::Admitted;
 use pim_core::log::tracing::field::{Field, Visit};
 use pim_core::log::tracing::span::{Attributes, Id, Record};
-use pim_core::log::tracing::{Event, Metadata, Subscriber};
+use pim_core::log::tracing::subscriber::DefaultGuard;
+use pim_core::log::tracing::{Dispatch, Event, Metadata, Subscriber};
 
 type Line = BTreeMap<&'static str, String>;
 
@@ -17,6 +18,16 @@ type Line = BTreeMap<&'static str, String>;
 pub(crate) struct Lines(Arc<Mutex<Vec<Line>>>);
 
 impl Lines {
+    /// What this thread says from now on, until the guard is dropped.
+    pub(crate) fn listen() -> (Self, DefaultGuard) {
+        // With one subscriber known, a test beside this one that reaches an event first has it never told to anybody.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Lines::default()));
+        LazyLock::force(&SECOND);
+        let lines = Self::default();
+        let listening = pim_core::log::tracing::subscriber::set_default(lines.clone());
+        (lines, listening)
+    }
+
     /// Those of one event.
     pub(crate) fn of(&self, event: &str) -> Vec<Line> {
         let all = self.0.lock().expect("no panic");

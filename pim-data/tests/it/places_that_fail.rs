@@ -348,8 +348,7 @@ async fn a_primary_that_is_read_only_is_not_opened() {
 /// Guard: whoever reads the log learns which shard fails requests, at which of its servers, for which reason, and what helps.
 #[tokio::test]
 async fn what_fails_a_request_is_in_the_log_with_shard_and_fix() {
-    let lines = Lines::default();
-    let _listening = pim_core::log::tracing::subscriber::set_default(lines.clone());
+    let (lines, _listening) = Lines::listen();
     let world = World::with(1, |mut settings| {
         settings.servers.as_mut().expect("servers").settings.transaction_max = Duration::from_millis(300);
         settings

@@ -83,3 +83,15 @@ fn a_burst_is_cut_and_its_rest_is_told() {
     assert_eq!((written + told, report.suppressed), (200, told), "{all:?}");
     assert!(told > 0 && all.iter().any(|line| line["event"] == "shelf.empty"), "warnings are always written");
 }
+
+/// Guard: an event that another thread reaches first, with nobody listening there, is heard all the same.
+#[test]
+fn a_thread_that_hears_nothing_silences_nobody() {
+    let lines = Lines::default();
+    let telemetry = Telemetry::builder("shop").scoped(lines.clone()).unwrap();
+    let ring = || pim_core::warn!("bell.rung");
+    std::thread::spawn(ring).join().unwrap();
+    ring();
+    telemetry.shutdown();
+    assert_eq!(lines.all().len(), 1);
+}
