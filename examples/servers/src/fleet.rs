@@ -7,6 +7,7 @@ mod backup;
 mod growth;
 mod instant;
 mod restore;
+mod succession;
 
 pub use backup::{BackupError, ServersBackup, backups_of};
 pub use instant::Instant;
@@ -18,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::guard::{Guard, SERVERS};
-use crate::local::{LocalError, LocalServer, Stop};
+use crate::local::{LocalError, LocalServer};
 use crate::programs::{Programs, ProgramsError};
 
 /// Most shards of a fleet: each has two servers.
@@ -90,6 +91,24 @@ pub enum FleetError {
         /// What it is instead.
         found: &'static str,
     },
+    /// A shard whose primary cannot be copied.
+    #[error("shard {shard} has no running primary that could be copied: {server} is {found}")]
+    NoPrimary {
+        /// Which shard.
+        shard: u16,
+        /// The server that should be one.
+        server: String,
+        /// What it is instead.
+        found: &'static str,
+    },
+    /// A shard whose standby is as it should be.
+    #[error("{server} follows the primary of shard {shard} already, and commits wait for it")]
+    Follows {
+        /// Which shard.
+        shard: u16,
+        /// Its standby.
+        server: String,
+    },
 }
 
 /// What a shard's servers are at present.
@@ -112,7 +131,7 @@ pub struct ServerState {
     pub name: String,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
-    /// `primary`, `standby`, `stopped` or `silent` (it runs, but does not answer).
+    /// `primary`, `standby`, `stopped`, `silent` (it runs, but does not answer) or `missing` (it has no data).
     pub role: &'static str,
 }
 
@@ -245,31 +264,6 @@ impl Fleet {
         self.server(UNSHARDED)
     }
 
-    /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other
-    /// take over; the shard's secrets name it from now on, and the old one is copied anew and follows. Returns the name
-    /// of the new primary.
-    ///
-    /// # Errors
-    /// When the standby does not run; then nothing was changed. When a server does not do as told.
-    pub fn promote(&self, shard: u16) -> Result<String, FleetError> {
-        let (old, new) = self.pair(shard)?;
-        let found = state_of(&new).role;
-        if found != "standby" {
-            return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found });
-        }
-        if old.is_running() {
-            // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
-            old.stop(Stop::Fast).or_else(|_| old.kill())?;
-        }
-        new.promote()?;
-        let secret = secret_of(shard);
-        self.tell(&new, &secret)?;
-        let folder = self.folder.join(old.name());
-        fs::remove_dir_all(&folder).map_err(at(folder.clone()))?;
-        self.follow(&new, shard, old.name())?;
-        Ok(new.name().to_owned())
-    }
-
     /// Stops all servers and removes the folder, also of a fleet that was not completed; and the archive of their logs,
     /// unless a backup beside the folder needs it.
     ///
@@ -294,16 +288,6 @@ impl Fleet {
         self.follow(&primary, shard, &server_name(shard, 'b'))
     }
 
-    /// A standby for which each commit of the primary waits from now on.
-    fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
-        let standby = primary.standby(&self.folder.join(name), name)?;
-        self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
-        let owner = self.login(&standby, "owner", &secret_of(shard));
-        self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
-        primary.require_synchronous(name)?;
-        Ok(())
-    }
-
     /// A database with an owner, who may change its schema, and a login for services, who owns nothing.
     fn provide(&self, server: &LocalServer, database: &str) -> Result<(), FleetError> {
         let password = &self.password;
@@ -319,10 +303,10 @@ impl Fleet {
         self.tell(server, database)
     }
 
-    /// Has the secrets of a database name this server.
+    /// Has the secrets of a database name this server. The last one is that by which the primary is known.
     fn tell(&self, server: &LocalServer, database: &str) -> Result<(), FleetError> {
-        self.keep(database, &self.login(server, "app", database))?;
-        self.keep(&format!("{database}-owner"), &self.login(server, "owner", database))
+        self.keep(&format!("{database}-owner"), &self.login(server, "owner", database))?;
+        self.keep(database, &self.login(server, "app", database))
     }
 
     fn login(&self, server: &LocalServer, who: &str, database: &str) -> String {
@@ -357,16 +341,9 @@ impl Fleet {
         Ok(LocalServer::open(&self.programs, &self.folder.join(name), name, &self.password)?)
     }
 
-    /// The one that the shard's secret names, and the other one.
-    fn pair(&self, shard: u16) -> Result<(LocalServer, LocalServer), FleetError> {
-        if shard >= self.shards {
-            return Err(FleetError::NoShard { shard, shards: self.shards });
-        }
-        let path = self.secrets().join(secret_of(shard));
-        let named = fs::read_to_string(&path).map_err(at(path))?;
-        let (a, b) = (self.server(&server_name(shard, 'a'))?, self.server(&server_name(shard, 'b'))?);
-        let a_is_primary = self.login(&a, "app", &secret_of(shard)) == named;
-        Ok(if a_is_primary { (a, b) } else { (b, a) })
+    /// One of a shard's two, also while it has no data: whoever copies it anew takes that away first.
+    fn server_or_missing(&self, name: &str) -> Result<LocalServer, FleetError> {
+        Ok(LocalServer::open_or_missing(&self.programs, &self.folder.join(name), name, &self.password)?)
     }
 
     fn state_of(&self, shard: u16) -> Result<ShardServers, FleetError> {
@@ -424,11 +401,10 @@ fn server_name(shard: u16, letter: char) -> String {
 }
 
 fn state_of(server: &LocalServer) -> ServerState {
-    let role = match (server.is_running(), server.is_standby()) {
-        (false, _) => "stopped",
-        (true, Ok(true)) => "standby",
-        (true, Ok(false)) => "primary",
-        (true, Err(_)) => "silent",
+    let role = match server.is_running() {
+        false if server.is_missing() => "missing",
+        false => "stopped",
+        true => server.is_standby().map_or("silent", |it| if it { "standby" } else { "primary" }),
     };
     ServerState { name: server.name().to_owned(), port: server.port(), role }
 }

@@ -123,12 +123,34 @@ impl LocalServer {
     /// # Errors
     /// When PostgreSQL cannot be run here, or there is no server in the folder.
     pub fn open(programs: &Programs, folder: &Path, name: &str, password: &str) -> Result<Self, LocalError> {
+        let server = Self::open_or_missing(programs, folder, name, password)?;
+        if server.is_missing() {
+            return Err(server.in_its_folder()(io::ErrorKind::NotFound.into()));
+        }
+        Ok(server)
+    }
+
+    /// The same, also where its folder or its data are gone, or were never completed.
+    pub(crate) fn open_or_missing(
+        programs: &Programs,
+        folder: &Path,
+        name: &str,
+        password: &str,
+    ) -> Result<Self, LocalError> {
         let (programs, name, password) = (programs.clone(), name.to_owned(), password.to_owned());
         let mut server = Self { programs, folder: folder.to_owned(), name, password, port: 0 };
-        let text = fs::read_to_string(server.settings()).map_err(server.in_its_folder())?;
+        let text = match fs::read_to_string(server.settings()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(server.in_its_folder())?,
+        };
         let ports = text.lines().filter_map(|line| line.strip_prefix("port = "));
         server.port = ports.filter_map(|port| port.parse().ok()).next_back().unwrap_or(0);
         Ok(server)
+    }
+
+    /// Whether it has no data.
+    pub(crate) fn is_missing(&self) -> bool {
+        !self.settings().exists()
     }
 
     /// The connection string of the superuser.

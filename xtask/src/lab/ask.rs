@@ -86,6 +86,11 @@ pub(crate) enum ShardVerb {
         #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         accept_loss: Option<String>,
     },
+    /// Copies a shard's primary anew to the server that should follow it and does not, whatever that one has.
+    Rejoin {
+        /// Number of the shard.
+        shard: u16,
+    },
     /// Gives up what a shard has lost with its primary: raises its epochs, and signs that the trail holds without it.
     AcceptLoss {
         /// Number of the shard.
@@ -319,6 +324,7 @@ pub(super) fn shard(verb: &ShardVerb, json: bool) -> Result<()> {
         ShardVerb::Cancel { id } => about_move(id, "cancel", json),
         ShardVerb::Drain { shard, to } => drain(*shard, to, json),
         ShardVerb::Promote { shard, accept_loss } => servers::promote(*shard, accept_loss.as_deref(), json),
+        ShardVerb::Rejoin { shard } => servers::rejoin(*shard, json),
         ShardVerb::AcceptLoss { shard, reason, lines } => degradation::accept_loss(*shard, reason, lines, json),
         ShardVerb::Degrade { shard, reason, off } => degradation::turn(*shard, reason, *off, json),
         ShardVerb::Doctor => servers::doctor(json),

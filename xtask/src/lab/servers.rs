@@ -70,6 +70,17 @@ pub(super) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Resu
     outcome.map(drop)
 }
 
+/// Has the other server of a shard follow its primary again.
+pub(super) fn rejoin(shard: u16, json: bool) -> Result<()> {
+    let standby = open()?.rejoin(shard).map_err(failed)?;
+    if json {
+        print("shard-rejoin", &json!({"shard": shard, "standby": standby}), true);
+    } else {
+        say(&format!("shard {shard}: {standby} follows, and commits wait for it"));
+    }
+    Ok(())
+}
+
 /// Checks each shard, its databases as the lab that runs sees them and the servers below; fails when one is not as it should
 /// be. Either will do when there is no other.
 pub(super) fn doctor(json: bool) -> Result<()> {
@@ -118,15 +129,17 @@ fn findings_on(shard: &ShardServers) -> Vec<Value> {
     let finding = |what: String, fix: String| json!({"shard": number, "finding": what, "fix": fix});
     let (primary, standby) = (&shard.primary, &shard.standby);
     if primary.role != "primary" {
-        let fix = format!("cargo xtask lab shard promote {number}");
+        let fix = match standby.role {
+            "standby" | "primary" => format!("cargo xtask lab shard promote {number}"),
+            _ => format!("neither of its two servers can serve: look at the log of {}", primary.name),
+        };
         return vec![finding(format!("{} should be the primary and is {}", primary.name, primary.role), fix)];
     }
+    let fix = format!("cargo xtask lab shard rejoin {number}");
     if standby.role != "standby" {
-        let fix = "writes wait for it: start it, or start the servers anew".to_owned();
         return vec![finding(format!("{} should be the standby and is {}", standby.name, standby.role), fix)];
     }
     if !shard.is_synchronous {
-        let fix = format!("look at the log of {}", standby.name);
         return vec![finding(format!("commits of {} do not wait for {}", primary.name, standby.name), fix)];
     }
     Vec::new()
@@ -327,13 +340,14 @@ pub(super) fn failed(error: FleetError) -> anyhow::Error {
     let failure = match &error {
         FleetError::Shards { .. } | FleetError::NoShard { .. } => Failure::Usage,
         FleetError::Programs(_) | FleetError::Exists { .. } | FleetError::Absent { .. } => Failure::Precondition,
-        FleetError::NoStandby { .. } => Failure::Refused,
+        FleetError::NoStandby { .. } | FleetError::NoPrimary { .. } | FleetError::Follows { .. } => Failure::Refused,
         _ => Failure::Threshold,
     };
     let fix = match &error {
         FleetError::Exists { .. } => ": `cargo xtask lab servers down`",
         FleetError::Absent { .. } => ": `cargo xtask lab servers up` starts them",
         FleetError::Programs(_) => ": see `cargo xtask lab doctor`",
+        FleetError::NoStandby { .. } => ": `cargo xtask lab shard rejoin SHARD` makes it one while the primary runs",
         _ => "",
     };
     let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();

@@ -73,4 +73,19 @@ impl LocalServer {
     pub fn is_standby(&self) -> Result<bool, LocalError> {
         Ok(self.sql("postgres", "SELECT pg_is_in_recovery()")? == "t")
     }
+
+    /// Which history its log continues; each promotion begins another one. Of a stopped server it is that of its last
+    /// checkpoint, which may be an earlier one and is never a later one.
+    pub(crate) fn timeline(&self) -> Result<u32, LocalError> {
+        let told = if self.is_running() {
+            let question = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
+            self.sql("postgres", question)?
+        } else {
+            let mut look = self.programs.command("pg_controldata");
+            let told = self.output(look.env("LC_ALL", "C").arg("-D").arg(self.data()))?;
+            let line = told.lines().find_map(|line| line.strip_prefix("Latest checkpoint's TimeLineID:"));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        told.parse().map_err(|_| self.waited("told of its timeline"))
+    }
 }

@@ -1,8 +1,11 @@
 //! The servers of a lab are found again by their folder, change roles, and leave nothing behind.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use pim_servers::fleet::{Fleet, FleetError};
+use pim_servers::local::Stop;
 
 #[test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
@@ -29,6 +32,59 @@ fn a_standby_takes_over_and_the_old_primary_follows() {
     Fleet::remove(&folder).expect("stops");
     assert!(!folder.exists());
     assert!(matches!(Fleet::open(&folder), Err(FleetError::Absent { .. })));
+}
+
+/// Guards: a promotion that was broken off is gone on with, wherever that was; a standby that is lost is made anew.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn what_was_broken_off_is_gone_on_with() {
+    let folder = std::env::temp_dir().join(format!("pim-fleet-resumes-{}", std::process::id()));
+    let fleet = Fleet::create(&folder, 1).expect("starts");
+    let roles = || {
+        let state = fleet.state().expect("answers").remove(0);
+        (state.primary.name, state.primary.role, state.standby.role, state.is_synchronous)
+    };
+    assert!(matches!(fleet.rejoin(0), Err(FleetError::Follows { shard: 0, .. })));
+    let (a, b) = fleet.servers_of(0).expect("two servers");
+    // The standby has taken over, and no secret names it.
+    a.stop(Stop::Fast).expect("stops");
+    b.promote().expect("takes over");
+    assert!(matches!(fleet.rejoin(0), Err(FleetError::NoPrimary { shard: 0, found: "stopped", .. })));
+    assert_eq!(fleet.promote(0).expect("goes on"), "shard_0_b");
+    assert_eq!(roles(), ("shard_0_b".to_owned(), "primary", "standby", true));
+    // The other one's data have been removed in part; then all of them. The primary keeps a slot for it.
+    let (b, a) = fleet.servers_of(0).expect("two servers");
+    for gone in ["shard_0_a/data/postgresql.conf", "shard_0_a"] {
+        let (_, a) = fleet.servers_of(0).expect("two servers");
+        a.kill().expect("dies");
+        let gone = folder.join(gone);
+        if gone.is_dir() { fs::remove_dir_all(gone) } else { fs::remove_file(gone) }.expect("is gone");
+        assert_eq!(roles(), ("shard_0_b".to_owned(), "primary", "missing", false));
+        assert!(matches!(fleet.promote(0), Err(FleetError::NoStandby { shard: 0, found: "missing", .. })));
+        assert_eq!(fleet.rejoin(0).expect("is copied"), "shard_0_a");
+        assert_eq!(roles(), ("shard_0_b".to_owned(), "primary", "standby", true));
+    }
+    // Whoever was the primary before and is started by hand does not become it again.
+    drop(a);
+    let before = folder.join("before");
+    b.stop(Stop::Fast).expect("stops");
+    copy(&folder.join("shard_0_b"), &before);
+    b.start().expect("starts");
+    assert_eq!(fleet.promote(0).expect("takes over"), "shard_0_a");
+    let (a, b) = fleet.servers_of(0).expect("two servers");
+    b.kill().expect("dies");
+    a.stop(Stop::Immediate).expect("stops");
+    fs::remove_dir_all(folder.join("shard_0_b")).expect("is gone");
+    copy(&before, &folder.join("shard_0_b"));
+    fleet.servers_of(0).expect("two servers").1.start().expect("starts");
+    assert!(matches!(fleet.promote(0), Err(FleetError::NoStandby { shard: 0, found: "primary", .. })));
+    Fleet::remove(&folder).expect("stops");
+}
+
+/// With owners and permissions.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("runs");
+    assert!(copied.success());
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! Which of a shard's two servers is the primary: the standby takes over, and the other one comes back as its standby. Each
+//! step may be the last that a process does: saying the same again goes on.
+
+use std::fs;
+
+use super::{Fleet, FleetError, at, secret_of, server_name, state_of};
+use crate::local::{LocalServer, Stop};
+
+impl Fleet {
+    /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other
+    /// take over; the shard's secrets name it from now on, and the old one is copied anew and follows. Returns the name
+    /// of the new primary.
+    ///
+    /// A promotion that was broken off before the secrets named the new primary is gone on with; one that was broken off
+    /// behind that is completed by [`Fleet::rejoin`].
+    ///
+    /// # Errors
+    /// When the standby does not run; then nothing was changed. When a server does not do as told.
+    pub fn promote(&self, shard: u16) -> Result<String, FleetError> {
+        let (old, new) = self.pair(shard)?;
+        match state_of(&new).role {
+            "standby" => {
+                if old.is_running() {
+                    // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
+                    old.stop(Stop::Fast).or_else(|_| old.kill())?;
+                }
+                new.promote()?;
+            }
+            // It has taken over, and nobody was told. One that was the primary before the other is not such.
+            "primary" if !old.is_running() && new.timeline()? > old.timeline()? => {}
+            found => return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found }),
+        }
+        self.tell(&new, &secret_of(shard))?;
+        self.copy_anew(&new, &old, shard)?;
+        Ok(new.name().to_owned())
+    }
+
+    /// Copies the primary of a shard anew to the server that should follow it and does not, whatever that one has. Commits
+    /// wait for it from then on. Returns its name.
+    ///
+    /// # Errors
+    /// When the primary does not run, or the other one follows it already; then nothing was changed. When a server does not
+    /// do as told.
+    pub fn rejoin(&self, shard: u16) -> Result<String, FleetError> {
+        let (primary, standby) = self.pair(shard)?;
+        let found = state_of(&primary).role;
+        if found != "primary" {
+            return Err(FleetError::NoPrimary { shard, server: primary.name().to_owned(), found });
+        }
+        if self.state_of(shard)?.is_synchronous {
+            return Err(FleetError::Follows { shard, server: standby.name().to_owned() });
+        }
+        self.tell(&primary, &secret_of(shard))?;
+        if standby.is_running() {
+            standby.stop(Stop::Fast).or_else(|_| standby.kill())?;
+        }
+        // Left by one that was lost; the copy brings its own.
+        let slot = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{}'",
+            standby.name()
+        );
+        primary.sql("postgres", &slot)?;
+        self.copy_anew(&primary, &standby, shard)?;
+        Ok(standby.name().to_owned())
+    }
+
+    fn copy_anew(&self, primary: &LocalServer, standby: &LocalServer, shard: u16) -> Result<(), FleetError> {
+        let folder = self.folder.join(standby.name());
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(at(folder.clone()))?;
+        }
+        self.follow(primary, shard, standby.name())
+    }
+
+    /// A standby for which each commit of the primary waits from now on.
+    pub(super) fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
+        let standby = primary.standby(&self.folder.join(name), name)?;
+        self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
+        let owner = self.login(&standby, "owner", &secret_of(shard));
+        self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
+        primary.require_synchronous(name)?;
+        Ok(())
+    }
+
+    /// The one that the shard's secret names, and the other one.
+    pub(super) fn pair(&self, shard: u16) -> Result<(LocalServer, LocalServer), FleetError> {
+        if shard >= self.shards {
+            return Err(FleetError::NoShard { shard, shards: self.shards });
+        }
+        let path = self.secrets().join(secret_of(shard));
+        let named = fs::read_to_string(&path).map_err(at(path))?;
+        let (a, b) =
+            (self.server_or_missing(&server_name(shard, 'a'))?, self.server_or_missing(&server_name(shard, 'b'))?);
+        let a_is_primary = self.login(&a, "app", &secret_of(shard)) == named;
+        Ok(if a_is_primary { (a, b) } else { (b, a) })
+    }
+}
