@@ -283,7 +283,8 @@ impl Unit {
         part.downcast_mut().expect("a part of this type")
     }
 
-    /// The answer that an equal submission will get from now on; commits with the rest.
+    /// The answer that an equal submission will get from now on; commits with the rest. Without one nothing is recorded of the
+    /// request's idempotency key, and an equal submission is carried out again.
     pub fn answer(&mut self, status: u16, body: &Json) {
         self.answer = Some((status, body.clone()));
     }

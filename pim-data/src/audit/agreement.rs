@@ -15,8 +15,9 @@ use pim_core::shard::{Bucket, Lane};
 
 use self::ledger::{Differing, Ledger};
 use self::view::View;
+use super::checkpoint::CheckpointError;
 use super::verify::{AuditFinding, AuditFindingKind, Chains};
-use crate::backend::{DbError, SqlPair};
+use crate::backend::SqlPair;
 use crate::cluster::{CONTROL, Cluster};
 use crate::entity::Table;
 
@@ -39,7 +40,7 @@ pub(super) async fn look(
     cluster: &Cluster,
     is_control: bool,
     mut chains: Chains<'_>,
-) -> Result<Vec<AuditFinding>, DbError> {
+) -> Result<Vec<AuditFinding>, CheckpointError> {
     let first = walk(cluster, is_control, BTreeSet::new(), Some(&mut chains)).await?;
     chains.report.changes += first.changes;
     chains.report.keys += first.keys;
@@ -67,10 +68,11 @@ pub(super) async fn look(
 }
 
 /// Walks along one lane's chains of all databases, and compares nothing.
-pub(super) async fn walk_lane(cluster: &Cluster, lane: Lane, chains: &mut Chains<'_>) -> Result<(), DbError> {
+pub(super) async fn walk_lane(cluster: &Cluster, lane: Lane, chains: &mut Chains<'_>) -> Result<(), CheckpointError> {
     for source in cluster.sources() {
         let Some(db) = cluster.database(source) else { continue };
         let mut view = View::of(&db, source).await?;
+        chains.know_tombstones(cluster).await?;
         let mut unread = Ledger::new(&[], BTreeSet::new(), std::iter::once(view.retained()));
         view.records(lane, PAGE, Some(&mut *chains), &mut unread).await?;
     }
@@ -83,12 +85,15 @@ async fn walk(
     is_control: bool,
     named: BTreeSet<Bucket>,
     mut chains: Option<&mut Chains<'_>>,
-) -> Result<Ledger, DbError> {
+) -> Result<Ledger, CheckpointError> {
     let mut views = Vec::new();
     for source in cluster.sources().filter(|source| (*source == CONTROL) == is_control) {
         if let Some(db) = cluster.database(source) {
             views.push(View::of(&db, source).await?);
         }
+    }
+    if let Some(chains) = chains.as_deref_mut() {
+        chains.know_tombstones(cluster).await?;
     }
     let tables = cluster.schema().tables_of(is_control);
     let mut ledger = Ledger::new(tables, named, views.iter().map(View::retained));

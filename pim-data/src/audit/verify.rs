@@ -158,6 +158,16 @@ impl VerifyReport {
         }
     }
 
+    /// Adds what was signed and is not there, but for what has had its time since.
+    fn truncated(&mut self, Signed { heads, tombstones, .. }: Signed) {
+        for (place, (seq, _)) in heads {
+            if tombstones.get(&place).is_none_or(|(end, _)| seq > *end) {
+                let (shard, lane) = place;
+                self.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated, row: None });
+            }
+        }
+    }
+
     pub(super) fn restored(&mut self, restore: AuditRestore) {
         if self.restores.len() == RESTORES_MAX {
             self.restores.remove(0);
@@ -191,9 +201,7 @@ impl Cluster {
             let chains = Chains { signed: &mut signed, report: &mut report, at: None };
             disagreements.extend(agreement::look(self, is_control, chains).await?);
         }
-        for ((shard, lane), (seq, _)) in signed.heads {
-            report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated, row: None });
-        }
+        report.truncated(signed);
         report.agrees = disagreements.is_empty();
         disagreements.into_iter().for_each(|finding| report.add(finding));
         report.verified = report.findings.is_empty();
@@ -216,9 +224,7 @@ impl Cluster {
         self.is_whole().await?;
         signed.heads.retain(|(_, signed_lane), _| *signed_lane == u64::from(lane.get()));
         agreement::walk_lane(self, lane, &mut Chains { signed: &mut signed, report: &mut report, at: None }).await?;
-        for ((shard, lane), (seq, _)) in signed.heads {
-            report.add(AuditFinding { shard, lane, seq, kind: AuditFindingKind::Truncated, row: None });
-        }
+        report.truncated(signed);
         report.verified = report.findings.is_empty();
         report.agrees = report.verified;
         Ok(report)
@@ -250,6 +256,13 @@ pub(super) const HEADS: SqlPair = SqlPair::same(
 );
 
 impl Chains<'_> {
+    /// Reads the tombstones again, once what is walked is seen in a snapshot: they are signed before anything goes, so that
+    /// what is missing there is named by now.
+    pub(super) async fn know_tombstones(&mut self, cluster: &Cluster) -> Result<(), CheckpointError> {
+        self.signed.tombstones = cluster.checkpointed(&mut VerifyReport::default()).await?.tombstones;
+        Ok(())
+    }
+
     /// Checks the next record of a chain, whose content is `body`.
     pub(super) fn check(&mut self, shard: Option<u16>, row: &Row, body: &Json) -> Result<(), DbError> {
         let place = (shard, row.count(0)?);

@@ -132,7 +132,7 @@ pub struct Restoration {
 }
 
 impl Restoration {
-    /// Lets everybody open the directory.
+    /// Lets everybody open the directory, whether or not the trail verified: look at [`RestoreReport::audit`] first.
     ///
     /// # Errors
     /// [`BackupError::Io`]; nothing is left of it then.

@@ -65,4 +65,5 @@ promises! {
     terms_are_checked in "terms_are_checked.rs",
     units_gather in "units_gather.rs",
     units_go_together in "units_go_together.rs",
+    verifying_beside_retention in "verifying_beside_retention.rs",
 }
