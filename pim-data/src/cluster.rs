@@ -20,14 +20,15 @@ pub use shard::{CONTROL, ShardHealth};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pim_core::clock::Clock;
 use pim_core::context::RequestContext;
 use pim_core::shard::{Bucket, Epoch, HomeKey, MapVersion, Route, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::directory::Directory;
 pub(crate) use self::endpoint::Endpoint;
@@ -149,6 +150,8 @@ impl fmt::Debug for Cluster {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) router: ShardRouter,
+    /// When this program took its map over; none for the first map of a data directory.
+    pub(crate) mapped_at: Mutex<Option<Instant>>,
     pub(crate) fleet: Fleet,
     pub(crate) control: Shard,
     pub(crate) directory: Directory,
@@ -268,6 +271,12 @@ impl Cluster {
 
     pub(crate) fn shard(&self, id: ShardId) -> Option<Shard> {
         if id == CONTROL { Some(self.0.control.clone()) } else { self.0.fleet.shard(id) }
+    }
+
+    /// How long this program has gone by its map, if buckets can have moved for it. What a replica shows of before that may lack
+    /// the rows of one that came, or show them as they were when they were being copied.
+    pub(crate) fn mapped_for(&self) -> Option<Duration> {
+        self.0.mapped_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
     /// Whether another one has taken a shard's place.

@@ -5,6 +5,8 @@ mod nearby;
 
 pub use history::{History, Period};
 
+use std::time::Duration;
+
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::problem::{self, IntoProblem, Problem};
@@ -174,7 +176,8 @@ impl Cluster {
         self.page_of(cx, permit, CONTROL, page, &Consistency::Strong).await
     }
 
-    /// Where the key lives, and where it lives now when nothing was found because its bucket has moved.
+    /// Where the key lives, and where it lives now when nothing was found, or less than the caller has seen, because its bucket has
+    /// moved.
     async fn fetch_routed<E: Entity>(
         &self,
         cx: &RequestContext,
@@ -194,7 +197,8 @@ impl Cluster {
                 Err(ReadError::Database(DbError::Closed)) if self.is_replaced(&shard) => continue,
                 rows => rows?,
             };
-            if !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
+            let is_found = !rows.is_empty() && nearby::is_met_by(consistency, &rows)?;
+            if is_found || !self.has_left(route, cx.deadline(), tries).await? {
                 return Ok(rows);
             }
             tries += 1;
@@ -227,8 +231,19 @@ impl Cluster {
         if !self.schema().holds(E::TABLE, control) {
             return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
         }
-        let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), consistency, filter).await;
+        let most = self.oldest(consistency, bucket);
+        let outcome = fetch::<E>(cx, permit, (shard, bucket, calls), (consistency, most), filter).await;
         self.told(cx, shard.id(), outcome)
+    }
+
+    /// How old an answer may be. One that is to be of a certain age is not older for having moved, and a page of a whole shard has
+    /// the rows of every bucket that this program looks for there.
+    fn oldest(&self, consistency: &Consistency, bucket: Option<Bucket>) -> Option<Duration> {
+        match consistency {
+            Consistency::Bounded(most) => Some(self.mapped_for().map_or(*most, |since| since.min(*most))),
+            Consistency::Eventual | Consistency::ReadYourWrites(_) if bucket.is_none() => self.mapped_for(),
+            _ => None,
+        }
     }
 
     /// What the primary of a shard answers, whoever may see it: the caller has looked at the permit.
@@ -346,13 +361,13 @@ async fn fetch<E: Entity>(
     cx: &RequestContext,
     permit: &Permit<Read>,
     (shard, bucket, calls): (&Shard, Option<Bucket>, Option<&Calls>),
-    consistency: &Consistency,
+    (consistency, most): (&Consistency, Option<Duration>),
     filter: &Filter,
 ) -> Result<Vec<Row>, ReadError> {
     check_resource::<E>(permit)?;
     let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
-    let read = nearby::NearbyRead { cx, shard, bucket, consistency, select: &select, one };
+    let read = nearby::NearbyRead { cx, shard, bucket, consistency, most, select: &select, one };
     let _fallen_back = match read.answer().await? {
         nearby::Answer::Rows(rows) => return Ok(rows),
         nearby::Answer::Primary(place) => place,

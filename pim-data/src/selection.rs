@@ -20,6 +20,9 @@ impl Cluster {
     /// the rows of the permit's scope. It names tables as the entities do (`claim`, not `claim_row`); on both engines these
     /// are views that show nothing outside of such a call. It reads the newest commit.
     ///
+    /// While a bucket moves two shards have its rows: whoever asks several selects `bucket` too, and believes what the map
+    /// says of it. Whoever must see each row once compares the map's version before and after.
+    ///
     /// It takes four round trips on a server where [`Cluster::list`] takes one: meant for jobs, not for requests.
     ///
     /// ```no_run
@@ -27,13 +30,19 @@ impl Cluster {
     /// # use pim_data::cluster::Cluster;
     /// # use pim_data::entity::Entity;
     /// # use pim_data::repository::ReadError;
+    /// use pim_core::shard::Bucket;
+    ///
     /// # async fn overdue<Loan: Entity>(cluster: Cluster, cx: pim_core::context::RequestContext,
     /// #     permit: pim_core::rbac::Permit<pim_core::rbac::Read>) -> Result<(), ReadError> {
-    /// const OVERDUE: &str = "SELECT id, home_key FROM loan WHERE due_at < ? ORDER BY id LIMIT 100";
-    /// for shard in cluster.map().serving() {
+    /// const OVERDUE: &str = "SELECT id, bucket FROM loan WHERE due_at < ? ORDER BY id LIMIT 100";
+    /// let map = cluster.map();
+    /// for shard in map.serving() {
     ///     let overdue = Statement::same(OVERDUE).bind(cluster.clock().now());
     ///     for row in cluster.select::<Loan>(&cx, &permit, shard.id, overdue).await? {
-    ///         println!("{}", row.uuid(0)?);
+    ///         let bucket = Bucket::new(row.count(1)?.try_into().unwrap_or(u16::MAX));
+    ///         if bucket.is_ok_and(|bucket| map.owner(bucket).0 == shard.id) {
+    ///             println!("{}", row.uuid(0)?);
+    ///         }
     ///     }
     /// }
     /// # Ok(()) }

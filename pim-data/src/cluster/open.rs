@@ -4,13 +4,14 @@ mod file;
 mod identity;
 mod server;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use pim_core::shard::{Bucket, Shard as Described, ShardId, ShardMap, ShardRouter};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::directory::{Directory, check_restored};
 use super::fleet::{Fleet, is_asked_for};
@@ -239,7 +240,9 @@ async fn open_as(settings: ClusterSettings, schema: Schema, absent: Absent) -> R
     let (router, fleet) = (ShardRouter::new(map.clone()), Fleet::new(shards));
     awaited.iter().for_each(|(described, error)| fleet.report(described, router.version(), error));
     let (repeats, is_unfinished) = (Budget::new(std::time::Instant::now()), AtomicBool::new(!awaited.is_empty()));
-    let inner = Inner { router, fleet, control, directory, schema, settings, commits, repeats, is_unfinished };
+    let mapped_at = Mutex::new((router.version().0 > 1).then(Instant::now));
+    let inner =
+        Inner { router, mapped_at, fleet, control, directory, schema, settings, commits, repeats, is_unfinished };
     let inner = Arc::new(inner);
     follow(&inner);
     Ok(Cluster(inner))

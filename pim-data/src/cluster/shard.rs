@@ -6,7 +6,7 @@ use std::time::Duration;
 use pim_core::shard::{Bucket, Endpoint, ShardId};
 use serde::Serialize;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::complaint::Complaint;
 use super::endpoint::EndpointHealth;
@@ -229,16 +229,25 @@ impl Replica {
         self.delay <= most
     }
 
-    /// Runs a statement in the replica's snapshot.
-    pub(crate) async fn query(&self, statement: Statement, one: bool) -> Result<Vec<Row>, DbError> {
-        if self.delay.is_zero() {
-            let mut reader = self.db.read().await?;
+    /// Whether it is never behind.
+    pub(crate) const fn is_primary(&self) -> bool {
+        self.delay.is_zero()
+    }
+
+    /// Runs a statement in the replica's snapshot, and never takes longer than until `until`.
+    pub(crate) async fn query(&self, statement: Statement, one: bool, until: Instant) -> Result<Vec<Row>, DbError> {
+        if self.is_primary() {
+            let mut reader = self.db.read_until(until).await?;
             return if one {
                 Ok(reader.first(statement).await?.into_iter().collect())
             } else {
                 reader.query(statement).await
             };
         }
+        timeout_at(until, self.query_held(statement)).await.unwrap_or(Err(DbError::Late))
+    }
+
+    async fn query_held(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
         let mut slot = self.held.lock().await;
         let fresh = slot.take().filter(|held| held.since.elapsed() < self.delay);
         let mut held = match fresh {
@@ -251,11 +260,11 @@ impl Replica {
     }
 
     /// Whether its snapshot is from when the bucket was here: one from before the bucket's move says nothing of its rows.
-    pub(crate) async fn has_received(&self, bucket: Bucket) -> Result<bool, DbError> {
-        if self.delay.is_zero() {
+    pub(crate) async fn has_received(&self, bucket: Bucket, until: Instant) -> Result<bool, DbError> {
+        if self.is_primary() {
             return Ok(true);
         }
-        Ok(!self.query(Statement::of(crate::fence::HERE).bind(bucket.get()), true).await?.is_empty())
+        Ok(!self.query(Statement::of(crate::fence::HERE).bind(bucket.get()), true, until).await?.is_empty())
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.

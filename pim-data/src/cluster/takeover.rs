@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{join, join_all};
@@ -126,6 +126,8 @@ impl Cluster {
 
     /// Routes by a map that needs nothing opened. Whether it is newer.
     pub(crate) fn route_on(&self, map: ShardMap) -> bool {
+        // Before anybody goes by it: what was activated for it is older than this.
+        *self.0.mapped_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let is_newer = self.0.router.catch_up(map);
         if is_newer {
             self.0.fleet.wake();

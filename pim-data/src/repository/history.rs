@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{PAGE_MAX, Page, ReadError, check_resource, query};
-use crate::backend::{Engine, Row, SqlPair, Statement, Value};
+use crate::backend::{DbError, Engine, Row, SqlPair, Statement, Value};
 use crate::cluster::{CONTROL, Cluster};
 use crate::entity::{Calls, Entity, Table, from_row, select_list};
 use crate::scope;
@@ -121,7 +121,11 @@ impl Cluster {
             let route = self.router().route(&id);
             let shard = self.home_shard(if is_control { CONTROL } else { route.shard })?;
             let select = select(table, shard.db().engine(), calls, permit.scope(), (id.uuid(), sought));
-            let rows = query(cx, &shard, select, false).await?;
+            let rows = match query(cx, &shard, select, false).await {
+                // Ends: each time another one has taken its place.
+                Err(ReadError::Database(DbError::Closed)) if self.is_replaced(&shard) => continue,
+                rows => rows?,
+            };
             if is_control || !rows.is_empty() || !self.has_left(route, cx.deadline(), tries).await? {
                 break rows;
             }

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ReadError, in_time};
 use crate::backend::{DbError, Row, Statement, Value};
-use crate::cluster::{Endpoint, Group, Shard};
+use crate::cluster::{Endpoint, Group, Need, Shard};
 use crate::consistency::Consistency;
 use crate::signals::Nearby;
 
@@ -25,6 +25,8 @@ pub(super) struct NearbyRead<'r> {
     /// Of the rows that are looked for, if they are of one.
     pub(super) bucket: Option<Bucket>,
     pub(super) consistency: &'r Consistency,
+    /// How old an answer may be.
+    pub(super) most: Option<Duration>,
     pub(super) select: &'r Statement,
     pub(super) one: bool,
 }
@@ -46,6 +48,8 @@ impl NearbyRead<'_> {
         in_time(self.cx)?;
         match self.shard.group() {
             Some(group) if group.has_replicas() => self.of_group(group).await,
+            // It is the primary itself: its reads know how to wait for one that is lost.
+            Some(_) if self.shard.replica().is_primary() => Ok(Answer::Primary(None)),
             _ => self.of_snapshot().await,
         }
     }
@@ -53,30 +57,28 @@ impl NearbyRead<'_> {
     /// From a snapshot that is held for a while.
     async fn of_snapshot(self) -> Result<Answer, ReadError> {
         let replica = self.shard.replica();
-        if let Consistency::Bounded(most) = self.consistency
-            && !replica.is_within(*most)
-        {
+        if self.most.is_some_and(|most| !replica.is_within(most)) {
             return Ok(Answer::Primary(None));
         }
-        let rows = match replica.query(self.select.clone(), self.one).await {
+        let until = self.cx.deadline().instant();
+        let rows = match replica.query(self.select.clone(), self.one, until).await {
             // The primary's reads know how to go on.
             Err(error) if error.speaks_of_the_server() => return Ok(Answer::Primary(None)),
             outcome => outcome?,
         };
         if let (true, Some(bucket)) = (rows.is_empty(), self.bucket)
-            && !replica.has_received(bucket).await?
+            && !replica.has_received(bucket, until).await?
         {
             return Ok(Answer::Primary(None));
         }
-        Ok(if self.is_met_by(&rows)? { Answer::Rows(rows) } else { Answer::Primary(None) })
+        Ok(if is_met_by(self.consistency, &rows)? { Answer::Rows(rows) } else { Answer::Primary(None) })
     }
 
     /// From the better of two replicas that are fit; from another one when it fails or is behind; else from the primary.
     async fn of_group(self, group: &Group) -> Result<Answer, ReadError> {
-        let most = if let Consistency::Bounded(most) = self.consistency { Some(*most) } else { None };
         let (mut asked, mut why) = (Vec::with_capacity(ASKED_MAX), Nearby::Absent);
         group.budget().deposit();
-        while let Some((index, endpoint)) = group.replica(most, &asked) {
+        while let Some((index, endpoint)) = group.replica(self.most, &asked) {
             if !asked.is_empty() && !group.budget().withdraw(Instant::now()) {
                 break;
             }
@@ -98,13 +100,29 @@ impl NearbyRead<'_> {
             }
         }
         group.signals().nearby(why);
-        Ok(Answer::Primary(Some(group.fall_back(self.cx.deadline().instant()).await?)))
+        self.fall_back(group).await
+    }
+
+    /// A place among those who ask the primary. Whoever waits for a lost one waits among those who are bounded and told of it.
+    async fn fall_back(self, group: &Group) -> Result<Answer, ReadError> {
+        let until = self.cx.deadline().instant();
+        if !group.serves(Need::Read) {
+            group.ready(until, Need::Read).await?;
+        }
+        match group.fall_back(until).await {
+            Err(DbError::Late) => {
+                // Those before it may wait for a server that has been lost meanwhile.
+                group.ready(until, Need::Read).await?;
+                Err(ReadError::Deadline)
+            }
+            place => Ok(Answer::Primary(Some(place?))),
+        }
     }
 
     /// One replica's answer, if it is fresh enough, or becomes so in a moment.
     async fn of_endpoint(self, group: &Group, endpoint: &Endpoint) -> Result<Option<(Vec<Row>, Nearby)>, ReadError> {
         let rows = self.ask(group, endpoint).await?;
-        if self.is_met_by(&rows)? && self.is_home(group, endpoint, &rows).await? {
+        if is_met_by(self.consistency, &rows)? && self.is_home(group, endpoint, &rows).await? {
             return Ok(Some((rows, Nearby::Replica)));
         }
         let settings = group.settings();
@@ -121,7 +139,7 @@ impl NearbyRead<'_> {
             tokio::time::sleep(pause.min(left)).await;
             pause *= 2;
             let rows = self.ask(group, endpoint).await?;
-            if self.is_met_by(&rows)? {
+            if is_met_by(self.consistency, &rows)? {
                 endpoint.patience.learn(true);
                 return Ok(Some((rows, Nearby::CaughtUp)));
             }
@@ -132,7 +150,8 @@ impl NearbyRead<'_> {
         self.ask_for(group, endpoint, self.select.clone(), self.one).await
     }
 
-    /// A call of a replica, which has no longer than a probe: another one may well be quicker.
+    /// A call of a replica, which has no longer than a probe, and no more than half of the time that is left: another server may
+    /// well be quicker.
     async fn ask_for(
         self,
         group: &Group,
@@ -142,7 +161,9 @@ impl NearbyRead<'_> {
     ) -> Result<Vec<Row>, DbError> {
         let now = Instant::now();
         let _under_way = endpoint.load.begin(now);
-        let until = self.cx.deadline().instant().min(tokio::time::Instant::now() + group.settings().probe_max);
+        let probe_max = group.settings().probe_max;
+        let patience = probe_max.min(self.cx.deadline().remaining().unwrap_or_default() / 2);
+        let until = tokio::time::Instant::now() + patience;
         let asked = async {
             let mut reader = endpoint.reads.read_until(until).await?;
             if one { Ok(reader.first(select).await?.into_iter().collect()) } else { reader.query(select).await }
@@ -152,6 +173,8 @@ impl NearbyRead<'_> {
             Ok(_) => endpoint.breaker.succeed(),
             // It was not asked: all of its connections are in use or being opened.
             Err(DbError::Late) if !endpoint.reads.has_room() => {}
+            // It was hardly given time.
+            Err(DbError::Late | DbError::Unanswered) if patience < probe_max / 4 => {}
             Err(_) => endpoint.breaker.fail(Instant::now()),
         }
         outcome
@@ -163,17 +186,17 @@ impl NearbyRead<'_> {
         let here = Statement::of(crate::fence::HERE).bind(bucket.get());
         Ok(!self.ask_for(group, endpoint, here, true).await?.is_empty())
     }
+}
 
-    /// Whether these rows show what the token's holder has seen; the key's number is of the same snapshot.
-    fn is_met_by(self, rows: &[Row]) -> Result<bool, ReadError> {
-        let Consistency::ReadYourWrites(token) = self.consistency else { return Ok(true) };
-        Ok(match rows.first() {
-            Some(row) => {
-                let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
-                token.is_met_by(row.uuid(2)?, n)
-            }
-            // Not there, or not yet: only a token that has seen nothing of anybody is met by that.
-            None => token.is_empty(),
-        })
-    }
+/// Whether these rows show what the token's holder has seen; the key's number is of the same snapshot.
+pub(super) fn is_met_by(consistency: &Consistency, rows: &[Row]) -> Result<bool, ReadError> {
+    let Consistency::ReadYourWrites(token) = consistency else { return Ok(true) };
+    Ok(match rows.first() {
+        Some(row) => {
+            let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
+            token.is_met_by(row.uuid(2)?, n)
+        }
+        // Not there, or not yet: only a token that has seen nothing of anybody is met by that.
+        None => token.is_empty(),
+    })
 }

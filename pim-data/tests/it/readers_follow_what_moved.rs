@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
+use pim_data::fan_out::FanOut;
 
-use super::moving::{filled, home_of, mover};
+use pim_data::relocation::MoveStep;
+use pim_data::repository::Page;
+
+use super::moving::{at_step, filled, home_of, mover};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, write};
 
 /// Guard: whoever finds nothing asks who owns the bucket before saying so.
@@ -36,6 +40,31 @@ async fn readers_with_an_old_map_find_what_has_moved() {
     assert!(unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads").is_some());
 }
 
+/// Guard: whoever finds less than the caller has seen asks who owns the bucket before answering. The rows stay a while where they
+/// were, for whoever takes the move back.
+#[tokio::test]
+async fn a_token_is_not_answered_by_what_stayed_behind() {
+    let folder = Folder::new();
+    let open = || {
+        let mut settings = settings(&folder, 2).with_access(Access::Shared);
+        settings.maps_every = Duration::from_secs(3_600);
+        Cluster::open(settings, schema())
+    };
+    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
+    let world = World { cluster, policy: super::world::policy(), folder };
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let run = at_step(&mover, &planned, MoveStep::Activated).await;
+    let token = world.change(account.id, |account| account.points = 77).await.expect("commits").token;
+    assert_eq!(other.map().version().0, 1, "this router knows nothing yet");
+    let look = read(ShopResource::Account);
+    let seen = other.read::<Account>(&cx(), &look, account.id, &Consistency::ReadYourWrites(token)).await;
+    assert_eq!(seen.expect("reads").map(|account| account.points), Some(77));
+    drop(run);
+}
+
 /// Guard: a replica's snapshot in which the bucket was elsewhere says nothing of its rows.
 #[tokio::test]
 async fn a_replica_from_before_the_move_is_not_believed() {
@@ -61,4 +90,9 @@ async fn a_replica_from_before_the_move_is_not_believed() {
     mover.run(&cx(), planned.id).await.expect("moves");
     let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Eventual).await;
     assert!(seen.expect("reads").is_some());
+    // Nor what it shows of the whole shard.
+    let (fan_out, page) = (FanOut::because("count"), Page::FIRST);
+    let all =
+        world.cluster.list_across::<Account>(&cx(), &look, fan_out, page, &Consistency::Eventual).await.expect("reads");
+    assert!(all.failed.is_empty() && all.rows.iter().any(|row| row.id == account.id), "{all:?}");
 }

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use pim_core::shard::EndpointRole;
-use pim_data::backend::Secrets as _;
-use pim_data::cluster::{Cluster, EndpointFinding, EndpointHealth, OpenError};
-use pim_data::consistency::Consistency;
+use pim_data::backend::{DbError, Secrets as _};
+use pim_data::cluster::{Cluster, EndpointFinding, EndpointHealth, OpenError, PrimaryState};
+use pim_data::consistency::{Consistency, ConsistencyToken};
+use pim_data::repository::ReadError;
 
-use super::ensemble::{Ensemble, PATIENCE, patient, points, register, set, until};
-use super::world::schema;
+use super::ensemble::{Ensemble, PATIENCE, health, patient, points, register, request, set, until, until_shard};
+use super::world::{Account, ShopResource, read, schema};
 
 const EVENTUAL: Consistency = Consistency::Eventual;
 
@@ -96,6 +97,54 @@ async fn one_that_stands_still_is_left_alone_and_reads_go_on() {
     ensemble.second.thaw().expect("goes on");
     until(&cluster, "b", is_fit).await;
     assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 0);
+}
+
+/// Guards: a standby that stands still takes half of a hurried reader's time, not all of it; and one that was hardly given time is
+/// not blamed for that. No probe has found anything out yet.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn one_that_stands_still_leaves_time_for_the_primary() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.probe_every = Duration::from_secs(10)).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    let (permit, own) = (read(ShopResource::Account), ensemble.nearby("replica"));
+    let hurried = async |millis| {
+        let cx = request(Duration::from_millis(millis));
+        cluster.read::<Account>(&cx, &permit, id, &EVENTUAL).await
+    };
+    hurried(700).await.expect("a connection to it is open");
+    assert_eq!(ensemble.nearby("replica"), own + 1);
+    ensemble.second.freeze().expect("stands still");
+    for _ in 0..3 {
+        let _late_or_of_the_primary = hurried(100).await;
+    }
+    assert!(!health(&cluster).await.endpoints.iter().any(|it| it.breaker_open), "it had fifty milliseconds");
+    hurried(700).await.expect("the primary answers");
+    ensemble.second.thaw().expect("goes on");
+}
+
+/// Guard: reads that only the primary can answer wait for a lost one where they are counted, and learn which one that is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn whoever_falls_back_to_a_lost_primary_is_told_of_it() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    let id = register(&cluster).await.id;
+    until(&cluster, "b", is_fit).await;
+    ensemble.first.kill().expect("dies");
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::Silent)).await;
+    let permit = read(ShopResource::Account);
+    // More than may ask the primary in a replica's stead at a time.
+    let all = (0..12).map(async |_| {
+        let unseen = Consistency::ReadYourWrites(ConsistencyToken::of(id.uuid(), 99));
+        let cx = request(Duration::from_secs(1));
+        cluster.read::<Account>(&cx, &permit, id, &unseen).await.map(drop)
+    });
+    for outcome in futures_util::future::join_all(all).await {
+        let named = |error: &DbError| matches!(error, DbError::NoPrimary { place } if place == "a");
+        assert!(matches!(&outcome, Err(ReadError::Database(error)) if named(error)), "{outcome:?}");
+    }
 }
 
 /// Guard: whoever asks tells the endpoint's breaker what became of it; no probe has found anything out yet.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use pim_core::shard::HomeKey;
-use pim_data::backend::{Engine, Row, ServerSettings, Statement};
+use pim_data::backend::{DbError, Engine, Row, ServerSettings, Statement};
 use pim_data::consistency::ConsistencyToken;
 use pim_events::StoreError;
 use tokio::time::{Instant, sleep, timeout};
@@ -90,4 +90,21 @@ async fn nobody_waits_for_what_is_held() {
     let held = read(&rig, home, &seen(&[(home, 2)]), LONG).await;
     assert!(matches!(held, Err(StoreError::Behind { held: true, .. })), "{held:?}");
     assert_eq!(read(&rig, home, &seen(&[(home, 1)]), LONG).await.expect("was applied before").len(), 1);
+}
+
+/// Guard: whoever has seen nothing yet is bounded by their deadline as well.
+#[tokio::test]
+async fn whoever_brings_nothing_waits_no_longer() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    if rig.store.db().engine() == Engine::Postgres {
+        let (begun, slow) = (Instant::now(), Statement::same("SELECT pg_sleep(20)::text"));
+        let until = begun + Duration::from_millis(300);
+        let read = rig.store.query_after("journal", &ConsistencyToken::default(), until, slow).await;
+        assert!(matches!(read, Err(StoreError::Db(DbError::Unanswered | DbError::Late))), "{read:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+    let nothing = Statement::same("SELECT 1");
+    let until = Instant::now() + LONG;
+    assert!(rig.store.query_after("journal", &ConsistencyToken::default(), until, nothing).await.is_ok());
 }

@@ -71,7 +71,7 @@ impl ReadStore {
         statement: Statement,
     ) -> Result<Vec<Row>, StoreError> {
         if seen.entries().len() == 0 {
-            return self.query(statement).await;
+            return Ok(self.db().read_until(until).await?.query(statement).await?);
         }
         let ((mut pause, pause_max), mut has_stood) = (LOOKS, false);
         loop {
