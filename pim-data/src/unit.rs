@@ -151,7 +151,10 @@ impl Unit {
             let (engine, submission) = (shard.db().engine(), idempotency::scope_bind(&self.cx));
             let select = select(E::TABLE, calls, engine, permit.scope(), submission, wanted);
             let until = in_time(&self.cx)?;
-            shard.ready(until, Need::Read).await.inspect_err(|error| self.complain(error))?;
+            if let Err(error) = shard.ready(until, Need::Read).await {
+                self.go_on_elsewhere(&shard, error)?;
+                continue;
+            }
             if self.ticket.is_none() {
                 self.ticket = shard.group().map(|group| group.batches().ticket());
             }
@@ -160,8 +163,9 @@ impl Unit {
                 Ok(found) => found,
                 // A load does nothing: it may go to whoever is the primary next.
                 Err(error) => {
-                    let recovered = shard.recover(until, Need::Read, error).await;
-                    recovered.inspect_err(|error| self.complain(error))?;
+                    if let Err(error) = shard.recover(until, Need::Read, error).await {
+                        self.go_on_elsewhere(&shard, error)?;
+                    }
                     continue;
                 }
             };
@@ -201,6 +205,16 @@ impl Unit {
         }
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, ROW)?));
         Ok(Some(entity))
+    }
+
+    /// Whether another one has taken the shard's place, where a load may go instead. Ends: each time it has.
+    fn go_on_elsewhere(&mut self, shard: &Shard, error: DbError) -> Result<(), UnitError> {
+        if !matches!(error, DbError::Closed) || !self.cluster.is_replaced(shard) {
+            self.complain(&error);
+            return Err(error.into());
+        }
+        self.ticket = None;
+        Ok(())
     }
 
     /// Begins the unit that comes after this one in a bulk, as if it had loaded what this one saves: of the units of one

@@ -47,7 +47,10 @@ impl Unit {
     ) -> Result<(Self, Result<u64, UnitError>), UnitError> {
         let until = in_time(&self.cx)?;
         let parts = self.part_calls()?;
-        shard.ready(until, Need::Write).await?;
+        if let Err(error) = shard.ready(until, Need::Write).await {
+            // Nothing was sent: another one may have taken the shard's place meanwhile.
+            return Ok((self, Err(error.into())));
+        }
         let mut ready = Ready { unit: self, parts, until, since: Instant::now() };
         let Some(batches) = shard.group().map(Group::batches).filter(|_| ready.unit.goes_together()) else {
             // Nobody need wait for it.

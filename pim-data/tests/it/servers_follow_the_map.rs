@@ -1,22 +1,23 @@
 //! A map that names other servers has everybody use them, and nobody notices: green after blue.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pim_core::id::Id;
 use pim_core::shard::{MapVersion, ShardId, ShardMap};
 use pim_data::audit::AuditFilter;
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings, SqlPair, Statement};
-use pim_data::cluster::{Access, Cluster, OpenError};
+use pim_data::cluster::{Access, Cluster, OpenError, PrimaryState};
 use pim_data::consistency::Consistency;
 use pim_data::fan_out::FanOut;
 use pim_data::fence::PublishError;
 use pim_data::relocation::{MoveError, MoveStep};
 use pim_data::repository::Page;
 
-use super::ensemble::{Ensemble, patient, points, points_on, register, set, until};
+use super::ensemble::{Ensemble, patient, points, points_on, register, set, until, until_shard};
 use super::moving::{at_step, eventually, mover};
-use super::world::{Account, Folder, ShopResource, World, cx, policy, read, schema, settings};
+use super::world::{Account, Folder, ShopResource, World, cx, policy, read, schema, settings, tell, write};
 use crate::maps::{add_third, edited, endpoint};
 
 /// The next map, in which shard 0 is found by another secret.
@@ -125,7 +126,9 @@ async fn what_is_under_way_ends_in_its_own_time() {
         let (world, id) = (Arc::clone(&world), account.id);
         async move { world.change(id, |account| account.points = 7).await.map(drop) }
     });
-    let waits = Statement::same("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()");
+    let waits = Statement::same(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    );
     eventually("it waits", async || {
         keeper.query(waits.clone()).await.expect("answers")[0].count(0).expect("a number") == 1
     })
@@ -228,10 +231,8 @@ async fn what_a_process_cannot_open_is_told_and_tried_again() {
     let unsure = world.cluster.retained().await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be complete: {unsure:?}");
     let filter = AuditFilter::User("clerk-1".to_owned());
-    let unsure = world
-        .cluster
-        .audit(&cx(), &read(ShopResource::Account), FanOut::because("a test"), &filter, Page::FIRST)
-        .await;
+    let unsure =
+        world.cluster.audit(&cx(), &read(ShopResource::Account), FanOut::because("a test"), &filter, Page::FIRST).await;
     assert!(unsure.is_err(), "what is not looked at must not seem to be all: {unsure:?}");
     *told.lock().expect("no panic") = Told::SomebodyElses;
     eventually("its servers are taken over", async || matches!(sessions(&world.folder, "green").await, (1.., _))).await;
@@ -280,7 +281,25 @@ async fn servers_that_are_not_written_to_are_no_successors() {
     assert!(matches!(**error, OpenError::Elsewhere { shard: ShardId(0) }), "{error}");
     set(&cluster, &patient(), id, 1).await.expect("commits");
     ensemble.first.kill().expect("dies");
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::Silent)).await;
+    // Guard: whoever waits for the lost one goes on where the map leads then, without being run again.
+    let (permit, fresh) = (write(ShopResource::Account), Account::new(Id::random()));
+    let mut unit = cluster.begin(&patient(), fresh.id);
+    unit.save(&permit, &fresh).expect("saves");
+    tell(&mut unit, "registered");
+    let commit = tokio::spawn(unit.commit());
+    let (load, past) = (cluster.clone(), cluster.clone());
+    let load = tokio::spawn(async move { load.begin(&patient(), id).load::<Account>(&permit, id).await.map(drop) });
+    let past = tokio::spawn(async move {
+        let at = past.clock().now();
+        past.as_of::<Account>(&patient(), &read(ShopResource::Account), id, at).await.map(drop)
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
     cluster.publish_map(&only_b).await.expect("publishes");
+    commit.await.expect("no panic").expect("commits");
+    load.await.expect("no panic").expect("loads");
+    past.await.expect("no panic").expect("reads");
+    assert_eq!(points_on(&ensemble.second, fresh.id), "0");
     set(&cluster, &patient(), id, 2).await.expect("commits");
     assert_eq!(points_on(&ensemble.second, id), "2");
 }
