@@ -1,6 +1,6 @@
 //! Forward-only migrations, applied in order in one transaction, guarded by the writer's lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
@@ -93,6 +93,16 @@ pub enum MigrateError {
         #[source]
         source: Box<DbError>,
     },
+    /// The database lacks generated functions of this program, and this program may not make them.
+    #[error(
+        "database {file} lacks the functions `{name}`: start a program of this release with the owner's connection first"
+    )]
+    NoRoutine {
+        /// Which database.
+        file: String,
+        /// Which.
+        name: String,
+    },
     /// A step, or the declaration that it was generated from, was changed after it had been applied.
     #[error(
         "migration {version} ({name}) is not the one that was applied: another build wrote this data, so choose a new \
@@ -131,10 +141,11 @@ const KNOWN: SqlPair = SqlPair::postgres("SELECT 1 FROM pim_routine WHERE name =
 const MADE: SqlPair = SqlPair::postgres(
     "INSERT INTO pim_routine (name, digest) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET digest = excluded.digest",
 );
+const NAMES: SqlPair = SqlPair::postgres("SELECT name FROM pim_routine");
 
 /// Every statement of this room.
-pub(crate) fn pairs() -> [SqlPair; 5] {
-    [IS_KEPT, APPLIED, RECORD, KNOWN, MADE]
+pub(crate) fn pairs() -> [SqlPair; 6] {
+    [IS_KEPT, APPLIED, RECORD, KNOWN, MADE, NAMES]
 }
 
 /// The lock is this ledger's own; it ends with the transaction.
@@ -237,6 +248,16 @@ pub(crate) async fn make_routines(db: &Db, routines: &[Routine]) -> Result<(), M
         }
     }
     tx.commit().await.map_err(MigrateError::Ledger)
+}
+
+/// Refuses a server's database that lacks a function; for programs that may not make them.
+pub(crate) async fn check_routines(db: &Db, routines: &[Routine]) -> Result<(), MigrateError> {
+    let rows = db.query(Statement::of(NAMES)).await.map_err(MigrateError::Ledger)?;
+    let made: BTreeSet<&str> = rows.iter().filter_map(|row| row.text(0).ok()).collect();
+    match routines.iter().find(|routine| !made.contains(routine.name.as_str())) {
+        None => Ok(()),
+        Some(routine) => Err(MigrateError::NoRoutine { file: place(db), name: routine.name.clone() }),
+    }
 }
 
 /// What an error calls a database: the file itself where it is one.

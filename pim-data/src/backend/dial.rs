@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::ServerSettings;
 use super::resolver::{Resolver, SystemResolver};
 use super::secret::Secrets;
+
+/// Most look-ups of a pool's host at a time.
+const LOOKUPS_MAX: usize = 2;
 
 /// How an endpoint is reached.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct Dial {
     pub(crate) resolver: Arc<dyn Resolver>,
     /// How it is used.
     pub(crate) settings: ServerSettings,
+    /// Places for look-ups of host names: one that hangs keeps a thread of the process until it ends.
+    pub(crate) lookups: Arc<Semaphore>,
     /// Rung when a call finds that something is wrong with the server.
     pub(crate) alarm: Arc<Notify>,
 }
@@ -25,7 +30,17 @@ pub(crate) struct Dial {
 impl Dial {
     /// By the machine's own resolver, with an alarm that nobody listens to.
     pub(crate) fn new(secrets: Arc<dyn Secrets>, settings: ServerSettings) -> Self {
-        Self { secrets, resolver: Arc::new(SystemResolver), settings, alarm: Arc::default() }
+        Self::with(secrets, Arc::new(SystemResolver), settings)
+    }
+
+    /// By this resolver.
+    pub(crate) fn with(secrets: Arc<dyn Secrets>, resolver: Arc<dyn Resolver>, settings: ServerSettings) -> Self {
+        Self { secrets, resolver, settings, lookups: Self::lookups(), alarm: Arc::default() }
+    }
+
+    /// Each pool has its own places: whoever asks for another host waits for none of these.
+    pub(crate) fn lookups() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(LOOKUPS_MAX))
     }
 }
 

@@ -355,6 +355,11 @@ pub enum NotLetIn {
     /// It starts, recovers or goes down.
     #[error("it is starting, recovering or going down, wait for it")]
     Starting,
+    /// The connection string asks for TLS, which this crate does not speak.
+    #[error(
+        "its connection string asks for TLS, which is not spoken here, leave `sslmode` out and encrypt below, as by a proxy beside the program"
+    )]
+    Tls,
 }
 
 impl NotLetIn {
@@ -365,6 +370,9 @@ impl NotLetIn {
             Self::MayNotConnect => "grant the login CONNECT on the database",
             Self::TooMany => "lower `connections_max`, or raise the limit of server, database or role",
             Self::Starting => "wait for it",
+            Self::Tls => {
+                "leave `sslmode` out of the connection string, and encrypt below, as by a proxy beside the program"
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::shard::{ShardId, ShardMap};
 use pim_data::audit::AuditFilter;
-use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, SqlPair, Statement};
+use pim_data::backend::{Db, DbError, ServerSettings, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster, ClusterSettings, EndpointFinding, PrimaryState};
 use pim_data::consistency::Consistency;
 use pim_data::degradation::{DegradeError, Degraded, DegradedStage, Reason};
@@ -17,6 +17,7 @@ use pim_data::unit::UnitError;
 use super::ensemble::{Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard};
 use super::moving::{go_on_to, mover};
 use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
+use crate::without_owner::WithoutOwner;
 
 const SOON: Duration = Duration::from_millis(700);
 const HERE: ShardId = ShardId(0);
@@ -322,21 +323,6 @@ async fn and_taking_it_back_waits_for_whoever_commits_alone() {
     }
     tx.commit().await.expect("commits");
     assert_eq!(ending.await.expect("no panic").expect("is told"), None);
-}
-
-/// Hides the owner's connection strings.
-#[derive(Debug)]
-struct WithoutOwner(Arc<dyn Secrets>);
-
-impl Secrets for WithoutOwner {
-    fn secret(&self, name: &str) -> Result<String, SecretError> {
-        let place = "the test".to_owned();
-        if name.ends_with("-owner") {
-            Err(SecretError::Absent { name: name.to_owned(), place })
-        } else {
-            self.0.secret(name)
-        }
-    }
 }
 
 #[tokio::test]

@@ -46,4 +46,7 @@ mod lines;
 mod wire;
 
 #[cfg(feature = "postgres")]
+mod without_owner;
+
+#[cfg(feature = "postgres")]
 mod postgres;

@@ -5,24 +5,15 @@ use std::time::{Duration, Instant};
 
 use pim_core::id::Id;
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, SecretError, Secrets, SqlPair, Statement};
+use pim_data::backend::{Db, SqlPair, Statement};
 use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
 use super::moving::{at_step, filled, go_on_to, home_of, mover, rows_on};
-use crate::wire::{Trip, Wire};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
-
-/// What services are given: no owner's connection string.
-#[derive(Debug)]
-struct WithoutOwner(Arc<dyn Secrets>);
-
-impl Secrets for WithoutOwner {
-    fn secret(&self, name: &str) -> Result<String, SecretError> {
-        if name.ends_with("-owner") { Err(SecretError::Absent { name: name.to_owned(), place: "nowhere".to_owned() }) } else { self.0.secret(name) }
-    }
-}
+use crate::wire::{Trip, Wire};
+use crate::without_owner::WithoutOwner;
 
 /// Guard: what only the owner may is not begun by anybody else, and nobody else is kept from opening by what is left of it.
 #[tokio::test]
@@ -117,7 +108,10 @@ async fn whoever_would_own_a_bucket_again_waits_for_its_clearing() {
 /// Guard: while writers wait, each end is asked as little as can be, and nobody else at all.
 #[tokio::test]
 async fn writers_wait_for_few_trips() {
-    let wires = [Wire::before(&crate::server::dsn(None, "postgres")).await, Wire::before(&crate::server::dsn(None, "postgres")).await];
+    let wires = [
+        Wire::before(&crate::server::dsn(None, "postgres")).await,
+        Wire::before(&crate::server::dsn(None, "postgres")).await,
+    ];
     let world = World::with(2, |mut settings| {
         let servers = settings.servers.as_mut().expect("servers");
         servers.secrets = wires[0].secrets(Arc::clone(&servers.secrets), "shard-0-owner");

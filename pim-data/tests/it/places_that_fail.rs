@@ -19,6 +19,7 @@ use super::moving::eventually;
 use super::world::{Account, Customer, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
 use crate::lines::Lines;
 use crate::wire::Wire;
+use crate::without_owner::WithoutOwner;
 
 /// Secrets with some of them replaced.
 #[derive(Debug)]
@@ -183,6 +184,34 @@ async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
     for (unit, read) in all {
         assert!(matches!(unit, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{unit:?}");
         assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
+    }
+}
+
+/// Guard: a read that any server may answer is bounded like one that only the primary may, also where there is but one server.
+#[tokio::test]
+async fn nor_a_read_that_need_not_be_fresh() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(1, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
+        settings
+    })
+    .await;
+    let account = world.register().await;
+    let token = world.change(account.id, |account| account.points = 1).await.expect("commits").token;
+    wire.fall_silent();
+    let old = Consistency::Bounded(Duration::from_secs(60));
+    for consistency in [Consistency::Eventual, old, Consistency::ReadYourWrites(token)] {
+        let all = (0..12).map(async |_| {
+            let (begun, permit) = (Instant::now(), read(ShopResource::Account));
+            let outcome = world.cluster.read::<Account>(&hurried(), &permit, account.id, &consistency).await;
+            assert!(begun.elapsed() < Duration::from_secs(3), "{consistency:?}: {:?}", begun.elapsed());
+            assert!(
+                matches!(outcome, Err(ReadError::Deadline | ReadError::Database(DbError::NoPrimary { .. }))),
+                "{outcome:?}"
+            );
+        });
+        futures_util::future::join_all(all).await;
     }
 }
 
@@ -369,4 +398,47 @@ async fn what_fails_a_request_is_in_the_log_with_shard_and_fix() {
         assert_eq!(told[0].get(name).map(String::as_str), Some(value), "{told:?}");
     }
     assert!(told[0]["fix"].contains("transaction_max") && !told[0]["request_id"].is_empty(), "{told:?}");
+}
+
+/// Guard: a program that may not make functions, and whose release needs others than there are, says so before it serves.
+#[tokio::test]
+async fn functions_that_are_missing_are_named_where_they_cannot_be_made() {
+    let World { cluster, folder, .. } = World::new(1).await;
+    drop(cluster);
+    let open = async || {
+        let mut less = settings(&folder, 1);
+        let servers = less.servers.as_mut().expect("servers");
+        servers.secrets = Arc::new(WithoutOwner(Arc::clone(&servers.secrets)));
+        Cluster::open(less, schema()).await.map(drop)
+    };
+    open().await.expect("all are there");
+    let another = "UPDATE pim_routine SET name = 'of-another-release' WHERE name LIKE 'account%'";
+    crate::server::superuser(folder.path(), 0).await.query(Statement::same(another)).await.expect("runs");
+    let refused = told(&open().await.expect_err("is refused"));
+    assert!(
+        refused.contains("`account_") && refused.contains("owner's connection") && refused.contains("shard 0"),
+        "{refused}"
+    );
+    Cluster::open(settings(&folder, 1), schema()).await.expect("whoever may makes them");
+    open().await.expect("all are there again");
+}
+
+/// Guard: a connection string that asks for what is not spoken here is named for that, not for a server that is away.
+#[tokio::test]
+async fn a_connection_string_that_asks_for_tls_is_refused_by_name() {
+    let folder = Folder::new();
+    let mut settings = settings(&folder, 1);
+    let servers = settings.servers.as_mut().expect("servers");
+    servers.secrets = Arc::new(AskingForTls(Arc::clone(&servers.secrets)));
+    let refused = told(&Cluster::open(settings, schema()).await.map(drop).expect_err("is refused"));
+    assert!(refused.contains("TLS") && refused.contains("sslmode"), "{refused}");
+}
+
+#[derive(Debug)]
+struct AskingForTls(Arc<dyn Secrets>);
+
+impl Secrets for AskingForTls {
+    fn secret(&self, name: &str) -> Result<String, SecretError> {
+        Ok(format!("{}?sslmode=require", self.0.secret(name)?))
+    }
 }

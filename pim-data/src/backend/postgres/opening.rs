@@ -61,7 +61,12 @@ async fn addresses(dial: &Dial, options: &PgConnectOptions) -> Vec<IpAddr> {
         return Vec::new();
     }
     let resolver = Arc::clone(&dial.resolver);
-    let asked = tokio::task::spawn_blocking(move || resolver.resolve(&host));
+    let Ok(place) = Arc::clone(&dial.lookups).acquire_owned().await else { return Vec::new() };
+    let asked = tokio::task::spawn_blocking(move || {
+        // Whoever asked may have gone; the thread is in use until here.
+        let _place = place;
+        resolver.resolve(&host)
+    });
     asked.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
@@ -96,13 +101,16 @@ fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConn
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::backend::{Secrets, SystemResolver};
+    use crate::backend::{Resolver, Secrets};
 
     /// A connection string for everybody.
     #[derive(Debug)]
@@ -130,10 +138,38 @@ mod tests {
         });
         let settings = ServerSettings { connect_timeout: Duration::from_millis(300), ..ServerSettings::default() };
         let secrets = Arc::new(Same(format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable")));
-        let dial = Dial { secrets, resolver: Arc::new(SystemResolver), settings, alarm: Arc::default() };
+        let dial = Dial::new(secrets, settings);
         let opened = timeout(Duration::from_secs(20), open(&dial, &Target::new("a".to_owned()))).await;
         let refused = opened.expect("ends");
         assert!(matches!(refused, Err(DbError::Unreachable { .. })), "{refused:?}");
         server.abort();
+    }
+
+    /// Never answers; counts who asks.
+    #[derive(Debug)]
+    struct Hanging(AtomicUsize, Mutex<Receiver<()>>);
+
+    impl Resolver for Hanging {
+        fn resolve(&self, _host: &str) -> std::io::Result<Vec<IpAddr>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            let _until_the_test_ends = self.1.lock().map(|hangs| hangs.recv());
+            Ok(Vec::new())
+        }
+    }
+
+    /// Guard: whoever gives up a look-up leaves its thread behind, and looks again: not without end.
+    #[tokio::test]
+    async fn a_resolver_that_hangs_keeps_few_threads() {
+        let (end, hangs) = channel();
+        let resolver = Arc::new(Hanging(AtomicUsize::new(0), Mutex::new(hangs)));
+        let settings = ServerSettings { connect_timeout: Duration::from_millis(20), ..ServerSettings::default() };
+        let secrets = Arc::new(Same("postgres://u@shard.invalid/d".to_owned()));
+        let dial = Dial::with(secrets, Arc::clone(&resolver) as Arc<dyn Resolver>, settings);
+        for _ in 0..10 {
+            let refused = open(&dial, &Target::new("a".to_owned())).await;
+            assert!(matches!(refused, Err(DbError::Unreachable { .. })), "{refused:?}");
+        }
+        assert_eq!(resolver.0.load(Ordering::SeqCst), 2);
+        drop(end);
     }
 }

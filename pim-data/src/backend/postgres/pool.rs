@@ -56,6 +56,7 @@ impl Pool {
     pub(super) fn new(name: &str, dial: Dial) -> Self {
         let slots = Arc::new(Semaphore::new(dial.settings.connections_max.max(1)));
         let target = watch::Sender::new(Target::new(name.to_owned()));
+        let dial = Dial { lookups: Dial::lookups(), ..dial };
         Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default(), alone: AtomicBool::default() }))
     }
 

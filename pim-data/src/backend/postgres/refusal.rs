@@ -50,6 +50,7 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
 pub(super) fn not_let_in(error: sqlx::Error, place: &str) -> DbError {
     let refusal = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>());
     let why = match refusal.map(PgDatabaseError::code) {
+        None if matches!(error, sqlx::Error::Tls(_)) => NotLetIn::Tls,
         None => return DbError::Unreachable { place: place.to_owned(), source: Driver::of(error) },
         Some("28P01" | "28000") => NotLetIn::Login,
         Some("3D000") => NotLetIn::NoSuchDatabase,

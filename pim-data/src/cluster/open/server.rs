@@ -12,7 +12,7 @@ use crate::backend::{Db, DbError, Dial, SecretError, ServerSettings, SqlPair, St
 use crate::cluster::directory::Directory;
 use crate::cluster::group::Members;
 use crate::cluster::{CONTROL, ClusterSettings, Endpoint, Group, Servers, Shard, name_of};
-use crate::migration::{MigrateError, Migration, check, make_routines, survey};
+use crate::migration::{MigrateError, Migration, check, check_routines, make_routines, survey};
 use crate::schema::Schema;
 
 pub(super) const ROLE: SqlPair = SqlPair::postgres("SELECT pg_is_in_recovery()");
@@ -116,7 +116,7 @@ impl<'a> Opening<'a> {
         schema: &'a Schema,
     ) -> Self {
         let (secrets, resolver) = (Arc::clone(&servers.secrets), Arc::clone(&servers.resolver));
-        let dial = Dial { secrets, resolver, settings: servers.settings, alarm: Arc::default() };
+        let dial = Dial::with(secrets, resolver, servers.settings);
         Self { id, dial, map, directory, settings, schema }
     }
 
@@ -135,6 +135,8 @@ impl<'a> Opening<'a> {
         identity::look(&writer, self.id, self.map, self.directory).await?;
         if owner.is_none() {
             check(&writer, self.steps()).await.map_err(|source| self.unfit(source))?;
+            let routines = self.schema.routines(self.id == CONTROL);
+            check_routines(&writer, &routines).await.map_err(|source| self.unfit(source))?;
         }
         let endpoints: Result<Vec<_>, _> = named.iter().map(|(id, dsn)| Endpoint::new(id, dsn, &self.dial)).collect();
         let endpoints = endpoints.map_err(|source| self.failed(source))?;
