@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use pim_servers::fleet::{Fleet, FleetError, ServerState, ShardServers};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ pub(crate) enum ServersVerb {
     Remove,
     /// Tells what each server is at present.
     Status,
-    /// Stops all servers and removes their data.
+    /// Stops all servers and removes their data; those of a directory that `lab restore` has made keep it.
     Down,
 }
 
@@ -148,6 +148,10 @@ fn findings_on(shard: &ShardServers) -> Vec<Value> {
 /// Starts the servers of so many shards.
 pub(super) fn create(shards: u16, json: bool) -> Result<Fleet> {
     let place = place()?;
+    if resumed().is_some() {
+        // Also where it leads nowhere: new servers would come about in somebody's data directory.
+        return Err(failed(FleetError::Exists { folder: beside_the_state() }));
+    }
     if !json {
         say(&format!("starting {} servers in {}", u32::from(shards) * 2 + 1, place.display()));
     }
@@ -202,11 +206,8 @@ pub(super) fn reachable(folder: &Path) -> Result<()> {
 
 /// Stops all servers and removes their data, where there are some. Those that were resumed keep it.
 pub(super) fn remove_if_any() -> Result<()> {
-    let link = beside_the_state();
-    if let Ok(folder) = fs::read_link(&link) {
-        let stopped = Fleet::open(&folder).and_then(|fleet| fleet.stop());
-        fs::remove_file(&link)?;
-        return stopped.map_err(failed);
+    if let Some(folder) = resumed() {
+        return let_go(&folder);
     }
     // What a backup goes on from is to be had also when the servers are gone.
     if let Ok(fleet) = open() {
@@ -219,6 +220,22 @@ pub(super) fn remove_if_any() -> Result<()> {
         Ok(()) | Err(FleetError::Absent { .. }) => Ok(()),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Where servers are that this lab's folder leads to: those that were resumed.
+fn resumed() -> Option<PathBuf> {
+    fs::read_link(beside_the_state()).ok()
+}
+
+/// Stops servers that were resumed, and leaves their data. Nothing leads to them any more when all have ended, no sooner: who
+/// has not is stopped by saying it again.
+fn let_go(folder: &Path) -> Result<()> {
+    // Where somebody has taken them away there is nobody to stop.
+    if folder.join("secrets").exists() {
+        Fleet::open(folder).and_then(|fleet| fleet.stop()).map_err(failed)?;
+    }
+    let link = beside_the_state();
+    fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))
 }
 
 /// Beside the archived logs, what of the data directory goes on behind a backup: maps, and checkpoints of the audit trail.
@@ -250,10 +267,7 @@ fn replace(path: &Path, target: &Path) -> std::io::Result<()> {
 
 /// The data directory of the programs on these servers.
 fn data_dir() -> PathBuf {
-    match fs::read_link(beside_the_state()) {
-        Ok(resumed) => resumed.with_file_name("data"),
-        Err(_) => journal::process_folder().join("data"),
-    }
+    resumed().map_or_else(|| journal::process_folder().join("data"), |servers| servers.with_file_name("data"))
 }
 
 fn up(shards: u16, json: bool) -> Result<()> {
@@ -273,6 +287,15 @@ fn status(json: bool) -> Result<()> {
 fn down(json: bool) -> Result<()> {
     if journal::process_folder().exists() {
         return Err(Failure::Refused.because("a lab runs on them: `cargo xtask lab down` stops both"));
+    }
+    if let Some(folder) = resumed() {
+        let_go(&folder)?;
+        if json {
+            print("servers-down", &json!({"removed": null, "kept": folder}), true);
+        } else {
+            say(&format!("stopped all servers; their data stays in {}", folder.display()));
+        }
+        return Ok(());
     }
     let place = place()?;
     Fleet::remove(&place).map_err(failed)?;
@@ -324,7 +347,7 @@ fn is_open(folder: &Path) -> bool {
 /// Where their data is: beside the lab's state, or where that leads to, unless the user that runs them cannot get there.
 pub(super) fn place() -> Result<PathBuf> {
     let folder = journal::folder();
-    if let Ok(resumed) = fs::read_link(beside_the_state()) {
+    if let Some(resumed) = resumed() {
         return Ok(resumed);
     }
     if is_open(&folder) {

@@ -2,5 +2,6 @@
 
 mod each_verb_answers_in_json;
 mod exit_codes_say_what_went_wrong;
+mod restored_servers_stay;
 mod stand_in;
 mod xtask;

@@ -36,6 +36,11 @@ pub(crate) fn xtask_without_postgres(arguments: &[&str]) -> Ended {
     ended(command.args(arguments).env_remove("LAB_TEST_POSTGRES_DSN").env("LAB_POSTGRES_BIN", "/nowhere"))
 }
 
+/// Runs it with the programs of a folder in place of PostgreSQL's.
+pub(crate) fn xtask_on(programs: &Path, arguments: &[&str]) -> Ended {
+    ended(Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).env("LAB_POSTGRES_BIN", programs))
+}
+
 fn ended(command: &mut Command) -> Ended {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("the built xtask runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");

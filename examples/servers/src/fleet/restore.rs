@@ -1,12 +1,12 @@
 //! New servers from base backups and the archive behind them, all up to the same instant.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, iter};
 
 use super::backup::{BackupError, ServersBackup, group_of, groups};
 use super::{Fleet, FleetError, Instant, UNSHARDED, UNSHARDED_DATABASES, at, secret_of, server_name};
 use crate::guard::{Guard, SERVERS};
-use crate::local::{LocalServer, Source};
+use crate::local::{LocalServer, Source, Stop};
 use crate::programs::Programs;
 
 /// Servers that were restored.
@@ -95,26 +95,32 @@ impl Fleet {
     /// Starts servers that were stopped, as those of a lab that went down.
     ///
     /// # Errors
-    /// When one does not become ready.
+    /// When one does not become ready; those behind it are not started then.
     pub fn start(&self) -> Result<(), FleetError> {
-        self.each(|server| if server.is_running() { Ok(()) } else { server.start() })
+        self.all().try_for_each(|server| {
+            let server = server?;
+            if server.is_running() { Ok(()) } else { Ok(server.start()?) }
+        })
     }
 
     /// Stops all servers in order and leaves their data.
     ///
     /// # Errors
-    /// When one does not end.
+    /// When one does not end; the others are stopped all the same.
     pub fn stop(&self) -> Result<(), FleetError> {
-        self.each(|server| if server.is_running() { server.stop(crate::local::Stop::Fast) } else { Ok(()) })
+        let stopped = self.all().map(|server| {
+            let server = server?;
+            if server.is_running() { Ok(server.stop(Stop::Fast)?) } else { Ok(()) }
+        });
+        stopped.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Primaries first: a standby that is not there yet is waited for, and one that stops sooner would be waited for too.
-    fn each(&self, work: impl Fn(&LocalServer) -> Result<(), crate::local::LocalError>) -> Result<(), FleetError> {
-        for shard in 0..self.shards {
-            let (primary, standby) = self.pair(shard)?;
-            work(&primary)?;
-            work(&standby)?;
-        }
-        Ok(work(&self.server(UNSHARDED)?)?)
+    fn all(&self) -> impl Iterator<Item = Result<LocalServer, FleetError>> {
+        let pair = |shard| match self.pair(shard) {
+            Ok((primary, standby)) => vec![Ok(primary), Ok(standby)],
+            Err(error) => vec![Err(error)],
+        };
+        (0..self.shards).flat_map(pair).chain(iter::once_with(|| self.server(UNSHARDED)))
     }
 }
