@@ -1,6 +1,9 @@
-//! Whether a process is still the one that was started: its id may have been given to another since.
+//! Whether a process is still the one that was started: its id may have been given to another since. And which one was
+//! started, where nobody has noted it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Tells a process from any other that ever had or will have its id: when it began, as the system tells it.
@@ -14,6 +17,18 @@ pub(super) fn birth_of(pid: u32) -> Option<String> {
     let line = String::from_utf8(output.stdout).ok()?;
     let (state, began) = line.trim().split_once(char::is_whitespace)?;
     (!state.starts_with('Z')).then(|| began.trim().to_owned())
+}
+
+/// The processes whose standard output is a file, as the system's `/proc` tells; none where it has none.
+pub(super) fn printing_to(file: &Path) -> Vec<u32> {
+    let Ok(file) = fs::metadata(file) else { return Vec::new() };
+    let prints_there = |pid: &u32| {
+        let output = fs::metadata(format!("/proc/{pid}/fd/1"));
+        output.is_ok_and(|it| (it.dev(), it.ino()) == (file.dev(), file.ino()))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.filter(prints_there).collect()
 }
 
 /// Field 22 of `/proc/PID/stat`. The second field is a name in brackets, which may hold anything.

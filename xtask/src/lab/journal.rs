@@ -1,8 +1,8 @@
 //! What the running lab left on disk: its state, its event lines, its log.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::alive::birth_of;
+use super::alive::{birth_of, printing_to};
 use super::document;
 use crate::exit::Failure;
 use crate::shell::{pause, target_dir};
@@ -41,10 +41,10 @@ pub(super) struct State {
 }
 
 /// One of several programs.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(super) struct Running {
     pub(super) name: String,
-    pid: u32,
+    pub(super) pid: u32,
     birth: String,
 }
 
@@ -52,6 +52,12 @@ impl Running {
     /// `None` when it has ended already.
     pub(super) fn of(name: &str, pid: u32) -> Option<Self> {
         Some(Self { name: name.to_owned(), pid, birth: birth_of(pid)? })
+    }
+
+    /// Those that print into a file, whether anybody has noted them or not.
+    pub(super) fn printing_into(file: &Path) -> Vec<Self> {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        printing_to(file).into_iter().filter_map(|pid| Self::of(&name, pid)).collect()
     }
 
     /// Whether the very process that was started is still running.
@@ -121,10 +127,15 @@ impl State {
         serde_json::from_str(&fs::read_to_string(state_file()).ok()?).ok()
     }
 
-    /// Remembers it for later calls.
+    /// Remembers it for later calls, which find this one or the one before it, whatever happens meanwhile.
     pub(super) fn keep(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
-        fs::write(state_file(), text).context("cannot write the state of the lab")
+        replace(&state_file(), &text).context("cannot write the state of the lab")
+    }
+
+    /// The process that stands for it.
+    pub(super) fn process(&self) -> Running {
+        Running { name: "services".to_owned(), pid: self.pid, birth: self.birth.clone() }
     }
 
     /// The running lab's state.
@@ -147,6 +158,16 @@ impl State {
     pub(super) fn forget() {
         let _absent = fs::remove_file(state_file());
     }
+}
+
+/// Writes a file beside the old one and in its place, whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let written =
+        File::create(&part).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&part, path)).inspect_err(|_| {
+        let _absent = fs::remove_file(&part);
+    })
 }
 
 /// The last event line of the given kind.
@@ -216,4 +237,29 @@ pub(super) fn logs(count: usize, follow: bool, json: bool) -> Result<()> {
 /// A line as the log's own JSON, or as text when it is none.
 fn entry(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::replace;
+
+    /// Guard: what could not be written whole leaves what was there before.
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("xtask-journal-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (path, part) = (folder.join("state.json"), folder.join("state.part"));
+        replace(&path, "old").expect("writes");
+        // A disk that is full.
+        symlink("/dev/full", &part).expect("a link");
+        assert!(replace(&path, "new").is_err());
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "old");
+        assert!(fs::symlink_metadata(&part).is_err(), "nothing is left beside it");
+        replace(&path, "new").expect("writes");
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "new");
+        fs::remove_dir_all(&folder).expect("goes");
+    }
 }

@@ -49,10 +49,15 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
         Some(restored) => servers::resume(restored, json)?,
         None => servers::create(args.shards.unwrap_or(SHARDS), json)?,
     };
-    let started = Start::new(args, fleet).and_then(|start| start.all(args));
-    let state = started.inspect_err(|_| {
-        let _only_the_first_error_counts = clean_up(&State::kept().map(|state| state.programs).unwrap_or_default());
+    let begun = Start::new(args, fleet).inspect_err(|_| {
+        let _only_the_first_error_counts = clean_up(&[]);
+    });
+    let mut start = begun?;
+    // What could not be noted is stopped too.
+    start.all(args).inspect_err(|_| {
+        let _only_the_first_error_counts = clean_up(&start.state.programs);
     })?;
+    let state = start.state;
     if json {
         document::print("up", &json!({"mode": "process", "lab": state.ready}), true);
     } else {
@@ -86,8 +91,8 @@ impl Start {
         Ok(Self { fleet, data, begun, give_up, state })
     }
 
-    fn all(mut self, args: &UpArgs) -> Result<State> {
-        // From now on `lab down` knows that there is something to clean up.
+    fn all(&mut self, args: &UpArgs) -> Result<()> {
+        // From now on a second `lab up` is told that one is at it.
         self.state.keep()?;
         let seeded = if args.data_dir.is_some() { json!({"seeded_patients": 0}) } else { self.seed(args)? };
         let broker = self.edge("session-broker", &["--listen", ANY_PORT])?;
@@ -126,8 +131,7 @@ impl Start {
             "gateway": gateway, "broker": broker, "programs": programs, "ready_ms": ready_ms,
             "shards": self.fleet.shards(), "seeded_patients": seeded["seeded_patients"],
         });
-        self.state.keep()?;
-        Ok(self.state)
+        self.state.keep()
     }
 
     /// Brings the schemas up to date and makes the data set.
@@ -293,7 +297,8 @@ fn is_quiet(run: &Value) -> bool {
 }
 
 /// Ends programs and servers, callers before those whom they call, and removes what they had.
-fn clean_up(programs: &[Running]) -> Result<()> {
+fn clean_up(noted: &[Running]) -> Result<()> {
+    let programs = [noted, &unnoted(noted)].concat();
     let (edge, rest): (Vec<_>, Vec<_>) = programs.iter().partition(|it| FIRST_TO_STOP.contains(&it.name.as_str()));
     stop_all(&edge);
     let (services, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| it.name.ends_with("-service"));
@@ -306,6 +311,13 @@ fn clean_up(programs: &[Running]) -> Result<()> {
     }
     State::forget();
     Ok(())
+}
+
+/// Programs that print into this lab's files, and are not among these: whoever started them was broken off, or could not write.
+fn unnoted(noted: &[Running]) -> Vec<Running> {
+    let files = fs::read_dir(journal::process_folder()).into_iter().flatten().flatten();
+    let running = files.flat_map(|file| Running::printing_into(&file.path()));
+    running.filter(|program| !noted.contains(program)).collect()
 }
 
 /// Lets them drain; who does not end in time is killed.

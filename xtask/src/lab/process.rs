@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::journal::{self, State};
+use super::journal::{self, Running, State};
 use super::{api, document, nine};
 use crate::exit::Failure;
 use crate::shell::{cargo, must, pause, root, target_dir};
@@ -130,6 +130,10 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
         let sentence = "a lab of processes was broken off here: `cargo xtask lab down` cleans up";
         return Err(Failure::Precondition.because(sentence));
     }
+    if !Running::printing_into(&journal::events_file()).is_empty() {
+        let sentence = "a lab is being started here, or was broken off: `cargo xtask lab down` stops it";
+        return Err(Failure::Precondition.because(sentence));
+    }
     if args.mode == "process" {
         return nine::up(args, json);
     }
@@ -149,8 +153,9 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     command.process_group(0).stdin(Stdio::null());
     command.stdout(File::create(journal::events_file())?).stderr(File::create(journal::log_file())?);
     let mut child = command.spawn().context("cannot start services")?;
-    let state = State::of_ready(wait_until_ready(&mut child, args.wait.unwrap_or(READY_WITHIN))?)?;
-    state.keep()?;
+    let ready = wait_until_ready(&mut child, args.wait.unwrap_or(READY_WITHIN))?;
+    let noted = State::of_ready(ready).and_then(|state| state.keep().map(|()| state));
+    let state = noted.inspect_err(|_| stop(&mut child))?;
     if json {
         document::print("up", &json!({"mode": args.mode, "lab": state.ready}), true);
     } else {
@@ -172,25 +177,30 @@ fn wait_until_ready(child: &mut Child, patience: Duration) -> Result<Value> {
         }
         pause();
     }
-    // Nobody could reach it later: do not leave it behind.
-    let _gone = child.kill().and_then(|()| child.wait());
+    stop(child);
     let (tail, log) = (journal::log_tail(LOG_LINES), journal::log_file());
     let fix = "more time: `--wait 5m`; fewer `--patients`";
     let sentence = format!("services was not ready within {patience:?} and has been stopped ({fix}); its log,");
     Err(Failure::Precondition.because(format!("{sentence} {}, ends with:\n{tail}", log.display())))
 }
 
-/// Drains and stops the lab.
+/// Nobody could reach it later: does not leave it behind.
+fn stop(child: &mut Child) {
+    let _gone = child.kill().and_then(|()| child.wait());
+}
+
+/// Drains and stops the lab, also one whose start was broken off before its state was kept.
 pub(super) fn down(json: bool) -> Result<()> {
-    if let Some(state) = State::kept().filter(|_| journal::process_folder().exists()) {
-        return nine::down(&state, json);
+    if journal::process_folder().exists() {
+        return nine::down(&State::kept().unwrap_or_else(State::of_processes), json);
     }
-    let state = State::load()?;
-    must(Command::new("kill").args(["-TERM", &state.pid.to_string()]))?;
+    let unnoted = |none| Running::printing_into(&journal::events_file()).pop().ok_or(none);
+    let services = State::load().map(|state| state.process()).or_else(unnoted)?;
+    must(Command::new("kill").args(["-TERM", &services.pid.to_string()]))?;
     let give_up = Instant::now() + DRAIN_MAX;
-    while state.is_alive() {
+    while services.is_alive() {
         if Instant::now() > give_up {
-            let sentence = format!("process {} has not drained within {} s", state.pid, DRAIN_MAX.as_secs());
+            let sentence = format!("process {} has not drained within {} s", services.pid, DRAIN_MAX.as_secs());
             return Err(Failure::Threshold.because(sentence));
         }
         pause();

@@ -1,7 +1,9 @@
 //! What scripts may rely on: exit codes, and one JSON document a verb.
 
+mod broken_off_labs_are_cleaned_up;
 mod each_verb_answers_in_json;
 mod exit_codes_say_what_went_wrong;
+mod led;
 mod restored_servers_stay;
 mod stand_in;
 mod xtask;

@@ -2,64 +2,10 @@
 //! that they have stays.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::xtask::{Ended, Folder, xtask_on};
-
-/// A lab's folder that leads to servers elsewhere, and what does as if it were PostgreSQL's programs.
-struct Led {
-    folder: Folder,
-}
-
-impl Led {
-    /// As `lab up --data-dir` leaves it that is broken off while it starts servers.
-    fn new(pg_ctl: &str) -> Self {
-        let led = Self { folder: Folder::new("led") };
-        let servers = led.servers();
-        for secret in ["secrets/fleet", "secrets/shard-0", "service-secrets/shard-0"] {
-            fs::create_dir_all(servers.join(secret).parent().unwrap()).unwrap();
-            fs::write(servers.join(secret), "a secret").unwrap();
-        }
-        for server in ["shard_0_a", "shard_0_b", "unsharded"] {
-            fs::create_dir_all(servers.join(server).join("data")).unwrap();
-            fs::write(servers.join(server).join("data/postgresql.conf"), "port = 1\n").unwrap();
-        }
-        fs::create_dir(led.folder.path().join("lab")).unwrap();
-        symlink(&servers, led.link()).unwrap();
-        fs::create_dir(led.folder.path().join("bin")).unwrap();
-        for name in ["initdb", "pg_basebackup", "psql"] {
-            led.program(name, "exit 1");
-        }
-        led.program("postgres", "echo 'postgres (PostgreSQL) 15.6'");
-        led.program("pg_ctl", pg_ctl);
-        led
-    }
-
-    fn program(&self, name: &str, does: &str) {
-        let path = self.folder.path().join("bin").join(name);
-        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn servers(&self) -> PathBuf {
-        self.folder.path().join("new").join("servers")
-    }
-
-    fn link(&self) -> PathBuf {
-        self.folder.path().join("lab").join("servers")
-    }
-
-    fn leads_there(&self) -> bool {
-        fs::read_link(self.link()).is_ok_and(|it| it == self.servers())
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ended {
-        let lab = self.folder.join("lab");
-        xtask_on(&self.folder.path().join("bin"), &[&["lab", "--json", "--folder", &lab], arguments].concat())
-    }
-}
+use super::led::Led;
 
 /// What is taken for a server, because its command line names the data; goes with the value.
 struct Running(Child);

@@ -36,9 +36,9 @@ pub(crate) fn xtask_without_postgres(arguments: &[&str]) -> Ended {
     ended(command.args(arguments).env_remove("LAB_TEST_POSTGRES_DSN").env("LAB_POSTGRES_BIN", "/nowhere"))
 }
 
-/// Runs it with the programs of a folder in place of PostgreSQL's.
-pub(crate) fn xtask_on(programs: &Path, arguments: &[&str]) -> Ended {
-    ended(Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).env("LAB_POSTGRES_BIN", programs))
+/// Runs it in an environment that names other places.
+pub(crate) fn xtask_with<'a>(places: impl Iterator<Item = (&'a str, String)>, arguments: &[&str]) -> Ended {
+    ended(Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).envs(places))
 }
 
 fn ended(command: &mut Command) -> Ended {

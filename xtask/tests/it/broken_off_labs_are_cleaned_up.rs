@@ -1,0 +1,118 @@
+//! `lab up` may be killed at any point, or find the disk full: what it has started is stopped, then or by `lab down`.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command};
+
+use super::led::Led;
+use super::xtask::{Ended, Folder, xtask};
+
+/// A process that goes with the value, unless somebody has stopped it sooner.
+struct Started(Child);
+
+impl Started {
+    fn printing_into(file: &Path) -> Self {
+        let output = File::options().create(true).append(true).open(file).unwrap();
+        Self(Command::new("tail").args(["-f", "/dev/null"]).stdout(output).spawn().expect("runs"))
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|status| status.is_some())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _gone = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+fn down(folder: &Folder) -> Ended {
+    xtask(&["lab", "--folder", &folder.join(""), "down"])
+}
+
+/// Guard: a lab of processes whose state was never written, or not to its end, goes all the same.
+#[test]
+fn whose_state_cannot_be_read() {
+    for state in [None, Some(""), Some("{\"pid\": 1, \"bir")] {
+        let folder = Folder::new("broken-off");
+        for made in ["process/data", "servers/secrets"] {
+            fs::create_dir_all(folder.path().join(made)).unwrap();
+        }
+        if let Some(text) = state {
+            fs::write(folder.path().join("state.json"), text).unwrap();
+        }
+        let up = xtask(&["lab", "--folder", &folder.join(""), "up"]);
+        assert_eq!((up.code, up.err.contains("lab down")), (Some(3), true), "{up:?}");
+        let down = down(&folder);
+        assert_eq!((down.code, down.err.contains("nothing is left")), (Some(4), true), "{down:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left: {state:?}");
+    }
+}
+
+/// Guard: whoever is killed between starting a program and noting it leaves one that `lab down` stops, and nobody else's.
+#[test]
+fn with_a_program_that_nobody_noted() {
+    let folder = Folder::new("unnoted");
+    fs::create_dir(folder.path().join("process")).unwrap();
+    let mut programs = ["services", "gateway"]
+        .map(|name| Started::printing_into(&folder.path().join("process").join(format!("{name}.jsonl"))));
+    let mut other = Started::printing_into(&folder.path().join("other.jsonl"));
+    let down = down(&folder);
+    assert_eq!((down.code, down.err.contains("nothing is left")), (Some(4), true), "{down:?}");
+    assert!(programs.iter_mut().all(Started::has_ended), "a program goes on");
+    assert!(!other.has_ended(), "it is none of the lab's");
+}
+
+/// Guard: so does whoever is killed while the embedded lab starts, and no second one is started beside it.
+#[test]
+fn with_a_lab_in_one_process_that_nobody_noted() {
+    let folder = Folder::new("unnoted");
+    let mut services = Started::printing_into(&folder.path().join("events.jsonl"));
+    let up = xtask(&["lab", "--folder", &folder.join(""), "up"]);
+    assert_eq!((up.code, up.err.contains("lab down")), (Some(3), true), "{up:?}");
+    let down = down(&folder);
+    assert_eq!((down.code, down.err.contains("without a summary")), (Some(4), true), "{down:?}");
+    assert!(services.has_ended(), "it goes on");
+}
+
+/// What a program of the lab does: tells its id, says that it is ready, and goes on. `{}` is for what it does before.
+const SERVES: &str = "echo $$ >>\"$0.pids\"; {}; echo '{\"event\":\"ready\",\"url\":\"http://127.0.0.1:1\",\"pid\":'$$',\
+                      \"gateway\":\"http://127.0.0.1:1\",\"broker\":\"\"}'; exec sleep 60";
+
+fn is_alive(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|fields| !fields.is_empty() && !fields.starts_with(" Z"))
+}
+
+fn none_of(led: &Led, name: &str) {
+    let pids = fs::read_to_string(led.folder.path().join("bin").join(format!("{name}.pids"))).expect("it was started");
+    assert!(pids.lines().all(|pid| !is_alive(pid)), "{name} goes on: {pids}");
+}
+
+/// Guard: a lab whose state cannot be written any more is stopped by the `up` that has started it.
+#[test]
+fn when_the_state_cannot_be_written() {
+    let led = Led::new("exit 0");
+    fs::remove_file(led.link()).unwrap();
+    fs::create_dir(led.folder.path().join("new/data")).unwrap();
+    let state = led.folder.join("lab/state.json");
+    led.program("session-broker", &SERVES.replace("{}", &format!("rm '{state}'; mkdir '{state}'")));
+    led.program("patient-service", &SERVES.replace("{}", ":"));
+    let up = led.run(&["up", "--mode", "process", "--data-dir", &led.folder.join("new")]);
+    assert_eq!((up.code, up.err.contains("cannot write the state")), (Some(4), true), "{up:?}");
+    none_of(&led, "session-broker");
+    none_of(&led, "patient-service");
+    assert!(!led.leads_there() && !led.folder.path().join("lab/process").exists());
+}
+
+/// Guard: the embedded lab too.
+#[test]
+fn when_the_state_of_one_process_cannot_be_written() {
+    let led = Led::new("exit 0");
+    fs::create_dir(led.folder.path().join("lab/state.json")).unwrap();
+    led.program("services", &SERVES.replace("{}", ":"));
+    let up = led.run(&["up"]);
+    assert_eq!((up.code, up.err.contains("cannot write the state")), (Some(4), true), "{up:?}");
+    none_of(&led, "services");
+}

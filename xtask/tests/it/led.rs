@@ -1,0 +1,67 @@
+//! A lab without a build and without PostgreSQL: scripts stand in for the programs of both.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+
+use super::xtask::{Ended, Folder, xtask_with};
+
+/// A lab's folder that leads to servers elsewhere, and what does as if it were PostgreSQL's programs.
+pub(crate) struct Led {
+    pub(crate) folder: Folder,
+}
+
+impl Led {
+    /// As `lab up --data-dir` leaves it that is broken off while it starts servers.
+    pub(crate) fn new(pg_ctl: &str) -> Self {
+        let led = Self { folder: Folder::new("led") };
+        let servers = led.servers();
+        for secret in ["secrets/fleet", "secrets/shard-0", "service-secrets/shard-0"] {
+            fs::create_dir_all(servers.join(secret).parent().unwrap()).unwrap();
+            fs::write(servers.join(secret), "a secret").unwrap();
+        }
+        for server in ["shard_0_a", "shard_0_b", "unsharded"] {
+            fs::create_dir_all(servers.join(server).join("data")).unwrap();
+            fs::write(servers.join(server).join("data/postgresql.conf"), "port = 1\n").unwrap();
+        }
+        fs::create_dir(led.folder.path().join("lab")).unwrap();
+        symlink(&servers, led.link()).unwrap();
+        fs::create_dir(led.folder.path().join("bin")).unwrap();
+        for name in ["initdb", "pg_basebackup", "psql"] {
+            led.program(name, "exit 1");
+        }
+        led.program("postgres", "echo 'postgres (PostgreSQL) 15.6'");
+        led.program("pg_ctl", pg_ctl);
+        // Nothing is built: programs of the lab are scripts too, where a test has any.
+        led.program("cargo", "exit 0");
+        fs::create_dir_all(led.folder.path().join("built/debug")).unwrap();
+        symlink("../../bin", led.folder.path().join("built/debug/examples")).unwrap();
+        led
+    }
+
+    /// A script in place of a program.
+    pub(crate) fn program(&self, name: &str, does: &str) {
+        let path = self.folder.path().join("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub(crate) fn servers(&self) -> PathBuf {
+        self.folder.path().join("new").join("servers")
+    }
+
+    pub(crate) fn link(&self) -> PathBuf {
+        self.folder.path().join("lab").join("servers")
+    }
+
+    pub(crate) fn leads_there(&self) -> bool {
+        fs::read_link(self.link()).is_ok_and(|it| it == self.servers())
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        let lab = self.folder.join("lab");
+        let places = ["bin", "bin/cargo", "built"].map(|name| self.folder.join(name));
+        let places = ["LAB_POSTGRES_BIN", "CARGO", "CARGO_TARGET_DIR"].into_iter().zip(places);
+        xtask_with(places, &[&["lab", "--json", "--folder", &lab], arguments].concat())
+    }
+}
