@@ -9,7 +9,7 @@ use crate::guard::{Guard, SERVERS};
 use crate::local::{LocalServer, Source, Stop};
 use crate::programs::Programs;
 
-/// Servers that were restored.
+/// Servers that were restored. They run, and go with the value or with this process, however that ends, until they are stopped.
 #[derive(Debug)]
 pub struct RestoredServers {
     /// The new ones.
@@ -18,12 +18,25 @@ pub struct RestoredServers {
     pub reached: Instant,
     /// Whether the log behind the base backups was there.
     pub has_archive: bool,
+    guard: Guard,
+}
+
+impl RestoredServers {
+    /// Stops them. From now on they stay, also when one does not end.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub fn stop(self) -> Result<(), FleetError> {
+        let stopped = self.fleet.stop();
+        self.guard.disarm().map_err(at(self.fleet.folder))?;
+        stopped
+    }
 }
 
 impl Fleet {
     /// Makes new servers in a folder that does not exist yet from the backup in `from`, up to an instant or as far as its
     /// archive reaches. They have the names and secrets of those that were backed up, and ports of their own. When that does
-    /// not succeed, nothing is left behind. Tells each step.
+    /// not succeed, nothing is left behind; nor is it later, until [`RestoredServers::stop`]. Tells each step.
     ///
     /// # Errors
     /// [`BackupError`].
@@ -54,8 +67,7 @@ impl Fleet {
         let fleet =
             Self { programs, folder: folder.to_owned(), password: backup.password.clone(), shards: backup.shards };
         let reached = fleet.recover_all(from, &backup, until, tell)?;
-        guard.disarm().map_err(at(folder.to_owned()))?;
-        Ok(RestoredServers { fleet, reached, has_archive })
+        Ok(RestoredServers { fleet, reached, has_archive, guard })
     }
 
     fn recover_all(

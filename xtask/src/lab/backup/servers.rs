@@ -133,23 +133,27 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
         return Err(Failure::Refused.because(format!("{} is there already: choose another place", into.display())));
     }
     servers::reachable(&into)?;
+    // Before anything is recovered: what does not build has nobody wait in vain.
+    let services = services_on_servers()?;
     close_archive_of(&backup, json);
     let mut tell = tell(json);
     let restored = Fleet::restore(&backup.join(SERVERS), &into.join(SERVERS), until, &mut tell).map_err(failed)?;
     tell("verifying, raising epochs, rebasing outboxes");
-    let report = adopt(args, &restored, until, (&backup, &into)).inspect_err(|_| {
-        let _nothing_is_left = (Fleet::remove(&into.join(SERVERS)), fs::remove_dir_all(into.join(DATA)));
+    let report = adopt(services, args, &restored, until, (&backup, &into)).inspect_err(|_| {
+        // The servers go with the value.
+        let _nothing_is_left = fs::remove_dir_all(into.join(DATA));
     });
     let mut report = report?;
-    restored.fleet.stop().map_err(servers::failed)?;
+    let (reached, has_archive) = (restored.reached, restored.has_archive);
+    restored.stop().map_err(servers::failed)?;
     // Of the servers, not of the files alone: what was acknowledged later is what may be lost.
     let lost_until = until.unwrap_or(begun);
     let millis = |from: Instant, to: Instant| u64::try_from((to.0 - from.0) / 1000).unwrap_or(0);
     report["data_dir"] = into.display().to_string().into();
-    report["recovered_to"] = restored.reached.to_string().into();
+    report["recovered_to"] = reached.to_string().into();
     report["target"] = until.map(|it| it.to_string()).into();
-    report["has_archive"] = restored.has_archive.into();
-    report["recovery_point_ms"] = millis(restored.reached, lost_until).into();
+    report["has_archive"] = has_archive.into();
+    report["recovery_point_ms"] = millis(reached, lost_until).into();
     report["recovery_time_ms"] = millis(begun, Instant::now()).into();
     print("restore", &report, json);
     if !json {
@@ -160,12 +164,12 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
 
 /// Puts the files back and makes them agree with the servers.
 fn adopt(
+    mut services: Command,
     args: &RestoreArgs,
     restored: &RestoredServers,
     until: Option<Instant>,
     (backup, into): (&Path, &Path),
 ) -> Result<Value> {
-    let mut services = services_on_servers()?;
     let kept = ServersBackup::of(&backup.join(SERVERS)).map_err(failed)?.archive.join(servers::KEPT);
     let origin = args.origin.as_deref().or(Some(kept.as_path()).filter(|kept| kept.is_dir()));
     place(&mut services, "--origin", origin)?;
