@@ -131,7 +131,7 @@ pub struct ServerState {
     pub name: String,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
-    /// `primary`, `standby`, `stopped`, `silent` (it runs, but does not answer) or `missing` (it has no data).
+    /// `primary`, `standby`, `stopped`, `silent` (it runs, but does not answer) or `missing` (it has no data, or half of them).
     pub role: &'static str,
 }
 

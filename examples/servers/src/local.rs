@@ -143,14 +143,17 @@ impl LocalServer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.map_err(server.in_its_folder())?,
         };
-        let ports = text.lines().filter_map(|line| line.strip_prefix("port = "));
-        server.port = ports.filter_map(|port| port.parse().ok()).next_back().unwrap_or(0);
+        let last = |key| text.lines().filter_map(|line| line.strip_prefix(key)).next_back();
+        // A copy has the settings of the server that it is one of, until it is complete.
+        if last("cluster_name = ") == Some(format!("'{}'", server.name).as_str()) {
+            server.port = last("port = ").and_then(|port| port.parse().ok()).unwrap_or(0);
+        }
         Ok(server)
     }
 
-    /// Whether it has no data.
-    pub(crate) fn is_missing(&self) -> bool {
-        !self.settings().exists()
+    /// Whether it has no data, or such as were never completed.
+    pub(crate) const fn is_missing(&self) -> bool {
+        self.port == 0
     }
 
     /// The connection string of the superuser.

@@ -2,8 +2,10 @@
 //! step may be the last that a process does: saying the same again goes on.
 
 use std::fs;
+use std::io;
+use std::path::PathBuf;
 
-use super::{Fleet, FleetError, at, secret_of, server_name, state_of};
+use super::{Fleet, FleetError, at, secret_of, server_name, state_of, write_secret};
 use crate::local::{LocalServer, Stop};
 
 impl Fleet {
@@ -20,14 +22,15 @@ impl Fleet {
         let (old, new) = self.pair(shard)?;
         match state_of(&new).role {
             "standby" => {
+                write_secret(&self.alone(shard), new.name())?;
                 if old.is_running() {
                     // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
                     old.stop(Stop::Fast).or_else(|_| old.kill())?;
                 }
                 new.promote()?;
             }
-            // It has taken over, and nobody was told. One that was the primary before the other is not such.
-            "primary" if !old.is_running() && new.timeline()? > old.timeline()? => {}
+            // It has taken over, and nobody was told.
+            "primary" if !old.is_running() && self.has_taken_over(&new, &old, shard)? => {}
             found => return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found }),
         }
         self.tell(&new, &secret_of(shard))?;
@@ -79,10 +82,38 @@ impl Fleet {
         let owner = self.login(&standby, "owner", &secret_of(shard));
         self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
         primary.require_synchronous(name)?;
-        Ok(())
+        self.forget_alone(shard)
     }
 
-    /// The one that the shard's secret names, and the other one.
+    /// Whether a primary became it behind the other one. One that was the primary before the other is not such: where the
+    /// other one's data tell nothing any more, it is known by the note that was taken before it was told to.
+    fn has_taken_over(&self, new: &LocalServer, old: &LocalServer, shard: u16) -> Result<bool, FleetError> {
+        match old.timeline() {
+            Ok(before) => Ok(new.timeline()? > before),
+            Err(_) => Ok(self.is_alone(new, shard)),
+        }
+    }
+
+    /// The note of who is told to take over, and acknowledges commits alone until the other one follows. Its name is one that
+    /// goes with the shard's servers.
+    fn alone(&self, shard: u16) -> PathBuf {
+        self.folder.join(server_name(shard, 'a').trim_end_matches('a').to_owned() + "alone")
+    }
+
+    fn is_alone(&self, server: &LocalServer, shard: u16) -> bool {
+        fs::read_to_string(self.alone(shard)).is_ok_and(|name| name == server.name())
+    }
+
+    fn forget_alone(&self, shard: u16) -> Result<(), FleetError> {
+        let note = self.alone(shard);
+        match fs::remove_file(&note) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FleetError::Path { path: note, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The one that the shard's secret names, and the other one. One without data is at no address that a secret could name:
+    /// it is the primary when the other one is not.
     pub(super) fn pair(&self, shard: u16) -> Result<(LocalServer, LocalServer), FleetError> {
         if shard >= self.shards {
             return Err(FleetError::NoShard { shard, shards: self.shards });
@@ -91,7 +122,8 @@ impl Fleet {
         let named = fs::read_to_string(&path).map_err(at(path))?;
         let (a, b) =
             (self.server_or_missing(&server_name(shard, 'a'))?, self.server_or_missing(&server_name(shard, 'b'))?);
-        let a_is_primary = self.login(&a, "app", &secret_of(shard)) == named;
+        let is_named = |server: &LocalServer| self.login(server, "app", &secret_of(shard)) == named;
+        let a_is_primary = is_named(&a) || (a.is_missing() && !is_named(&b));
         Ok(if a_is_primary { (a, b) } else { (b, a) })
     }
 }

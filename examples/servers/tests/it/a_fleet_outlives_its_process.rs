@@ -6,6 +6,8 @@ use std::process::Command;
 
 use pim_servers::fleet::{Fleet, FleetError};
 use pim_servers::local::Stop;
+use pim_servers::programs::Programs;
+use pim_servers::temporary::TemporaryFleet;
 
 #[test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
@@ -79,6 +81,50 @@ fn what_was_broken_off_is_gone_on_with() {
     fleet.servers_of(0).expect("two servers").1.start().expect("starts");
     assert!(matches!(fleet.promote(0), Err(FleetError::NoStandby { shard: 0, found: "primary", .. })));
     Fleet::remove(&folder).expect("stops");
+}
+
+/// Guards: a server without its data, or with a part of the other one's, is the one that it was before.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn who_has_lost_its_data_is_not_taken_for_the_other_one() {
+    let fleet = TemporaryFleet::new(1).expect("starts");
+    let folder = fleet.secrets().with_file_name("");
+    let roles = || {
+        let state = fleet.state().expect("answers").remove(0);
+        (state.primary.name, state.primary.role, state.standby.role, state.is_synchronous)
+    };
+    let lose = |name: &str| {
+        let (a, b) = fleet.servers_of(0).expect("two servers");
+        let lost = if a.name() == name { a } else { b };
+        lost.kill().expect("dies");
+        fs::remove_dir_all(folder.join(name)).expect("is gone");
+    };
+    // A directory in the place of a file: no secret is told.
+    let in_the_way = fleet.secrets().join(".shard-0-owner.new");
+    for (primary, standby) in [("shard_0_a", "shard_0_b"), ("shard_0_b", "shard_0_a")] {
+        lose(primary);
+        assert_eq!(roles(), (primary.to_owned(), "missing", "standby", false));
+        assert!(matches!(fleet.rejoin(0), Err(FleetError::NoPrimary { shard: 0, found: "missing", .. })));
+        fs::create_dir(&in_the_way).expect("is made");
+        assert!(matches!(fleet.promote(0), Err(FleetError::Path { .. })), "it is broken off behind the promotion");
+        fs::remove_dir(&in_the_way).expect("goes");
+        assert_eq!(roles(), (primary.to_owned(), "missing", "primary", false));
+        assert_eq!(fleet.promote(0).expect("goes on"), standby);
+        assert_eq!(roles(), (standby.to_owned(), "primary", "standby", true));
+        // A copy that was broken off has the settings of whom it is a copy of.
+        lose(primary);
+        let (running, _) = fleet.servers_of(0).expect("two servers");
+        let programs = Programs::find().expect("is installed");
+        fs::create_dir(folder.join(primary)).and_then(|()| programs.give(&folder.join(primary))).expect("a folder");
+        let mut half = programs.command("pg_basebackup");
+        half.args(["-d", &running.dsn(), "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(folder.join(primary).join("data"));
+        assert!(half.status().expect("runs").success());
+        assert_eq!(roles(), (standby.to_owned(), "primary", "missing", false));
+        assert!(matches!(fleet.promote(0), Err(FleetError::NoStandby { shard: 0, found: "missing", .. })));
+        assert_eq!(fleet.rejoin(0).expect("is copied"), primary);
+        assert_eq!(roles(), (standby.to_owned(), "primary", "standby", true));
+    }
 }
 
 /// With owners and permissions.
