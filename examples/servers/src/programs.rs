@@ -13,6 +13,9 @@ pub const BIN_VARIABLE: &str = "LAB_POSTGRES_BIN";
 pub const USER_VARIABLE: &str = "LAB_POSTGRES_USER";
 
 const MAJOR_MIN: u32 = 15;
+/// What would have a program talk to another server, as somebody else, or by another name.
+const CALLERS_OWN: [&str; 9] =
+    ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGDATA", "PGSERVICE", "PGOPTIONS", "PGAPPNAME"];
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// Why there are no programs that could be run.
@@ -87,7 +90,7 @@ impl Programs {
         let mut command = Command::new(self.bin.join(program));
         // Messages are parsed, and a caller's own settings must not reach another server.
         command.env("LC_ALL", "C").current_dir("/");
-        for variable in ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGDATA", "PGSERVICE", "PGOPTIONS"] {
+        for variable in CALLERS_OWN {
             command.env_remove(variable);
         }
         if let Some(user) = self.user {

@@ -13,7 +13,9 @@ impl LocalServer {
     pub fn standby(&self, folder: &Path, name: &str) -> Result<Self, LocalError> {
         let mut standby = Self::in_folder(&self.programs, folder, name, &self.password)?;
         let mut copy = self.programs.command("pg_basebackup");
-        let primary = format!("{}?application_name={name}", self.dsn());
+        // Not by its name: commits that wait for the standby would be acknowledged by a copy that may never be one. The
+        // standby itself takes its name from the cluster's.
+        let primary = self.dsn();
         copy.args(["-d", &primary, "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
         copy.args(["--create-slot", "--slot", name, "-D"]).arg(standby.data());
         standby.run(&mut copy)?;
