@@ -93,6 +93,15 @@ const SUITES: &[Suite] = &[
         tests: "",
     },
     Suite {
+        server: Server::Postgres,
+        what: "promotions, step by step",
+        lacks: lacks_programs,
+        package: "xtask",
+        of: Of::WorkspaceMeanwhile,
+        flags: &["--ignored"],
+        tests: "",
+    },
+    Suite {
         server: Server::Disk,
         what: "backups of servers, and restoring them, on a disk that is full",
         lacks: || lacks_disk().and_then(|()| lacks_programs()),

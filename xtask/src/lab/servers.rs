@@ -1,6 +1,9 @@
 //! The database servers below a lab: starting, looking at, promoting and removing them.
 
 mod growth;
+mod promotion;
+
+pub(super) use promotion::promote;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 use super::Role;
 use super::api::Api;
 use super::document::{print, say};
-use super::{degradation, journal};
+use super::journal;
 use crate::exit::Failure;
 
 /// What can be done with servers.
@@ -45,29 +48,6 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
         ServersVerb::Status => status(json),
         ServersVerb::Down => down(json),
     }
-}
-
-/// Makes a shard's standby its primary; where that may lose something, only when told that it may.
-pub(super) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
-    let place = place()?;
-    let fleet = Fleet::open(&place).map_err(failed)?;
-    if accept_loss.is_none() && degradation::may_lose(&fleet, &place, shard) {
-        return Err(degradation::refused(shard));
-    }
-    let promoted = fleet.promote(shard).map_err(failed)?;
-    degradation::is_over(&place, shard);
-    // At once: what is written under a number that was lost is told apart only from then on.
-    let outcome = accept_loss.map_or(Ok(None), |reason| degradation::give_up(shard, reason));
-    let given_up = outcome.as_ref().ok().and_then(Option::as_ref);
-    if json {
-        print("shard-promote", &json!({"shard": shard, "primary": promoted, "given_up": given_up}), true);
-    } else {
-        say(&format!("shard {shard}: {promoted} is the primary, the other one follows"));
-        if let Some(given_up) = given_up {
-            say(&format!("what it has lost is given up: checkpoint {}", given_up["checkpoint"]));
-        }
-    }
-    outcome.map(drop)
 }
 
 /// Has the other server of a shard follow its primary again.

@@ -9,16 +9,25 @@ use super::{Fleet, FleetError, at, secret_of, server_name, state_of, write_secre
 use crate::local::{LocalServer, Stop};
 
 impl Fleet {
-    /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other
-    /// take over; the shard's secrets name it from now on, and the old one is copied anew and follows. Returns the name
-    /// of the new primary.
+    /// Makes a shard's standby its primary, and the old one, copied anew, its standby. Returns the name of the new primary.
     ///
-    /// A promotion that was broken off before the secrets named the new primary is gone on with; one that was broken off
-    /// behind that is completed by [`Fleet::rejoin`].
+    /// # Errors
+    /// Those of [`Fleet::take_over`], and then those of [`Fleet::rejoin`].
+    pub fn promote(&self, shard: u16) -> Result<String, FleetError> {
+        let primary = self.take_over(shard)?;
+        self.rejoin(shard)?;
+        Ok(primary)
+    }
+
+    /// Makes a shard's standby its primary: the old one is stopped, if it still runs, and only then does the other
+    /// take over; the shard's secrets name it from now on. It acknowledges alone until [`Fleet::rejoin`] has the old one
+    /// follow. Returns its name.
+    ///
+    /// One that was broken off before the secrets named the new primary is gone on with.
     ///
     /// # Errors
     /// When the standby does not run; then nothing was changed. When a server does not do as told.
-    pub fn promote(&self, shard: u16) -> Result<String, FleetError> {
+    pub fn take_over(&self, shard: u16) -> Result<String, FleetError> {
         let (old, new) = self.pair(shard)?;
         match state_of(&new).role {
             "standby" => {
@@ -34,7 +43,6 @@ impl Fleet {
             found => return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found }),
         }
         self.tell(&new, &secret_of(shard))?;
-        self.copy_anew(&new, &old, shard)?;
         Ok(new.name().to_owned())
     }
 
