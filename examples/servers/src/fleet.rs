@@ -348,12 +348,9 @@ impl Fleet {
 
     fn state_of(&self, shard: u16) -> Result<ShardServers, FleetError> {
         let (primary, standby) = self.pair(shard)?;
-        let question = format!(
-            "SELECT count(*) FROM pg_stat_replication
-                WHERE application_name = '{}' AND state = 'streaming' AND sync_state = 'sync'",
-            standby.name()
-        );
-        let is_synchronous = primary.is_running() && primary.sql("postgres", &question).is_ok_and(|count| count == "1");
+        let is_synchronous = !self.is_alone(&primary, shard)
+            && primary.is_running()
+            && primary.is_synchronous_with(standby.name()).is_ok_and(|it| it);
         Ok(ShardServers { shard, primary: state_of(&primary), standby: state_of(&standby), is_synchronous })
     }
 

@@ -82,7 +82,7 @@ pub(crate) enum ShardVerb {
     Promote {
         /// Number of the shard.
         shard: u16,
-        /// Promotes also where that loses what a degraded shard's primary acknowledged alone, and gives that up. Why: one word.
+        /// Promotes also where that loses what the shard's primary acknowledged alone, and gives that up. Why: one word.
         #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         accept_loss: Option<String>,
     },

@@ -94,10 +94,21 @@ pub(super) fn word(text: &str) -> Result<String, String> {
     Err(format!("one word of at most {REASON_MAX} of `A-Z a-z 0-9 . _ -`, such as standby-lost or a ticket's number"))
 }
 
-/// Whether a promotion may lose what the primary acknowledged alone, as far as that can be known: by the lab, which
-/// remembers what a primary said that is gone, by the servers that answer, and by what was noted here.
-pub(super) fn may_lose(fleet: &Fleet, servers: &Path, shard: u16) -> bool {
-    note::is_there(servers, shard) || by_the_lab(shard) || by_the_servers(fleet, shard)
+/// Refuses a promotion that may lose what the primary acknowledged alone, as far as that can be known: by the lab, which
+/// remembers what a primary said that is gone, by the servers, and by what was noted beside them.
+pub(super) fn refuse_loss(fleet: &Fleet, servers: &Path, shard: u16) -> Result<()> {
+    if note::is_there(servers, shard) || by_the_lab(shard) || by_the_servers(fleet, shard) {
+        return Err(refused(shard));
+    }
+    // Where that cannot be asked, neither can a promotion be begun.
+    if fleet.acknowledges_alone(shard).is_ok_and(|it| it) {
+        return Err(Failure::Refused.because(format!(
+            "commits of shard {shard} do not wait for its standby, or did not when its primary died: what was acknowledged \
+             alone would be lost. `cargo xtask lab shard rejoin {shard}` has it follow while the primary runs; \
+             `--accept-loss WORD` promotes anyway"
+        )));
+    }
+    Ok(())
 }
 
 /// The shard has another primary, which is degraded if its own rows say so.
@@ -106,7 +117,7 @@ pub(super) fn is_over(servers: &Path, shard: u16) {
 }
 
 /// What is said to whoever would lose it unawares.
-pub(super) fn refused(shard: u16) -> anyhow::Error {
+fn refused(shard: u16) -> anyhow::Error {
     Failure::Refused.because(format!(
         "shard {shard} is degraded: what its primary acknowledged alone would be lost with it, unless the standby has it \
          all. `cargo xtask lab shard degrade {shard} --off --reason …` proves that it has; `--accept-loss WORD` promotes anyway"

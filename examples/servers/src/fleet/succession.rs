@@ -39,7 +39,9 @@ impl Fleet {
                 new.promote()?;
             }
             // It has taken over, and nobody was told.
-            "primary" if !old.is_running() && self.has_taken_over(&new, &old, shard)? => {}
+            "primary" if !old.is_running() && self.has_taken_over(&new, &old, shard)? => {
+                write_secret(&self.alone(shard), new.name())?;
+            }
             found => return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found }),
         }
         self.tell(&new, &secret_of(shard))?;
@@ -75,6 +77,20 @@ impl Fleet {
         Ok(standby.name().to_owned())
     }
 
+    /// Whether a shard's primary may have acknowledged commits that its standby has not, because they do not wait for it, or
+    /// did not when the primary died.
+    ///
+    /// One whose data are gone cannot tell. Commits wait from the beginning of a shard on, and until they do again behind a
+    /// promotion there is a note: without it they waited. What somebody else set at such a server is not known.
+    ///
+    /// # Errors
+    /// When there is no such shard, or a server's folder cannot be read.
+    pub fn acknowledges_alone(&self, shard: u16) -> Result<bool, FleetError> {
+        let (primary, standby) = self.pair(shard)?;
+        let waits = primary.is_missing() || primary.waits_for(standby.name());
+        Ok(self.is_alone(&primary, shard) || !waits)
+    }
+
     fn copy_anew(&self, primary: &LocalServer, standby: &LocalServer, shard: u16) -> Result<(), FleetError> {
         let folder = self.folder.join(standby.name());
         if folder.exists() {
@@ -90,6 +106,7 @@ impl Fleet {
         let owner = self.login(&standby, "owner", &secret_of(shard));
         self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
         primary.require_synchronous(name)?;
+        primary.wait_until_confirmed_by(name)?;
         self.forget_alone(shard)
     }
 
@@ -108,7 +125,7 @@ impl Fleet {
         self.folder.join(server_name(shard, 'a').trim_end_matches('a').to_owned() + "alone")
     }
 
-    fn is_alone(&self, server: &LocalServer, shard: u16) -> bool {
+    pub(super) fn is_alone(&self, server: &LocalServer, shard: u16) -> bool {
         fs::read_to_string(self.alone(shard)).is_ok_and(|name| name == server.name())
     }
 

@@ -58,6 +58,36 @@ impl LocalServer {
         self.wait_until("synchronous", || self.sql("postgres", &question).is_ok_and(|count| count == "0"))
     }
 
+    /// Waits until a standby has confirmed all that was acknowledged before, also to whoever did not wait for it.
+    pub(crate) fn wait_until_confirmed_by(&self, standby: &str) -> Result<(), LocalError> {
+        let place = self.sql("postgres", "SELECT pg_current_wal_flush_lsn()")?;
+        let question = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{standby}' AND flush_lsn >= '{place}'"
+        );
+        self.wait_until("followed", || self.sql("postgres", &question).is_ok_and(|count| count != "0"))
+    }
+
+    /// Whether a standby of this name streams and commits wait for it, by its own account.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn is_synchronous_with(&self, standby: &str) -> Result<bool, LocalError> {
+        let question = format!(
+            "SELECT count(*) FROM pg_stat_replication
+                WHERE application_name = '{standby}' AND state = 'streaming' AND sync_state = 'sync'"
+        );
+        Ok(self.sql("postgres", &question)? == "1")
+    }
+
+    /// Whether commits wait for this standby alone, or waited when it last ran: by its settings, which also tell of a server
+    /// that is dead or answers nobody, and by its own account where it gives one.
+    pub(crate) fn waits_for(&self, standby: &str) -> bool {
+        let mut look = self.programs.command("postgres");
+        let told = self.output(look.args(["-C", "synchronous_standby_names", "-D"]).arg(self.data()));
+        let is_configured = told.is_ok_and(|names| names == standby);
+        is_configured && (!self.is_running() || self.is_synchronous_with(standby).unwrap_or(true))
+    }
+
     /// Makes a standby a primary and returns when it takes writes. It waits for no standby of its own: one that is
     /// not there would keep its first commit waiting for ever.
     ///

@@ -127,6 +127,44 @@ fn who_has_lost_its_data_is_not_taken_for_the_other_one() {
     }
 }
 
+/// Guards: a promotion that may lose what was acknowledged by a primary alone is told from one that may not.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn who_acknowledges_alone_is_known_also_when_it_is_dead() {
+    let fleet = TemporaryFleet::new(1).expect("starts");
+    let is_alone = || fleet.acknowledges_alone(0).expect("is known");
+    let (a, b) = fleet.servers_of(0).expect("two servers");
+    assert!(!is_alone());
+    a.freeze().expect("stands still");
+    assert!(!is_alone(), "by its settings: it does not answer");
+    a.thaw().expect("goes on");
+    a.kill().expect("dies");
+    assert!(!is_alone(), "by its settings");
+
+    assert_eq!(fleet.take_over(0).expect("takes over"), "shard_0_b");
+    assert!(is_alone());
+    // What says so is its settings, or the note where somebody has changed them; and the note where its data are gone.
+    b.configure(&[("synchronous_standby_names", a.name())]).expect("is set");
+    b.kill().expect("dies");
+    assert!(is_alone());
+    let lost = fleet.secrets().with_file_name("shard_0_b");
+    let kept = lost.with_file_name("kept");
+    fs::rename(&lost, &kept).expect("is gone");
+    assert!(is_alone());
+    fs::rename(&kept, &lost).expect("is back");
+    b.start().expect("starts");
+    assert_eq!(fleet.rejoin(0).expect("follows"), "shard_0_a");
+    assert!(!is_alone());
+
+    // The other one streams, and nobody waits for it.
+    b.require_synchronous("").expect("waits for nobody");
+    assert!(is_alone());
+    b.kill().expect("dies");
+    assert!(is_alone());
+    fs::remove_dir_all(&lost).expect("is gone");
+    assert!(!is_alone(), "no note says so");
+}
+
 /// With owners and permissions.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("runs");

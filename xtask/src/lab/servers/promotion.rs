@@ -22,8 +22,8 @@ struct Promoted {
 pub(in crate::lab) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
     let place = place()?;
     let fleet = Fleet::open(&place).map_err(failed)?;
-    if accept_loss.is_none() && degradation::may_lose(&fleet, &place, shard) {
-        return Err(degradation::refused(shard));
+    if accept_loss.is_none() {
+        degradation::refuse_loss(&fleet, &place, shard)?;
     }
     let give_up = || accept_loss.map_or(Ok(None), |reason| degradation::give_up(shard, reason));
     let promoted = steps(&fleet, &place, shard, give_up).map_err(|error| not_begun(error, shard, accept_loss))?;
@@ -86,7 +86,7 @@ mod tests {
 
     use pim_servers::temporary::TemporaryFleet;
 
-    use super::{Failure, FleetError, Promoted, not_begun, outcome, steps};
+    use super::{Failure, FleetError, Promoted, degradation, not_begun, outcome, steps};
 
     #[test]
     fn each_step_that_failed_is_named_with_what_completes_it() {
@@ -134,8 +134,12 @@ mod tests {
         assert_eq!((primary.name.as_str(), primary.role, other), ("shard_0_b", "primary", "stopped"));
         assert_eq!(promoted.primary, "shard_0_b");
         assert!(matches!(promoted.followed, Err(FleetError::Path { .. })), "the copy fails");
+        // The other one streams by now; nobody waits for it.
+        let refused = degradation::refuse_loss(&fleet, &place, 0).expect_err("loses what it acknowledges alone");
+        assert!(Failure::Refused.is(&refused) && refused.to_string().contains("shard rejoin 0"), "{refused}");
 
         fs::remove_dir(&in_the_way).expect("goes");
         assert_eq!(fleet.rejoin(0).expect("goes on"), "shard_0_a");
+        degradation::refuse_loss(&fleet, &place, 0).expect("loses nothing");
     }
 }
