@@ -75,6 +75,14 @@ pub enum BackupError {
         /// Where it was.
         folder: PathBuf,
     },
+    /// A server's last commits are not in its archive.
+    #[error("{group}: {why}")]
+    Unfinished {
+        /// Of which shard, or of what is not sharded.
+        group: String,
+        /// Why.
+        why: Box<BackupError>,
+    },
     /// The wanted instant is before the base backup was whole.
     #[error("{target} is before the end of the base backup, {first}: take an older one")]
     TooEarly {
@@ -309,13 +317,16 @@ impl Fleet {
     /// Finishes what each server's log has begun and waits until the archive has it; nothing without an archive.
     ///
     /// # Errors
-    /// When a server does not run, or the archive does not take its log.
+    /// When a server does not run, or the archive does not take its log: the first one, when all others are done.
     pub fn close_archive(&self) -> Result<(), BackupError> {
         let Some(archive) = self.archive() else { return Ok(()) };
-        for shard in groups(self.shards) {
-            self.primary_of(shard)?.close_segment(&archive.join(group_of(shard)))?;
-        }
-        Ok(())
+        let close = |shard| -> Result<(), BackupError> {
+            Ok(self.primary_of(shard)?.close_segment(&archive.join(group_of(shard)))?)
+        };
+        let of = |shard| move |why| BackupError::Unfinished { group: group_of(shard), why: Box::new(why) };
+        // What one shard has lost is no reason to lose the last commits of the others.
+        let closed: Vec<_> = groups(self.shards).map(|shard| close(shard).map_err(of(shard))).collect();
+        closed.into_iter().collect()
     }
 
     /// Where the logs are archived, if they are.

@@ -49,9 +49,9 @@ impl Writer {
 struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    fn new(what: &str) -> Self {
         // As long as a checkout's may be: a server cuts a long command, and what is left of it archives nothing.
-        let folder = std::env::temp_dir().join(format!("pim-restore-{}-{}", std::process::id(), "long".repeat(30)));
+        let folder = std::env::temp_dir().join(format!("pim-{what}-{}-{}", std::process::id(), "long".repeat(30)));
         fs::create_dir(&folder).unwrap();
         // The user of the servers has to get in.
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -89,7 +89,7 @@ fn segments(archive: &Path) -> Vec<PathBuf> {
 #[test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 fn what_was_acknowledged_before_it_is_there_and_nothing_that_came_after() {
-    let place = Place::new();
+    let place = Place::new("restore");
     let folder = place.0.join("servers");
     let fleet = Fleet::create(&folder, 1).expect("starts");
     fleet.servers_of(0).unwrap().0.sql("shard-0", "CREATE TABLE written (number bigint PRIMARY KEY)").unwrap();
@@ -175,4 +175,25 @@ fn refuses(place: &Place, base: &Path, taken: &ServersBackup, archive: &Path) {
     assert!(matches!(refused(None), BackupError::Version { .. }));
     fs::remove_file(&manifest).unwrap();
     assert!(matches!(refused(None), BackupError::Absent { .. }));
+}
+
+/// Guard: `Fleet::close_archive` goes on behind a shard that fails.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn what_the_others_have_acknowledged_is_archived_beside_a_dead_primary() {
+    let place = Place::new("archive");
+    let fleet = Fleet::create(&place.0.join("servers"), 2).expect("starts");
+    let base = place.0.join("base");
+    fleet.back_up(&base, &mut |_| {}).expect("is copied");
+    fleet.servers_of(0).unwrap().0.kill().expect("dies");
+    let make = "CREATE TABLE written AS SELECT 7 AS number";
+    fleet.servers_of(1).unwrap().0.sql("shard-1", make).unwrap();
+    fleet.unsharded_server().unwrap().sql("control", make).unwrap();
+    let refusal = fleet.close_archive().expect_err("a shard's log is not finished").to_string();
+    assert!(refusal.starts_with("shard_0: "), "{refusal}");
+
+    let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored").fleet;
+    let asked = "SELECT number FROM written";
+    assert_eq!(then.servers_of(1).unwrap().0.sql("shard-1", asked).unwrap(), "7");
+    assert_eq!(then.unsharded_server().unwrap().sql("control", asked).unwrap(), "7");
 }
