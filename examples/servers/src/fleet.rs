@@ -4,6 +4,7 @@
 //! strings as files in `secrets`, and the `shard-map.toml` that names them.
 
 mod backup;
+mod behind;
 mod growth;
 mod instant;
 mod restore;

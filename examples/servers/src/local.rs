@@ -6,7 +6,7 @@ mod standby;
 
 pub use archive::ARCHIVE_EVERY_SECONDS;
 pub use recovery::RecoveryError;
-pub(crate) use recovery::{Source, number_of, segments};
+pub(crate) use recovery::{Source, last_before, name_of, number_of, segments};
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::behind::{check_archive, end_of, start_of};
 use super::{Fleet, FleetError, Instant, at, random, server_name};
-use crate::local::{LocalError, LocalServer, RecoveryError, number_of, segments};
+use crate::local::{LocalError, LocalServer, RecoveryError, number_of};
 use crate::programs::{Programs, ProgramsError};
 
 const FORMAT: u32 = 1;
@@ -13,7 +14,6 @@ const MANIFEST: &str = "servers.conf";
 const SECRET: &str = "secret";
 const ARCHIVE: &str = "archive";
 const UNSHARDED: &str = super::UNSHARDED;
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// A backup of servers that was not made, is not whole, or was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +220,11 @@ impl ServersBackup {
             ask(&programs, "pg_verifybackup", |it| it.arg("--quiet").arg(&base))
                 .map_err(|why| BackupError::Damaged { folder: base.clone(), why })?;
             let archive = found.archive.join(&group);
-            if archive.is_dir() {
+            // One that is there has a folder for each.
+            if found.archive.is_dir() {
+                if !archive.is_dir() {
+                    return Err(BackupError::NoArchive { folder: archive });
+                }
                 tell(&format!("{group}: archive"));
                 check_archive(&programs, &base, &archive)?;
             }
@@ -229,48 +233,12 @@ impl ServersBackup {
     }
 }
 
-/// No segment is missing from the base backup on, and each record of each can be read.
-fn check_archive(programs: &Programs, base: &Path, archive: &Path) -> Result<(), BackupError> {
-    let Some(first) = start_of(base).as_deref().and_then(number_of) else {
-        return Err(BackupError::Absent { folder: base.to_owned() });
-    };
-    let found: Vec<_> = segments(archive).into_iter().filter(|(number, _)| *number >= first).collect();
-    let bad = |segment: &str, what: String| BackupError::Segment {
-        folder: archive.to_owned(),
-        segment: segment.to_owned(),
-        what,
-    };
-    for pair in found.windows(2) {
-        if pair[1].0 > pair[0].0 + 1 {
-            return Err(bad(&pair[0].1, "the last before a gap".to_owned()));
-        }
-    }
-    for (_, name) in &found {
-        if fs::metadata(archive.join(name)).map_or(0, |it| it.len()) != SEGMENT_BYTES {
-            return Err(bad(name, "cut".to_owned()));
-        }
-    }
-    // A timeline at a time: the program reads along one.
-    let mut names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
-    names.sort();
-    for run in names.chunk_by(|a, b| a[..8] == b[..8]) {
-        if let [from, .., to] | [from @ to] = run {
-            ask(programs, "pg_waldump", |it| it.args(["--quiet", "--path"]).arg(archive).args([from, to]))
-                .map_err(|why| bad(from, format!("not readable up to {to}: {why}")))?;
-        }
-    }
-    Ok(())
-}
-
-/// The first segment that a base backup needs, as its label says: `START WAL LOCATION: 0/2000028 (file 00…02)`.
-fn start_of(base: &Path) -> Option<String> {
-    let label = fs::read_to_string(base.join("backup_label")).ok()?;
-    let (_, rest) = label.lines().next()?.split_once("(file ")?;
-    Some(rest.trim_end_matches(')').to_owned())
-}
-
 /// Runs a program that only looks; what it said when it found something.
-fn ask(programs: &Programs, program: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<(), String> {
+pub(super) fn ask(
+    programs: &Programs,
+    program: &str,
+    with: impl FnOnce(&mut Command) -> &mut Command,
+) -> Result<(), String> {
     let mut command = programs.command(program);
     let output = with(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).output();
     let output = output.map_err(|error| format!("cannot run {program}: {error}"))?;
@@ -303,7 +271,13 @@ impl Fleet {
         for shard in groups(self.shards) {
             let (server, group) = (self.primary_of(shard)?, group_of(shard));
             tell(&format!("{group}: base backup of {}", server.name()));
-            server.base_backup(&into.join(&group))?;
+            let base = into.join(&group);
+            server.base_backup(&base)?;
+            let end = end_of(&base).ok_or(BackupError::Absent { folder: base })?;
+            if !server.is_archived(&archive.join(&group), end) {
+                // It is whole by itself, and the archive may go on.
+                tell(&format!("{group}: the archive lacks the end of the base backup"));
+            }
         }
         let (files, bytes) = size_of(into).map_err(folder)?;
         let (shards, version, password) = (self.shards, self.programs.major(), self.password.clone());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{LocalError, LocalServer};
+use super::{LocalError, LocalServer, segments};
 
 /// A segment is finished at the latest after this time, if anything was written: what an archive lacks is no older.
 pub const ARCHIVE_EVERY_SECONDS: u64 = 60;
@@ -53,6 +53,11 @@ impl LocalServer {
         self.sql("postgres", mark)?;
         let file = archive.join(self.sql("postgres", "SELECT pg_walfile_name(pg_switch_wal())")?);
         self.wait_until("archived", || file.exists())
+    }
+
+    /// Whether the archive has a segment of this number, which was finished, in time.
+    pub(crate) fn is_archived(&self, archive: &Path, number: u64) -> bool {
+        self.wait_until("archived", || segments(archive).iter().any(|(found, _)| *found == number)).is_ok()
     }
 
     /// Runs a program that leaves nothing running behind, beside others that do the same.

@@ -112,7 +112,7 @@ impl LocalServer {
     }
 
     fn damaged(&self, stopped: u64) -> RecoveryError {
-        let segment = format!("{:08X}{:08X}", stopped / SEGMENTS, stopped % SEGMENTS);
+        let segment = name_of("", stopped);
         RecoveryError::Damaged { server: self.name.clone(), segment }
     }
 
@@ -123,13 +123,22 @@ impl LocalServer {
 
 /// Segments of 16 MiB in four GiB, which is what the middle of a segment's name counts.
 const SEGMENTS: u64 = 256;
+const SEGMENT_BITS: u32 = 24;
 
 /// The number of the last segment that was read, from the log's `redo done at 0/5000148`; timelines share the numbers.
 fn stopped_at(log: &str) -> Option<u64> {
     let (_, place) = log.lines().rev().find_map(|line| line.split_once("redo done at "))?;
-    let (high, low) = place.split_whitespace().next()?.split_once('/')?;
-    let low = u64::from_str_radix(low, 16).ok()?;
-    Some(u64::from_str_radix(high, 16).ok()? * SEGMENTS + (low >> 24))
+    Some(position_of(place.split_whitespace().next()?)? >> SEGMENT_BITS)
+}
+
+/// The number of the segment that has the last byte before a place such as `0/5000148`.
+pub(crate) fn last_before(place: &str) -> Option<u64> {
+    Some(position_of(place)?.checked_sub(1)? >> SEGMENT_BITS)
+}
+
+fn position_of(place: &str) -> Option<u64> {
+    let (high, low) = place.split_once('/')?;
+    Some((u64::from(u32::from_str_radix(high, 16).ok()?) << 32) + u64::from(u32::from_str_radix(low, 16).ok()?))
 }
 
 /// The number of the newest segment of an archive.
@@ -155,9 +164,14 @@ pub(crate) fn number_of(name: &str) -> Option<u64> {
     Some(part(8..16)? * SEGMENTS + part(16..24)?)
 }
 
+/// The name of a segment on a timeline of eight digits.
+pub(crate) fn name_of(timeline: &str, number: u64) -> String {
+    format!("{timeline}{:08X}{:08X}", number / SEGMENTS, number % SEGMENTS)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{number_of, stopped_at};
+    use super::{last_before, name_of, number_of, stopped_at};
 
     #[test]
     fn places_in_the_log_are_numbers_of_segments() {
@@ -167,5 +181,10 @@ mod tests {
         let log = "LOG:  redo starts at 0/2000028\nLOG:  redo done at 1/2000148 system usage: CPU\nLOG:  later";
         assert_eq!(stopped_at(log), Some(258));
         assert_eq!(stopped_at("nothing"), None);
+        assert_eq!(
+            (last_before("1/2000148"), last_before("1/2000000"), last_before("0/0")),
+            (Some(258), Some(257), None)
+        );
+        assert_eq!(name_of("00000002", 258), "000000020000000100000002");
     }
 }

@@ -155,6 +155,18 @@ fn refuses(place: &Place, base: &Path, taken: &ServersBackup, archive: &Path) {
     assert!(matches!(refused(Some(Instant::now())), BackupError::NoArchive { .. }));
     fs::rename(&hidden, all).unwrap();
 
+    // Of one shard.
+    fs::rename(archive, &away).unwrap();
+    assert!(matches!(refused(None), BackupError::NoArchive { folder } if folder == archive));
+    // Its beginning, and all of it: from the base backup alone nobody would see that the rest is missing.
+    fs::create_dir(archive).unwrap();
+    assert!(matches!(refused(None), BackupError::Segment { what, .. } if what == "missing"));
+    let last = segments(&away).pop().unwrap();
+    fs::copy(&last, archive.join(last.file_name().unwrap())).unwrap();
+    assert!(matches!(refused(None), BackupError::Segment { what, .. } if what == "missing"));
+    fs::remove_dir_all(archive).unwrap();
+    fs::rename(&away, archive).unwrap();
+
     let files = segments(archive);
     assert!(files.len() >= 3, "{files:?}");
     let middle = &files[files.len() - 2];

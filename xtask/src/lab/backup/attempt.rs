@@ -91,6 +91,11 @@ pub(super) fn unfinished(backups: &Path) -> Vec<Value> {
     all
 }
 
+/// Whether somebody is at one.
+pub(super) fn is_any_running(backups: &Path) -> bool {
+    unfinished(backups).iter().any(|item| item["state"] == "running")
+}
+
 fn forget_oldest(backups: &Path) {
     let mut all = unfinished(backups);
     all.retain(|item| item["state"] == "failed");

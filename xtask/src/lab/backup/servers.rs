@@ -14,7 +14,7 @@ use super::super::document::{print, say};
 use super::super::process::{place, run_to_end, services_on_servers};
 use super::super::{Role, journal, servers};
 use super::RestoreArgs;
-use super::attempt::{Attempt, is_name, unfinished};
+use super::attempt::{Attempt, is_any_running, is_name, unfinished};
 use crate::exit::Failure;
 use crate::shell::must;
 
@@ -42,13 +42,22 @@ pub(super) fn create(name: Option<&str>, json: bool) -> Result<()> {
         attempt.end();
     }
     let place = all.join(&name);
-    fleet.prune_archive(&sets(&all).map(|it| it.join(SERVERS)).collect::<Vec<_>>()).map_err(failed)?;
+    if let Some(needing) = needing_log(&all) {
+        fleet.prune_archive(&needing).map_err(failed)?;
+    }
     let report = &made["report"];
     let took_ms = (Instant::now().0 - begun.0) / 1000;
     let mut report = summary(&taken, report["files"].as_u64(), report["bytes"].as_u64());
     report["took_ms"] = took_ms.into();
     print("backup-create", &json!({"name": name, "place": place, "report": report}), json);
     Ok(())
+}
+
+/// The backups whose log has to stay. None while one is being taken: it may be older than all that are whole, and who ends
+/// last removes what nobody needs.
+fn needing_log(all: &Path) -> Option<Vec<PathBuf>> {
+    // In this order: one that ends in between is among those that are found.
+    (!is_any_running(all)).then(|| sets(all).map(|it| it.join(SERVERS)).collect())
 }
 
 /// Says from now on that somebody is at it; refuses what is there, or is being taken. What is no name is left for the lab to
@@ -253,4 +262,22 @@ fn failed(error: BackupError) -> anyhow::Error {
     };
     let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
     failure.because(format!("{error}{why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: `needing_log` looks for attempts; a base backup that is no whole one yet needs its log as well.
+    #[test]
+    fn the_log_stays_while_a_backup_is_being_taken() {
+        let all = std::env::temp_dir().join(format!("pim-xtask-needing-{}", std::process::id()));
+        let attempt = Attempt::begin(&all, "one", |_| false).unwrap().expect("nobody is at it");
+        fs::create_dir_all(all.join("two").join(DATA)).unwrap();
+        fs::write(all.join("two").join(DATA).join("backup.toml"), "files = []").unwrap();
+        assert_eq!(needing_log(&all), None);
+        attempt.end();
+        assert_eq!(needing_log(&all), Some(vec![all.join("two").join(SERVERS)]));
+        fs::remove_dir_all(all).unwrap();
+    }
 }
