@@ -187,17 +187,18 @@ impl Upkeep {
             return Ok(None);
         }
         let done = tokio::time::timeout(RUN_MAX, self.effect(name)).await;
-        let came_to = done.unwrap_or(Err(UpkeepError::Late))?;
-        let outcome = if self.finish(name, came_to).await? { ChoreOutcome::Done } else { ChoreOutcome::Lost };
+        let (came_to, is_left) = done.unwrap_or(Err(UpkeepError::Late))?;
+        let outcome = if self.finish(name, came_to, is_left).await? { ChoreOutcome::Done } else { ChoreOutcome::Lost };
         self.signals.runs.get((name, outcome)).inc();
         self.signals.overdue.get(name).set(0);
         pim_core::info!("chore.done", chore = name.name(), came_to = came_to);
         Ok(Some(came_to))
     }
 
-    async fn effect(&self, name: ChoreName) -> Result<u64, UpkeepError> {
+    /// What it came to, and whether something is left.
+    async fn effect(&self, name: ChoreName) -> Result<(u64, bool), UpkeepError> {
         match name {
-            ChoreName::AuditCheckpoint => Ok(self.cluster.checkpoint_audit().await?),
+            ChoreName::AuditCheckpoint => Ok((self.cluster.checkpoint_audit().await?, false)),
             ChoreName::IdempotencySweep => {
                 let mut swept = 0;
                 for _round in 0..ROUNDS_MAX {
@@ -205,10 +206,10 @@ impl Upkeep {
                     self.signals.swept.get(()).inc_by(round);
                     swept += round;
                     if round == 0 {
-                        break;
+                        return Ok((swept, false));
                     }
                 }
-                Ok(swept)
+                Ok((swept, true))
             }
         }
     }
@@ -254,13 +255,17 @@ impl Upkeep {
         self.commit(unit, &chore).await
     }
 
-    /// Writes down that it is done and when it is due again; false when another worker has taken it over.
-    async fn finish(&self, name: ChoreName, came_to: u64) -> Result<bool, UpkeepError> {
+    /// Writes down that it is done and when it is due again, which is now when something is left; false when another worker
+    /// has taken it over.
+    async fn finish(&self, name: ChoreName, came_to: u64, is_left: bool) -> Result<bool, UpkeepError> {
         for _try in 0..TRIES_MAX {
             let mut unit = self.begin(name)?;
             let found = unit.load::<Chore>(&permit(), Chore::id_of(name)).await?;
             let Some(mut chore) = found.filter(|chore| chore.owner == Some(self.worker)) else { return Ok(false) };
             chore.due_at = unit.at().plus(self.settings.every(name));
+            if is_left {
+                chore.due_at = unit.at();
+            }
             (chore.runs, chore.came_to) = (chore.runs + 1, came_to);
             (chore.owner, chore.lease_until) = (None, None);
             if self.commit(unit, &chore).await? {

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use pim_core::context::{IdempotencyScope, RequestContext};
 use pim_core::id::Id;
+use pim_core::shard::ShardId;
+use pim_data::backend::{Engine, Statement};
 use pim_data::idempotency::StoredAnswer;
 use pim_data::unit::{Committed, UnitError};
 use serde_json::json;
 
+use super::ENGINE;
 use super::world::{Account, Customer, ShopResource, World, keyed, schema, settings, tell, write};
 
 /// Registers under a key: the id is derived from it, as for a patient.
@@ -152,6 +155,30 @@ async fn answers_are_forgotten_after_a_day_and_not_before() {
     // The derived id still stands for the registration.
     let again = register(&world, &keyed("k-1", "{}")).await;
     assert!(matches!(again, Err(UnitError::AlreadyExists { entity: "account" })), "{again:?}");
+}
+
+/// Guard: a shard that does not answer, as the first one here, keeps nothing old on those behind it.
+#[tokio::test]
+async fn answers_are_forgotten_beside_a_shard_that_does_not_answer() {
+    let (world, clock) = World::with_clock(2).await;
+    for number in 0..16 {
+        register(&world, &keyed(&format!("k-{number}"), "{}")).await.expect("commits");
+    }
+    let count = async |shard| {
+        let asked = Statement::same("SELECT COUNT(*) FROM idempotency");
+        world.powerful(ShardId(shard)).await.query(asked).await.expect("runs")[0].count(0).expect("a number")
+    };
+    let before = (count(0).await, count(1).await);
+    assert!(before.0 > 0 && before.1 > 0, "{before:?}");
+    clock.advance(pim_data::idempotency::KEPT_FOR + std::time::Duration::from_secs(1));
+    // There somebody who writes goes first.
+    let mut held = world.powerful(ShardId(0)).await.begin().await.expect("begins");
+    if ENGINE == Engine::Postgres {
+        held.script("LOCK TABLE idempotency").await.expect("locks");
+    }
+    world.cluster.sweep_idempotency().await.expect_err("a shard does not answer");
+    assert_eq!((count(0).await, count(1).await), (before.0, 0));
+    drop(held);
 }
 
 #[tokio::test]
