@@ -18,6 +18,8 @@ use crate::broker::PERSONAS;
 use crate::rig::reasons;
 use crate::workers::Stores;
 
+/// Beside the backups, files that are none yet; no backup may be called so.
+const FILES: &str = ".files";
 /// Most backups that are listed.
 const LISTED_MAX: usize = 1_000;
 const NAME_LEN_MAX: usize = 64;
@@ -37,7 +39,8 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// Copies everything into a new folder of this name while requests go on: read models and log before the shards that fill
-/// them. With `files_only` without the databases that are on servers, for whoever takes base backups of these afterwards.
+/// them. With `files_only` without the databases that are on servers, for whoever takes base backups of these afterwards, and
+/// puts the files beside them: until then they are no backup, and the next ones of this name take their place.
 ///
 /// While it is being taken [`list`] says so, and when it fails also why; nothing else is left of it then.
 ///
@@ -45,15 +48,22 @@ pub fn is_name(text: &str) -> bool {
 /// [`BackupError`]; what is there then is no backup.
 pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(PathBuf, BackupReport), BackupError> {
     let backups = folder_of(stores.cluster.data_dir());
-    let place = backups.join(name);
+    let backup = backups.join(name);
     let taken = |path: &Path| BackupError::Taken { path: path.to_path_buf() };
-    if summary_of(&place).is_ok() {
-        return Err(taken(&place));
+    if summary_of(&backup).is_ok() {
+        return Err(taken(&backup));
     }
+    let place = if files_only { backups.join(FILES).join(name) } else { backup };
     let begun = Attempt::begin(&backups, name, stores.cluster.clock().now());
     let attempt = begun.map_err(|source| BackupError::Io { doing: "begin", path: place.clone(), source })?;
     let attempt = attempt.ok_or_else(|| taken(&place))?;
-    match copy(stores, &place, files_only).await {
+    let made = async {
+        if files_only {
+            forget(&place)?;
+        }
+        copy(stores, &place, files_only).await
+    };
+    match made.await {
         Ok(report) => {
             attempt.succeeded();
             Ok((place, report))
@@ -67,6 +77,16 @@ pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(Path
             attempt.failed(&place, reasons(&error));
             Err(error)
         }
+    }
+}
+
+/// Removes files that nobody has fetched: whoever was to has ended, and would have moved them away.
+fn forget(files: &Path) -> Result<(), BackupError> {
+    match std::fs::remove_dir_all(files) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(BackupError::Io { doing: "remove", path: files.to_path_buf(), source })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -158,10 +178,13 @@ impl Listed {
 mod tests {
     use std::path::Path;
 
-    use pim_core::clock::Timestamp;
+    use pim_core::clock::{Clock, Timestamp};
+    use pim_data::cluster::Access;
 
     use super::attempt::Attempt;
-    use super::{BackupState, folder_of, is_name, list};
+    use super::{BackupError, BackupState, folder_of, is_name, list, take};
+    use crate::signals::Hub;
+    use crate::workers::Stores;
 
     #[test]
     fn a_name_leads_nowhere_else() {
@@ -174,6 +197,26 @@ mod tests {
     #[test]
     fn backups_lie_beside_what_they_are_of() {
         assert_eq!(folder_of(Path::new("target/pim-data")), Path::new("target/pim-data-backups"));
+    }
+
+    /// Guards: `take` puts files for base backups apart, and replaces those that nobody has fetched; a backup never.
+    #[tokio::test]
+    async fn files_that_nobody_fetched_are_taken_anew() {
+        let folder = std::env::temp_dir().join(format!("pim-files-only-{}", uuid::Uuid::new_v4()));
+        let (data_dir, hub) = (folder.join("data"), Hub::new(None).unwrap());
+        let stores = Stores::open(&data_dir, Some(1), Access::Shared, Clock::system(), &hub).await.unwrap();
+        let (files, _) = take(&stores, "one", true).await.expect("takes");
+        std::fs::write(files.join("left"), "by whoever has ended").unwrap();
+        let (again, _) = take(&stores, "one", true).await.expect("takes anew");
+        assert_eq!((&again, again.join("left").exists(), list(&data_dir).len()), (&files, false, 0), "no backup yet");
+        let (backup, _) = take(&stores, "one", false).await.expect("takes a whole one");
+        for files_only in [true, false] {
+            let refusal = take(&stores, "one", files_only).await.expect_err("is there");
+            assert!(matches!(refusal, BackupError::Taken { ref path } if *path == backup), "{refusal}");
+        }
+        assert_eq!(list(&data_dir).iter().map(|it| it.state).collect::<Vec<_>>(), [BackupState::Complete]);
+        drop(stores);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     /// Guard: `attempt::unfinished` looks whether somebody holds the lock, which ends with whoever does.
