@@ -138,6 +138,26 @@ async fn checkpoints_of_another_system_are_not_taken_over() {
     assert_eq!(told(&restored(&place, &named).await.expect("restores").1.checkpoints), (1, 2, 2, 6));
 }
 
+/// Guard: a copy that was kept before the backup is taken for what it is, also where somebody names it.
+#[tokio::test]
+async fn an_older_copy_of_the_checkpoints_has_nothing_later() {
+    let (world, _) = World::with_changes().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let kept = Folder::new();
+    fs::copy(world.folder.path().join(LINES), kept.path().join(LINES)).expect("copies");
+    world.cluster.checkpoint_audit().await.expect("signs");
+    let place = world.folder.path().join("backups").join("one");
+    world.cluster.back_up(&place, &[]).await.expect("backs up");
+    let named = RestorePoint { origin: Some(kept.path().to_owned()), ..RestorePoint::default() };
+    let (again, report) = restored(&place, &named).await.expect("restores");
+    assert_eq!((&report.checkpoints.found_in, told(&report.checkpoints)), (&None, (0, 0, 0, 4)));
+    assert!(verify(&again.cluster).await.verified);
+    // One without a line is nobody's.
+    fs::write(kept.path().join(LINES), "{").expect("writes");
+    let refusal = restored(&place, &named).await.err().expect("is refused");
+    assert!(matches!(refusal, BackupError::Audit(CheckpointError::Foreign { .. })), "{refusal}");
+}
+
 /// A copy of the file may have been taken in the middle of a line, and half a line may be what is left of the lost system.
 #[tokio::test]
 async fn half_a_line_says_nothing() {

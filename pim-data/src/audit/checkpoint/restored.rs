@@ -57,11 +57,10 @@ impl Cluster {
             let failed = |source| CheckpointError::File { path: theirs.clone(), source };
             let ours = folder.join(LINES_FILE);
             let key = CheckpointKey::open_or_create(&folder.join("keys").join(KEY_FILE))?;
-            let Some((mut later, kept)) = look(&theirs, &ours, &key.public(), holds).map_err(failed)? else {
+            let Some((later, kept)) = look(&theirs, &ours, &key.public(), holds).map_err(failed)? else {
                 return if is_named { Err(CheckpointError::Foreign { path: theirs }) } else { Ok(Later::default()) };
             };
             copy(&theirs, &ours, kept).map_err(failed)?;
-            later.told.found_in = Some(theirs);
             Ok(later)
         })
         .await
@@ -98,8 +97,8 @@ impl Cluster {
     }
 }
 
-/// What `theirs` has behind all of `ours`, and from where to where that lies which holds; nothing when it does not begin
-/// with `ours`, or is not there.
+/// What `theirs` has behind all of `ours`, and from where to where that lies which holds; nothing when neither begins with
+/// the other, or it is not there.
 fn look(
     theirs: &Path,
     ours: &Path,
@@ -113,7 +112,8 @@ fn look(
         Err(error) => return Err(error),
     };
     if from > 0 && !begins_alike(&file, &File::open(ours)?, from)? {
-        return Ok(None);
+        // An older copy of ours, as one kept before the backup is: it is no other's, and has nothing later.
+        return Ok(is_older(theirs, ours, from)?.then(|| (Later::default(), (from, from))));
     }
     let (mut previous, mut number) = (digest(last.as_deref().unwrap_or_default()), 0);
     if let Some((body, _)) = last.as_deref().and_then(|line| parse(line, public)) {
@@ -134,7 +134,14 @@ fn look(
         }
     }
     later.given_up = (kept_to, to);
+    later.told.found_in = Some(theirs.to_owned());
     Ok(Some((later, (from, kept_to))))
+}
+
+/// Whether a file has lines, and all of them are the first ones of ours.
+fn is_older(theirs: &Path, ours: &Path, from: u64) -> io::Result<bool> {
+    let end = end_of(theirs)?.end;
+    Ok(0 < end && end < from && begins_alike(&File::open(theirs)?, &File::open(ours)?, end)?)
 }
 
 fn end_of(lines: &Path) -> io::Result<Tail> {
