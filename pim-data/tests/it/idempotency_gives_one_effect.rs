@@ -174,7 +174,7 @@ async fn answers_are_forgotten_beside_a_shard_that_does_not_answer() {
     // There somebody who writes goes first.
     let mut held = world.powerful(ShardId(0)).await.begin().await.expect("begins");
     if ENGINE == Engine::Postgres {
-        held.script("LOCK TABLE idempotency").await.expect("locks");
+        held.script("LOCK TABLE idempotency IN SHARE MODE").await.expect("locks");
     }
     world.cluster.sweep_idempotency().await.expect_err("a shard does not answer");
     assert_eq!((count(0).await, count(1).await), (before.0, 0));

@@ -22,7 +22,8 @@ impl Led {
         }
         for server in ["shard_0_a", "shard_0_b", "unsharded"] {
             fs::create_dir_all(servers.join(server).join("data")).unwrap();
-            fs::write(servers.join(server).join("data/postgresql.conf"), "port = 1\n").unwrap();
+            let settings = format!("cluster_name = '{server}'\nport = 1\n");
+            fs::write(servers.join(server).join("data/postgresql.conf"), settings).unwrap();
         }
         fs::create_dir(led.folder.path().join("lab")).unwrap();
         symlink(&servers, led.link()).unwrap();

@@ -133,6 +133,6 @@ impl Fleet {
             Ok((primary, standby)) => vec![Ok(primary), Ok(standby)],
             Err(error) => vec![Err(error)],
         };
-        (0..self.shards).flat_map(pair).chain(iter::once_with(|| self.server(UNSHARDED)))
+        (0..self.shards).flat_map(pair).chain(iter::once_with(|| self.server_or_missing(UNSHARDED)))
     }
 }

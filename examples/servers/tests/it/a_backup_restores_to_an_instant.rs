@@ -204,8 +204,8 @@ fn what_the_others_have_acknowledged_is_archived_beside_a_dead_primary() {
     let refusal = fleet.close_archive().expect_err("a shard's log is not finished").to_string();
     assert!(refusal.starts_with("shard_0: "), "{refusal}");
 
-    let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored").fleet;
+    let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored");
     let asked = "SELECT number FROM written";
-    assert_eq!(then.servers_of(1).unwrap().0.sql("shard-1", asked).unwrap(), "7");
-    assert_eq!(then.unsharded_server().unwrap().sql("control", asked).unwrap(), "7");
+    assert_eq!(then.fleet.servers_of(1).unwrap().0.sql("shard-1", asked).unwrap(), "7");
+    assert_eq!(then.fleet.unsharded_server().unwrap().sql("control", asked).unwrap(), "7");
 }
