@@ -322,11 +322,14 @@ impl Run {
         self.record.buckets.iter().map(of).collect()
     }
 
-    /// Waits until nothing of the buckets waits to be published.
+    /// Waits until nothing of the buckets waits to be published. Where something did, that is the reason, also when the time
+    /// ends amid a look.
     async fn outflow(&self, until: Instant) -> Result<(), MoveError> {
-        while self.is_waiting().await? {
+        let mut late = MoveError::Late;
+        while timeout_at(until, self.is_waiting()).await.unwrap_or(Err(late))? {
+            late = MoveError::NotDrained;
             if Instant::now() + LOOK >= until {
-                return Err(MoveError::NotDrained);
+                return Err(late);
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -143,7 +143,7 @@ async fn an_outbox_with_something_of_the_bucket_holds_the_move() {
     rig.write(home, Uuid::new_v4(), &[1]).await;
     let settings = pim_data::relocation::MoveSettings {
         lull_max: Duration::ZERO,
-        pause_max: Duration::from_millis(50),
+        pause_max: Duration::from_secs(1),
         ..Default::default()
     };
     let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet)).with_settings(settings);
