@@ -168,8 +168,8 @@ async fn nothing_hangs(world: &World, account: &Account) -> (Result<(), UnitErro
     (unit_outcome, outcome.map(drop))
 }
 
-#[tokio::test]
-async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
+/// An account on a shard that is reached by way of a wire.
+async fn behind_a_wire() -> (Wire, World, Account) {
     let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
     let world = World::with(1, |mut settings| {
         let servers = settings.servers.as_mut().expect("servers");
@@ -178,6 +178,12 @@ async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
     })
     .await;
     let account = world.register().await;
+    (wire, world, account)
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
+    let (wire, world, account) = behind_a_wire().await;
     wire.fall_silent();
     // More callers than there are connections: none of them may wait for another one's slot either.
     let all = futures_util::future::join_all((0..12).map(|_| nothing_hangs(&world, &account))).await;
@@ -190,14 +196,7 @@ async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
 /// Guard: a read that any server may answer is bounded like one that only the primary may, also where there is but one server.
 #[tokio::test]
 async fn nor_a_read_that_need_not_be_fresh() {
-    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
-    let world = World::with(1, |mut settings| {
-        let servers = settings.servers.as_mut().expect("servers");
-        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
-        settings
-    })
-    .await;
-    let account = world.register().await;
+    let (wire, world, account) = behind_a_wire().await;
     let token = world.change(account.id, |account| account.points = 1).await.expect("commits").token;
     wire.fall_silent();
     let old = Consistency::Bounded(Duration::from_secs(60));

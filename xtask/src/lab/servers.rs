@@ -52,6 +52,9 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
 
 /// Has the other server of a shard follow its primary again.
 pub(super) fn rejoin(shard: u16, json: bool) -> Result<()> {
+    if !json {
+        say(&format!("shard {shard}: copying its primary"));
+    }
     let standby = open()?.rejoin(shard).map_err(failed)?;
     if json {
         print("shard-rejoin", &json!({"shard": shard, "standby": standby}), true);

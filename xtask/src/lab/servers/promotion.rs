@@ -25,6 +25,9 @@ pub(in crate::lab) fn promote(shard: u16, accept_loss: Option<&str>, json: bool)
     if accept_loss.is_none() {
         degradation::refuse_loss(&fleet, &place, shard)?;
     }
+    if !json {
+        say(&format!("shard {shard}: the standby takes over, then it is copied to the other one"));
+    }
     let give_up = || accept_loss.map_or(Ok(None), |reason| degradation::give_up(shard, reason));
     let promoted = steps(&fleet, &place, shard, give_up).map_err(|error| not_begun(error, shard, accept_loss))?;
     let given_up = promoted.given_up.as_ref().ok().and_then(Option::as_ref);
