@@ -234,6 +234,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     // The end-to-end suites start the built programs, so these come first.
     let of_workspace = Built::of_workspace(Profile::Dev)?;
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+    test.envs(built::threads());
     if let Some(filter) = &args.filter {
         test.arg("--").arg(filter);
     }

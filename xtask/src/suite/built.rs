@@ -1,7 +1,9 @@
 //! The programs that cargo makes of tests. Suites run these instead of asking cargo again: each other choice of packages and
 //! features would build most dependencies anew.
 
+use std::num::NonZero;
 use std::process::Command;
+use std::{env, thread};
 
 use anyhow::Result;
 
@@ -18,6 +20,13 @@ pub(super) enum Profile {
     Dev,
     /// With optimisations.
     Release,
+}
+
+/// How many tests run at a time, unless whoever starts them has said so: most wait for servers, and leave half of a core idle.
+pub(super) fn threads() -> Option<(&'static str, String)> {
+    const VARIABLE: &str = "RUST_TEST_THREADS";
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    env::var_os(VARIABLE).is_none().then(|| (VARIABLE, (2 * cores).to_string()))
 }
 
 /// Programs of one choice of features. The examples of the last such build are those that tests start.
@@ -39,7 +48,11 @@ impl Built {
     }
 
     fn build(arguments: &[&str], profile: Profile) -> Result<Self> {
-        let profile: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
+        let profile: &[&str] = match profile {
+            Profile::Release => &["--release"],
+            // What tests are built with, also where `cargo build` builds them.
+            Profile::Dev => &["--profile", "test"],
+        };
         let built = Artifact::build(&[arguments, profile].concat())?;
         Artifact::example(&built, "services")?;
         Ok(Self(built))
@@ -50,7 +63,7 @@ impl Built {
         let of_package = self.0.iter().filter(|it| it.is_test && it.folder.ends_with(package));
         let run = |it: &Artifact| {
             // Where cargo would run them.
-            must(Command::new(&it.path).current_dir(&it.folder).args(arguments).envs(setting.clone()))
+            must(Command::new(&it.path).current_dir(&it.folder).args(arguments).envs(setting.clone()).envs(threads()))
         };
         let outcomes: Vec<_> = of_package.map(run).collect();
         anyhow::ensure!(!outcomes.is_empty(), "no tests of {package} were built");
