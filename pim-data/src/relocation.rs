@@ -38,6 +38,7 @@ mod mover;
 mod outlet;
 mod records;
 mod run;
+mod stamp;
 mod tally;
 
 pub use error::MoveError;

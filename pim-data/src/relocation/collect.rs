@@ -7,6 +7,7 @@ use super::batch;
 use super::compare::{Census, Count, Counts};
 use super::copy::{Copier, End, Pieces, heads_of};
 use super::layout::{KeyPart, Role, list_of};
+use super::stamp::{self, Stamp};
 use crate::backend::{ColumnError, Row, SqlPair, Statement, Value};
 
 /// What the mover is asked with: the owner sees every row inside of this function.
@@ -30,12 +31,22 @@ impl Copier {
                  (SELECT to_jsonb(one.*) FROM (SELECT {columns}) one)::text AS data FROM {table} t WHERE t.{key} = ANY ($1)"
             )
         };
-        let parts = self.layout.keys.iter().enumerate().map(of_part).collect::<Vec<_>>().join(" UNION ALL ");
+        let stamps = format!(
+            "SELECT {}::bigint, home_key, NULL::uuid, 0::bigint, {} FROM ({}) rows GROUP BY home_key",
+            self.layout.keys.len(),
+            stamp::COLUMNS,
+            self.all_rows("home_key = ANY ($1)"),
+        );
+        let parts =
+            self.layout.keys.iter().enumerate().map(of_part).chain([stamps]).collect::<Vec<_>>().join(" UNION ALL ");
         let question = format!("SELECT part, key, id, data FROM ({parts}) found ORDER BY part, place");
         let mut pieces = Pieces::default();
         for row in self.ask(end, question, keys).await? {
             let index = usize::try_from(row.count(0)?).unwrap_or(usize::MAX);
-            let Some(part) = self.layout.keys.get(index) else { continue };
+            let Some(part) = self.layout.keys.get(index) else {
+                pieces.stamp(row.uuid(1)?, Stamp::of(row.text(3)?));
+                continue;
+            };
             let (key, id) = (row.uuid(1)?, row.uuid_or_null(2)?.unwrap_or(Uuid::nil()));
             let whole = Row::new(vec![key.into(), Value::Json(row.text(3)?.to_owned())]);
             pieces.add((part.group, id, key), index, &part.table, whole);
@@ -43,19 +54,26 @@ impl Copier {
         Ok(pieces)
     }
 
-    /// Key, bucket and number of every key of the buckets; number zero for a key that has rows.
+    /// The rows of all entities.
+    fn all_rows(&self, which: &str) -> String {
+        let of_part = |part: &KeyPart| format!("SELECT bucket, home_key, xmin FROM {} WHERE {which}", part.table);
+        self.layout.rows().map(of_part).collect::<Vec<_>>().join(" UNION ALL ")
+    }
+
+    /// Key, bucket, number and stamp of every key of the buckets; number zero for a key that has rows.
     pub(super) async fn collect_heads(&self, end: &End) -> Result<Vec<Row>, MoveError> {
         self.ask(end, self.asked_for_keys(), &[]).await?.iter().map(head_of).collect()
     }
 
-    /// Bucket, key, nothing, and number as text.
+    /// Bucket, key, nothing, and number as text; then, of its rows, its stamp behind a zero.
     fn asked_for_keys(&self) -> String {
-        let list = list_of(&self.buckets);
-        let of_part = |part: &KeyPart| {
-            format!(" UNION SELECT bucket, home_key, NULL::uuid, '0' FROM {} WHERE bucket IN ({list})", part.table)
-        };
-        let others: String = self.layout.rows().map(of_part).collect();
-        format!("SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE bucket IN ({list}){others}")
+        let which = format!("bucket IN ({})", list_of(&self.buckets));
+        format!(
+            "SELECT bucket, key, NULL::uuid, n::text FROM key_head WHERE {which} UNION ALL \
+             SELECT bucket, home_key, NULL::uuid, '0 ' || {} FROM ({}) rows GROUP BY bucket, home_key",
+            stamp::COLUMNS,
+            self.all_rows(&which),
+        )
     }
 
     /// What an end has: heads, and counts in rows without a key. Of records two sums of hashes tell which they are, so that
@@ -90,18 +108,15 @@ impl Copier {
     }
 }
 
-/// Key, bucket and number.
+/// Key, bucket, number and stamp.
 fn head_of(row: &Row) -> Result<Row, MoveError> {
-    Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number(row)?.into()]))
+    let (n, stamp) = row.text(3)?.split_once(' ').unwrap_or((row.text(3)?, ""));
+    Ok(Row::new(vec![row.uuid(1)?.into(), row.int(0)?.into(), number_in(n)?.into(), stamp.into()]))
 }
 
 fn count_of(row: &Row) -> Result<Count, MoveError> {
     let (rows, which) = row.text(3)?.split_once(' ').map_or((row.text(3)?, None), |(rows, which)| (rows, Some(which)));
     Ok(Count { rows: number_in(rows)?, which: which.map(str::to_owned) })
-}
-
-fn number(row: &Row) -> Result<u64, MoveError> {
-    number_in(row.text(3)?)
 }
 
 fn number_in(text: &str) -> Result<u64, MoveError> {

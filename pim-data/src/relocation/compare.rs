@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::try_join;
 
 use super::batch::generated;
-use super::copy::{Copier, End, Heads, Settled, heads_of};
+use super::copy::{Copier, End, Heads, Settled, SettledKey, heads_of};
 use super::layout::list_of;
 use super::tally::Tally;
 use super::{BucketReport, MoveError};
@@ -65,16 +65,15 @@ impl Copier {
         Ok(Ends { here, there })
     }
 
-    /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled at its
-    /// number, every table as long, every record known.
+    /// Compares both ends as a whole and says how many keys there are and what each bucket came to: every key settled where it
+    /// stands, every table as long, every record known.
     pub(super) fn compare(&self, Ends { here, there }: &Ends, settled: &Settled) -> Result<Agreed, MoveError> {
         let mut tallies: BTreeMap<u16, Tally> = self.buckets.iter().map(|it| (it.get(), Tally::default())).collect();
         let surplus = there.heads.iter().filter(|(key, _)| !here.heads.contains_key(key));
         for (key, head) in here.heads.iter().chain(surplus) {
-            let is_at = |heads: &Heads, n: u64| heads.get(key).is_some_and(|(_, at)| *at == n);
-            let known = settled.keys.get(key).filter(|(_, n, _)| is_at(&here.heads, *n) && is_at(&there.heads, *n));
-            let (bucket, _, tally) = known.ok_or(MoveError::Differs { bucket: head.0 })?;
-            tallies.entry(bucket.get()).or_default().join(*tally);
+            let is_still = |it: &&SettledKey| it.is_still(here.heads.get(key), there.heads.get(key));
+            let known = settled.keys.get(key).filter(is_still).ok_or(MoveError::Differs { bucket: head.bucket })?;
+            tallies.entry(head.bucket.get()).or_default().join(known.tally);
         }
         for (given, taken) in here.counts.iter().zip(&there.counts) {
             if given != taken {

@@ -11,6 +11,7 @@ use super::batch::{self, generated};
 use super::compare::Agreed;
 use super::layout::{KeyPart, Layout, Role, list_of};
 use super::records::Known;
+use super::stamp::Stamp;
 use super::tally::Tally;
 use crate::backend::{ColumnError, Db, DbError, Engine, Row, Statement, Value};
 
@@ -24,11 +25,31 @@ pub(super) struct End {
     pub(super) db: Db,
 }
 
-/// A key and where its number stands; zero for rows without a number, which only hand-typed SQL makes.
-pub(super) type Heads = BTreeMap<Uuid, (Bucket, u64)>;
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) bucket: Bucket,
+    /// Zero for rows without a number, which only hand-typed SQL makes.
+    pub(super) n: u64,
+    pub(super) stamp: Stamp,
+}
 
-/// A key's number when it was the same at both ends, and what it came to.
-pub(super) type SettledKey = (Bucket, u64, Tally);
+/// Each key and where it stands.
+pub(super) type Heads = BTreeMap<Uuid, Head>;
+
+/// A key when it was the same at both ends, as the source told it, and what it came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SettledKey {
+    head: Head,
+    pub(super) tally: Tally,
+}
+
+impl SettledKey {
+    /// Whether both ends are where they were; the stamps of two servers cannot be compared.
+    pub(super) fn is_still(&self, here: Option<&Head>, there: Option<&Head>) -> bool {
+        here == Some(&self.head) && there.is_some_and(|there| there.n == self.head.n)
+    }
+}
 
 /// What is known to be the same at both ends: for each key its number then and what it came to, and every record.
 #[derive(Debug, Default)]
@@ -51,40 +72,49 @@ pub(super) type Piece = (usize, Uuid, Uuid);
 
 /// Everything that some keys have in a shard.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(BTreeMap<Piece, (Vec<(usize, Row)>, Tally)>);
+pub(super) struct Pieces {
+    found: BTreeMap<Piece, (Vec<(usize, Row)>, Tally)>,
+    /// Of keys that have rows, where the engine has stamps.
+    stamps: HashMap<Uuid, Stamp>,
+}
 
 impl Pieces {
     fn tally(&self, piece: &Piece) -> Tally {
-        self.0.get(piece).map(|(_, tally)| *tally).unwrap_or_default()
+        self.found.get(piece).map(|(_, tally)| *tally).unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, piece: Piece, index: usize, table: &str, row: Row) {
-        let (rows, tally) = self.0.entry(piece).or_default();
+        let (rows, tally) = self.found.entry(piece).or_default();
         tally.add(table, &row, 1);
         rows.push((index, row));
     }
 
+    pub(super) fn stamp(&mut self, key: Uuid, stamp: Stamp) {
+        self.stamps.insert(key, stamp);
+    }
+
     /// Whether a piece has its row, and not a past alone: the row's table comes before that of its history.
     fn has_row(&self, piece: &Piece) -> bool {
-        self.0.get(piece).is_some_and(|(rows, _)| rows.iter().any(|(index, _)| *index == piece.0))
+        self.found.get(piece).is_some_and(|(rows, _)| rows.iter().any(|(index, _)| *index == piece.0))
     }
 
     fn of_key(&self, key: Uuid) -> Tally {
         let mut all = Tally::default();
-        self.0.iter().filter(|((_, _, of), _)| *of == key).for_each(|(_, (_, tally))| all.join(*tally));
+        self.found.iter().filter(|((_, _, of), _)| *of == key).for_each(|(_, (_, tally))| all.join(*tally));
         all
     }
 }
 
-/// Keys by rows of key, bucket and number.
+/// Keys by rows of key, bucket, number and stamp. A key may have two: one with its number, one of its rows.
 pub(super) fn heads_of(rows: Vec<Row>) -> Result<Heads, MoveError> {
     let mut heads = Heads::new();
     for row in rows {
         let bucket = u16::try_from(row.int(1)?).ok().and_then(|number| Bucket::new(number).ok());
         let bucket = bucket.ok_or(ColumnError { index: 1, wanted: "a bucket" })?;
-        let n = row.count(2)?;
-        let known = heads.entry(row.uuid(0)?).or_insert((bucket, n));
-        known.1 = known.1.max(n);
+        let (n, stamp) = (row.count(2)?, Stamp::of(row.text(3)?));
+        let known = heads.entry(row.uuid(0)?).or_insert(Head { bucket, n, stamp });
+        known.n = known.n.max(n);
+        known.stamp = known.stamp.max(stamp);
     }
     Ok(heads)
 }
@@ -93,7 +123,8 @@ impl Copier {
     /// Brings every key that is not settled at its present number, and every missing record, to the target; how many keys
     /// had to be written.
     ///
-    /// A key changes only together with its number, so a number that stands still means that nothing has to be read.
+    /// What this library writes of a key changes only together with its number, and what somebody typed changes the stamp of its
+    /// rows: where both stand still nothing has to be read.
     pub(super) async fn pass(&self, settled: &mut Settled) -> Result<u64, MoveError> {
         let heads = try_join!(self.heads(&self.source), self.heads(&self.target))?;
         self.bring_over((&heads.0, &heads.1), settled).await
@@ -131,11 +162,8 @@ impl Copier {
             self.bring(self.remove(self.target.db.engine(), some)).await?;
         }
         settled.retain(|key, _| here.contains_key(key));
-        let is_settled = |key: &Uuid, n: u64| {
-            settled.get(key).is_some_and(|(_, known, _)| *known == n)
-                && there.get(key).is_some_and(|(_, at_target)| *at_target == n)
-        };
-        let open: Vec<Uuid> = here.iter().filter(|(key, (_, n))| !is_settled(key, *n)).map(|(key, _)| *key).collect();
+        let is_settled = |key: &Uuid| settled.get(key).is_some_and(|it| it.is_still(here.get(key), there.get(key)));
+        let open: Vec<Uuid> = here.keys().filter(|key| !is_settled(key)).copied().collect();
         let mut copied = 0;
         for some in open.chunks(KEYS_PER_BATCH) {
             copied += self.settle(some, here, settled).await?;
@@ -151,7 +179,7 @@ impl Copier {
         settled: &mut HashMap<Uuid, SettledKey>,
     ) -> Result<u64, MoveError> {
         let (given, had) = try_join!(self.read(&self.source, keys), self.read(&self.target, keys))?;
-        let all: BTreeSet<&Piece> = given.0.keys().chain(had.0.keys()).collect();
+        let all: BTreeSet<&Piece> = given.found.keys().chain(had.found.keys()).collect();
         let differing: Vec<Piece> =
             all.into_iter().filter(|piece| given.tally(piece) != had.tally(piece)).copied().collect();
         let touched: BTreeSet<Uuid> = differing.iter().map(|(_, _, key)| *key).collect();
@@ -160,11 +188,13 @@ impl Copier {
             let touched: Vec<Uuid> = touched.iter().copied().collect();
             let copied = self.read(&self.target, &touched).await?;
             if let Some(key) = touched.iter().find(|key| copied.of_key(**key) != given.of_key(**key)) {
-                return Err(MoveError::Differs { bucket: heads[key].0 });
+                return Err(MoveError::Differs { bucket: heads[key].bucket });
             }
         }
         for key in keys {
-            settled.insert(*key, (heads[key].0, self.number(&given, *key)?, given.of_key(*key)));
+            let stamp = given.stamps.get(key).copied().unwrap_or_default();
+            let head = Head { bucket: heads[key].bucket, n: self.number(&given, *key)?, stamp };
+            settled.insert(*key, SettledKey { head, tally: given.of_key(*key) });
         }
         Ok(touched.len() as u64)
     }
@@ -172,7 +202,7 @@ impl Copier {
     /// The number that was read together with the rows.
     fn number(&self, pieces: &Pieces, key: Uuid) -> Result<u64, MoveError> {
         let head = self.layout.keys.iter().find(|part| part.table == "key_head").map_or(0, |part| part.group);
-        let found = pieces.0.get(&(head, Uuid::nil(), key)).and_then(|(rows, _)| rows.first());
+        let found = pieces.found.get(&(head, Uuid::nil(), key)).and_then(|(rows, _)| rows.first());
         let Some((_, row)) = found else { return Ok(0) };
         if let Value::Json(whole) = row.get(1) {
             let whole: serde_json::Value = serde_json::from_str(whole).unwrap_or_default();
@@ -192,9 +222,9 @@ impl Copier {
     /// Questions to the embedded engine that [`heads_of`] understands the answers of.
     pub(super) fn asked_for_heads(&self) -> Vec<Statement> {
         let list = list_of(&self.buckets);
-        let mut asked = vec![generated(format!("SELECT key, bucket, n FROM key_head WHERE bucket IN ({list})"))];
+        let mut asked = vec![generated(format!("SELECT key, bucket, n, '' FROM key_head WHERE bucket IN ({list})"))];
         asked.extend(self.layout.rows().map(|part| {
-            generated(format!("SELECT DISTINCT home_key, bucket, 0 FROM {} WHERE bucket IN ({list})", part.table))
+            generated(format!("SELECT DISTINCT home_key, bucket, 0, '' FROM {} WHERE bucket IN ({list})", part.table))
         }));
         asked
     }
@@ -236,7 +266,7 @@ impl Copier {
             if ids.is_empty() { Vec::new() } else { batch::remove(engine, &part.table, column, &ids) }
         };
         let insert = |(index, part): (usize, &KeyPart)| {
-            let rows = pieces.iter().filter_map(|piece| given.0.get(piece)).flat_map(|(rows, _)| rows);
+            let rows = pieces.iter().filter_map(|piece| given.found.get(piece)).flat_map(|(rows, _)| rows);
             let rows: Vec<&Row> = rows.filter(|(of, _)| *of == index).map(|(_, row)| row).collect();
             match (engine, part.role) {
                 (Engine::Postgres, Role::Row) => batch::overwrite(&part.table, &part.columns, &rows, 1),

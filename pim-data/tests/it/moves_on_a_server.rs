@@ -1,6 +1,7 @@
 //! What a move of buckets must mind on a server: whose rights it takes, how much one statement carries, who is let in meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pim_core::id::Id;
@@ -211,6 +212,33 @@ async fn a_fence_waits_for_the_write_in_flight_and_takes_it_along() {
     let look = read(ShopResource::Account);
     let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await.expect("reads");
     assert_eq!(seen.expect("is there").points, 99);
+}
+
+/// Guard: rows are known by the transactions that wrote them. What somebody types between the last pass and the fence does not
+/// change the key's number, and goes along all the same.
+#[tokio::test]
+async fn a_row_that_somebody_typed_goes_along() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (mover, tap) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Copying).await;
+    // The last thing that is asked before the fence.
+    tap.silent_at.store(2, Ordering::SeqCst);
+    let context = cx();
+    let (fenced, ()) = tokio::join!(run.step(&context), async {
+        tap.is_asked(2).await;
+        let type_it = format!("UPDATE account_row SET points = 99 WHERE id = {}", uuid(account.id.uuid()));
+        world.raw(account.id, &type_it).await.expect("runs");
+        tap.silent_at.store(0, Ordering::SeqCst);
+    });
+    assert_eq!(fenced.expect("fences"), MoveStep::Fenced);
+    go_on_to(&mut run, MoveStep::Done).await;
+    let look = read(ShopResource::Account);
+    let seen = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await.expect("reads");
+    assert_eq!(seen.expect("is there").points, 99);
+    assert_eq!(run.record().report.keys_copied_fenced, 1);
 }
 
 /// Guard: one deadline bounds all that is done under the fence: a target that hangs keeps no healthy source's bucket shut.
