@@ -1,11 +1,20 @@
 //! Forward-only migrations, applied in order in one transaction, guarded by the writer's lock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement};
+use crate::retry::Backoff;
 use crate::schema::Routine;
+
+/// How long a step waits for a lock on a server: everybody who wants the same table waits behind it.
+const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2s'";
+
+/// How often a migration gives way to whoever holds such a lock, or waits for one of its own: for some six minutes.
+const GIVES_WAY: Backoff =
+    Backoff { pause_first: Duration::from_millis(100), pause_max: Duration::from_secs(2), attempts_max: 120 };
 
 /// One step of a schema. Applied once, never changed afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +189,29 @@ pub(crate) async fn migrate_telling(
     migrations: &[Migration],
     tell: impl Fn(Progress),
 ) -> Result<usize, MigrateError> {
+    let mut told = 0;
+    let mut attempt = 0;
+    // Ends: a bounded number of times.
+    loop {
+        let tell = |it: Progress| {
+            if it.step > told {
+                told = it.step;
+                tell(it);
+            }
+        };
+        match apply(db, migrations, tell).await {
+            Err(MigrateError::Step { source, .. })
+                if matches!(*source, DbError::Busy) && attempt + 1 < GIVES_WAY.attempts_max =>
+            {
+                tokio::time::sleep(GIVES_WAY.pause(attempt)).await;
+                attempt += 1;
+            }
+            applied => return applied,
+        }
+    }
+}
+
+async fn apply(db: &Db, migrations: &[Migration], mut tell: impl FnMut(Progress)) -> Result<usize, MigrateError> {
     // One transaction for the ledger's check, so that two programs that open a new database at once do not race.
     let mut tx = db.begin().await.map_err(MigrateError::Ledger)?;
     let ledger = if db.engine() == Engine::Postgres { LEDGER_POSTGRES } else { LEDGER };
@@ -188,6 +220,9 @@ pub(crate) async fn migrate_telling(
     let applied = applied(&listed.map_err(MigrateError::Ledger)?);
     let steps = pending(db, migrations, &applied)?;
     let count = steps.len();
+    if count > 0 && db.engine() == Engine::Postgres {
+        tx.script(LOCK_WAIT).await.map_err(MigrateError::Ledger)?;
+    }
     for (index, (step, text, digest)) in steps.into_iter().enumerate() {
         if !applied.is_empty() {
             tell(Progress { version: step.version, name: step.name, step: index + 1, steps: count });

@@ -52,6 +52,7 @@ promises! {
     degrading_is_somebodys_word in "degrading_is_somebodys_word.rs",
     failovers_under_load in "failovers_under_load.rs",
     fence_of_a_server in "fence_of_a_server.rs",
+    migrations_give_way in "migrations_give_way.rs",
     replicas_answer_what_is_fresh in "replicas_answer_what_is_fresh.rs",
     moves_on_a_server in "moves_on_a_server.rs",
     nothing_stale_with_a_token in "nothing_stale_with_a_token.rs",
