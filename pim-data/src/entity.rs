@@ -115,7 +115,8 @@ pub struct Table {
     pub facility_field: Option<&'static str>,
     /// Its own columns; at most [`COLUMNS_MAX`](crate::schema::COLUMNS_MAX).
     pub columns: &'static [Column],
-    /// Columns that name rows of other entities, which must exist: (column, entity).
+    /// Columns that name rows of other entities, which must exist: (column, entity). Such a row has to be of the same home key:
+    /// keys move one by one, and a key whose row another key refers to cannot leave.
     pub references: &'static [(&'static str, &'static str)],
     /// Further indexes, each over these columns.
     pub indexes: &'static [&'static [&'static str]],

@@ -206,6 +206,7 @@ const fn outcome_of(error: Option<&UnitError>) -> UnitOutcome {
             | UnitError::UnknownEntity { .. }
             | UnitError::NotLoaded { .. }
             | UnitError::WrongHome { .. }
+            | UnitError::ReferenceElsewhere { .. }
             | UnitError::NoEvent
             | UnitError::TooLarge { .. }
             | UnitError::Part(_)

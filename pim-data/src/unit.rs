@@ -25,7 +25,7 @@ use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, Scope, Write as WriteAccess};
-use pim_core::shard::{HomeKey, Route, ShardId};
+use pim_core::shard::{Bucket, HomeKey, Route, ShardId};
 use serde_json::{Map, Value as Json};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -240,7 +240,7 @@ impl Unit {
     ///
     /// # Errors
     /// [`UnitError::Denied`] outside the permit's scope, [`UnitError::UnknownEntity`], [`UnitError::NotLoaded`],
-    /// [`UnitError::WrongHome`], [`UnitError::TooLarge`] above [`WRITES_MAX`] rows.
+    /// [`UnitError::WrongHome`], [`UnitError::ReferenceElsewhere`], [`UnitError::TooLarge`] above [`WRITES_MAX`] rows.
     pub fn save<E: Entity>(&mut self, permit: &Permit<WriteAccess>, entity: &E) -> Result<u64, UnitError> {
         check_resource::<E>(permit)?;
         calls_of::<E>(&self.cluster, self.route.shard)?;
@@ -256,6 +256,9 @@ impl Unit {
             return Err(UnitError::NotLoaded { entity: E::TABLE.name });
         }
         let after = json_of(entity)?;
+        if self.route.shard != CONTROL {
+            refers_to_neighbours::<E>(&after, self.home.bucket())?;
+        }
         let pending = Pending {
             table: E::TABLE,
             id,
@@ -362,6 +365,17 @@ fn calls_of<E: Entity>(cluster: &Cluster, shard: ShardId) -> Result<&Calls, Unit
 /// What an error calls the database that lacks an entity.
 pub(crate) const fn place_name(control: bool) -> &'static str {
     if control { "the control database" } else { "the shards" }
+}
+
+/// Refuses references to rows of other buckets, which would keep this one and theirs from ever moving.
+fn refers_to_neighbours<E: Entity>(after: &Map<String, Json>, bucket: Bucket) -> Result<(), UnitError> {
+    for (column, _) in E::TABLE.references {
+        let named = after.get(*column).and_then(Json::as_str).and_then(|text| text.parse::<Id<E::Kind>>().ok());
+        if named.is_some_and(|named| named.bucket() != bucket) {
+            return Err(UnitError::ReferenceElsewhere { entity: E::TABLE.name, column });
+        }
+    }
+    Ok(())
 }
 
 fn check_resource<E: Entity>(permit: &Permit<WriteAccess>) -> Result<(), UnitError> {

@@ -73,6 +73,14 @@ pub enum UnitError {
         /// What.
         entity: &'static str,
     },
+    /// A row that refers to one of another bucket: it could not move without that one.
+    #[error("{entity}.{column} names a row of another bucket: rows refer to rows of their own home key")]
+    ReferenceElsewhere {
+        /// What refers.
+        entity: &'static str,
+        /// By which column.
+        column: &'static str,
+    },
     /// Rows without an event.
     #[error("a write appends at least one event")]
     NoEvent,
@@ -148,6 +156,9 @@ impl IntoProblem for UnitError {
             Self::MissingReference => {
                 Problem::of(problem::INVALID_BODY).detail("a record that the body refers to does not exist")
             }
+            Self::ReferenceElsewhere { column, .. } => Problem::of(problem::INVALID_BODY)
+                .detail("a record that the body refers to belongs to another home key")
+                .with("column", column),
             Self::Denied { entity } => Problem::of(problem::FORBIDDEN).with("entity", entity),
             Self::WrongHome { .. } => Problem::of(problem::WRONG_BUCKET),
             Self::TooLarge { most } => Problem::of(problem::INVALID_BODY).with("rows_max", most),

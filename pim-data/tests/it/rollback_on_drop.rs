@@ -151,6 +151,22 @@ async fn a_row_of_another_home_or_bucket_is_refused() {
     }
 }
 
+/// Guard: keys move one by one, so what one refers to must be its own.
+#[tokio::test]
+async fn a_reference_to_a_row_of_another_bucket_is_refused() {
+    let world = World::new(1).await;
+    let one = world.register().await;
+    let mut two = world.register().await;
+    while two.id.bucket() == one.id.bucket() {
+        two = world.register().await;
+    }
+    let mut unit = world.cluster.begin(&cx(), one.id);
+    let id = Id::child_of(one.id.bucket(), unit.at());
+    let note = CustomerNote { id, version: 0, customer: one.id, account: two.id, text: String::new() };
+    let saved = unit.save(&write(ShopResource::Note), &note);
+    assert!(matches!(saved, Err(UnitError::ReferenceElsewhere { entity: "note", column: "account" })), "{saved:?}");
+}
+
 #[tokio::test]
 async fn hand_typed_rows_of_foreign_buckets_are_refused_by_the_database() {
     let world = World::new(2).await;
