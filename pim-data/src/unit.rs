@@ -178,18 +178,7 @@ impl Unit {
         };
         let Some(row) = row else { return Ok(None) };
         if let Err(found) = idempotency::check(&self.cx, self.home, &row, 0) {
-            let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
-            if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
-                // It waits for a standby as a commit does: without one nobody keeps a connection for it.
-                let until = in_time(&self.cx)?;
-                shard.ready(until, Need::Write).await.inspect_err(|error| self.complain(error))?;
-                let settle = Statement::of(SETTLE_ANSWER).bind(idempotency::scope_bind(&self.cx));
-                if shard.db().read_until(until).await?.query(settle).await?.is_empty() {
-                    // Another server took over meanwhile that never had it: the next run finds out.
-                    return Err(UnitError::Conflict);
-                }
-            }
-            return Err(found);
+            return Err(self.settled(found).await?);
         }
         let head = if *row.get(HEAD) == Value::Null { 0 } else { row.count(HEAD)? };
         if *self.head.get_or_insert(head) != head {
@@ -205,6 +194,23 @@ impl Unit {
         }
         self.loaded.push((id.uuid(), stored(E::TABLE, &row, ROW)?));
         Ok(Some(entity))
+    }
+
+    /// What an earlier submission came to, as soon as no lost server takes it away: on servers an answer is given again when a
+    /// commit would be, and waits for a standby as one does.
+    async fn settled(&self, found: UnitError) -> Result<UnitError, UnitError> {
+        let shard = self.cluster.shard(self.route.shard).ok_or(UnitError::UnknownShard(self.route.shard))?;
+        if let (UnitError::Replay(_), Engine::Postgres) = (&found, shard.db().engine()) {
+            // Without a standby nobody keeps a connection for it.
+            let until = in_time(&self.cx)?;
+            shard.ready(until, Need::Write).await.inspect_err(|error| self.complain(error))?;
+            let settle = Statement::of(SETTLE_ANSWER).bind(idempotency::scope_bind(&self.cx));
+            if shard.db().read_until(until).await?.query(settle).await?.is_empty() {
+                // Another server took over meanwhile that never had it: the next run finds out.
+                return Err(UnitError::Conflict);
+            }
+        }
+        Ok(found)
     }
 
     /// Whether another one has taken the shard's place, where a load may go instead. Ends: each time it has.
