@@ -232,7 +232,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         return Ok(());
     }
     // The end-to-end suites start the built programs, so these come first.
-    let of_workspace = Built::of_workspace(Profile::Dev)?;
+    let of_workspace = Built::of_workspace(Profile::Test)?;
     let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     test.envs(built::threads());
     if let Some(filter) = &args.filter {
@@ -247,7 +247,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let (meanwhile, on_servers) = thread::scope(|scope| {
         let meanwhile = scope.spawn(|| all(Of::WorkspaceMeanwhile, &of_workspace));
         let is_needed = there.iter().any(|suite| suite.of == Of::Servers);
-        let built = is_needed.then(|| Built::on_servers(Profile::Dev));
+        let built = is_needed.then(|| Built::on_servers(Profile::Test));
         (meanwhile.join(), built.transpose())
     });
     outcomes.extend(meanwhile.map_err(|_| anyhow!("the suites beside the build were broken off"))?);

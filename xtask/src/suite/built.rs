@@ -16,7 +16,9 @@ const ON_SERVERS: [&str; 6] = ["pim-servers", "pim-data", "pim-events", "pim-lab
 /// How programs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Profile {
-    /// Quickly.
+    /// As quickly as can be: what tests are built with, also where `cargo build` builds them.
+    Test,
+    /// As who runs a program builds it: what a harness tries for many minutes.
     Dev,
     /// With optimisations.
     Release,
@@ -49,9 +51,9 @@ impl Built {
 
     fn build(arguments: &[&str], profile: Profile) -> Result<Self> {
         let profile: &[&str] = match profile {
+            Profile::Test => &["--profile", "test"],
+            Profile::Dev => &["--profile", "dev"],
             Profile::Release => &["--release"],
-            // What tests are built with, also where `cargo build` builds them.
-            Profile::Dev => &["--profile", "test"],
         };
         let built = Artifact::build(&[arguments, profile].concat())?;
         Artifact::example(&built, "services")?;
