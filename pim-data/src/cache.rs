@@ -95,6 +95,8 @@ impl<V: Clone + Send + Sync + 'static> ReferenceCache<V> {
                 Ok(entry) => entry,
                 Err(missing) => {
                     return match &*missing {
+                        // Whoever began to look may have done so before it was there.
+                        Missing::Row if !fresh && (n_min > 0 || self.floors.get(&key).await.is_some()) => continue,
                         Missing::Row => Ok(None),
                         Missing::Failed(error) => Err(Arc::clone(error)),
                     };
@@ -169,6 +171,27 @@ mod tests {
         let all = (0..32).map(|_| read(&cache, 0, &reads, 1));
         assert!(futures_util::future::join_all(all).await.iter().all(|value| *value == 1));
         assert_eq!(reads.load(Ordering::SeqCst), 1);
+    }
+
+    /// Guard: what a caller has seen is not absent because somebody before it looked too early.
+    #[tokio::test]
+    async fn a_row_that_was_seen_is_looked_for_again() {
+        let (cache, reads) = (cache(), AtomicU64::new(0));
+        let (begun, goes_on) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let too_early = cache.get(Uuid::nil(), 0, || async {
+            begun.notify_one();
+            goes_on.notified().await;
+            Ok::<Option<Loaded<u64>>, Infallible>(None)
+        });
+        let seen = async {
+            begun.notified().await;
+            let reading = read(&cache, 1, &reads, 1);
+            let (seen, ()) = tokio::join!(reading, async { goes_on.notify_one() });
+            seen
+        };
+        let (missing, seen) = tokio::join!(too_early, seen);
+        assert!(missing.expect("infallible").is_none());
+        assert_eq!(seen, 1);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pim_core::clock::Clock;
 use pim_core::context::RequestContext;
 use pim_core::shard::{Bucket, Epoch, HomeKey, MapVersion, Route, ShardId, ShardMap, ShardRouter};
@@ -253,10 +254,8 @@ impl Cluster {
 
     /// How each shard is, the control database last; one that could not be opened is not reachable.
     pub async fn health(&self) -> Vec<ShardHealth> {
-        let mut all = Vec::new();
-        for shard in self.everything() {
-            all.push(shard.health().await);
-        }
+        let everything = self.everything();
+        let mut all = join_all(everything.iter().map(Shard::health)).await;
         let missing = self.0.fleet.misses(&self.map()).into_iter().map(ShardHealth::missing);
         // The control database stays last.
         let last = all.len().saturating_sub(1);

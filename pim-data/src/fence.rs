@@ -99,12 +99,16 @@ impl Cluster {
     /// Whether nothing was found by this route because its bucket lives elsewhere by now. Takes over the newer map then, and
     /// waits a little when there is none yet.
     pub(crate) async fn has_left(&self, route: Route, deadline: Deadline, tries: u32) -> Result<bool, DbError> {
-        let Some(db) = self.database(route.shard) else {
+        let Some(shard) = self.shard(route.shard) else {
             // It is on its way, or has gone.
             return Ok(self.is_found(route, deadline).await);
         };
-        let here = db.read_until(deadline.instant()).await?.query(Statement::of(HERE).bind(route.bucket.get())).await?;
-        if !here.is_empty() || tries >= LEFT.attempts_max {
+        let is_here = match shard.has(route.bucket, deadline.instant()).await {
+            // Another one has taken its place: it is looked for there.
+            Err(DbError::Closed) if self.is_replaced(&shard) => false,
+            found => found?,
+        };
+        if is_here || tries >= LEFT.attempts_max {
             return Ok(false);
         }
         // A map that cannot be read now is read at the next try.

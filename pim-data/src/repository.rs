@@ -121,7 +121,8 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows = self.fetch::<E>(cx, permit, (&shard, None), &Consistency::Strong, &Filter::Id(id.uuid())).await?;
+        let strong = &Consistency::Strong;
+        let (rows, _) = self.fetch::<E>(cx, permit, (&shard, None), strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -137,8 +138,8 @@ impl Cluster {
         id: Id<E::Kind>,
     ) -> Result<Option<Loaded<E>>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
-        let rows =
-            self.fetch::<E>(cx, permit, (&shard, None), &Consistency::Strong, &Filter::Numbered(id.uuid())).await?;
+        let (strong, filter) = (&Consistency::Strong, Filter::Numbered(id.uuid()));
+        let (rows, _) = self.fetch::<E>(cx, permit, (&shard, None), strong, &filter).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let value = from_row::<E>(row, 1)?;
         let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
@@ -192,12 +193,13 @@ impl Cluster {
             let route = self.router().route(&home);
             let shard = self.home_shard(route.shard)?;
             cx.went_to(route.shard);
-            let rows = match self.fetch::<E>(cx, permit, (&shard, Some(route.bucket)), consistency, filter).await {
+            let found = match self.fetch::<E>(cx, permit, (&shard, Some(route.bucket)), consistency, filter).await {
                 // Ends: each time another one has taken its place.
                 Err(ReadError::Database(DbError::Closed)) if self.is_replaced(&shard) => continue,
-                rows => rows?,
+                found => found?,
             };
-            let is_found = !rows.is_empty() && nearby::is_met_by(consistency, &rows)?;
+            let (rows, is_believed) = found;
+            let is_found = is_believed || (!rows.is_empty() && nearby::is_met_by(consistency, &rows)?);
             if is_found || !self.has_left(route, cx.deadline(), tries).await? {
                 return Ok(rows);
             }
@@ -215,10 +217,11 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Vec<E>, ReadError> {
         let filter = Filter::Page { home: None, page };
-        let rows = self.fetch::<E>(cx, permit, (&self.home_shard(shard)?, None), consistency, &filter).await?;
+        let (rows, _) = self.fetch::<E>(cx, permit, (&self.home_shard(shard)?, None), consistency, &filter).await?;
         rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
+    /// Rows, and whether nobody has to be asked about them: a replica has looked for the bucket as well, if it found nothing.
     async fn fetch<E: Entity>(
         &self,
         cx: &RequestContext,
@@ -226,7 +229,7 @@ impl Cluster {
         (shard, bucket): (&Shard, Option<Bucket>),
         consistency: &Consistency,
         filter: &Filter,
-    ) -> Result<Vec<Row>, ReadError> {
+    ) -> Result<(Vec<Row>, bool), ReadError> {
         let (calls, control) = (self.schema().calls(E::TABLE), shard.id() == CONTROL);
         if !self.schema().holds(E::TABLE, control) {
             return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
@@ -363,16 +366,16 @@ async fn fetch<E: Entity>(
     (shard, bucket, calls): (&Shard, Option<Bucket>, Option<&Calls>),
     (consistency, most): (&Consistency, Option<Duration>),
     filter: &Filter,
-) -> Result<Vec<Row>, ReadError> {
+) -> Result<(Vec<Row>, bool), ReadError> {
     check_resource::<E>(permit)?;
     let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
     let read = nearby::NearbyRead { cx, shard, bucket, consistency, most, select: &select, one };
     let _fallen_back = match read.answer().await? {
-        nearby::Answer::Rows(rows) => return Ok(rows),
+        nearby::Answer::Rows(rows) => return Ok((rows, true)),
         nearby::Answer::Primary(place) => place,
     };
-    query(cx, shard, select, one).await
+    Ok((query(cx, shard, select, one).await?, false))
 }
 
 /// The primary's answer. A read does nothing, so it may go to whoever is the primary next.

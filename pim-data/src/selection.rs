@@ -5,7 +5,7 @@ use pim_core::rbac::{Permit, Read, Scope};
 use pim_core::shard::ShardId;
 
 use crate::backend::{Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Need};
 use crate::entity::Entity;
 use crate::repository::{ReadError, check_resource, in_time};
 use crate::scope;
@@ -80,8 +80,16 @@ impl Cluster {
             Engine::Postgres => vec![Statement::of(SCOPE_POSTGRES).bind(scope::setting(scope)), statement],
             Engine::Sqlite => vec![seen_by(scope), statement, Statement::of(NO_SCOPE)],
         };
-        let mut reader = db.read_until(cx.deadline().instant()).await?;
-        let answers = reader.snapshot(&statements).await?;
+        let until = cx.deadline().instant();
+        let ask = async || db.read_until(until).await?.snapshot(&statements).await;
+        shard.ready(until, Need::Read).await?;
+        // Ends with the deadline.
+        let answers = loop {
+            match ask().await {
+                Ok(answers) => break answers,
+                Err(error) => shard.recover(until, Need::Read, error).await?,
+            }
+        };
         Ok(answers.into_iter().nth(1).unwrap_or_default())
     }
 }

@@ -167,12 +167,13 @@ impl Directory {
         fs::create_dir_all(path).map_err(io_error("make", path))?;
         let lock = lock_file(path)?;
         // Whoever makes it is alone for that moment; the others find it made.
-        if !is_made && acquire(&lock, Access::Exclusive) {
+        let acquire = |lock: &File, access| acquire(lock, access).map_err(io_error("lock", path));
+        if !is_made && acquire(&lock, Access::Exclusive)? {
             make(path, engine, map)?;
             let _released = lock.unlock();
         }
         let give_up = Instant::now() + LOCK_PATIENCE;
-        while !acquire(&lock, access) {
+        while !acquire(&lock, access)? {
             if Instant::now() > give_up {
                 return Err(DirectoryError::InUse { path: path.to_path_buf() });
             }
@@ -251,7 +252,7 @@ impl Directory {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let give_up = Instant::now() + LOCK_PATIENCE;
-        while !acquire(&file, Access::Exclusive) {
+        while !acquire(&file, Access::Exclusive).map_err(io_error("lock", &path))? {
             if Instant::now() > give_up {
                 return Err(DirectoryError::Publishing { path: self.path.clone() });
             }
@@ -265,7 +266,7 @@ impl Directory {
         let path = self.path.join("maps").join("MOVE");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
-        Ok(acquire(&file, Access::Exclusive).then_some(file))
+        Ok(acquire(&file, Access::Exclusive).map_err(io_error("lock", &path))?.then_some(file))
     }
 
     /// A map by version: every map that was ever prepared is kept.
@@ -376,12 +377,20 @@ fn lock_file(path: &Path) -> Result<File, DirectoryError> {
     opened.map_err(io_error("open", &file))
 }
 
-fn acquire(lock: &File, access: Access) -> bool {
-    let outcome = match access {
+/// Whether nobody else has it. Where there are no locks, nothing may be shared.
+fn acquire(lock: &File, access: Access) -> io::Result<bool> {
+    is_locked(match access {
         Access::Exclusive => lock.try_lock(),
         Access::Shared => lock.try_lock_shared(),
-    };
-    !matches!(outcome, Err(TryLockError::WouldBlock))
+    })
+}
+
+fn is_locked(outcome: Result<(), TryLockError>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 fn make(path: &Path, engine: Engine, map: Option<&ShardMap>) -> Result<(), DirectoryError> {
@@ -431,4 +440,17 @@ fn sync_folder_of(file: &Path) -> Result<(), DirectoryError> {
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError + use<> {
     let path = path.to_path_buf();
     move |source| DirectoryError::Io { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: two who may not be at work at once are not, where a file system knows no locks.
+    #[test]
+    fn a_lock_that_cannot_be_had_is_nobodys() {
+        assert!(is_locked(Ok(())).expect("is had"));
+        assert!(!is_locked(Err(TryLockError::WouldBlock)).expect("is another's"));
+        assert!(is_locked(Err(TryLockError::Error(io::ErrorKind::Unsupported.into()))).is_err());
+    }
 }

@@ -13,6 +13,10 @@ use super::endpoint::EndpointHealth;
 use super::group::{Group, Need, PrimaryState};
 use crate::backend::{Db, DbError, Row, Snapshot, SqlPair, Statement};
 use crate::degradation::Degraded;
+use crate::fence::HERE;
+
+/// How long it is waited for a file to say how it is.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The number under which the control database goes where a shard is meant.
 pub const CONTROL: ShardId = ShardId(u16::MAX);
@@ -176,6 +180,22 @@ impl Shard {
         }
     }
 
+    /// Whether it owns a bucket, or did until a moment ago: by its primary, whoever that is until then.
+    ///
+    /// # Errors
+    /// When nobody says so in time.
+    pub(crate) async fn has(&self, bucket: Bucket, until: Instant) -> Result<bool, DbError> {
+        let ask = async || self.0.db.read_until(until).await?.query(Statement::of(HERE).bind(bucket.get())).await;
+        self.ready(until, Need::Read).await?;
+        // Ends with the deadline.
+        loop {
+            match ask().await {
+                Ok(rows) => return Ok(!rows.is_empty()),
+                Err(error) => self.recover(until, Need::Read, error).await?,
+            }
+        }
+    }
+
     /// What was told of it last.
     pub(super) fn complaint(&self) -> &Complaint {
         &self.0.complaint
@@ -191,7 +211,10 @@ impl Shard {
         let servers = self.group().map(Group::health);
         let (term, primary, endpoints) =
             servers.map_or((None, None, Vec::new()), |(term, state, endpoints)| (Some(term), Some(state), endpoints));
-        let rows = self.0.db.query(Statement::of(PROBE)).await;
+        // A server that stands still is not reachable, and whoever asks has others to look at.
+        let patience = self.group().map_or(PATIENCE, |group| group.settings().probe_max);
+        let asked = async { self.0.db.read_until(Instant::now() + patience).await?.query(Statement::of(PROBE)).await };
+        let rows = asked.await;
         let count = |index| rows.as_ref().ok().and_then(|rows| rows.first()?.count(index).ok()).unwrap_or(0);
         ShardHealth {
             shard: (self.0.id != CONTROL).then_some(self.0.id),
@@ -264,7 +287,7 @@ impl Replica {
         if self.is_primary() {
             return Ok(true);
         }
-        Ok(!self.query(Statement::of(crate::fence::HERE).bind(bucket.get()), true, until).await?.is_empty())
+        Ok(!self.query(Statement::of(HERE).bind(bucket.get()), true, until).await?.is_empty())
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.

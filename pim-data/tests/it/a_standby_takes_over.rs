@@ -10,12 +10,12 @@ use pim_core::shard::ShardId;
 use pim_data::backend::{DbError, Resolver, Secrets as _};
 use pim_data::cluster::{Cluster, EndpointFinding, PrimaryState};
 use pim_data::consistency::Consistency;
+use pim_data::repository::Page;
 use pim_data::unit::UnitError;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ensemble::{
-    DATABASE, Ensemble, patient, points, points_on, register, request, set, until, until_shard,
-};
+use super::ensemble::{DATABASE, Ensemble, patient, points, points_on, register, request, set, until, until_shard};
+use super::world::{CustomerNote, ShopResource, read};
 use crate::lines::Lines;
 
 const SOON: Duration = Duration::from_millis(700);
@@ -43,6 +43,10 @@ async fn it_is_found_without_a_restart_and_a_returning_primary_is_never_written(
     let refused = is_refused(&cluster, id).await;
     assert!(matches!(refused, UnitError::Database(DbError::NoPrimary { .. })), "{refused:?}");
     assert_eq!(points(&cluster, id, &Consistency::Eventual).await.expect("reads never stop"), 1);
+    // Nor where there is nothing to be found.
+    let look = read(ShopResource::Note);
+    let listed = cluster.list::<CustomerNote>(&request(SOON), &look, id, Page::FIRST, &Consistency::Eventual).await;
+    assert_eq!(listed.expect("reads never stop"), []);
 
     ensemble.second.promote().expect("takes over");
     set(&cluster, &patient(), id, 2).await.expect("commits");

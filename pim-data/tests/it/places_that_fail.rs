@@ -441,3 +441,19 @@ impl Secrets for AskingForTls {
         Ok(format!("{}?sslmode=require", self.0.secret(name)?))
     }
 }
+
+/// Guard: whoever asks how the shards are is told, also while one of them says nothing.
+#[tokio::test]
+async fn a_primary_that_stands_still_is_not_reachable_and_keeps_nobody_from_the_others() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(2, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
+        settings
+    })
+    .await;
+    wire.fall_silent();
+    let health = tokio::time::timeout(Duration::from_secs(15), world.cluster.health()).await.expect("is told");
+    let reachable: Vec<_> = health.iter().map(|it| (it.shard, it.reachable)).collect();
+    assert_eq!(reachable, [(Some(ShardId(0)), false), (Some(ShardId(1)), true), (None, true)]);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::conn::Conn;
 use super::refusal;
@@ -45,9 +45,14 @@ async fn connect(dial: &Dial, options: PgConnectOptions) -> Result<PgConnection,
     if addresses.is_empty() {
         return options.connect().await;
     }
-    for address in addresses.into_iter().take(ADDRESSES_MAX) {
-        outcome = options.clone().host(&address.to_string()).connect().await;
-        if !matches!(outcome, Err(sqlx::Error::Io(_))) {
+    let until = Instant::now() + dial.settings.connect_timeout;
+    let tried = addresses.len().min(ADDRESSES_MAX);
+    for (index, address) in addresses.into_iter().take(tried).enumerate() {
+        // One that swallows what is sent to it leaves time for those behind it.
+        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(tried - index).unwrap_or(u32::MAX);
+        let connected = timeout(share, options.clone().host(&address.to_string()).connect()).await;
+        outcome = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        if !matches!(outcome, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)) {
             break;
         }
     }
@@ -143,6 +148,32 @@ mod tests {
         let refused = opened.expect("ends");
         assert!(matches!(refused, Err(DbError::Unreachable { .. })), "{refused:?}");
         server.abort();
+    }
+
+    /// Two addresses for everybody.
+    #[derive(Debug)]
+    struct Twofold;
+
+    impl Resolver for Twofold {
+        fn resolve(&self, _host: &str) -> std::io::Result<Vec<IpAddr>> {
+            Ok(vec![IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 1])])
+        }
+    }
+
+    /// Guard: an address from which nothing comes back leaves time for the next one.
+    #[tokio::test]
+    async fn an_address_that_is_silent_does_not_take_all_of_the_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let port = listener.local_addr().expect("an address").port();
+        let silent = TcpListener::bind(("127.0.0.2", port)).await.expect("listens");
+        let settings = ServerSettings { connect_timeout: Duration::from_secs(2), ..ServerSettings::default() };
+        let secrets = Arc::new(Same(format!("postgres://u@shard.invalid:{port}/d?sslmode=disable")));
+        let dial = Dial::with(secrets, Arc::new(Twofold), settings);
+        let opening = tokio::spawn(async move { open(&dial, &Target::new("a".to_owned())).await });
+        let comes = timeout(Duration::from_secs(20), listener.accept()).await.expect("the other one is tried");
+        drop(comes);
+        assert!(opening.await.expect("runs").is_err(), "it was turned away");
+        drop(silent);
     }
 
     /// Never answers; counts who asks.
