@@ -3,6 +3,7 @@
 mod codec;
 mod ddl;
 mod decode;
+mod number;
 pub(crate) mod routine;
 
 pub use codec::DecodeError;
@@ -30,7 +31,8 @@ pub enum ColumnKind {
     Uuid,
     /// An instant.
     Time,
-    /// Any JSON, such as the bounded parts of an aggregate.
+    /// Any JSON, such as the bounded parts of an aggregate. Its numbers come back as they were written, floats as floats; only the
+    /// sign of a negative zero is not kept.
     Json,
 }
 

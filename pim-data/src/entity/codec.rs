@@ -6,7 +6,7 @@ use pim_core::clock::Timestamp;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
-use super::{Audited, Column, ColumnKind, Entity, Table};
+use super::{Audited, Column, ColumnKind, Entity, Table, number};
 use crate::backend::{ColumnError, Row, Value};
 
 /// A row and an entity that do not fit each other.
@@ -56,7 +56,10 @@ pub(crate) fn select_list(table: &Table) -> String {
 pub(crate) fn json_of<E: Entity>(entity: &E) -> Result<Map<String, Json>, DecodeError> {
     let table = E::TABLE.name;
     match serde_json::to_value(entity) {
-        Ok(Json::Object(fields)) => Ok(fields),
+        Ok(Json::Object(mut fields)) => {
+            fields.values_mut().for_each(number::settle);
+            Ok(fields)
+        }
         Ok(_) => Err(DecodeError::Field { table, column: "id" }),
         Err(source) => Err(DecodeError::Row { table, source }),
     }
@@ -75,7 +78,7 @@ pub(crate) fn values_of(table: &'static Table, json: &Map<String, Json>) -> Resu
 fn to_value(kind: ColumnKind, field: &Json) -> Option<Value> {
     Some(match (kind, field) {
         (_, Json::Null) => Value::Null,
-        (ColumnKind::Json, other) => Value::Json(other.to_string()),
+        (ColumnKind::Json, other) => Value::Json(number::text(other)),
         (ColumnKind::Text, Json::String(text)) => Value::Text(text.clone()),
         (ColumnKind::Int, Json::Number(number)) => Value::Int(number.as_i64()?),
         (ColumnKind::Bool, Json::Bool(flag)) => Value::from(*flag),

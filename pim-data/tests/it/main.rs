@@ -24,6 +24,7 @@ mod losses_are_given_up;
 mod map_swaps_under_traffic;
 mod maps_bring_shards;
 mod moves_pause_briefly;
+mod numbers_come_back_as_written;
 mod open_looks_before_it_changes;
 mod open_refuses_by_name;
 mod readers_follow_what_moved;

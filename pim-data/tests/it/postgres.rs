@@ -32,6 +32,7 @@ promises! {
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
     maps_bring_shards in "maps_bring_shards.rs",
     moves_pause_briefly in "moves_pause_briefly.rs",
+    numbers_come_back_as_written in "numbers_come_back_as_written.rs",
     open_looks_before_it_changes in "open_looks_before_it_changes.rs",
     open_refuses_by_name in "open_refuses_by_name.rs",
     readers_follow_what_moved in "readers_follow_what_moved.rs",
