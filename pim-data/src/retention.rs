@@ -181,9 +181,11 @@ impl Cluster {
     /// Counts what [`Cluster::run_retention`] would remove; changes nothing.
     ///
     /// # Errors
-    /// [`RetentionError`] for a policy out of its bounds, or a database that does not answer.
+    /// [`RetentionError`] for a policy out of its bounds, a database that does not answer, or
+    /// [one](RetentionError::NotOwner) that this program may remove nothing from.
     pub async fn plan_retention(&self, policy: &RetentionPolicy) -> Result<RetentionReport, RetentionError> {
         policy.check()?;
+        self.may_remove()?;
         let mut report = RetentionReport::of(true, policy, self.clock().now());
         let lanes = self.lanes_to_purge(report.audit_before).await?;
         for source in self.sources() {
@@ -213,6 +215,7 @@ impl Cluster {
         if *permit.scope() != Scope::All {
             return Err(RetentionError::Scope);
         }
+        self.may_remove()?;
         let _alone = self.0.directory.moving()?.ok_or(RetentionError::Busy)?;
         let verified = self.verify_audit().await?;
         if let Some(finding) = verified.findings.into_iter().next() {
@@ -260,6 +263,12 @@ impl Cluster {
             }
         }
         Ok(retained)
+    }
+
+    /// Whoever may not would see no row of history, and have signed that records go before he is told.
+    fn may_remove(&self) -> Result<(), RetentionError> {
+        let is_denied = |source: &ShardId| self.shard(*source).is_some_and(|shard| !shard.is_governed());
+        self.sources().find(is_denied).map_or(Ok(()), |source| Err(RetentionError::NotOwner(source)))
     }
 
     async fn lanes_to_purge(&self, before: Timestamp) -> Result<Vec<Lane>, RetentionError> {

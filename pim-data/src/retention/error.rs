@@ -5,7 +5,7 @@ use pim_core::shard::ShardId;
 
 use crate::audit::{AuditFinding, CheckpointError};
 use crate::backend::DbError;
-use crate::cluster::{CONTROL, DirectoryError};
+use crate::cluster::{DirectoryError, name_of};
 
 /// A retention run that was refused or broken off.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum RetentionError {
     /// The permit does not reach every row.
     #[error("retention needs a permit for every row")]
     Scope,
+    /// This program knows no owner's connection string of a database.
+    #[error("this program may not remove rows of {}: give it the secret of the owner", name_of(*.0))]
+    NotOwner(ShardId),
     /// Buckets are being moved, a backup is taken, or another run is at it.
     #[error("buckets are being moved, a backup is taken, or another run is at it: try again when that is over")]
     Busy,
@@ -58,8 +61,7 @@ pub enum RetentionError {
 
 impl RetentionError {
     pub(super) fn of(shard: ShardId) -> impl FnOnce(DbError) -> Self {
-        let shard = if shard == CONTROL { "the control database".to_owned() } else { format!("shard {shard}") };
-        move |source| Self::Database { shard, source }
+        move |source| Self::Database { shard: name_of(shard), source }
     }
 }
 
@@ -68,6 +70,7 @@ impl IntoProblem for RetentionError {
         match self {
             Self::TooShort { .. } | Self::Batch { .. } => Problem::of(problem::INVALID_BODY).detail(self.to_string()),
             Self::Scope => Problem::of(problem::FORBIDDEN),
+            Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not remove rows"),
             Self::Busy => Problem::of(problem::CONFLICT).detail("buckets are being moved, or a backup is taken"),
             Self::Broken { finding } => Problem::of(problem::CONFLICT)
                 .detail("the audit trail does not verify; nothing was removed")
