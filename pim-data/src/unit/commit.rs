@@ -278,8 +278,7 @@ impl Unit {
             _ => return error.into(),
         };
         if rule.contains("pim_guard_stale") {
-            let entity = self.writes.iter().find(|pending| pending.version > 1).map_or("row", |it| it.table.name);
-            return UnitError::Stale { entity };
+            return UnitError::Stale { entity: self.refused(rule).unwrap_or("row") };
         }
         if rule.contains("pim:bucket-not-owned") {
             return UnitError::Fence { shard, newest: MapVersion(0), draining: false };
@@ -291,12 +290,22 @@ impl Unit {
         if rule.contains("FOREIGN KEY") {
             return UnitError::MissingReference;
         }
-        let of_table = |pending: &&Pending| rule.contains(&format!("{}_row.", pending.table.name));
-        match self.writes.iter().find(of_table) {
-            Some(pending) if unique => UnitError::AlreadyExists { entity: pending.table.name },
+        match self.refused(rule) {
+            Some(entity) if unique => UnitError::AlreadyExists { entity },
             _ => error.into(),
         }
     }
+
+    /// Whose row was refused.
+    fn refused(&self, rule: &str) -> Option<&'static str> {
+        entity_of(rule, self.writes.iter().map(|pending| pending.table.name))
+    }
+}
+
+/// Which of these entities a rule speaks of. It has a table as a word's beginning, and one table's name may end as another's does.
+fn entity_of(rule: &str, mut entities: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let named = || rule.split([' ', ',']).filter_map(|word| word.split_once("_row.").map(|(entity, _)| entity));
+    entities.find(|entity| named().any(|it| it == *entity))
 }
 
 /// Columns of the fence in an answer of [`look_up`]; the stored answer follows, then the key's number.
@@ -340,4 +349,24 @@ pub(super) fn pairs(tables: &[&'static Table]) -> Vec<SqlPair> {
         [insert_row(table)].into_iter().chain(updates).collect::<Vec<_>>()
     };
     [look_up(), ADVANCE, GUARD].into_iter().chain(tables.iter().flat_map(of_table)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::entity_of;
+
+    /// Guard: whoever is told that something exists already is told what.
+    #[test]
+    fn an_entity_is_not_taken_for_one_whose_name_ends_alike() {
+        let of = |rule: &str| entity_of(rule, ["claim", "sub_claim"].into_iter());
+        for (rule, entity) in [
+            ("sub_claim_row.sub_claim_row_pkey", Some("sub_claim")),
+            ("claim_row.claim_row_pkey", Some("claim")),
+            ("UNIQUE constraint failed: sub_claim_row.code, sub_claim_row.part", Some("sub_claim")),
+            ("UNIQUE constraint failed: claim_row.id", Some("claim")),
+            ("UNIQUE constraint failed: fact.key", None),
+        ] {
+            assert_eq!(of(rule), entity, "{rule}");
+        }
+    }
 }

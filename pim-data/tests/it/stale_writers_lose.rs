@@ -5,7 +5,7 @@ use pim_core::id::Id;
 use pim_data::backend::DbError;
 use pim_data::unit::{Tries, UnitError};
 
-use super::world::{Account, DepotRow, ShopResource, World, cx, tell, write};
+use super::world::{Account, Customer, CustomerNote, DepotRow, Note, ShopResource, World, cx, tell, write};
 
 #[tokio::test]
 async fn two_units_that_read_the_same_row_cannot_both_win() {
@@ -43,6 +43,55 @@ async fn a_stale_update_aborts_the_whole_unit() {
     assert!(matches!(unit.commit().await, Err(UnitError::Stale { entity: "account" })));
     assert_eq!(world.count(account.id, "SELECT COUNT(*) FROM fact").await, 1, "no event without its row");
     assert_eq!(world.count(account.id, "SELECT points FROM account_row").await, 0);
+}
+
+/// Guard: of several rows the one that is stale is named, wherever it stands among them.
+#[tokio::test]
+async fn of_several_rows_the_stale_one_is_named() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    let note = noted(&world, account.id).await;
+    for (stale, is_last) in [("note", true), ("note", false), ("account", true), ("account", false)] {
+        let mut unit = world.cluster.begin(&cx(), account.id);
+        let (accounts, notes) = (write(ShopResource::Account), write(ShopResource::Note));
+        let mut account = unit.load::<Account>(&accounts, account.id).await.expect("loads").expect("is there");
+        let mut note = unit.load::<CustomerNote>(&notes, note).await.expect("loads").expect("is there");
+        // What somebody saw before the newest version was written.
+        *(if stale == "note" { &mut note.version } else { &mut account.version }) = 1;
+        if is_last == (stale == "note") {
+            unit.save(&accounts, &account).expect("saves");
+            unit.save(&notes, &note).expect("saves");
+        } else {
+            unit.save(&notes, &note).expect("saves");
+            unit.save(&accounts, &account).expect("saves");
+        }
+        tell(&mut unit, "changed");
+        let refused = unit.commit().await;
+        let Err(UnitError::Stale { entity }) = refused else { panic!("{refused:?}") };
+        assert_eq!(entity, stale, "last: {is_last}");
+    }
+}
+
+/// A note of a customer; both rows in their second version.
+async fn noted(world: &World, customer: Id<Customer>) -> Id<Note> {
+    let mut note = CustomerNote {
+        id: Id::child_of(customer.bucket(), world.cluster.clock().now()),
+        version: 0,
+        customer,
+        account: customer,
+        text: "x".to_owned(),
+    };
+    for _ in 0..2 {
+        let mut unit = world.cluster.begin(&cx(), customer);
+        if note.version > 0 {
+            let _seen = unit.load::<CustomerNote>(&write(ShopResource::Note), note.id).await.expect("loads");
+        }
+        note.version = unit.save(&write(ShopResource::Note), &note).expect("saves");
+        tell(&mut unit, "noted");
+        unit.commit().await.expect("commits");
+    }
+    world.change(customer, |account| account.points = 1).await.expect("commits");
+    note.id
 }
 
 #[tokio::test]

@@ -108,6 +108,7 @@ impl Conn {
         }
         // Generated from our own constants and entity declarations; every value is a bound parameter.
         let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(is_kept);
+        let answered = answers.len();
         let mut stream = self.raw.fetch_many(query);
         let mut rows = Vec::new();
         let failed = loop {
@@ -119,7 +120,9 @@ impl Conn {
             }
         };
         drop(stream);
-        Err(self.told(failed))
+        let failed = self.told(failed);
+        // Those before it are answered.
+        Err(guarding(statements.get(answers.len() - answered), failed))
     }
 
     /// Runs a script without parameters, such as a migration.
@@ -164,6 +167,16 @@ fn portion(statements: &[Statement]) -> (usize, bool) {
     let first = statements[0].sqlite_text();
     let alike = statements.iter().take(ALIKE_MAX).take_while(|statement| statement.sqlite_text() == first).count();
     if alike >= 8 { (1 << alike.ilog2(), true) } else { (KEPT_MAX.min(statements.len()), false) }
+}
+
+/// What a guard refuses is the row of the table that it was given: the engine repeats no values, and so names none.
+fn guarding(statement: Option<&Statement>, error: DbError) -> DbError {
+    match (error, statement.map(Statement::binds)) {
+        (DbError::Refused { rule, unique }, Some([Value::Text(table)])) if rule.contains("pim_guard") => {
+            DbError::Refused { rule: format!("{table}_row.{rule}"), unique }
+        }
+        (error, _) => error,
+    }
 }
 
 fn add(arguments: &mut SqliteArguments, value: &Value) -> Result<(), DbError> {
