@@ -192,13 +192,13 @@ impl Unit {
     }
 
     /// Fence, idempotency record, the key's number and the lane's end, in one row.
-    fn look(&self) -> Statement {
+    pub(super) fn look(&self) -> Statement {
         let lane = self.route.bucket.lane().get();
         let look = Statement::of(look_up()).bind(self.route.bucket.get());
         look.bind(idempotency::scope_bind(&self.cx)).bind(self.home.uuid()).bind(lane).bind(lane)
     }
 
-    fn check_entered(&self, rows: &[Row]) -> Result<Entered, UnitError> {
+    pub(super) fn check_entered(&self, rows: &[Row]) -> Result<Entered, UnitError> {
         let row = rows.first().ok_or(DbError::Closed)?;
         self.check_fence(row)?;
         idempotency::check(&self.cx, self.home, row, FENCE_WIDTH)?;
@@ -284,7 +284,7 @@ impl Unit {
             return UnitError::Fence { shard, newest: MapVersion(0), draining: false };
         }
         // Two submissions of one request at once, of which the other was faster: the next run finds its answer.
-        if rule.contains("pim:conflict") || rule.contains("idempotency_pkey") {
+        if ["pim:conflict", "idempotency_pkey", "idempotency.scope"].iter().any(|it| rule.contains(it)) {
             return UnitError::Conflict;
         }
         if rule.contains("FOREIGN KEY") {

@@ -1,10 +1,14 @@
 //! Many new keys in one transaction: everything that a single unit writes, for all of them or for none.
 
+use std::time::Duration;
+
+use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::shard::ShardId;
 use pim_data::unit::{Unit, UnitError};
+use serde_json::json;
 
-use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
+use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, keyed, tell, within, write};
 
 fn unit(world: &World, id: Id<Customer>) -> Unit {
     let mut unit = world.cluster.begin(&cx(), id);
@@ -79,6 +83,69 @@ async fn one_key_that_is_there_already_undoes_all() {
     let refused = world.cluster.commit_bulk(ShardId(0), units).await;
     assert!(matches!(refused, Err(UnitError::AlreadyExists { entity: "account" })), "{refused:?}");
     assert_eq!(world.count(known.id, "SELECT COUNT(*) FROM account_row").await, 1);
+}
+
+/// A unit of a key with a new note, and so many facts.
+fn noted(world: &World, cx: &RequestContext, id: Id<Customer>, facts: usize) -> Unit {
+    let mut unit = world.cluster.begin(cx, id);
+    let note = CustomerNote {
+        id: Id::child_of(id.bucket(), unit.at()),
+        version: 0,
+        customer: id,
+        account: id,
+        text: "x".to_owned(),
+    };
+    unit.save(&write(ShopResource::Note), &note).expect("saves");
+    (0..facts).for_each(|_| tell(&mut unit, "noted"));
+    unit
+}
+
+/// Guard: numbers of a key that consumers have seen are not given again, though nothing of its outbox is left to say so.
+#[tokio::test]
+async fn a_key_that_was_written_before_is_not_new() {
+    let world = World::new(1).await;
+    let known = world.register().await;
+    world.raw(known.id, "DELETE FROM fact").await.expect("runs");
+    let units = vec![unit(&world, Id::random()), noted(&world, &cx(), known.id, 2)];
+    let refused = world.cluster.commit_bulk(ShardId(0), units).await;
+    assert!(matches!(refused, Err(UnitError::AlreadyExists { entity: "note" })), "{refused:?}");
+    assert_eq!(world.count(known.id, "SELECT COUNT(*) FROM account_row").await, 1);
+    assert_eq!(world.count(known.id, "SELECT COUNT(*) FROM fact").await, 0);
+    assert_eq!(world.count(known.id, "SELECT n FROM key_head").await, 1);
+    let mut none = world.cluster.begin(&cx(), known.id);
+    tell(&mut none, "told");
+    let refused = world.cluster.commit_bulk(ShardId(0), vec![none]).await;
+    assert!(matches!(refused, Err(UnitError::Conflict)), "no entity to name: {refused:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_was_answered_before_is_told_its_answer() {
+    let world = World::new(1).await;
+    let id = Id::random();
+    let first = |body: &str| {
+        let mut unit = world.cluster.begin(&keyed("once", body), id);
+        unit.save(&write(ShopResource::Account), &Account::new(id)).expect("saves");
+        tell(&mut unit, "registered");
+        unit.answer(201, &json!({"made": 1}));
+        unit
+    };
+    world.cluster.commit_bulk(ShardId(0), vec![first("{}")]).await.expect("commits");
+    let again = world.cluster.commit_bulk(ShardId(0), vec![first("{}")]).await;
+    let Err(UnitError::Replay(answer)) = again else { panic!("{again:?}") };
+    assert_eq!((answer.status, answer.body), (201, json!({"made": 1})));
+    let other = world.cluster.commit_bulk(ShardId(0), vec![first("{\"other\": 1}")]).await;
+    assert!(matches!(other, Err(UnitError::IdempotencyMismatch)), "{other:?}");
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM fact").await, 1);
+}
+
+#[tokio::test]
+async fn a_request_without_time_writes_nothing() {
+    let world = World::new(1).await;
+    let id = Id::random();
+    let late = noted(&world, &within(Duration::ZERO), id, 1);
+    let refused = world.cluster.commit_bulk(ShardId(0), vec![unit(&world, id), late]).await;
+    assert!(matches!(refused, Err(UnitError::Deadline)), "{refused:?}");
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 0);
 }
 
 #[tokio::test]

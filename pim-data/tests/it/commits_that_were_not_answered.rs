@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
+use pim_core::shard::ShardId;
 use pim_core::signal::SignalRegistry;
 use pim_data::backend::{Db, DbError, ServerSettings, SqlPair, Statement, Value};
 use pim_data::signals::DataSignals;
@@ -11,7 +12,7 @@ use pim_data::unit::{Committed, Tries, Unit, UnitError};
 use serde_json::json;
 
 use super::queueing::{changing, hold, save_notes, soon};
-use super::world::{Customer, World, cx, keyed, uuid};
+use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, uuid, write};
 use crate::wire::{Cut, Trip, Wanted, Wire};
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
@@ -193,4 +194,21 @@ async fn without_a_record_it_is_said_that_nobody_knows() {
     let told = registry.encode();
     assert!(told.contains("pim_data_units_total{store=\"shard\",outcome=\"unknown\"} 2"), "{told}");
     assert!(told.contains("pim_data_units_total{store=\"shard\",outcome=\"refused\"} 0"), "{told}");
+}
+
+/// Guard: rows of a bulk may be there although its end was not answered; a seeder that ran again would write all of them twice.
+#[tokio::test]
+async fn of_a_bulk_that_was_not_answered_nobody_knows() {
+    let (world, wire, _) = behind_wire().await;
+    for (cut, rows) in [(Cut::Unseen, 1), (Cut::Unanswered, 2)] {
+        let id = Id::random();
+        let mut unit = world.cluster.begin(&cx(), id);
+        unit.save(&write(ShopResource::Account), &Account::new(id)).expect("saves");
+        tell(&mut unit, "registered");
+        wire.cut_next(cut, |trip| *trip == Trip::Script("COMMIT".to_owned()));
+        let outcome = world.cluster.commit_bulk(ShardId(0), vec![unit]).await;
+        let Err(error @ UnitError::Unknown(_)) = outcome else { panic!("{cut:?}: {outcome:?}") };
+        assert!(wire.has_cut() && !error.is_retryable(), "{cut:?}");
+        assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, rows, "{cut:?}");
+    }
 }

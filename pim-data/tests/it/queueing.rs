@@ -4,17 +4,15 @@ use std::future::ready;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use pim_core::context::{RequestContext, RequestId};
-use pim_core::deadline::Deadline;
+use pim_core::context::RequestContext;
 use pim_core::id::Id;
-use pim_core::identity::Actor;
 use pim_data::backend::{Db, SqlPair, Statement, Transaction};
 use pim_data::cluster::ClusterSettings;
 use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Unit, UnitError};
 use serde_json::json;
 
-use super::world::{Account, Customer, CustomerNote, ShopResource, ShopRole, World, cx, tell, write};
+use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, tell, within, write};
 
 pub(crate) type Commit = Pin<Box<dyn Future<Output = Result<Committed, UnitError>> + Send>>;
 
@@ -75,7 +73,10 @@ impl Queue {
     }
 
     /// Lets the first account's unit go, and all others; how each ends.
-    pub(crate) async fn go(self, others: impl IntoIterator<Item = Commit>) -> (World, Vec<Result<Committed, UnitError>>) {
+    pub(crate) async fn go(
+        self,
+        others: impl IntoIterator<Item = Commit>,
+    ) -> (World, Vec<Result<Committed, UnitError>>) {
         let others: Vec<_> = others.into_iter().map(tokio::spawn).collect();
         self.held.rollback().await.expect("rolls back");
         self.first.await.expect("commits");
@@ -163,12 +164,6 @@ pub(crate) fn save_notes(unit: &mut Unit, customer: Id<Customer>, rows: usize) {
 /// Of somebody who does not wait long.
 pub(crate) fn soon() -> RequestContext {
     within(Duration::from_millis(500))
-}
-
-/// Of somebody who has so much time.
-pub(crate) fn within(time: Duration) -> RequestContext {
-    let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
-    RequestContext::new(RequestId::mint(), actor, Deadline::after(time))
 }
 
 /// Has it take its place in the queue.

@@ -10,8 +10,10 @@ use pim_data::unit::{Committed, Unit, UnitError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::queueing::{Queue, change, gathering, hold, keys_waited_for, number, save_notes, transactions, until, waiting, within};
-use super::world::{Account, Customer, ShopResource, World, cx, tell, write};
+use super::queueing::{
+    Queue, change, gathering, hold, keys_waited_for, number, save_notes, transactions, until, waiting,
+};
+use super::world::{Account, Customer, ShopResource, World, cx, tell, within, write};
 
 /// Longer than any request here.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -65,7 +67,8 @@ async fn on_its_own(unit: Unit) -> JoinHandle<Result<Committed, UnitError>> {
 async fn while_others_are_written_fuller_calls_are_waited_for() {
     let queue = queue(LONG).await;
     let (accounts, onlooker) = (queue.accounts.clone(), queue.onlooker.clone());
-    let (one, other, _never_comes) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await, unhurried(&queue, 3).await);
+    let (one, other, _never_comes) =
+        (unhurried(&queue, 1).await, unhurried(&queue, 2).await, unhurried(&queue, 3).await);
     let one = on_its_own(one).await;
     assert!(!one.is_finished());
     other.commit().await.expect("commits");
@@ -247,7 +250,8 @@ async fn end_the_last_call(db: &Db) {
 async fn whoever_was_refused_in_company_waits_for_no_other() {
     let queue = queue(LONG).await;
     let accounts = queue.accounts.clone();
-    let (one, other, _never_comes) = (unhurried(&queue, 1).await, unhurried(&queue, 2).await, unhurried(&queue, 3).await);
+    let (one, other, _never_comes) =
+        (unhurried(&queue, 1).await, unhurried(&queue, 2).await, unhurried(&queue, 3).await);
     let stale = format!("UPDATE account_row SET version = version + 1 WHERE id = '{}'", accounts[2].uuid());
     queue.world.raw(accounts[2], &stale).await.expect("runs");
     let one = on_its_own(one).await;

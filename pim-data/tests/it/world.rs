@@ -395,6 +395,12 @@ pub(crate) fn cx_of(actor: Actor) -> RequestContext {
     RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)))
 }
 
+/// Of somebody who has so much time.
+pub(crate) fn within(time: Duration) -> RequestContext {
+    let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(time))
+}
+
 pub(crate) fn keyed(key: &str, body: &str) -> RequestContext {
     cx().with_idempotency(IdempotencyScope::new("u-1", "POST", "/accounts", key, body.as_bytes()))
 }
