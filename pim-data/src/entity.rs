@@ -109,7 +109,8 @@ impl Column {
 /// Base table `<name>_row`, history `<name>_history`; the bare name is a view that shows what the caller's scope reaches.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// Singular noun in lower case.
+    /// Singular noun in lower case that nothing else in its database is called: no table of the infrastructure or of another
+    /// crate, and nothing that another entity brings.
     pub name: &'static str,
     /// Field that holds the home key's id; none when the entity is the home key itself.
     pub home_field: Option<&'static str>,

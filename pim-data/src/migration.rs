@@ -52,6 +52,11 @@ impl Migration {
         }
     }
 
+    /// For whichever engine.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.sqlite.as_str()).chain(self.postgres.as_deref())
+    }
+
     /// Its number.
     #[must_use]
     pub const fn version(&self) -> u32 {

@@ -1,5 +1,7 @@
 //! What the databases of a cluster hold: infrastructure, entities, and the tables of other crates' parts.
 
+mod name;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use crate::entity::{Calls, Entity, STANDARD, Table, create_entity, routine, scop
 use crate::migration::Migration;
 use crate::relocation::MovedTable;
 use crate::scope::SCOPE_TABLE;
+use name::Names;
 
 const INFRASTRUCTURE: &str = include_str!("../migrations/sqlite/0001_shard.sql");
 const INFRASTRUCTURE_POSTGRES: &str = include_str!("../migrations/postgres/0001_shard.sql");
@@ -55,8 +58,10 @@ pub enum SchemaError {
     /// Two migrations have the same number.
     #[error("migration {0} is there twice")]
     Version(u32),
-    /// A table's name or column is no plain lower-case identifier, or is taken.
-    #[error("`{0}` is not a free lower-case identifier")]
+    /// A table's name or column is no plain lower-case identifier, or is taken: by the infrastructure, by a table of another crate,
+    /// or by what another entity brings (`<name>_row`, `<name>_history`, `<name>_past` and indexes). `pim_`, `pg_` and `sqlite_` begin
+    /// no entity's name.
+    #[error("`{0}` is not a free lower-case identifier: give it another name")]
     Identifier(String),
     /// A table has more columns than a server's function takes arguments.
     #[error("`{table}` has more than {COLUMNS_MAX} columns of its own: keep some together in one of kind `Json`")]
@@ -239,7 +244,20 @@ impl SchemaBuilder {
                 return Err(SchemaError::Identifier(format!("{}.{}", table.name, column.name())));
             }
         }
+        for control in [false, true] {
+            self.check_names(control)?;
+        }
         Ok(self.0)
+    }
+
+    fn check_names(&self, control: bool) -> Result<(), SchemaError> {
+        let tables = self.0.tables_of(control);
+        let is_entity = |step: &Migration| tables.iter().any(|table| entity_step(step.version(), table) == *step);
+        let mut names = Names::made_by(self.0.migrations_of(control).iter().filter(|step| !is_entity(step)));
+        match tables.iter().find(|table| !names.take(table)) {
+            Some(table) => Err(SchemaError::Identifier(table.name.to_owned())),
+            None => Ok(()),
+        }
     }
 }
 

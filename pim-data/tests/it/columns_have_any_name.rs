@@ -182,6 +182,83 @@ fn but_what_every_row_has_is_taken() {
     assert!(matches!(refused, Err(SchemaError::Identifier(name)) if name == "oddity.valid_from"));
 }
 
+/// An entity that is called as something else is, and has one index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Called<const NAME: usize> {
+    id: Id<Customer>,
+}
+
+const NAMES: [&str; 12] = [
+    "audit",
+    "idempotency",
+    "key_head",
+    "fact",
+    "pim_own",
+    "pg_class",
+    "account_past",
+    "account_row",
+    "account_history",
+    "account_home",
+    "claim_index_0",
+    "claim",
+];
+
+impl<const NAME: usize> Entity for Called<NAME> {
+    type Kind = Customer;
+    const TABLE: &'static Table = &Table {
+        name: NAMES[NAME],
+        home_field: None,
+        facility_field: None,
+        columns: &[text("code")],
+        references: &[],
+        indexes: &[&["code"]],
+    };
+    fn resource() -> ResourceCode {
+        ShopResource::Account.into()
+    }
+    fn id(&self) -> Id<Customer> {
+        self.id
+    }
+    fn home(&self) -> HomeKey {
+        self.id.into()
+    }
+    fn facility(&self) -> Option<Uuid> {
+        None
+    }
+    fn version(&self) -> u64 {
+        0
+    }
+}
+
+/// Guard: a view of that name would hide the table from whoever reads, or not be made at all.
+#[test]
+fn what_others_are_called_is_taken() {
+    fn with<const NAME: usize>() -> Result<Schema, SchemaError> {
+        schema_builder().entity::<Called<11>>(10_002).entity::<Called<NAME>>(10_003).build()
+    }
+    for (number, built) in [
+        with::<0>(),
+        with::<1>(),
+        with::<2>(),
+        with::<3>(),
+        with::<4>(),
+        with::<5>(),
+        with::<6>(),
+        with::<7>(),
+        with::<8>(),
+        with::<9>(),
+        with::<10>(),
+        with::<11>(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = built.map(drop);
+        assert_eq!(refused, Err(SchemaError::Identifier(NAMES[number].to_owned())));
+    }
+    schema_builder().entity::<Called<11>>(10_002).build().expect("a free name");
+}
+
 #[test]
 fn and_there_are_no_more_than_a_function_takes() {
     let refused = Schema::builder().entity::<Wide>(10_000).build();
