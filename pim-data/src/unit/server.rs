@@ -2,6 +2,7 @@
 //! transaction of its own or of those who wait as well; several are `BEGIN` with the entry, one call each, and `COMMIT`.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 use tokio::time::Instant;
@@ -27,6 +28,9 @@ pub(crate) const SETTLE: SqlPair = SqlPair::postgres("SELECT pim_settle()");
 
 /// The same behind an answer that was read: in one statement, for the server that is asked now may not have it.
 pub(super) const SETTLE_ANSWER: SqlPair = SqlPair::postgres("SELECT pim_settle() FROM idempotency WHERE scope = ?");
+
+/// Between two questions what became of a commit; each waits for its locks as well.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 fn of_context(call: &str) -> SqlPair {
     SqlPair::generated_postgres(call.replace("{context}", CONTEXT))
@@ -254,6 +258,8 @@ impl Unit {
         let rows = loop {
             match ask().await {
                 Ok(rows) => break rows,
+                // Whoever commits is still on the home key, and waits for a standby perhaps.
+                Err(DbError::Busy | DbError::Cancelled { .. }) => tokio::time::sleep(ASKED_AGAIN_AFTER).await,
                 Err(again) => {
                     if shard.recover(until, Need::Write, again).await.is_err() {
                         return Err(UnitError::Unknown(error));

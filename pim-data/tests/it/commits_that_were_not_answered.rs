@@ -1,8 +1,9 @@
 //! A connection that breaks around the commit: whether it took place is found out, not guessed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use pim_core::context::RequestContext;
+use pim_core::context::{IdempotencyScope, RequestContext};
 use pim_core::id::Id;
 use pim_core::shard::ShardId;
 use pim_core::signal::SignalRegistry;
@@ -11,9 +12,12 @@ use pim_data::signals::DataSignals;
 use pim_data::unit::{Committed, Tries, Unit, UnitError};
 use serde_json::json;
 
-use super::queueing::{changing, hold, save_notes, soon};
-use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, uuid, write};
+use super::queueing::{Commit, changing, hold, hold_in, keys_waited_for, number, save_notes, soon, until};
+use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, uuid, within, write};
 use crate::wire::{Cut, Trip, Wanted, Wire};
+
+/// How long a lock is waited for where somebody holds it for longer.
+const LOCK_MAX: Duration = Duration::from_millis(800);
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
     behind_wire_told(DataSignals::default()).await
@@ -211,4 +215,45 @@ async fn of_a_bulk_that_was_not_answered_nobody_knows() {
         assert!(wire.has_cut() && !error.is_retryable(), "{cut:?}");
         assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, rows, "{cut:?}");
     }
+}
+
+/// Guard: whoever is on the home key longer than a lock is waited for is waited for again while there is time.
+#[tokio::test]
+async fn what_became_of_a_commit_is_asked_until_the_deadline() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(1, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0");
+        servers.settings.transaction_max = LOCK_MAX;
+        settings
+    })
+    .await;
+    let id = world.register().await.id;
+    let onlooker = world.all_powerful(id).await;
+    for (key, patience, is_told) in [("long", Duration::from_secs(20), true), ("short", 2 * LOCK_MAX, false)] {
+        let request = within(patience);
+        let request = request.with_idempotency(IdempotencyScope::new("u-1", "POST", "/accounts", key, b"{}"));
+        let unit = loaded(&world, &request, id, 2).await.expect("loads");
+        // Its row keeps the unit from its end until somebody else waits for the home key.
+        let mut row = onlooker.begin().await.expect("begins");
+        row.script("SELECT FROM account_row FOR UPDATE").await.expect("locks");
+        wire.cut_next(Cut::Unanswered, |trip| *trip == Trip::Script("COMMIT".to_owned()));
+        let mut commit: Commit = Box::pin(unit.commit());
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        until(&mut commit, async || number(&onlooker, waits).await > 0).await;
+        let (next, key) = (world.all_powerful(id).await, id);
+        let next = tokio::spawn(async move {
+            let held = hold_in(&next, key).await;
+            tokio::time::sleep(LOCK_MAX * 5 / 2).await;
+            held.rollback().await.expect("rolls back");
+        });
+        until(&mut commit, async || keys_waited_for(&onlooker).await > 0).await;
+        row.rollback().await.expect("rolls back");
+        let ended = commit.await;
+        assert!(wire.has_cut());
+        assert!(if is_told { ended.is_ok() } else { matches!(ended, Err(UnitError::Unknown(_))) }, "{key}: {ended:?}");
+        next.await.expect("held it");
+    }
+    assert_eq!(world.count(id, "SELECT points FROM account_row").await, 2);
 }

@@ -127,7 +127,11 @@ fn shaped(
 
 /// Somebody else who is on a home key.
 pub(crate) async fn hold(world: &World, key: Id<Customer>) -> Transaction {
-    let mut held = world.all_powerful(key).await.begin().await.expect("begins");
+    hold_in(&world.all_powerful(key).await, key).await
+}
+
+pub(crate) async fn hold_in(shard: &Db, key: Id<Customer>) -> Transaction {
+    let mut held = shard.begin().await.expect("begins");
     let lock = format!("SELECT pg_advisory_xact_lock(uuid_hash_extended('{}', 7461))", key.uuid());
     held.script(&lock).await.expect("locks");
     held
