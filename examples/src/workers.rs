@@ -157,7 +157,7 @@ impl Stores {
     /// Moves events from every outbox to the bus until told to stop.
     ///
     /// # Errors
-    /// When a retention setting is out of its bounds.
+    /// When a setting of relay or retention is out of its bounds.
     pub async fn relay(self, pause_max_ms: u64, retention: &RetentionSettings, stop: Drain) -> anyhow::Result<()> {
         let bus: Arc<dyn Publisher> = Arc::new(self.bus);
         let bus: Arc<dyn Publisher> = Arc::new(StruckPublisher::before(bus, self.hub.clone()));
@@ -166,7 +166,7 @@ impl Stores {
         let sweeping = Retention::of_outboxes(&self.cluster, self.cluster.clock().clone(), retention)?;
         let (signals, clock) = (self.hub.events(), self.cluster.clock().clone());
         let watch = Watch::of_outboxes(&self.cluster, clock, &signals, &WatchSettings::default());
-        let relay = Relay::new(&self.cluster, &bus, &settings).with_signals(&signals);
+        let relay = Relay::new(&self.cluster, &bus, &settings)?.with_signals(&signals);
         let sweeping = sweeping.with_signals(&signals);
         // Where the relay is, because a move waits for it.
         let moves = moves::tend(self.cluster.clone(), stop.clone());

@@ -190,7 +190,9 @@ async fn relay(bench: &Bench) {
         let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
         let begun = Instant::now();
         let running = tokio::spawn(
-            Relay::new(Source::all(&bench.cluster), &publisher, &RelaySettings::default()).run(std::future::pending()),
+            Relay::new(Source::all(&bench.cluster), &publisher, &RelaySettings::default())
+                .expect("a relay")
+                .run(std::future::pending()),
         );
         while count(&bus).await < EVENTS {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -294,7 +296,9 @@ async fn freshness(bench: &Bench) {
     let store = bench.store("fresh-read.db").await;
     let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
     let sources = Source::all(&bench.cluster);
-    let relay = tokio::spawn(Relay::new(sources, &publisher, &RelaySettings::default()).run(std::future::pending()));
+    let relay = tokio::spawn(
+        Relay::new(sources, &publisher, &RelaySettings::default()).expect("a relay").run(std::future::pending()),
+    );
     let all: Vec<Arc<dyn Projection>> = vec![Arc::new(Rows)];
     let runner =
         ProjectionRunner::open(&store, Arc::new(bus), &bench.registry, all, &ConsumerSettings::default()).await;

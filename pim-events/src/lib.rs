@@ -27,7 +27,7 @@ pub use event::{
 };
 pub use outbox::{
     AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxOutlet, OutboxStatus,
-    Relay, RelaySettings, Source, Sources,
+    Relay, RelaySettings, RelaySettingsError, Source, Sources,
 };
 pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, READ_MODEL_BEHIND, ReadStore, ReadTable, ReadTx,

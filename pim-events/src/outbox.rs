@@ -13,7 +13,7 @@ mod window;
 
 pub use append::{AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt};
 pub use outlet::OutboxOutlet;
-pub use relay::{Relay, RelaySettings};
+pub use relay::{Relay, RelaySettings, RelaySettingsError};
 pub use source::{Source, Sources};
 pub use status::{OutboxError, OutboxStatus};
 

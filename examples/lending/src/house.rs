@@ -89,7 +89,7 @@ impl House {
         let publisher: Arc<dyn Publisher> = Arc::new(bus.clone());
         let spans = signals.traces.spans("lending");
         let relaying = RelaySettings { spans: spans.clone(), ..RelaySettings::default() };
-        let relay = Relay::new(&cluster, &publisher, &relaying).with_signals(&signals.events);
+        let relay = Relay::new(&cluster, &publisher, &relaying)?.with_signals(&signals.events);
         let consuming = ConsumerSettings { spans, ..ConsumerSettings::default() };
         let models: Vec<Arc<dyn Projection>> = vec![Arc::new(AtHome)];
         let projections = ProjectionRunner::open(&shelf, Arc::new(bus), &registry, models, &consuming).await?;

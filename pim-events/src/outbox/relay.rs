@@ -22,13 +22,14 @@ use task::Task;
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RelaySettings {
-    /// Most events that are published at once.
+    /// Most events that are published at once: 1 to 10,000.
     pub batch_max: usize,
-    /// Longest pause between two looks at a quiet outbox, in milliseconds.
+    /// Longest pause between two looks at a quiet outbox, in milliseconds: 1 to an hour.
     pub pause_max_ms: u64,
-    /// After this time without renewal another relay takes over, in milliseconds.
+    /// After this time without renewal another relay takes over, in milliseconds: 10 to an hour.
     pub lease_ms: u64,
-    /// How long a moved cursor may stay unwritten, in milliseconds. After a crash these events are published again.
+    /// How long a moved cursor may stay unwritten, in milliseconds: up to an hour. After a crash these events are published
+    /// again.
     pub cursor_delay_ms: u64,
     /// Where the spans of what was published go.
     #[serde(skip)]
@@ -41,7 +42,35 @@ impl Default for RelaySettings {
     }
 }
 
+/// A setting that is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("relay setting {key} must be between {min} and {max}, not {found}")]
+pub struct RelaySettingsError {
+    /// Which setting.
+    pub key: &'static str,
+    /// Its least value.
+    pub min: u64,
+    /// Its largest value.
+    pub max: u64,
+    /// What it is.
+    pub found: u64,
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
 impl RelaySettings {
+    /// A batch of none would look like an empty outbox, and the cursor would pass what was never sent.
+    fn check(&self) -> Result<(), RelaySettingsError> {
+        let bounds = [
+            ("batch_max", self.batch_max as u64, 1, 10_000),
+            ("pause_max_ms", self.pause_max_ms, 1, HOUR_MS),
+            ("lease_ms", self.lease_ms, 10, HOUR_MS),
+            ("cursor_delay_ms", self.cursor_delay_ms, 0, HOUR_MS),
+        ];
+        let broken = bounds.into_iter().find(|(_, found, min, max)| found < min || found > max);
+        broken.map_or(Ok(()), |(key, found, min, max)| Err(RelaySettingsError { key, min, max, found }))
+    }
+
     const fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
@@ -74,9 +103,17 @@ impl std::fmt::Debug for Relay {
 
 impl Relay {
     /// A relay over `sources`: some outboxes, or those of a cluster.
-    pub fn new(sources: impl Into<Sources>, bus: &Arc<dyn Publisher>, settings: &RelaySettings) -> Self {
+    ///
+    /// # Errors
+    /// [`RelaySettingsError`] names the setting and its bounds.
+    pub fn new(
+        sources: impl Into<Sources>,
+        bus: &Arc<dyn Publisher>,
+        settings: &RelaySettings,
+    ) -> Result<Self, RelaySettingsError> {
+        settings.check()?;
         let (sources, settings, owner) = (sources.into(), settings.clone(), Uuid::new_v4());
-        Self { sources, bus: Arc::clone(bus), settings, owner, signals: EventSignals::unbound() }
+        Ok(Self { sources, bus: Arc::clone(bus), settings, owner, signals: EventSignals::unbound() })
     }
 
     /// Tells `signals` what happens.

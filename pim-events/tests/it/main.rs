@@ -21,6 +21,7 @@ mod poison_parks_its_key;
 mod rebuild_equals_live;
 mod relay_repeats_harmlessly;
 mod relays_follow_the_map;
+mod relays_wait_for_the_bus;
 mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;

@@ -98,7 +98,7 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
     let liar = Arc::new(Liar { bus: rig.bus.clone(), faults, state: Mutex::default(), healed: AtomicBool::new(false) });
     let publisher: Arc<dyn Publisher> = liar.clone();
     let settings = pim_events::RelaySettings { lease_ms: 20, ..relay_settings() };
-    let relay = || Relay::new(Source::all(&rig.cluster), &publisher, &settings);
+    let relay = || Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap();
     for (who, events, millis) in turns {
         let running = Running::relay(relay());
         // A second store on the same file: two owners of each partition.

@@ -25,6 +25,7 @@ promises! {
     rebuild_equals_live in "rebuild_equals_live.rs",
     relay_repeats_harmlessly in "relay_repeats_harmlessly.rs",
     relays_follow_the_map in "relays_follow_the_map.rs",
+    relays_wait_for_the_bus in "relays_wait_for_the_bus.rs",
     rewound_keys_are_rebuilt in "rewound_keys_are_rebuilt.rs",
     retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
     writes_are_read_back in "writes_are_read_back.rs",

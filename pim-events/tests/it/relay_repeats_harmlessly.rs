@@ -39,7 +39,7 @@ async fn after_a_crash_between_publish_and_cursor() {
     rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
     let silent = Arc::new(Silent { bus: rig.bus.clone(), published: AtomicUsize::new(0) });
     let publisher: Arc<dyn Publisher> = silent.clone();
-    let crashing = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let crashing = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
     eventually("published", || async { silent.published.load(Ordering::SeqCst) == 3 }).await;
     crashing.crash().await;
     rig.write(home, Uuid::new_v4(), &[4]).await;
@@ -76,7 +76,7 @@ async fn while_the_bus_is_down_nothing_is_skipped() {
     let home = patient();
     let down = Arc::new(Down { bus: rig.bus.clone(), up: AtomicBool::new(false), refused: AtomicUsize::new(0) });
     let publisher: Arc<dyn Publisher> = down.clone();
-    let _relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let _relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
     let _runner = Running::projections(rig.projections(&Journal::default()).await);
     for step in 1..=10 {
         rig.write(home, Uuid::new_v4(), &[step]).await;
@@ -95,7 +95,7 @@ async fn relays_share_outboxes_by_lease() {
     let other = Rig::open(folder.path()).await;
     // A lease that does not run out however slow the machine is: nobody dies here.
     let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
-    let relay = |rig: &Rig| Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let relay = |rig: &Rig| Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings).unwrap());
     let relays = [relay(&rig), relay(&other), relay(&rig)];
     for step in 1..=50 {
         rig.write(patient(), Uuid::new_v4(), &[step]).await;
@@ -149,7 +149,7 @@ async fn what_the_bus_refuses_holds_its_key_at_the_relay() {
     let (home, other) = (patient(), patient());
     rig.write(home, Uuid::new_v4(), &[1]).await;
     let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
     eventually("held", || async { held(&rig).await == 1 }).await;
     rig.write(home, Uuid::new_v4(), &[2]).await;
     rig.write(other, Uuid::new_v4(), &[1, 2]).await;
@@ -200,7 +200,7 @@ async fn a_note_that_is_not_written_lets_nothing_pass() {
     let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
     rig.write(home, Uuid::new_v4(), &[1]).await;
     // Each tenure ends with the failed note, and raises the epoch when the next one begins.
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
     eventually("it failed more than once", || async { epochs(&rig).await.into_iter().max() > Some(3) }).await;
     assert_eq!(backlog(&rig).await, 1, "the cursor stays before what is not noted");
     in_every_outbox(&rig, SqlPair::of("DROP TRIGGER no_room ON outbox_held", "DROP TRIGGER no_room")).await;
@@ -216,7 +216,7 @@ async fn too_many_held_keys_have_a_way_out() {
     let home = patient();
     let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
     rig.write(home, Uuid::new_v4(), &[1]).await;
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()));
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
     eventually("held", || async { held(&rig).await == 1 }).await;
     relay.end().await;
     // Keys of nobody, so that with the real one the relay has as many as it remembers.

@@ -52,7 +52,7 @@ async fn events_keep_their_order_on_a_shard_that_was_not_there_before() {
     let folder = Folder::new();
     provide(&folder);
     let rig = Arc::new(Rig::open(folder.path()).await);
-    let relay = Running::relay(Relay::new(&rig.cluster, &rig.publisher(), &relay_settings()));
+    let relay = Running::relay(Relay::new(&rig.cluster, &rig.publisher(), &relay_settings()).unwrap());
     let runner = Running::projections(rig.projections(&Journal::default()).await);
     let home = patient();
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));

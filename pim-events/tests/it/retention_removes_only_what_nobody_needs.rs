@@ -136,7 +136,7 @@ async fn an_outbox_keeps_what_is_held() {
     let rig = Rig::open(folder.path()).await;
     let (sick, well) = (patient(), patient());
     let picky: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone(), refused: sick.uuid() });
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &picky, &relay_settings()));
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &picky, &relay_settings()).unwrap());
     for step in 1..=5 {
         rig.write(sick, Uuid::new_v4(), &[step]).await;
         rig.write(well, Uuid::new_v4(), &[step]).await;

@@ -159,7 +159,7 @@ impl Rig {
     }
 
     pub fn relay(&self) -> Relay {
-        Relay::new(Source::all(&self.cluster), &self.publisher(), &relay_settings())
+        Relay::new(Source::all(&self.cluster), &self.publisher(), &relay_settings()).unwrap()
     }
 
     pub async fn projections(&self, journal: &Journal) -> ProjectionRunner {

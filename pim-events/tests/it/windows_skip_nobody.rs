@@ -153,7 +153,7 @@ async fn relays_have_equal_shares_of_the_lanes() {
 /// A relay that does not ask for its lanes again for a minute.
 fn with_long_leases(rig: &Rig) -> Running {
     let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
-    Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings))
+    Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings).unwrap())
 }
 
 /// Guard: `window::SAVE` checks owner and epoch of every lane. A relay that was taken for dead moves no cursor.
@@ -232,7 +232,7 @@ async fn a_cursor_of_before_a_recovery_is_not_written() {
     let db = powerful(&rig, patient()).await;
     // After its eighth look it rests for longer than this takes, and writes when it is told to end.
     let settings = RelaySettings { lease_ms: 60_000, pause_max_ms: 20_000, ..relay_settings() };
-    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings));
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings).unwrap());
     let defined = lead_astray(&db, 8).await;
     let mut recovery = db.begin().await.unwrap();
     recovery.script(&defined).await.unwrap();
