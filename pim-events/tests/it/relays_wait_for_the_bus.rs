@@ -1,8 +1,15 @@
 //! A bus that is slow or away costs a relay time and nothing else: no event, no lease, and no thousand attempts.
 
-use pim_events::{Relay, RelaySettings};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::rig::{Folder, Rig};
+use async_trait::async_trait;
+use pim_events::{
+    Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Relay, RelaySettings, Source, Subscriber as _,
+};
+use uuid::Uuid;
+
+use super::rig::{Folder, Rig, Running, eventually, patient, relay_settings};
 
 /// Guard: `RelaySettings::check`. A batch of none looks like an empty outbox, and the cursor would pass what was never sent.
 #[tokio::test]
@@ -23,4 +30,53 @@ async fn settings_out_of_bounds_are_named() {
         let told = refused(settings);
         assert!(told.starts_with(&format!("relay setting {key} must be between ")), "{told}");
     }
+}
+
+/// Takes its time for everything.
+struct Slow {
+    bus: EmbeddedBus,
+    pause: Duration,
+}
+
+#[async_trait]
+impl Publisher for Slow {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        let acks = self.bus.publish(batch).await?;
+        tokio::time::sleep(self.pause).await;
+        Ok(acks)
+    }
+}
+
+/// Guard: `Task::publish` renews the lease. Two relays and a bus that takes longer than a lease lasts send the same for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_slower_than_a_lease_is_waited_for() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let other = Rig::open(folder.path()).await;
+    for _ in 0..10 {
+        rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    }
+    let settings = RelaySettings { lease_ms: 1000, ..relay_settings() };
+    let relay = |rig: &Rig| {
+        let slow: Arc<dyn Publisher> = Arc::new(Slow { bus: rig.bus.clone(), pause: Duration::from_millis(1500) });
+        Running::relay(Relay::new(Source::all(&rig.cluster), &slow, &settings).unwrap())
+    };
+    let relays = [relay(&rig), relay(&other)];
+    eventually("all is sent", || async { backlog(&rig).await == 0 }).await;
+    for relay in relays {
+        relay.end().await;
+    }
+    let mut sent = 0;
+    for partition in 0..rig.bus.partitions(DOMAIN_TOPIC).await.unwrap() {
+        sent += rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap();
+    }
+    assert!((10..20).contains(&sent), "not all of it more than once: {sent}");
+}
+
+async fn backlog(rig: &Rig) -> u64 {
+    let mut total = 0;
+    for source in Source::all(&rig.cluster) {
+        total += source.status(rig.cluster.clock().now()).await.unwrap().backlog;
+    }
+    total
 }

@@ -20,6 +20,8 @@ use crate::signals::{EventSignals, LeaseChange};
 
 /// How often a relay looks for held keys that an operator wants sent again.
 const RETRY_LOOK: Duration = Duration::from_millis(500);
+/// How often a lease is renewed for one batch. With a bus that stands still for longer another relay has its chance.
+const RENEWALS_MAX: u32 = 180;
 
 pub(super) struct Task {
     source: Source,
@@ -199,7 +201,7 @@ impl Task {
         let batch: Vec<NewRecord> = sending.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
         if !batch.is_empty() {
             let began = Instant::now();
-            let acks = self.bus.publish(batch).await?;
+            let acks = self.publish(tenure, batch).await?;
             let acknowledged = self.clock.now();
             for (row, ack) in sending.into_iter().zip(acks) {
                 if matches!(ack, Ack::Stored { .. }) {
@@ -221,6 +223,35 @@ impl Task {
         Ok(holds)
     }
 
+    /// Publishes, and renews the lease meanwhile: a bus that takes longer than a lease lasts would have each relay send what the
+    /// others have sent, and none of them move the cursor.
+    async fn publish(&self, tenure: &mut Tenure, batch: Vec<NewRecord>) -> Result<Vec<Ack>, TaskError> {
+        let (stopper, mut answered) = Stop::pair();
+        let publishing = async {
+            let acks = self.bus.publish(batch).await;
+            stopper.stop();
+            Ok(acks)
+        };
+        let renewing = async {
+            let third = self.settings.lease() / 3;
+            let mut due = tenure.renewed + third;
+            for _ in 0..RENEWALS_MAX {
+                sleep(due.saturating_duration_since(Instant::now()), &mut answered).await;
+                if answered.is_set() {
+                    break;
+                }
+                match self.save(tenure, Vec::new()).await {
+                    Err(TaskError::Lost) => return Err(TaskError::Lost),
+                    // Whoever saves after the bus has answered will see whether the lease outlasted it.
+                    Ok(()) | Err(_) => due = Instant::now() + third,
+                }
+            }
+            Ok(())
+        };
+        let (acks, ()) = tokio::try_join!(publishing, renewing)?;
+        Ok(acks?)
+    }
+
     /// Sends held events again, for keys that an operator has marked.
     async fn retry(&self, tenure: &mut Tenure) -> Result<(), TaskError> {
         let rows = self.source.db.query(row::to_retry(tenure.cursor.lanes(), self.settings.batch_max)).await?;
@@ -231,7 +262,7 @@ impl Task {
         }
         let now = self.clock.now();
         let batch = rows.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
-        let acks = self.bus.publish(batch).await?;
+        let acks = self.publish(tenure, batch).await?;
         let mut notes = Vec::with_capacity(rows.len());
         for (row, ack) in rows.iter().zip(acks) {
             if matches!(ack, Ack::Stored { .. }) {
@@ -249,8 +280,9 @@ impl Task {
 
     /// When the cursor has to be written, or the lease renewed, at the latest.
     fn due(&self, tenure: &Tenure) -> Instant {
-        let delay = if tenure.cursor.is_unsaved() { self.settings.cursor_delay() } else { self.settings.lease() / 3 };
-        tenure.renewed + delay
+        let third = self.settings.lease() / 3;
+        let is_unsaved = tenure.cursor.is_unsaved();
+        tenure.renewed + if is_unsaved { self.settings.cursor_delay().min(third) } else { third }
     }
 
     async fn save(&self, tenure: &mut Tenure, with: Vec<Statement>) -> Result<(), TaskError> {
