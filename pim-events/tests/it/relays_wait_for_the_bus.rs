@@ -1,7 +1,8 @@
 //! A bus that is slow or away costs a relay time and nothing else: no event, no lease, and no thousand attempts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pim_events::{
@@ -71,6 +72,37 @@ async fn one_that_is_slower_than_a_lease_is_waited_for() {
         sent += rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap();
     }
     assert!((10..20).contains(&sent), "not all of it more than once: {sent}");
+}
+
+/// Is away, and counts who asks.
+struct Away {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Publisher for Away {
+    async fn publish(&self, _batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Err(BusError::Closed)
+    }
+}
+
+/// Guard: the pause behind a failed tenure grows until a turn goes well (`Task::run`), though each tenure takes its lease anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_away_is_asked_less_and_less_often() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    let away = Arc::new(Away { asked: AtomicUsize::new(0) });
+    let publisher: Arc<dyn Publisher> = away.clone();
+    let settings = RelaySettings { pause_max_ms: 60_000, ..relay_settings() };
+    let began = Instant::now();
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap());
+    eventually("ten attempts", || async { away.asked.load(Ordering::SeqCst) >= 10 }).await;
+    // Nine pauses from 5 ms on, each twice the one before it and cut to no less than half. A slow machine only adds to that.
+    let least = Duration::from_micros(2_500) * ((1 << 9) - 1);
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    relay.end().await;
 }
 
 async fn backlog(rig: &Rig) -> u64 {

@@ -74,13 +74,13 @@ impl Task {
     }
 
     pub(super) async fn run(mut self, mut stop: Stop) {
+        // To have the lease is no success yet: only a turn that goes well ends the growth of these pauses.
         let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
         while !stop.is_set() {
             match self.acquire().await {
                 Ok(Some(tenure)) => {
-                    pace.reset();
                     self.signals.lease(LeaseChange::Taken);
-                    if let Err(error) = self.serve(tenure, &mut stop).await {
+                    if let Err(error) = self.serve(tenure, &mut pace, &mut stop).await {
                         pim_core::warn!("relay.pauses", shard_id = self.source.origin.shard(), code = error.code());
                         sleep(pace.pause(), &mut stop).await;
                     }
@@ -103,14 +103,18 @@ impl Task {
     }
 
     /// Serves the outbox until stopped, or until something fails; then the lease is given back if it can be.
-    async fn serve(&mut self, mut tenure: Tenure, stop: &mut Stop) -> Result<(), TaskError> {
+    async fn serve(&mut self, mut tenure: Tenure, failing: &mut Pace, stop: &mut Stop) -> Result<(), TaskError> {
         let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
         let outcome = loop {
             if stop.is_set() {
                 break Ok(());
             }
             self.source.commits.mark_unchanged();
-            match self.turn(&mut tenure).await {
+            let turn = self.turn(&mut tenure).await;
+            if turn.is_ok() {
+                failing.reset();
+            }
+            match turn {
                 Ok(true) => pace.reset(),
                 Ok(false) => {
                     let due = self.due(&tenure).saturating_duration_since(Instant::now());
