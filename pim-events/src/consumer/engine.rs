@@ -5,7 +5,7 @@ mod drain;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use pim_core::clock::{Clock, Timestamp};
 use pim_core::signal::SpanKind;
 use pim_data::backend::{Db, DbError, Statement, Transaction};
+use uuid::Uuid;
 
 use super::hold::{Disposition, HoldReason, KeyState};
 use super::ledger::{self, Hold, Place, Standing};
@@ -34,6 +35,9 @@ pub(crate) trait Sink: Send + Sync + 'static {
 
     /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`].
     async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError>;
+
+    /// Forgets what became of events of these keys: their shard may be set back before they come again.
+    fn forget(&self, _keys: &BTreeSet<Uuid>) {}
 
     /// Effects in the consumer's own store.
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError>;
@@ -80,6 +84,12 @@ impl<S: Sink> Engine<S> {
     /// Applies records that follow `from`, in order. Splits the batch around what fails, down to the one event.
     pub(crate) async fn absorb(&self, place: &Place, from: u64, records: &[Record]) -> Result<Step, ApplyError> {
         let items: Vec<Item<'_>> = records.iter().map(|record| Item::read(record, self)).collect();
+        let outcome = self.absorb_items(place, from, &items).await;
+        self.sink.forget(&items.iter().filter_map(Item::home).collect());
+        outcome
+    }
+
+    async fn absorb_items(&self, place: &Place, from: u64, items: &[Item<'_>]) -> Result<Step, ApplyError> {
         let (mut at, mut expected, mut size, mut tries) = (0, from, items.len(), 0);
         let mut seen = None;
         // Each turn moves `at`, halves `size`, counts a try, or leaves.
@@ -264,5 +274,5 @@ struct Entered {
     tx: Transaction,
     next: u64,
     standing: Standing,
-    states: HashMap<uuid::Uuid, KeyState>,
+    states: HashMap<Uuid, KeyState>,
 }

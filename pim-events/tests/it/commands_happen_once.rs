@@ -1,6 +1,7 @@
 //! A command that an event drives happens once: under redelivery, races and crashes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,12 +10,14 @@ use pim_core::identity::Actor;
 use pim_data::backend::Statement;
 use pim_data::unit::Unit;
 use pim_events::{
-    AppendExt as _, ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DomainEvent as _,
-    Effect, Event,
+    AppendExt as _, ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, DOMAIN_TOPIC,
+    DomainEvent as _, Effect, Event, ReadStore, Subscriber as _,
 };
 use uuid::Uuid;
 
-use super::rig::{Answered, Folder, Happened, Journal, POISON, Patient, Rig, Role, Running, eventually, patient};
+use super::rig::{
+    Answered, Folder, Happened, Journal, POISON, Patient, Rig, Role, Running, eventually, patient, powerful,
+};
 
 /// Answers each even step.
 struct Answer;
@@ -183,4 +186,69 @@ async fn a_stopped_consumer_runs_nothing() {
     running.end().await;
     journal.end().await;
     relay.end().await;
+}
+
+/// Answers, and while it does so the first time another worker passes the event.
+struct Overtaken {
+    store: ReadStore,
+    partition: u16,
+    before: AtomicBool,
+}
+
+#[async_trait]
+impl CommandHandler for Overtaken {
+    fn name(&self) -> &'static str {
+        Answer.name()
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        Answer.handles(event_type)
+    }
+
+    async fn handle(&self, cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
+        if !self.before.swap(true, Ordering::SeqCst) {
+            let passes = Statement::same(
+                "UPDATE projection_checkpoint SET next_offset = next_offset + 1 WHERE consumer = 'answer' AND topic = ? AND part = ?",
+            );
+            let head = Statement::same(
+                "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, event_id, at) VALUES ('answer', ?, ?, ?, ?, 0)",
+            );
+            let head = head.bind(event.home).bind(event.owner_epoch.0).bind(event.n).bind(event.id);
+            let passes = passes.bind(DOMAIN_TOPIC).bind(self.partition);
+            self.store.db().begin().await?.commit_with(vec![passes, head]).await?;
+        }
+        Answer.handle(cx, unit, event).await
+    }
+}
+
+/// Guard: `CommandSink::forget`. What a worker remembers of a batch that another one passed says nothing of a shard that was set
+/// back since: its inbox is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_set_back_is_not_taken_for_done() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let home = patient();
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let overtaken = Arc::new(Overtaken { store: rig.store.clone(), partition, before: AtomicBool::new(false) });
+    let _running = Running::commands(commands_of(&rig, overtaken.clone()).await);
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    eventually("answered", || async { answers(&rig).await.len() == 1 }).await;
+    // The number two is the answer's own. When the third has come, nothing of the first is in hand any more.
+    rig.write(home, Uuid::new_v4(), &[3]).await;
+    eventually("the next is read", || async { rig.store.head("answer", home.uuid()).await.unwrap().n == 3 }).await;
+
+    let mut tx = powerful(&rig, home).await.begin().await.unwrap();
+    tx.script("DELETE FROM command_inbox").await.unwrap();
+    tx.script("DELETE FROM outbox_event WHERE event_type = 'answer.given'").await.unwrap();
+    tx.commit().await.unwrap();
+    let rewound = Statement::same(
+        "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
+         SELECT consumer, home_key, ?, 'rewound', 'order', 0, 0, owner_epoch, n FROM inbox_head WHERE home_key = ?",
+    );
+    let rewound = rewound.bind(partition).bind(home.uuid());
+    rig.store.db().begin().await.unwrap().commit_with(vec![rewound]).await.unwrap();
+    rig.store.unpark_command(rig.subscriber().as_ref(), overtaken.as_ref(), home.uuid()).await.unwrap();
+    eventually("all of it is gone through", || async { rig.store.held_keys(None, 9).await.unwrap().is_empty() }).await;
+    assert_eq!(answers(&rig).await.len(), 1, "the answer that was lost is given again");
 }

@@ -1,6 +1,6 @@
 //! Runs commands outside the consumer's own transaction and remembers what became of them for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,9 @@ pub(super) struct CommandSink {
     pub(super) service: Actor,
     pub(super) patience: Duration,
     spans: Spans,
-    memo: Mutex<HashMap<Uuid, Outcome>>,
+    /// By event, each with its home key. It lasts no longer than its batch is tried: whatever is remembered beyond that may have
+    /// been set back with its shard.
+    memo: Mutex<HashMap<Uuid, (Uuid, Outcome)>>,
 }
 
 impl CommandSink {
@@ -47,14 +49,14 @@ impl CommandSink {
         Self { handler, cluster, service, patience: settings.patience, spans, memo: Mutex::default() }
     }
 
-    fn memo(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Outcome>> {
+    fn memo(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, (Uuid, Outcome)>> {
         self.memo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The commands of one key, in order; the first that fails ends the lane, so that nothing overtakes it.
     async fn lane(&self, events: Vec<&Event>) -> Result<(), ApplyError> {
         for event in events {
-            if matches!(self.memo().get(&event.id), Some(Outcome::Done)) {
+            if matches!(self.memo().get(&event.id), Some((_, Outcome::Done))) {
                 continue;
             }
             let outcome = match self.run(event).await {
@@ -62,7 +64,7 @@ impl CommandSink {
                 Err(error) if error.class() == FailureClass::Transient => return Err(error),
                 Err(error) => Outcome::Failed { class: error.class(), code: error.code() },
             };
-            self.memo().insert(event.id, outcome);
+            self.memo().insert(event.id, (event.home, outcome));
             if matches!(outcome, Outcome::Failed { .. }) {
                 return Ok(());
             }
@@ -134,10 +136,14 @@ impl Sink for CommandSink {
         Ok(())
     }
 
+    fn forget(&self, keys: &BTreeSet<Uuid>) {
+        self.memo().retain(|_, (home, _)| !keys.contains(home));
+    }
+
     async fn apply(&self, _tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
         let mut memo = self.memo();
         for event in events {
-            match memo.get(&event.id).copied() {
+            match memo.get(&event.id).map(|(_, outcome)| *outcome) {
                 Some(Outcome::Done) => {}
                 Some(Outcome::Failed { class: FailureClass::Capped, code }) => return Err(ApplyError::Later { code }),
                 Some(Outcome::Failed { code, .. }) => return Err(ApplyError::Rejected { code }),

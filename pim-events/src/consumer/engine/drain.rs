@@ -28,7 +28,9 @@ impl<S: Sink> Engine<S> {
         let rows = self.db.query(ledger::draining(place)).await?;
         for row in &rows {
             let key = row.uuid(0).map_err(DbError::from)?;
-            self.drain_key(place, key).await?;
+            let outcome = self.drain_key(place, key).await;
+            self.sink.forget(&[key].into());
+            outcome?;
         }
         Ok(!rows.is_empty())
     }
