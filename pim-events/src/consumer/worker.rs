@@ -21,7 +21,7 @@ impl<S: Sink> Worker<S> {
         let mut position = None;
         while !stop.is_set() {
             wake.mark_unchanged();
-            match self.turn(&mut position).await {
+            match self.turn(&mut position, &stop).await {
                 Ok(true) => pace.reset(),
                 Ok(false) => rest(pace.pause(), &mut wake, &mut stop).await,
                 Err(code) => {
@@ -38,8 +38,8 @@ impl<S: Sink> Worker<S> {
     }
 
     /// One look: true when there was something to do.
-    async fn turn(&self, position: &mut Option<u64>) -> Result<bool, &'static str> {
-        let drained = self.engine.drain(&self.place).await.map_err(|error| error.code())?;
+    async fn turn(&self, position: &mut Option<u64>, stop: &Stop) -> Result<bool, &'static str> {
+        let drained = self.engine.drain(&self.place, || !stop.is_set()).await.map_err(|error| error.code())?;
         let from = match *position {
             Some(from) => from,
             None => self.engine.position(&self.place).await.map_err(|_| "store")?,

@@ -398,7 +398,8 @@ impl Rebuild {
                 Step::Stopped => return Err(RebuildError::Stopped),
             };
             read += batch.len() as u64;
-            engine.drain(&place).await?;
+            // Each turn applies some of what is held for a gap that is filled, or ends the hold.
+            while engine.drain(&place, || true).await? {}
         }
         Ok(read)
     }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use pim_core::shard::HomeKey;
+use pim_data::backend::SqlPair;
 use pim_events::{
-    ConsumerSettings, DeadPlace, HeldPlace, NewRecord, Projection, ProjectionRunner, Publisher as _, ReplaySelection,
-    UnparkError,
+    ApplyError, ConsumerSettings, DOMAIN_TOPIC, DeadPlace, Event, HeldPlace, NewRecord, Projection, ProjectionRunner,
+    Publisher as _, ReadTable, ReadTx, ReplaySelection, Subscriber as _, UnparkError, partition_of,
 };
 use uuid::Uuid;
 
@@ -140,10 +143,10 @@ async fn a_tail_shows_what_arrives() {
     let home = patient();
     rig.write(home, Uuid::new_v4(), &[1]).await;
     eventually("one", || async { rig.journal().await.len() == 1 }).await;
-    let tail = pim_events::Tail::open(rig.subscriber(), pim_events::DOMAIN_TOPIC).await.unwrap();
+    let tail = pim_events::Tail::open(rig.subscriber(), DOMAIN_TOPIC).await.unwrap();
     let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
     let shown = Arc::clone(&seen);
-    let show = move |event: pim_events::Event| {
+    let show = move |event: Event| {
         assert!(event.published_at.is_some());
         shown.lock().unwrap().push(event.n);
         std::future::ready(())
@@ -270,4 +273,71 @@ async fn what_is_held_is_listed_in_pages() {
         place = DeadPlace::from(&page[page.len() - 1]);
     }
     assert_eq!(paged, all);
+}
+
+/// Takes its time for each event.
+struct Slow(Journal);
+
+#[async_trait]
+impl Projection for Slow {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn schema(&self) -> SqlPair {
+        self.0.schema()
+    }
+
+    fn tables(&self) -> &'static [ReadTable] {
+        self.0.tables()
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        self.0.handles(event_type)
+    }
+
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        self.0.apply(tx, batch).await?;
+        tokio::time::sleep(Duration::from_millis(10) * u32::try_from(batch.len()).unwrap()).await;
+        Ok(())
+    }
+}
+
+/// Guard: `Engine::drain` goes one step and looks whether it may go on. A long sequence that is applied again keeps neither its
+/// partition waiting nor whoever shuts down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_sequence_keeps_nobody_waiting() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let (sick, partitions) = (patient(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let is_near = |key: &HomeKey| partition_of(key.uuid(), partitions) == partition_of(sick.uuid(), partitions);
+    let well = std::iter::repeat_with(patient).find(is_near).unwrap();
+    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
+    let steps: Vec<u64> = (2..=200).collect();
+    for _ in 0..3 {
+        rig.write(sick, Uuid::new_v4(), &steps).await;
+    }
+    let _relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("all of it is held", || async { held(&rig, sick).await == 598 }).await;
+    runner.end().await;
+    journal.mended.store(true, Ordering::SeqCst);
+
+    let slow: Vec<Arc<dyn Projection>> = vec![Arc::new(Slow(journal.clone()))];
+    let settings = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
+    let runner = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, slow, &settings).await.unwrap();
+    let runner = Running::projections(runner);
+    rig.store.unpark("journal", sick.uuid()).await.unwrap();
+    eventually("it has begun", || async { !rig.order_of(sick).await.is_empty() }).await;
+    rig.write(well, Uuid::new_v4(), &[1]).await;
+    eventually("another key of the partition goes on", || async { rig.order_of(well).await == [1] }).await;
+    let meanwhile = rig.order_of(sick).await.len();
+    runner.end().await;
+    let at_the_end = rig.order_of(sick).await.len();
+    assert!(meanwhile < 598 && at_the_end < 598, "all of it came first: {meanwhile}, {at_the_end}");
+
+    let _runner = Running::projections(rig.projections(&journal).await);
+    eventually("the rest", || async { rig.order_of(sick).await.len() == 598 }).await;
+    assert_eq!(rig.order_of(sick).await, (1..=598).collect::<Vec<_>>());
 }

@@ -23,10 +23,15 @@ enum Found {
 }
 
 impl<S: Sink> Engine<S> {
-    /// Drains the keys of a partition that are marked for it; true when there was one.
-    pub(crate) async fn drain(&self, place: &Place) -> Result<bool, ApplyError> {
+    /// Goes one step with each of some keys of a partition that are marked for it, so that a long sequence keeps nobody else
+    /// waiting; true when there was one. Between two keys `goes_on` says whether there is time for another.
+    pub(crate) async fn drain(
+        &self,
+        place: &Place,
+        goes_on: impl Fn() -> bool + Send + Sync,
+    ) -> Result<bool, ApplyError> {
         let rows = self.db.query(ledger::draining(place)).await?;
-        for row in &rows {
+        for row in rows.iter().take_while(|_| goes_on()) {
             let key = row.uuid(0).map_err(DbError::from)?;
             let outcome = self.drain_key(place, key).await;
             self.sink.forget(&[key].into());
@@ -37,11 +42,10 @@ impl<S: Sink> Engine<S> {
 
     async fn drain_key(&self, place: &Place, key: Uuid) -> Result<(), ApplyError> {
         let (mut size, mut tries) = (STEP_MAX as usize, 0);
-        // Each turn applies at least one event, halves the step, counts a try, or ends.
+        // Each turn halves the step, counts a try, or ends.
         loop {
             match self.drain_step(place, key, size).await {
-                Ok(true) => tries = 0,
-                Ok(false) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(error) if error.class() == FailureClass::Transient => return Err(error),
                 Err(_) if size > 1 => size /= 2,
                 Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => tries += 1,
@@ -56,8 +60,8 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Applies up to `size` events of the sequence in one transaction; false when the key is done.
-    async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<bool, ApplyError> {
+    /// Applies up to `size` events of the sequence in one transaction.
+    async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<(), ApplyError> {
         if S::PREPARES {
             let asked = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
             let answers = self.db.read().await?.snapshot(&asked).await?;
@@ -73,7 +77,7 @@ impl<S: Sink> Engine<S> {
         let (mut tx, answers) = self.db.begin_with(&first).await?;
         let (mut last, mut applied) = (Vec::new(), Vec::new());
         let outcome = match self.found(place, key, answers.get(1..).unwrap_or_default(), size, &mut last) {
-            Ok(Found::Done) => Ok(false),
+            Ok(Found::Done) => Ok(()),
             Ok(Found::Run { run, events }) => {
                 applied.clone_from(&events);
                 self.apply_run(&mut tx, place, key, (run, events), &mut last).await
@@ -81,11 +85,11 @@ impl<S: Sink> Engine<S> {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(more) => {
+            Ok(()) => {
                 tx.commit_with(last).await?;
                 self.signals.records(S::KIND, RecordFate::Applied, applied.len() as u64);
                 self.tell(place, &applied, began);
-                Ok(more)
+                Ok(())
             }
             Err(error) => {
                 tx.rollback().await?;
@@ -101,7 +105,7 @@ impl<S: Sink> Engine<S> {
         key: Uuid,
         (run, events): (Vec<HeldEvent>, Vec<Event>),
         last: &mut Vec<Statement>,
-    ) -> Result<bool, ApplyError> {
+    ) -> Result<(), ApplyError> {
         if !events.is_empty() {
             self.sink.apply(tx, &events).await?;
         }
@@ -110,7 +114,7 @@ impl<S: Sink> Engine<S> {
             last.push(ledger::drop_held(place.consumer, key, end.at));
             last.push(ledger::release(place.consumer, key));
         }
-        Ok(true)
+        Ok(())
     }
 
     fn found(
