@@ -267,6 +267,39 @@ async fn a_sweep_that_dies_loses_nothing() {
     assert_eq!(live(&folder).await, 1);
 }
 
+/// Guard: `Inner::fill`. A file of an archive may be of a later life of its log than the copy that was put back: what is in it is
+/// not what is moved now, and it is neither taken for it nor touched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leftover_file_is_not_taken_for_the_segment() {
+    let home = patient();
+    let told = async |folder: &Folder, steps: &[u64]| {
+        let rig = Rig::open(folder.path()).await;
+        let relay = Running::relay(rig.relay());
+        rig.write(home, Uuid::new_v4(), steps).await;
+        eventually("sent", || sent(&rig)).await;
+        relay.end().await;
+        rig
+    };
+    let (lost, folder) = (Folder::new(), Folder::new());
+    let rig = told(&lost, &[1, 2, 3, 4, 5]).await;
+    assert_eq!(cut(&rig, &at_once()).await, 4);
+    // The archive stays, the log is a copy of before.
+    let (archive, leftover) = (folder.path().join("bus.archive"), lost.path().join("bus.archive"));
+    std::fs::create_dir(&archive).unwrap();
+    for file in std::fs::read_dir(leftover).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), archive.join(file.file_name())).unwrap();
+    }
+    let rig = told(&folder, &[10, 20, 30, 40, 50]).await;
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let read = async || {
+        let records = rig.bus.fetch(DOMAIN_TOPIC, partition, 0, 4).await.unwrap();
+        records.into_iter().map(|record| (record.offset, record.payload)).collect::<Vec<_>>()
+    };
+    let before = read().await;
+    assert_eq!(cut(&rig, &at_once()).await, 4);
+    assert_eq!(read().await, before, "the archive has what the log had");
+}
+
 /// A segment that somebody moved away is named, and read again once it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_segment_is_named() {

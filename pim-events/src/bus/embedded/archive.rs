@@ -1,7 +1,8 @@
 //! The archive: what every consumer has passed and is old leaves the live file in segments, and is still read by offset.
 //!
 //! A segment is a file of its own, complete and synced before the live log names it; only then do the records behind it go.
-//! A crash in between leaves a file that the next attempt completes, or records that the next sweep removes.
+//! A crash in between leaves a file that the next attempt completes, or records that the next sweep removes. A file that has
+//! other records is of another life of the log, of which a copy was put back: it stays as it is, and the segment gets another name.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,8 @@ use super::{BusError, EmbeddedBus, Inner, Log, first_offset, records_from};
 const OPEN_MAX: usize = 4;
 /// Most segments of one log that one sweep makes.
 const SEGMENTS_PER_SWEEP_MAX: usize = 16;
+/// Most files of other lives of a log that one of its segments goes round.
+const LEFTOVERS_MAX: usize = 100;
 /// Readers of one segment.
 const READERS_MAX: usize = 4;
 
@@ -83,6 +86,16 @@ impl Archive {
     }
 }
 
+/// What a file has of the records that it is to have.
+enum Filled {
+    /// All of them.
+    Whole,
+    /// Others in their place.
+    Otherwise,
+    /// Those before this offset. The live file does not have the next one: another sweeper was faster, or it is damaged.
+    Upto(u64),
+}
+
 impl Inner {
     /// Records from `offset` on, when that offset is in the archive.
     pub(super) async fn archived(
@@ -91,10 +104,14 @@ impl Inner {
         (partition, offset): (u16, u64),
         max: usize,
     ) -> Result<Option<Vec<Row>>, BusError> {
-        let asked =
-            Statement::sqlite("SELECT file FROM bus_segment WHERE log = ? AND first_offset <= ? AND next_offset > ?");
+        let asked = Statement::sqlite(
+            "SELECT file, next_offset FROM bus_segment WHERE log = ? AND first_offset <= ? AND next_offset > ?",
+        );
         let rows = self.db.query(asked.bind(log.id).bind(offset).bind(offset)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
+        // What a file may have behind the end of its segment is not of it.
+        let left = row.count(1).map_err(DbError::from)? - offset;
+        let max = usize::try_from(left).unwrap_or(usize::MAX).min(max);
         let file = row.text(0).map_err(DbError::from)?;
         let Some(segment) = self.archive.segment(file).await? else {
             return Err(BusError::SegmentMissing { partition, offset, file: file.to_owned() });
@@ -127,31 +144,20 @@ impl Inner {
 
     /// Copies [first, next) into a file, and names it in the log once it is complete there.
     async fn seal(&self, log: &Log, (first, next): (u64, u64), batch_max: usize) -> Result<(), BusError> {
-        let file = format!("{}-{first:013}.db", log.id);
-        let segment = self.archive.begin(&file).await?;
-        let mut at = first;
-        while at < next {
-            let wanted = usize::try_from(next - at).unwrap_or(usize::MAX).min(batch_max);
-            let rows = self.db.query(records_from(log, at, wanted)).await?;
-            let Some(last) = first_offset(rows.last())?.filter(|last| *last < next) else { break };
-            let row = "(?, ?, ?, ?, ?)";
-            let text = format!(
-                "INSERT INTO bus_record (id, key, at, headers, payload) VALUES {} ON CONFLICT DO NOTHING",
-                vec![row; rows.len()].join(", ")
-            );
-            let values = rows.iter().flat_map(|row| (0..row.len()).map(|index| row.get(index).clone()));
-            let mut tx = segment.begin().await?;
-            tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
-            tx.commit().await?;
-            at = last + 1;
-        }
-        let count = Statement::sqlite("SELECT count(*) FROM bus_record WHERE id >= ? AND id < ?");
-        let count = segment.query(count.bind(log.record_id(first)).bind(log.record_id(next))).await?;
-        let found = count.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
-        if found != next - first {
-            return Err(BusError::Corrupt { partition: log.part, offset: first + found });
-        }
-        // Another sweeper that was faster has written the very same file.
+        let mut names = (0..=LEFTOVERS_MAX).map(|round| match round {
+            0 => format!("{}-{first:013}.db", log.id),
+            round => format!("{}-{first:013}-{round}.db", log.id),
+        });
+        let file = loop {
+            let file = names.next().ok_or(BusError::Corrupt { partition: log.part, offset: first })?;
+            match self.fill(&file, log, (first, next), batch_max).await? {
+                Filled::Whole => break file,
+                Filled::Otherwise => {}
+                Filled::Upto(_) if self.archived_upto(log).await? > first => return Ok(()),
+                Filled::Upto(offset) => return Err(BusError::Corrupt { partition: log.part, offset }),
+            }
+        };
+        // Another sweeper that was faster has written the very same records.
         let name = Statement::sqlite(
             "INSERT INTO bus_segment (log, first_offset, next_offset, file, at) VALUES (?, ?, ?, ?, ?)
              ON CONFLICT DO NOTHING",
@@ -160,6 +166,42 @@ impl Inner {
         let tx = self.db.begin().await?;
         tx.commit_with(vec![name]).await?;
         Ok(())
+    }
+
+    /// Copies [first, next) into this file, as far as it is not there yet.
+    async fn fill(
+        &self,
+        file: &str,
+        log: &Log,
+        (first, next): (u64, u64),
+        batch_max: usize,
+    ) -> Result<Filled, BusError> {
+        let segment = self.archive.begin(file).await?;
+        let mut at = first;
+        while at < next {
+            let wanted = usize::try_from(next - at).unwrap_or(usize::MAX).min(batch_max);
+            let rows = self.db.query(records_from(log, at, wanted)).await?;
+            let ends = (first_offset(rows.first())?, first_offset(rows.last())?);
+            let end = at + rows.len() as u64;
+            if ends != (Some(at), end.checked_sub(1)) || end > next {
+                return Ok(Filled::Upto(at));
+            }
+            let row = "(?, ?, ?, ?, ?)";
+            let text = format!(
+                "INSERT INTO bus_record (id, key, at, headers, payload) VALUES {} ON CONFLICT DO NOTHING",
+                vec![row; rows.len()].join(", ")
+            );
+            let values = rows.iter().flat_map(|row| (0..row.len()).map(|index| row.get(index).clone()));
+            let mut tx = segment.begin().await?;
+            tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
+            if tx.query(records_from(log, at, rows.len())).await? != rows {
+                tx.rollback().await?;
+                return Ok(Filled::Otherwise);
+            }
+            tx.commit().await?;
+            at = end;
+        }
+        Ok(Filled::Whole)
     }
 
     /// Removes from the live file what the archive has, oldest first; answers how many records went.
@@ -195,7 +237,8 @@ impl EmbeddedBus {
                 break;
             }
             self.0.seal(log, segment, keep.batch_max).await?;
-            upto = segment.1;
+            // Another sweeper, by other settings, may have named less.
+            upto = self.0.archived_upto(log).await?;
         }
         Ok(self.0.remove(log, upto, keep.batch_max).await?)
     }
