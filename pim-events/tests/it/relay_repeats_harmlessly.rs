@@ -13,7 +13,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use super::rig::{Folder, Journal, Rig, Running, eventually, patient, powerful_of, relay_settings};
+use super::rig::{Folder, Journal, Rig, Running, eventually, patient, powerful, powerful_of, relay_settings};
 
 /// Stores, and never says so.
 struct Silent {
@@ -173,6 +173,50 @@ async fn what_the_bus_refuses_holds_its_key_at_the_relay() {
     eventually("nothing is held", || async { held(&rig).await == 0 }).await;
     rig.write(home, Uuid::new_v4(), &[4]).await;
     eventually("the key is free", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
+}
+
+/// Guard: `Task::retry` marks the whole key. An event that the relay holds while an operator marks its key is marked by neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_while_its_key_is_marked_is_sent_as_well() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let publisher: Arc<dyn Publisher> = Arc::new(Picky { bus: rig.bus.clone() });
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &relay_settings()).unwrap());
+    eventually("the first is held", || async { held(&rig).await == 1 }).await;
+    rig.write(home, Uuid::new_v4(), &[2, 3]).await;
+    eventually("its successors too", || async { held(&rig).await == 3 && backlog(&rig).await == 0 }).await;
+    relay.end().await;
+
+    // The last one is held once more, as the relay does it, by a transaction that ends after the operator's.
+    let db = powerful(&rig, home).await;
+    let mut tx = db.begin().await.unwrap();
+    tx.script("DELETE FROM outbox_held WHERE seq = (SELECT max(seq) FROM outbox_held)").await.unwrap();
+    tx.commit().await.unwrap();
+    let mut holding = db.begin().await.unwrap();
+    holding
+        .script(
+            "INSERT INTO outbox_held (seq, home_key, code, at, retry)
+             SELECT e.seq, e.home_key, 'behind', e.at, (SELECT max(retry) FROM outbox_held)
+             FROM outbox_event e WHERE e.seq = (SELECT max(seq) FROM outbox_event)",
+        )
+        .await
+        .unwrap();
+    let marked = async {
+        for source in Source::all(&rig.cluster) {
+            source.retry_held(home.uuid()).await.unwrap();
+        }
+    };
+    let held_last = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        holding.commit().await.unwrap();
+    };
+    tokio::join!(marked, held_last);
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("nothing is held", || async { held(&rig).await == 0 }).await;
+    eventually("sent in order", || async { rig.order_of(home).await == [1, 2, 3] }).await;
 }
 
 async fn in_every_outbox(rig: &Rig, script: SqlPair) {

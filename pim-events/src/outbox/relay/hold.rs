@@ -59,6 +59,11 @@ impl Held {
     }
 }
 
+/// Events of a key are sent again all or none: what the relay held while an operator marked the key was marked by neither.
+pub(super) fn whole_key(key: Uuid) -> Statement {
+    Statement::same("UPDATE outbox_held SET retry = 1 WHERE home_key = ?").bind(key)
+}
+
 /// An event that the bus has taken after all.
 pub(super) fn sent(row: &OutboxRow) -> Statement {
     Statement::same("DELETE FROM outbox_held WHERE seq = ?").bind(row.event.seq)

@@ -1,5 +1,6 @@
 //! One outbox, one lease, one loop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -267,7 +268,9 @@ impl Task {
         let now = self.clock.now();
         let batch = rows.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
         let acks = self.publish(tenure, batch).await?;
-        let mut notes = Vec::with_capacity(rows.len());
+        // Whoever marked a key did not see what was held at the same moment.
+        let keys: BTreeSet<Uuid> = rows.iter().map(|row| row.event.home).collect();
+        let mut notes: Vec<Statement> = keys.into_iter().map(hold::whole_key).collect();
         for (row, ack) in rows.iter().zip(acks) {
             if matches!(ack, Ack::Stored { .. }) {
                 self.signals.published(self.clock.now().since(row.event.time));
