@@ -240,6 +240,29 @@ impl Retention {
 }
 
 impl ReadStore {
+    /// Forgets a consumer that no program runs any more, so that it holds back no log: where it is, what it holds and why it
+    /// stopped. False when it is not known.
+    ///
+    /// Its heads and the rows of its read model stay. Should it run again it begins at the start of the log, passes over what it
+    /// has applied, and applies what it held; a rebuild is not needed for that.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn forget(&self, consumer: &str) -> Result<bool, StoreError> {
+        // The positions first: whoever changes heads or holds has moved or locked one of them.
+        let forget = [
+            "DELETE FROM projection_checkpoint WHERE consumer = ? RETURNING 1",
+            "DELETE FROM held_event WHERE consumer = ?",
+            "DELETE FROM held_key WHERE consumer = ?",
+            "DELETE FROM dead_record WHERE consumer = ?",
+            "DELETE FROM consumer_stop WHERE consumer = ?",
+        ];
+        let forget = forget.map(|text| Statement::same(text).bind(consumer));
+        let (tx, answers) = self.db().begin_with(&forget).await?;
+        tx.commit().await?;
+        Ok(answers.first().is_some_and(|rows| !rows.is_empty()))
+    }
+
     /// The first offset of a partition that some consumer of this store has still to read; `None` without consumers.
     pub(crate) async fn passed_by_all(&self, topic: &str, partition: u16) -> Result<Option<u64>, StoreError> {
         // A consumer that has not begun with this partition is at its start.

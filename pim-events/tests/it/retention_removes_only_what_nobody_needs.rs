@@ -196,6 +196,54 @@ async fn the_log_keeps_what_a_consumer_has_not_read() {
     assert_eq!(rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap(), 10);
 }
 
+/// Guard: `ReadStore::forget` takes the positions of a consumer that nobody runs any more, and not its heads: should it come back,
+/// it applies what it held and nothing twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_consumer_holds_nothing_back() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let (home, sick) = (patient(), patient());
+    rig.write(sick, Uuid::new_v4(), &[1, POISON, 3]).await;
+    for step in 1..=10 {
+        rig.write(home, Uuid::new_v4(), &[step]).await;
+    }
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("ten", || async { rig.order_of(home).await.len() == 10 }).await;
+    eventually("parked", || async {
+        rig.store.held_keys(None, 9).await.unwrap().first().is_some_and(|held| held.events == 2)
+    })
+    .await;
+    runner.end().await;
+    relay.end().await;
+    let mut tx = rig.store.db().begin().await.unwrap();
+    for partition in 0..rig.bus.partitions(DOMAIN_TOPIC).await.unwrap() {
+        let retired = Statement::same("INSERT INTO projection_checkpoint VALUES ('retired', ?, ?, 0, 0, 0)");
+        tx.query(retired.bind(DOMAIN_TOPIC).bind(partition)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(cut(&rig, &at_once()).await, 0, "the other has read nothing");
+    assert!(rig.store.forget("retired").await.unwrap());
+    assert!(!rig.store.forget("retired").await.unwrap(), "it is not known any more");
+    assert!(cut(&rig, &at_once()).await >= 8);
+
+    assert!(rig.store.forget("journal").await.unwrap());
+    assert!(rig.store.status(&rig.bus).await.unwrap().is_empty());
+    assert!(rig.store.held_keys(None, 9).await.unwrap().is_empty());
+    journal.mended.store(true, std::sync::atomic::Ordering::SeqCst);
+    let runner = Running::projections(rig.projections(&journal).await);
+    eventually("what was held", || async { rig.order_of(sick).await.len() >= 3 }).await;
+    eventually("all is read", || async {
+        let status = rig.store.status(&rig.bus).await.unwrap();
+        status.iter().all(|it| it.partitions.len() == 4 && it.partitions.iter().all(|partition| partition.lag == 0))
+    })
+    .await;
+    runner.end().await;
+    assert_eq!(rig.order_of(sick).await, [1, 2, 3]);
+    assert_eq!(rig.order_of(home).await, (1..=10).collect::<Vec<_>>());
+}
+
 /// Guard: `EmbeddedBus::fetch` goes on in the archive. A rebuild over a log that is cut under it equals the live model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_reads_the_archive_also_while_it_grows() {
