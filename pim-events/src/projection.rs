@@ -72,7 +72,8 @@ pub trait Projection: Send + Sync + 'static {
     /// Stable name; also the consumer's name in heads, checkpoints and dead letters.
     fn name(&self) -> &'static str;
 
-    /// Raised when schema or meaning changes; the model is then rebuilt from the log.
+    /// Raised when schema or meaning changes; the model is then rebuilt from the log. Runners of another version than the stored
+    /// one write nothing.
     fn version(&self) -> u32 {
         1
     }

@@ -7,6 +7,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -31,6 +32,11 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// What its signals call it.
     const KIND: ConsumerKind;
 
+    /// The version of its read model, if it writes one.
+    fn version(&self) -> Option<u32> {
+        None
+    }
+
     fn handles(&self, event_type: &str) -> bool;
 
     /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`].
@@ -52,6 +58,8 @@ pub(crate) enum Step {
     Lost,
     /// The consumer is stopped.
     Stopped,
+    /// The read model is of another version by now.
+    Outdated,
 }
 
 pub(crate) struct Engine<S> {
@@ -63,6 +71,8 @@ pub(crate) struct Engine<S> {
     pub(crate) signals: EventSignals,
     /// Events that are passed over, because their numbers were given out again.
     pub(crate) superseded: Arc<Superseded>,
+    /// Whether it has been told that the read model is of another version.
+    pub(crate) told_outdated: AtomicBool,
 }
 
 /// Keys parked within this time count against the limit.
@@ -256,16 +266,35 @@ impl<S: Sink> Engine<S> {
             return Err(DbError::Closed.into());
         };
         let standing = Standing::of(standing)?;
-        if moved.is_empty() || standing.stopped {
+        // Asked for behind the checkpoint, which a swap of versions keeps locked until it has committed.
+        if moved.is_empty() || standing.stopped || self.is_outdated(standing) {
             tx.rollback().await?;
             return Ok(None);
         }
+        self.told_outdated.store(false, Ordering::Relaxed);
         Ok(Some(Entered { tx, next, standing, states: ledger::states_of(states)? }))
     }
 
     async fn refused(&self, place: &Place) -> Result<Step, ApplyError> {
         let standing = Standing::of(&self.db.query(ledger::standing(place.consumer)).await?)?;
+        if self.is_outdated(standing) {
+            self.tell_outdated(place, standing);
+            return Ok(Step::Outdated);
+        }
         Ok(if standing.stopped { Step::Stopped } else { Step::Lost })
+    }
+
+    /// Whether the read model has become one of another version, so that this code must not write into it.
+    fn is_outdated(&self, standing: Standing) -> bool {
+        self.sink.version().is_some_and(|known| u64::from(known) != standing.version)
+    }
+
+    /// Once, for all of its partitions.
+    fn tell_outdated(&self, place: &Place, standing: Standing) {
+        if !self.told_outdated.swap(true, Ordering::Relaxed) {
+            let known = self.sink.version().unwrap_or_default();
+            pim_core::warn!("consumer.outdated", consumer = place.consumer, stored = standing.version, known = known);
+        }
     }
 }
 

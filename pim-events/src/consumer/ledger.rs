@@ -90,18 +90,20 @@ pub(crate) fn advance(place: &Place, (expected, next): (u64, u64), event_at: Tim
     .bind(expected)
 }
 
-/// Whether a consumer may run, and how often an operator has let it run again.
+/// Whether a consumer may run, how often an operator has let it run again, and which version its read model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) stopped: bool,
     pub(crate) resumes: u64,
+    /// Zero where there is none.
+    pub(crate) version: u64,
 }
 
 impl Standing {
     /// The answer to [`standing`].
     pub(crate) fn of(rows: &[Row]) -> Result<Self, DbError> {
         let row = rows.first().ok_or(DbError::Closed)?;
-        Ok(Self { stopped: row.count(0)? > 0, resumes: row.count(1)? })
+        Ok(Self { stopped: row.count(0)? > 0, resumes: row.count(1)?, version: row.count(2)? })
     }
 }
 
@@ -109,9 +111,10 @@ impl Standing {
 pub(crate) fn standing(consumer: &str) -> Statement {
     let asked = Statement::same(
         "SELECT (SELECT count(*) FROM consumer_stop WHERE consumer = ?),
-                COALESCE((SELECT resumes FROM consumer_resume WHERE consumer = ?), 0)",
+                COALESCE((SELECT resumes FROM consumer_resume WHERE consumer = ?), 0),
+                COALESCE((SELECT version FROM projection_version WHERE name = ?), 0)",
     );
-    asked.bind(consumer).bind(consumer)
+    asked.bind(consumer).bind(consumer).bind(consumer)
 }
 
 /// Lets a stopped consumer run again: whoever parks has done so before, or learns of this. The second answers a row when it

@@ -59,7 +59,7 @@ impl<S: Sink> Worker<S> {
                 Ok(true)
             }
             Step::Lost => Ok(true),
-            Step::Stopped => Ok(drained),
+            Step::Stopped | Step::Outdated => Ok(drained),
         }
     }
 }

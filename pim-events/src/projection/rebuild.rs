@@ -395,7 +395,8 @@ impl Rebuild {
             at = match engine.absorb(&place, at, &batch).await? {
                 Step::Next(next) => next,
                 Step::Lost => engine.position(&place).await?,
-                Step::Stopped => return Err(RebuildError::Stopped),
+                // Nobody else makes tables there.
+                Step::Stopped | Step::Outdated => return Err(RebuildError::Stopped),
             };
             read += batch.len() as u64;
             // Each turn applies some of what is held for a gap that is filled, or ends the hold.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use pim_data::backend::Transaction;
@@ -82,6 +83,9 @@ impl ProjectionRunner {
     }
 
     /// Runs until `shutdown`; then ends after the batches in hand. Dropping it is safe at any point.
+    ///
+    /// A projection whose read model has got another version meanwhile stands still, and tells so once (`consumer.outdated`):
+    /// whoever has that version goes on with it.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, stop) = Stop::pair();
         let mut tasks: JoinSet<()> = self.workers.into_iter().map(|worker| worker.run(stop.clone())).collect();
@@ -103,6 +107,7 @@ pub(super) fn engine(
         clock: store.clock().clone(),
         signals: store.signals().clone(),
         superseded: Arc::default(),
+        told_outdated: AtomicBool::default(),
     }
 }
 
@@ -113,6 +118,10 @@ pub(super) struct ProjectionSink(Arc<dyn Projection>);
 impl Sink for ProjectionSink {
     const PREPARES: bool = false;
     const KIND: ConsumerKind = ConsumerKind::Projection;
+
+    fn version(&self) -> Option<u32> {
+        Some(self.0.version())
+    }
 
     fn handles(&self, event_type: &str) -> bool {
         self.0.handles(event_type)

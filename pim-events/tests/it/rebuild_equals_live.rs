@@ -172,6 +172,37 @@ async fn a_new_version_is_built_from_the_log() {
     eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3] }).await;
 }
 
+/// Guard: `Engine::enter` compares versions. A runner that was there before the swap writes nothing into the new tables, and
+/// parks nothing because it does not know them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_of_the_old_version_stands_still() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2]).await;
+    let _relay = Running::relay(rig.relay());
+    let old = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("two", || async { rig.journal().await.len() == 2 }).await;
+    let wider: Arc<dyn Projection> = Arc::new(Wider);
+    rebuild(&rig, Arc::clone(&wider), Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+    rig.write(home, Uuid::new_v4(), &[3, 4]).await;
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let on_the_bus = || async { rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap() == 4 };
+    eventually("two more are on the bus", on_the_bus).await;
+    // Many times the longest pause of the old runner.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(rig.order_of(home).await, [1, 2]);
+    assert!(rig.store.held_keys(None, 10).await.unwrap().is_empty());
+    let settings = ConsumerSettings::default();
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, vec![wider], &settings).await;
+    let new = Running::projections(opened.unwrap());
+    eventually("the new version goes on", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
+    let unkind = Statement::same("SELECT count(*) FROM journal WHERE kind <> 'thing.happened'");
+    assert_eq!(rig.store.query(unkind).await.unwrap()[0].count(0).unwrap(), 0);
+    new.end().await;
+    old.end().await;
+}
+
 fn rebuild(rig: &Rig, projection: Arc<dyn Projection>, verdict: Verdict) -> Rebuild {
     Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, projection, verdict)
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pim_core::identity::Actor;
@@ -78,6 +79,7 @@ impl CommandRunner {
                 clock: store.clock().clone(),
                 signals: store.signals().clone(),
                 superseded: Arc::default(),
+                told_outdated: AtomicBool::default(),
             });
             let partitions = bus.partitions(topic).await.map_err(|source| RunnerError::Bus { topic, source })?;
             workers.extend((0..partitions).map(|partition| Worker {

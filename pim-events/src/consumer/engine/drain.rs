@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use pim_core::clock::Timestamp;
-use pim_data::backend::{DbError, Statement, Transaction};
+use pim_data::backend::{DbError, Row, Statement, Transaction};
 use uuid::Uuid;
 
-use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, ledger};
+use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
 use crate::signals::RecordFate;
@@ -31,13 +31,16 @@ impl<S: Sink> Engine<S> {
         goes_on: impl Fn() -> bool + Send + Sync,
     ) -> Result<bool, ApplyError> {
         let rows = self.db.query(ledger::draining(place)).await?;
+        if rows.is_empty() || self.refused(place).await? == Step::Outdated {
+            return Ok(false);
+        }
         for row in rows.iter().take_while(|_| goes_on()) {
             let key = row.uuid(0).map_err(DbError::from)?;
             let outcome = self.drain_key(place, key).await;
             self.sink.forget(&[key].into());
             outcome?;
         }
-        Ok(!rows.is_empty())
+        Ok(true)
     }
 
     async fn drain_key(&self, place: &Place, key: Uuid) -> Result<(), ApplyError> {
@@ -52,16 +55,21 @@ impl<S: Sink> Engine<S> {
                 Err(error) => {
                     let reason = (HoldReason::Poison, error.code());
                     let set = ledger::set_reason(place.consumer, key, reason, true, self.clock.now());
-                    let tx = self.db.begin().await?;
-                    tx.commit_with(vec![ledger::lock(place), set]).await?;
+                    let (tx, answers) = self.db.begin_with(&alone(place)).await?;
+                    // Another version may not fail at it.
+                    if self.may_drain(&answers)? {
+                        tx.commit_with(vec![set]).await?;
+                    } else {
+                        tx.rollback().await?;
+                    }
                     return Ok(());
                 }
             }
         }
     }
 
-    /// Applies up to `size` events of the sequence in one transaction.
-    async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<(), ApplyError> {
+    /// Applies up to `size` events of the sequence in one transaction, unless that is not this code's any more.
+    pub(super) async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<(), ApplyError> {
         if S::PREPARES {
             let asked = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
             let answers = self.db.read().await?.snapshot(&asked).await?;
@@ -72,11 +80,15 @@ impl<S: Sink> Engine<S> {
         }
         let began = (self.clock.now(), Instant::now());
         // Nobody else is at the key's head or hold before either is read.
+        let [lock, standing] = alone(place);
         let states = ledger::states(place.consumer, [key]);
-        let first = [ledger::lock(place), states, ledger::held(place.consumer, key, STEP_MAX)];
+        let first = [lock, standing, states, ledger::held(place.consumer, key, STEP_MAX)];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
+        if !self.may_drain(&answers)? {
+            return Ok(tx.rollback().await?);
+        }
         let (mut last, mut applied) = (Vec::new(), Vec::new());
-        let outcome = match self.found(place, key, answers.get(1..).unwrap_or_default(), size, &mut last) {
+        let outcome = match self.found(place, key, answers.get(2..).unwrap_or_default(), size, &mut last) {
             Ok(Found::Done) => Ok(()),
             Ok(Found::Run { run, events }) => {
                 applied.clone_from(&events);
@@ -96,6 +108,13 @@ impl<S: Sink> Engine<S> {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the partition is locked, and the read model of this code's version. A swap that was waited for has put
+    /// another row in the place of the locked one: the next look locks that.
+    fn may_drain(&self, answers: &[Vec<Row>]) -> Result<bool, DbError> {
+        let [lock, standing, ..] = answers else { return Err(DbError::Closed) };
+        Ok(!lock.is_empty() && !self.is_outdated(Standing::of(standing)?))
     }
 
     async fn apply_run(
@@ -121,7 +140,7 @@ impl<S: Sink> Engine<S> {
         &self,
         place: &Place,
         key: Uuid,
-        answers: &[Vec<pim_data::backend::Row>],
+        answers: &[Vec<Row>],
         size: usize,
         last: &mut Vec<Statement>,
     ) -> Result<Found, ApplyError> {
@@ -175,4 +194,9 @@ impl<S: Sink> Engine<S> {
         all.push(ledger::release(consumer, key));
         all
     }
+}
+
+/// Locks the partition, and asks whether what is known of its consumer still holds: read the answers with `may_drain`.
+fn alone(place: &Place) -> [Statement; 2] {
+    [ledger::lock(place), ledger::standing(place.consumer)]
 }

@@ -1,6 +1,6 @@
 //! What the engine must do whoever else is at work.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pim_data::backend::{DbSettings, Statement};
 use pim_data::unit::UnitError;
@@ -16,12 +16,17 @@ struct Count {
     given: AtomicUsize,
     sick: AtomicBool,
     fails: std::sync::Mutex<Option<ApplyError>>,
+    version: Option<u32>,
 }
 
 #[async_trait]
 impl Sink for Count {
     const PREPARES: bool = false;
     const KIND: ConsumerKind = ConsumerKind::Projection;
+
+    fn version(&self) -> Option<u32> {
+        self.version
+    }
 
     fn handles(&self, _event_type: &str) -> bool {
         true
@@ -57,6 +62,7 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
         clock: Clock::system(),
         signals: EventSignals::unbound(),
         superseded: Arc::default(),
+        told_outdated: AtomicBool::default(),
     }
 }
 
@@ -286,4 +292,51 @@ async fn nothing_vanishes_when_it_cannot_be_put_aside() {
     assert_eq!(kept[0].count(0).unwrap(), 1);
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Guard: `is_outdated`, in `enter` and in `drain`. Code of another version than the read model's applies, parks and drains
+/// nothing, and goes on where it was once the version is its own again.
+#[tokio::test]
+async fn another_version_writes_nothing() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut engine = engine(&folder).await;
+    engine.sink.version = Some(1);
+    let engine = engine;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    let become_version = async |version: u32| {
+        let set = "INSERT INTO projection_version (name, version, state, at) VALUES ('c', ?, 'live', 0)
+                   ON CONFLICT (name) DO UPDATE SET version = excluded.version";
+        let tx = engine.db.begin().await.unwrap();
+        tx.commit_with(vec![Statement::same(set).bind(version)]).await.unwrap();
+    };
+    become_version(1).await;
+    engine.sink.sick.store(true, Ordering::SeqCst);
+    assert_eq!(engine.absorb(&place, 0, &[sound(0)]).await.unwrap(), Step::Next(1));
+    engine.sink.sick.store(false, Ordering::SeqCst);
+
+    let next = Record { offset: 1, ..sound(0) };
+    let tx = engine.db.begin().await.unwrap();
+    tx.commit_with(vec![Statement::same("UPDATE held_key SET reason = 'draining'")]).await.unwrap();
+    become_version(2).await;
+    let item = Item::read(&next, &engine);
+    assert_eq!(engine.park((&place, 1), &item, "late", None).await.unwrap(), Step::Outdated);
+    assert_eq!(engine.absorb(&place, 1, std::slice::from_ref(&next)).await.unwrap(), Step::Outdated);
+    assert!(!engine.drain(&place).await.unwrap());
+    assert!(!engine.drain_step(&place, key_held(&engine).await, 1).await.unwrap(), "also when it had begun before");
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 0));
+    assert!(engine.told_outdated.load(Ordering::SeqCst));
+
+    become_version(1).await;
+    assert!(engine.drain(&place).await.unwrap());
+    assert_eq!(engine.absorb(&place, 1, std::slice::from_ref(&next)).await.unwrap(), Step::Next(2));
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 2));
+    assert!(!engine.told_outdated.load(Ordering::SeqCst));
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+async fn key_held(engine: &Engine<Count>) -> Uuid {
+    engine.db.query(Statement::same("SELECT home_key FROM held_key")).await.unwrap()[0].uuid(0).unwrap()
 }
