@@ -96,6 +96,8 @@ impl ApplyError {
             Self::Store(error) | Self::Unit(UnitError::Database(error)) => match error {
                 // The engine's own failures may pass, or not (a payload that its SQL chokes on).
                 DbError::Engine(_) => FailureClass::Capped,
+                // Less of it may not take too long, or it always will. A unit waits for the locks of other writers as well.
+                DbError::Cancelled { .. } if matches!(self, Self::Store(_)) => FailureClass::Capped,
                 error if error.is_permanent() => FailureClass::Permanent,
                 _ => FailureClass::Transient,
             },

@@ -254,7 +254,7 @@ impl<S: Sink> Engine<S> {
         let now = self.clock.now();
         let next = items.last().map_or(expected, |item| item.record.offset + 1);
         let event_at = items.last().and_then(|item| item.event.as_ref().ok()).map_or(now, |event| event.time);
-        let mut first: Vec<Statement> = before.into_iter().collect();
+        let mut first: Vec<Statement> = [ledger::hasten_locks()].into_iter().chain(before).collect();
         let begin = first.len();
         first.extend([
             ledger::advance(place, (expected, next), event_at, now),

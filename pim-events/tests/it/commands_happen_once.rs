@@ -54,9 +54,16 @@ pub(super) async fn commands(rig: &Rig) -> CommandRunner {
 }
 
 pub(super) async fn commands_of(rig: &Rig, handler: Arc<dyn CommandHandler>) -> CommandRunner {
+    commands_with(rig, handler, settings()).await
+}
+
+fn settings() -> CommandSettings {
     let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
     let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
-    let settings = CommandSettings { consumer, ..CommandSettings::of(service) };
+    CommandSettings { consumer, ..CommandSettings::of(service) }
+}
+
+async fn commands_with(rig: &Rig, handler: Arc<dyn CommandHandler>, settings: CommandSettings) -> CommandRunner {
     let handlers: Vec<Arc<dyn CommandHandler>> = vec![handler];
     CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, handlers, &settings).await.unwrap()
 }
@@ -155,6 +162,51 @@ async fn a_refused_command_parks_its_key() {
     .await;
     eventually("three answers", || async { answers(&rig).await.len() == 3 }).await;
     assert_eq!(rig.store.head("answer", sick.uuid()).await.unwrap().n, 1);
+}
+
+/// Takes longer over poison than it may, and answers the rest.
+struct Ponder;
+
+#[async_trait]
+impl CommandHandler for Ponder {
+    fn name(&self) -> &'static str {
+        "answer"
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        Answer.handles(event_type)
+    }
+
+    async fn handle(&self, cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
+        if event.decode::<Happened>()?.step != POISON {
+            return Answer.handle(cx, unit, event).await;
+        }
+        tokio::time::sleep(cx.deadline().remaining().unwrap_or_default() + Duration::from_millis(10)).await;
+        unit.append(&Answered { answer: event.derive_id::<Patient>(0).uuid(), cause: event.id })?;
+        Ok(Effect::Commit)
+    }
+}
+
+/// Guard: `takes_too_long`. A command that always takes longer than it may, while its shard answers, parks its key; its
+/// partition goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_takes_too_long_parks_its_key() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let sick = patient();
+    rig.write(sick, Uuid::new_v4(), &[2, POISON, 4]).await;
+    let mut settings = CommandSettings { patience: Duration::from_millis(600), ..settings() };
+    settings.consumer.tries_max = 1;
+    let running = Running::commands(commands_with(&rig, Arc::new(Ponder), settings).await);
+    eventually("the sick key is held", || async {
+        let held = rig.store.held_keys(Some("answer"), 10).await.unwrap();
+        held.len() == 1 && held[0].key == sick.uuid() && held[0].events >= 2
+    })
+    .await;
+    assert_eq!(rig.store.held_keys(Some("answer"), 10).await.unwrap()[0].code, "patience");
+    assert_eq!((answers(&rig).await.len(), rig.store.head("answer", sick.uuid()).await.unwrap().n), (1, 1));
+    running.end().await;
 }
 
 /// Guard: a consumer that is stopped runs no command either, although commands run outside of its transaction (`Engine::attempt`).

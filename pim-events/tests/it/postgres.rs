@@ -35,6 +35,7 @@ promises! {
 promises! {
     done_commands_are_confirmed in "done_commands_are_confirmed.rs",
     events_live_where_their_bucket_does in "events_live_where_their_bucket_does.rs",
+    long_statements_are_halved in "long_statements_are_halved.rs",
     relays_outlive_failovers in "relays_outlive_failovers.rs",
     windows_skip_nobody in "windows_skip_nobody.rs",
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use pim_core::context::RequestContext;
 use pim_core::deadline::Deadline;
 use pim_core::identity::Actor;
 use pim_core::signal::{Span, SpanKind, Spans};
-use pim_data::backend::{DbError, Transaction};
+use pim_data::backend::{Db, DbError, Transaction};
 use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::unit::{Tries, UnitError};
 use uuid::Uuid;
@@ -72,6 +73,13 @@ impl CommandSink {
         Ok(())
     }
 
+    /// Whether the command's shard answers quickly, so that it is not what a command has waited for.
+    async fn answers(&self, db: &Db, event: &Event, target: Target) -> bool {
+        let until = tokio::time::Instant::now() + self.patience / 4;
+        let asked = inbox::is_done(db, self.handler.name(), (event.id, target.key().uuid()), until);
+        matches!(tokio::time::timeout_at(until, asked).await, Ok(Ok(_)))
+    }
+
     /// Runs one command until it is committed, refused, or found to be committed before.
     async fn run(&self, event: &Event) -> Result<(), ApplyError> {
         let consumer = self.handler.name();
@@ -89,7 +97,11 @@ impl CommandSink {
                 return Ok(());
             }
             unit.part::<InboxPart>().enter(consumer, event.id);
-            let committed = match guarded(self.handler.handle(&cx, &mut unit, event)).await {
+            let handled = guarded(self.handler.handle(&cx, &mut unit, event)).await;
+            if takes_too_long(&cx, &handled) && self.answers(&db, event, target).await {
+                return Err(ApplyError::Later { code: "patience" });
+            }
+            let committed = match handled {
                 Ok(Effect::Nothing) => return Ok(()),
                 Ok(Effect::Commit) => unit.commit().await.map(drop),
                 Err(ApplyError::Unit(error)) => Err(error),
@@ -109,6 +121,15 @@ impl CommandSink {
             }
         }
     }
+}
+
+/// Whether all of its time went before a command came to its commit.
+fn takes_too_long(cx: &RequestContext, handled: &Result<Effect, ApplyError>) -> bool {
+    let is_cut = matches!(
+        handled,
+        Ok(Effect::Commit) | Err(ApplyError::Unit(UnitError::Deadline) | ApplyError::Store(DbError::Late))
+    );
+    is_cut && cx.deadline().remaining().is_none()
 }
 
 #[async_trait]

@@ -80,15 +80,15 @@ impl<S: Sink> Engine<S> {
         }
         let began = (self.clock.now(), Instant::now());
         // Nobody else is at the key's head or hold before either is read.
-        let [lock, standing] = alone(place);
+        let [hasten, lock, standing] = alone(place);
         let states = ledger::states(place.consumer, [key]);
-        let first = [lock, standing, states, ledger::held(place.consumer, key, STEP_MAX)];
+        let first = [hasten, lock, standing, states, ledger::held(place.consumer, key, STEP_MAX)];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
         if !self.may_drain(&answers)? {
             return Ok(tx.rollback().await?);
         }
         let (mut last, mut applied) = (Vec::new(), Vec::new());
-        let outcome = match self.found(place, key, answers.get(2..).unwrap_or_default(), size, &mut last) {
+        let outcome = match self.found(place, key, answers.get(3..).unwrap_or_default(), size, &mut last) {
             Ok(Found::Done) => Ok(()),
             Ok(Found::Run { run, events }) => {
                 applied.clone_from(&events);
@@ -113,7 +113,7 @@ impl<S: Sink> Engine<S> {
     /// Whether the partition is locked, and the read model of this code's version. A swap that was waited for has put
     /// another row in the place of the locked one: the next look locks that.
     fn may_drain(&self, answers: &[Vec<Row>]) -> Result<bool, DbError> {
-        let [lock, standing, ..] = answers else { return Err(DbError::Closed) };
+        let [_, lock, standing, ..] = answers else { return Err(DbError::Closed) };
         Ok(!lock.is_empty() && !self.is_outdated(Standing::of(standing)?))
     }
 
@@ -197,6 +197,6 @@ impl<S: Sink> Engine<S> {
 }
 
 /// Locks the partition, and asks whether what is known of its consumer still holds: read the answers with `may_drain`.
-fn alone(place: &Place) -> [Statement; 2] {
-    [ledger::lock(place), ledger::standing(place.consumer)]
+fn alone(place: &Place) -> [Statement; 3] {
+    [ledger::hasten_locks(), ledger::lock(place), ledger::standing(place.consumer)]
 }

@@ -195,6 +195,9 @@ fn what_speaks_of_the_event_parks_it() {
         assert_eq!(error.class(), FailureClass::Permanent, "{error:?}");
     }
     assert_eq!(ApplyError::from(UnitError::Conflict).class(), FailureClass::Capped);
+    let cancelled = || DbError::Cancelled { place: "read".into() };
+    assert_eq!(ApplyError::from(cancelled()).class(), FailureClass::Capped);
+    assert_eq!(ApplyError::from(UnitError::Database(cancelled())).class(), FailureClass::Transient);
 }
 
 /// Guard: `park` compares what it saw. What failed before an operator resumed the consumer is tried anew, not parked.
