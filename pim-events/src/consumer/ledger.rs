@@ -132,12 +132,17 @@ pub(crate) fn standing(consumer: &str) -> Statement {
 /// Lets a stopped consumer run again: whoever parks has done so before, or learns of this. The second answers a row when it
 /// was stopped.
 pub(crate) fn resume(consumer: &str, now: Timestamp) -> [Statement; 3] {
+    let lift = Statement::same("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
+    [parking(consumer), lift, answered_for(consumer, now)]
+}
+
+/// Notes that what was parked until now counts against no limit any more, and that what failed before is tried anew.
+pub(crate) fn answered_for(consumer: &str, now: Timestamp) -> Statement {
     let mark = Statement::same(
         "INSERT INTO consumer_resume AS r (consumer, resumes, at) VALUES (?, 1, ?)
          ON CONFLICT (consumer) DO UPDATE SET resumes = r.resumes + 1, at = excluded.at",
     );
-    let lift = Statement::same("DELETE FROM consumer_stop WHERE consumer = ? RETURNING 1").bind(consumer);
-    [parking(consumer), lift, mark.bind(consumer).bind(now)]
+    mark.bind(consumer).bind(now)
 }
 
 /// Stops the consumer, should it have parked more than `max` keys since `since`, or since it was resumed.

@@ -362,6 +362,8 @@ impl Rebuild {
     async fn follow(&self, green: &Green, records: &mut u64, upto: &[u64]) -> Result<(), RebuildError> {
         let settings = ConsumerSettings {
             batch_max: BATCH_MAX,
+            // What was parked in months is parked again within a minute; the bounds of what is held remain.
+            parked_per_minute_max: u32::MAX,
             held_keys_max: REWOUND_MAX,
             held_events_max: REWOUND_EVENTS_MAX,
             ..ConsumerSettings::default()

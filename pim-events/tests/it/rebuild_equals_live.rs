@@ -115,6 +115,35 @@ async fn holds_are_rebuilt_too() {
     eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3, 4] }).await;
 }
 
+/// Guard: `Rebuild::follow` and `Rebuild::copy`. A rebuild parks within a minute what was parked in months, which stops neither it
+/// nor the model that takes its holds over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_more_parked_keys_than_a_minute_may_have() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let journal = Journal::default();
+    let relay = Running::relay(rig.relay());
+    let all: Vec<Arc<dyn Projection>> = vec![Arc::new(journal.clone())];
+    let settings = ConsumerSettings { parked_per_minute_max: 1000, ..ConsumerSettings::default() };
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, all, &settings).await;
+    let runner = Running::projections(opened.unwrap());
+    for most in [51, 101] {
+        for _ in rig.store.held_keys(None, 200).await.unwrap().len()..most {
+            rig.write(patient(), Uuid::new_v4(), &[POISON]).await;
+        }
+        eventually("all are parked", || async { rig.store.held_keys(None, 200).await.unwrap().len() == most }).await;
+    }
+    runner.end().await;
+    let rebuild = rebuild(&rig, Arc::new(journal.clone()), Verdict::MustEqual);
+    assert_eq!(rebuild.run(folder.path(), |_, _| {}).await.unwrap().state, "live");
+    let runner = Running::projections(rig.projections(&journal).await);
+    rig.write(patient(), Uuid::new_v4(), &[POISON]).await;
+    eventually("one more", || async { rig.store.held_keys(None, 200).await.unwrap().len() == 102 }).await;
+    assert!(rig.store.status(&rig.bus).await.unwrap().iter().all(|consumer| consumer.stopped.is_none()));
+    runner.end().await;
+    relay.end().await;
+}
+
 struct Wider;
 
 #[async_trait]

@@ -4,6 +4,7 @@ use pim_data::backend::{Row, SqlPair, Statement, Transaction, Value};
 
 use super::green::Green;
 use super::{Rebuild, RebuildError};
+use crate::consumer::ledger;
 use crate::projection::store::schema_of;
 use crate::projection::{ReadStore, ReadTable};
 
@@ -39,6 +40,8 @@ impl Rebuild {
             .await?;
             copy_table(green, tx, table, Some(name)).await?;
         }
+        // The holds are as young as the rebuild: none of them stops the model that has them now.
+        tx.query(ledger::answered_for(name, self.store.clock().now())).await?;
         let enter = Statement::same(
             "INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)
              ON CONFLICT (name) DO UPDATE SET version = excluded.version, state = 'live', at = excluded.at",
