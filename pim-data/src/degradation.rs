@@ -25,7 +25,7 @@ use pim_core::role::ClosedEnum as _;
 use pim_core::shard::{Lane, ShardId};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::audit::{LaneHead, Record};
 use crate::backend::{Db, DbError, Row, SqlPair, Statement, Value};
@@ -111,7 +111,8 @@ impl Cluster {
     /// changes nothing. The permit must reach every row; the reason goes into the audit trail of the shard.
     ///
     /// # Errors
-    /// [`DegradeError`]; unless the shard's database failed while it committed, nothing was changed then.
+    /// [`DegradeError`]; unless the shard's database failed while it committed, or did not answer in time
+    /// ([`DbError::is_ambiguous`]), nothing was changed then.
     pub async fn degrade(
         &self,
         cx: &RequestContext,
@@ -132,7 +133,8 @@ impl Cluster {
     /// this again asks again.
     ///
     /// # Errors
-    /// [`DegradeError`]; unless the shard's database failed while it committed, nothing was changed then.
+    /// [`DegradeError`]; unless the shard's database failed while it committed, or did not answer in time
+    /// ([`DbError::is_ambiguous`]), nothing was changed then.
     pub async fn end_degrading(
         &self,
         cx: &RequestContext,
@@ -209,11 +211,12 @@ impl<'a> Turn<'a> {
         first.extend(LaneHead::hold(self.owner.engine(), lane));
         first.push(LaneHead::look_up(lane));
         let made = async {
-            let (tx, answers) = self.owner.begin_with(&first).await?;
+            let (tx, answers) = self.owner.begin_until(self.until, &first).await?;
             let row = |index: usize| answers.get(index).and_then(|rows| rows.first());
             let present = row(changed + 1).map(|row| Degraded::of(row, 0)).transpose()?.flatten();
             if row(changed).is_none() {
-                tx.rollback().await?;
+                // Nothing has changed, whatever becomes of that.
+                let _unanswered = tx.rollback().await;
                 return Ok(present);
             }
             let mut head = LaneHead::of(answers.last().and_then(|rows| rows.first()))?;
@@ -227,7 +230,7 @@ impl<'a> Turn<'a> {
             tx.commit_with(vec![head.append(&record)]).await?;
             Ok(present)
         };
-        self.in_time(made).await
+        made.await.map_err(self.failed())
     }
 
     /// Commits something behind everything that was acknowledged alone; whether those whom commits wait for have confirmed it.
@@ -244,16 +247,12 @@ impl<'a> Turn<'a> {
     /// What is confirmed need not be told any more. That this waits for nobody is safe: lost, it is told once more.
     async fn forget(&self) -> Result<Option<Degraded>, DegradeError> {
         let forgotten = async {
-            let tx = self.owner.begin_with(&[Statement::of(UNHURRIED)]).await?.0;
+            let tx = self.owner.begin_until(self.until, &[Statement::of(UNHURRIED)]).await?.0;
             let answers = tx.commit_with(vec![Statement::of(CONFIRMED), Statement::of(PRESENT)]).await?;
             let row = answers.last().and_then(|rows| rows.first());
             Ok(row.map(|row| Degraded::of(row, 0)).transpose()?.flatten())
         };
-        self.in_time(forgotten).await
-    }
-
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, DbError>>) -> Result<T, DegradeError> {
-        timeout_at(self.until, work).await.unwrap_or(Err(DbError::Late)).map_err(self.failed())
+        forgotten.await.map_err(self.failed())
     }
 
     fn failed(&self) -> impl FnOnce(DbError) -> DegradeError + use<> {

@@ -297,6 +297,20 @@ impl Db {
         }
     }
 
+    /// As [`Db::begin_with`]; on a server every call of the transaction ends by `until`, and its COMMIT as what it is: unanswered.
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "the same form with the feature"))]
+    pub(crate) async fn begin_until(
+        &self,
+        until: Instant,
+        first: &[Statement],
+    ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
+        match &self.0 {
+            Store::Sqlite(db) => sqlite_transaction(db.begin_with(first).await),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => postgres_transaction(db.begin_with(Some(until), first).await),
+        }
+    }
+
     /// Runs one statement as a transaction: one trip on a server, unless it must be told first not to wait for a standby.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use pim_data::unit::UnitError;
 use super::ensemble::{Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard};
 use super::moving::{go_on_to, mover};
 use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
+use crate::wire::{Cut, Trip, Wire};
 use crate::without_owner::WithoutOwner;
 
 const SOON: Duration = Duration::from_millis(700);
@@ -238,6 +239,33 @@ async fn so_whoever_believes_it_without_waits() {
     assert_eq!(world.cluster.end_degrading(&cx, &permit, HERE, &reason()).await.expect("is told"), None);
     assert_eq!(commits_how(&world.cluster).await, "on");
     is_in_the_trail(&world.cluster, &cx).await;
+}
+
+/// Guard: a change whose COMMIT is under way when the time is over may have been made, and nobody is told that it was not.
+#[tokio::test]
+async fn what_was_not_answered_may_be_done() {
+    let wire = Wire::before(&crate::server::dsn(None, "postgres")).await;
+    let world = World::with(1, |mut settings| {
+        let servers = settings.servers.as_mut().expect("servers");
+        servers.secrets = wire.secrets(Arc::clone(&servers.secrets), "shard-0-owner");
+        settings
+    })
+    .await;
+    let permit = write(ShopResource::Account);
+    let withhold = || wire.cut_next(Cut::Withheld, |trip| *trip == Trip::Script("COMMIT".to_owned()));
+    withhold();
+    let told = world.cluster.degrade(&request(Duration::from_secs(3)), &permit, HERE, &reason()).await;
+    let Err(DegradeError::Shard { source, .. }) = told else { panic!("{told:?}") };
+    assert!(wire.has_cut() && source.is_ambiguous(), "{source:?}");
+    let kept = asked("SELECT count(*) FROM pim_degraded WHERE is_on");
+    let kept = world.powerful(HERE).await.query(kept).await.expect("answers");
+    assert_eq!(kept[0].count(0).expect("a count"), 1, "it was made");
+    withhold();
+    let told = world.cluster.end_degrading(&request(Duration::from_secs(3)), &permit, HERE, &reason()).await;
+    let Err(DegradeError::Shard { source, .. }) = told else { panic!("{told:?}") };
+    assert!(source.is_ambiguous(), "{source:?}");
+    let ended = world.cluster.end_degrading(&request(PATIENCE), &permit, HERE, &reason()).await;
+    assert_eq!(ended.expect("is told"), None, "said again, it tells what became of it");
 }
 
 /// Guard: `Mover::check`. A record stays with the shard that wrote it: lost with its primary, it would be missing for rows that

@@ -29,6 +29,8 @@ pub(crate) enum Cut {
     Unseen,
     /// When the server has done it and says so.
     Unanswered,
+    /// Not at all: the server has done it, and what it says is held back.
+    Withheld,
 }
 
 /// Which trip is meant.
@@ -169,6 +171,7 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
             match cut {
                 Some(Cut::Unseen) => break,
                 Some(Cut::Unanswered) => way_back.swallows.store(true, Ordering::SeqCst),
+                Some(Cut::Withheld) => way_back.withholds.store(true, Ordering::SeqCst),
                 None => {}
             }
         }
@@ -193,6 +196,7 @@ async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
 #[derive(Debug, Default)]
 struct WayBack {
     swallows: AtomicBool,
+    withholds: AtomicBool,
     /// Nothing comes after the next one, not even that the server has hung up.
     is_last: AtomicBool,
 }
@@ -200,7 +204,9 @@ struct WayBack {
 /// The way back. What is swallowed is read until the server is ready for more; then both sides lose their connection.
 async fn answer(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, way_back: Arc<WayBack>, state: Arc<State>) {
     while let Some((kind, bytes)) = message(&mut server).await {
-        if way_back.swallows.load(Ordering::SeqCst) {
+        if way_back.withholds.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        } else if way_back.swallows.load(Ordering::SeqCst) {
             if kind == b'Z' {
                 break;
             }
