@@ -2,8 +2,11 @@
 
 mod error;
 mod rollback;
+mod standby;
+mod undertaking;
 
 pub use error::PublishError;
+pub(crate) use undertaking::finish_interrupted;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +17,15 @@ use pim_core::deadline::Deadline;
 use pim_core::shard::{Bucket, HANDOVERS_MAX, Handover, MapVersion, Route, ShardId, ShardMap};
 
 use serde_json::{Value as Json, json};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
-use crate::cluster::{CONTROL, Cluster, OpenError, PreparedMap, Publishing, Shard};
+use crate::cluster::{CONTROL, Cluster, PreparedMap, Publishing, Shard};
 
 use crate::retry::Backoff;
+
+/// How long somebody who publishes waits for a primary that takes no writes.
+const READY_MAX: Duration = Duration::from_secs(2);
 
 /// Most buckets that one transaction of a server locks: its lock table is shared by everybody.
 const LOCKED_MAX: usize = 256;
@@ -133,10 +139,12 @@ impl Cluster {
     /// any more, at the latest when the longest call is over. Other processes follow within a second.
     ///
     /// The order makes an interruption harmless: the map is kept first, each shard is fenced in a transaction of its own,
-    /// the map is published last; [`Cluster::open`] finishes what was begun.
+    /// the map is published last; [`Cluster::open`] finishes what was begun. Once it has begun to fence, it goes on although
+    /// the future is dropped, and what fails is tried again at every look for maps: a shard that is fenced by a map that
+    /// nobody can read refuses its writers. The map in force may be published again; nothing changes then.
     ///
     /// # Errors
-    /// [`PublishError`]; the running map stays.
+    /// [`PublishError`]; the running map stays, or the new one comes a little later where [`PublishError::Shard`] says so.
     pub async fn publish_map(&self, next: &ShardMap) -> Result<Vec<Handover>, PublishError> {
         let before = self.map();
         // Servers that are left may be lost: what they know is asked of those that take their places.
@@ -145,8 +153,8 @@ impl Cluster {
         self.go_on(&publishing, &left).await?;
         drop(publishing);
         let current = self.map();
-        if current.digest() == next.digest() && current.version() > before.version() {
-            // Somebody had begun to publish this very map.
+        if current.digest() == next.digest() {
+            // Somebody had begun to publish this very map, or it has come into force since it was tried.
             return Ok(before.handovers_to(next));
         }
         let current = self.step_to(next)?.current;
@@ -158,10 +166,16 @@ impl Cluster {
         let step = self.step_to(next)?;
         self.may_follow(&step, &green).await?;
         self.0.directory.remember(green.iter().map(Shard::id)).await?;
-        self.0.directory.keep_map(next)?;
-        self.come_into_force(&publishing, &step, green, &BTreeSet::new()).await?;
-        pim_core::info!("map.published", map_version = next.version().0, handovers = step.handovers.len());
-        Ok(step.handovers)
+        let (cluster, next, handovers) = (self.clone(), next.clone(), step.handovers);
+        let published = async move {
+            let step = cluster.step_to(&next)?;
+            cluster.0.directory.keep_map(&next)?;
+            cluster.come_into_force(&publishing, &step, green, &BTreeSet::new()).await?;
+            pim_core::info!("map.published", map_version = next.version().0, handovers = step.handovers.len());
+            Ok(())
+        };
+        self.see_through(published).await?;
+        Ok(handovers)
     }
 
     /// Refuses a map for what can be known before anything is changed for it.
@@ -180,6 +194,7 @@ impl Cluster {
         if let Some(id) = step.takers().find(|id| !is_governed(id)) {
             return Err(PublishError::NotOwner(id));
         }
+        self.takes_writes(step, green, Instant::now() + READY_MAX).await?;
         for shard in fleet.left_by(next) {
             let id = shard.id();
             let asked = shard.db().query(Statement::of(TRAIL)).await;
@@ -273,7 +288,7 @@ impl Cluster {
             let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
             let db = open.governed();
             let took = match db.engine() {
-                Engine::Postgres => own_on_server(db, &gained, version).await,
+                Engine::Postgres => standby::told(db, own_on_server(db, &gained, version)).await,
                 Engine::Sqlite => db.change(Statement::of(OWN).bind(version).bind(list_of(gained))).await.map(drop),
             };
             took.map_err(|source| PublishError::Shard { shard, source })?;
@@ -313,7 +328,7 @@ impl Cluster {
         let open = self.shard(shard).ok_or(PublishError::UnknownShard(shard))?;
         let db = open.governed();
         let hindered = match db.engine() {
-            Engine::Postgres => give_on_server(db, leaving, version, copied).await,
+            Engine::Postgres => standby::told(db, give_on_server(db, leaving, version, copied)).await,
             Engine::Sqlite => give_in_file(db, leaving, version, copied).await,
         };
         let Some(number) = hindered.map_err(failed)? else { return Ok(()) };
@@ -339,12 +354,17 @@ impl Cluster {
         self.finish_begun(publishing, newest).await
     }
 
-    /// Goes on with a publication that somebody began.
+    /// Goes on with a publication that somebody began, if there is one.
     async fn finish_begun(&self, publishing: &Publishing, newest: MapVersion) -> Result<(), PublishError> {
-        let current = self.map();
-        if newest <= current.version() {
+        if newest <= self.map().version() {
             return Ok(());
         }
+        let (cluster, publishing) = (self.clone(), publishing.clone());
+        self.see_through(async move { cluster.finish(&publishing, newest).await }).await
+    }
+
+    async fn finish(&self, publishing: &Publishing, newest: MapVersion) -> Result<(), PublishError> {
+        let current = self.map();
         let next = self.0.directory.map(newest.0)?;
         let step = Step { handovers: current.handovers_to(&next), current, next: &next };
         let copied = crate::relocation::copied_by(self.0.control.db(), newest).await;
@@ -355,6 +375,7 @@ impl Cluster {
             Err(_lost) if copied.is_empty() => return self.take_back(&step).await,
             Err(error) => return Err(Box::new(error).into()),
         };
+        self.takes_writes(&step, &green, Instant::now()).await?;
         match self.come_into_force(publishing, &step, green, &copied).await {
             // A bucket was filled before it could be given away: the old map is in force again everywhere.
             Err(PublishError::NotEmpty(_)) => Ok(()),
@@ -386,7 +407,10 @@ impl Cluster {
             let db = match instead.iter().find(|(id, _)| *id == described.id) {
                 Some((_, None)) => continue,
                 Some((_, Some(db))) => Some(db.clone()),
-                None => self.database(described.id),
+                None => {
+                    self.is_settled(described.id).await?;
+                    self.database(described.id)
+                }
             };
             // What it follows is not known otherwise.
             let db = db.ok_or(PublishError::UnknownShard(described.id))?;
@@ -405,7 +429,7 @@ async fn take(db: &Db, shard: ShardId, map: &ShardMap) -> Result<(), DbError> {
     let list: Vec<_> = map.buckets_of(shard).map(|(bucket, epoch)| json!([bucket.get(), epoch.0])).collect();
     let version = map.version().0;
     if db.engine() == Engine::Postgres {
-        return take_on_server(db, list, version).await;
+        return standby::told(db, take_on_server(db, list, version)).await;
     }
     let list = list_of(list);
     let retire = Statement::of(RETIRE).bind(version).bind(list.clone());
@@ -472,17 +496,4 @@ async fn own_on_server(db: &Db, list: &[Json], version: u64) -> Result<(), DbErr
         db.change(Statement::of(TAKE_SERVER).bind(list_of(some.to_vec())).bind(version)).await?;
     }
     Ok(())
-}
-
-/// Goes on with a publication that was interrupted after some shard had been fenced.
-pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenError> {
-    if !cluster.is_governed() {
-        // This program may not; one that may has begun it and goes on. Until then the old map is refused by the fence.
-        return Ok(());
-    }
-    let failed = |error| OpenError::Publish(Box::new(error));
-    let publishing = cluster.publishing().await?;
-    cluster.catch_up(&publishing).await.map_err(failed)?;
-    let lifted = crate::relocation::lift_abandoned(cluster).await;
-    lifted.map_err(|source| failed(PublishError::Shard { shard: CONTROL, source }))
 }

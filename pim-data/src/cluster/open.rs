@@ -205,7 +205,13 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
     let cluster = open_as(settings, schema, Absent::Awaited).await?;
     // Nobody knows what a shard follows that is not there: it is looked at when it comes.
     if !cluster.0.is_unfinished.load(Ordering::Relaxed) {
-        crate::fence::finish_interrupted(&cluster).await?;
+        match crate::fence::finish_interrupted(&cluster).await {
+            // Writers wait for the same standby, readers need not.
+            Err(OpenError::Publish(error)) if error.awaits_a_standby() => {
+                cluster.0.is_unfinished.store(true, Ordering::Relaxed);
+            }
+            finished => finished?,
+        }
     }
     Ok(cluster)
 }

@@ -23,11 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long somebody who publishes waits for another one in this process.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The place of whoever publishes: of all processes one at a time, and of this one nobody else opens shards. Ends with the value.
-#[derive(Debug)]
+/// The place of whoever publishes: of all processes one at a time, and of this one nobody else opens shards. Ends with the last of
+/// the clones.
+#[derive(Clone, Debug)]
 pub(crate) struct Publishing {
-    turn: Turn,
-    _file: File,
+    turn: Arc<Turn>,
+    _file: Arc<File>,
 }
 
 impl Inner {
@@ -193,7 +194,8 @@ impl Cluster {
     pub(crate) async fn publishing(&self) -> Result<Publishing, DirectoryError> {
         let turn = timeout(TURN_PATIENCE, self.0.fleet.turn()).await;
         let turn = turn.map_err(|_| DirectoryError::Publishing { path: self.data_dir().to_path_buf() })?;
-        Ok(Publishing { turn, _file: self.0.directory.publishing().await? })
+        let file = self.0.directory.publishing().await?;
+        Ok(Publishing { turn: Arc::new(turn), _file: Arc::new(file) })
     }
 
     /// Opens what a map asks for, as far as that can be done. Nobody is kept from publishing meanwhile.
@@ -238,19 +240,20 @@ impl Cluster {
             let turn = self.0.fleet.turn().await;
             self.adopt(&turn, map, green);
         }
-        self.finish_opening().await;
+        self.finish_unfinished().await;
         read.or(known)
     }
 
-    /// Does what [`Cluster::open`] left for when no shard is missing any more: a publication may have been interrupted.
-    async fn finish_opening(&self) {
-        if !self.0.is_unfinished.load(Ordering::Relaxed) || !self.0.fleet.misses(&self.map()).is_empty() {
+    /// Goes on with what may have been interrupted, when no shard is missing any more: a publication that failed halfway, or what
+    /// [`Cluster::open`] left.
+    async fn finish_unfinished(&self) {
+        if !self.0.fleet.misses(&self.map()).is_empty() || !self.0.is_unfinished.swap(false, Ordering::Relaxed) {
             return;
         }
         // Whoever publishes now finishes it, too; what fails is tried at the next look.
-        match crate::fence::finish_interrupted(self).await {
-            Ok(()) => self.0.is_unfinished.store(false, Ordering::Relaxed),
-            Err(error) => pim_core::warn!("cluster.not_finished", code = error.code()),
+        if let Err(error) = crate::fence::finish_interrupted(self).await {
+            self.0.is_unfinished.store(true, Ordering::Relaxed);
+            pim_core::warn!("cluster.not_finished", code = error.code());
         }
     }
 }

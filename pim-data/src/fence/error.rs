@@ -44,7 +44,7 @@ pub enum PublishError {
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// A shard could not be fenced; publishing again goes on from there.
+    /// A shard could not be fenced. Others may be: then this program goes on at every look for maps until the map is in force.
     #[error("shard {shard} could not be fenced")]
     Shard {
         /// Which.
@@ -53,4 +53,16 @@ pub enum PublishError {
         #[source]
         source: DbError,
     },
+}
+
+impl PublishError {
+    /// Whether some shard may be fenced by the map all the same. One that is not empty has let the others take back what they gave.
+    pub(super) const fn leaves_it_begun(&self) -> bool {
+        !matches!(self, Self::NotEmpty(_))
+    }
+
+    /// Whether it can go on once a standby is there.
+    pub(crate) const fn awaits_a_standby(&self) -> bool {
+        matches!(self, Self::Shard { source: DbError::NoStandby { .. }, .. })
+    }
 }

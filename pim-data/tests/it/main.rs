@@ -27,6 +27,7 @@ mod moves_pause_briefly;
 mod numbers_come_back_as_written;
 mod open_looks_before_it_changes;
 mod open_refuses_by_name;
+mod publications_are_seen_through;
 mod readers_follow_what_moved;
 mod reads_are_as_fresh_as_asked;
 mod restores_are_signed;
