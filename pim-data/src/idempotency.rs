@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
-use pim_core::shard::{Bucket, HomeKey};
+use pim_core::shard::{Bucket, HomeKey, ShardId};
 use serde_json::Value as Json;
 
 use crate::backend::{Db, DbError, Engine, Row, SqlPair, Statement, Value};
@@ -29,6 +29,17 @@ pub struct StoredAnswer {
     pub body: Json,
     /// Lets a later read see at least what the submission wrote, as the first answer's token did.
     pub token: ConsistencyToken,
+}
+
+/// A sweep that some shards have failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{} shards could not be swept of old records; {swept} went on the others", .failed.len())]
+#[non_exhaustive]
+pub struct SweepError {
+    /// How many records went on the shards that answered.
+    pub swept: u64,
+    /// The others, each with why; the control database is [`CONTROL`](crate::cluster::CONTROL).
+    pub failed: Vec<(ShardId, DbError)>,
 }
 
 /// The columns and the join by which a statement also looks the request's record up; one bind, [`scope_bind`].
@@ -76,17 +87,27 @@ pub(crate) fn record(
 }
 
 impl Cluster {
-    /// Removes records older than [`KEPT_FOR`], a bounded number a shard, on all of them at once. Returns how many went.
+    /// Removes records older than [`KEPT_FOR`], a bounded number a shard, on all of them at once. Returns how many went: while some
+    /// do, there may be more.
     ///
     /// # Errors
-    /// [`DbError`] of the first shard that fails, or does not answer within 5 s; what is old on the others is gone.
-    pub async fn sweep_idempotency(&self) -> Result<u64, DbError> {
+    /// [`SweepError`] when a shard fails, or does not answer within 5 s. It says how many went on the others, where there may be
+    /// more just so.
+    pub async fn sweep_idempotency(&self) -> Result<u64, SweepError> {
         let before = self.clock().now().minus(KEPT_FOR);
-        let all = self.sources().filter_map(|source| self.database(source)).map(async |db| {
+        let open = self.sources().filter_map(|source| Some((source, self.database(source)?)));
+        let all = open.map(async |(shard, db)| {
             let swept = tokio::time::timeout(SWEEP_MAX, sweep_one(&db, before)).await;
-            swept.unwrap_or(Err(DbError::Unanswered))
+            (shard, swept.unwrap_or(Err(DbError::Unanswered)))
         });
-        join_all(all).await.into_iter().sum()
+        let (mut swept, mut failed) = (0, Vec::new());
+        for (shard, outcome) in join_all(all).await {
+            match outcome {
+                Ok(count) => swept += count,
+                Err(error) => failed.push((shard, error)),
+            }
+        }
+        if failed.is_empty() { Ok(swept) } else { Err(SweepError { swept, failed }) }
     }
 }
 

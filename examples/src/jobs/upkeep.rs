@@ -13,8 +13,8 @@ use pim_core::deadline::Deadline;
 use pim_core::rbac::{Permit, Read, SystemScope, Write};
 use pim_core::role::ClosedEnum as _;
 use pim_data::audit::CheckpointError;
-use pim_data::backend::DbError;
 use pim_data::cluster::Cluster;
+use pim_data::idempotency::SweepError;
 use pim_data::repository::ReadError;
 use pim_data::unit::{Unit, UnitError};
 use pim_events::{AppendError, AppendExt as _};
@@ -102,7 +102,7 @@ pub enum UpkeepError {
     Read(#[from] ReadError),
     /// A database does not answer.
     #[error("sweep a database")]
-    Database(#[from] DbError),
+    Sweep(#[from] SweepError),
     /// The checkpoint could not be signed.
     #[error("sign a checkpoint")]
     Checkpoint(#[from] CheckpointError),
@@ -202,11 +202,15 @@ impl Upkeep {
             ChoreName::IdempotencySweep => {
                 let mut swept = 0;
                 for _round in 0..ROUNDS_MAX {
-                    let round = self.cluster.sweep_idempotency().await?;
+                    let (round, failed): (u64, Option<SweepError>) = match self.cluster.sweep_idempotency().await {
+                        Ok(round) => (round, None),
+                        // What is old on the other shards goes all the same.
+                        Err(error) => (error.swept, Some(error)),
+                    };
                     self.signals.swept.get(()).inc_by(round);
                     swept += round;
                     if round == 0 {
-                        return Ok((swept, false));
+                        return failed.map_or(Ok((swept, false)), |error| Err(error.into()));
                     }
                 }
                 Ok((swept, true))

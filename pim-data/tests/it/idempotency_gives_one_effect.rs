@@ -176,7 +176,9 @@ async fn answers_are_forgotten_beside_a_shard_that_does_not_answer() {
     if ENGINE == Engine::Postgres {
         held.script("LOCK TABLE idempotency IN SHARE MODE").await.expect("locks");
     }
-    world.cluster.sweep_idempotency().await.expect_err("a shard does not answer");
+    let told = world.cluster.sweep_idempotency().await.expect_err("a shard does not answer");
+    let failed: Vec<_> = told.failed.iter().map(|(shard, _)| *shard).collect();
+    assert_eq!((told.swept, failed), (before.1, vec![ShardId(0)]), "whoever sweeps knows whether there may be more");
     assert_eq!((count(0).await, count(1).await), (before.0, 0));
     drop(held);
 }

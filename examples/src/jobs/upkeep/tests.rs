@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use pim_core::clock::Clock;
+use pim_core::shard::ShardId;
 use pim_data::backend::Statement;
 use pim_data::cluster::{Access, CONTROL};
 use pim_data::idempotency::KEPT_FOR;
@@ -96,6 +97,28 @@ async fn a_sweep_removes_what_is_older_than_promised() {
     assert_eq!(worker.look(ChoreName::IdempotencySweep).await.expect("looks"), Some(0), "still promised");
     place.clock.advance(Duration::from_secs(7200));
     assert_eq!(worker.look(ChoreName::IdempotencySweep).await.expect("looks"), Some(2500), "all of it, in rounds");
+}
+
+/// Guard: a shard that fails keeps nothing old on the others, however much of it there is; that it failed is told afterwards.
+#[tokio::test]
+async fn a_sweep_goes_on_beside_a_shard_that_fails() {
+    let place = Place::open().await;
+    let worker = place.worker();
+    worker.enter().await.expect("enters");
+    let [db, broken] = [CONTROL, ShardId(0)].map(|shard| place.stores.cluster.database(shard).expect("a database"));
+    let insert = "INSERT INTO idempotency (scope, bucket, body, status, answer, n, request_id, created_at) \
+                  VALUES (randomblob(32), 1, zeroblob(32), 201, '{}', 1, zeroblob(16), ?)";
+    let old = place.clock.now();
+    let fill = (0..2500).map(|_| Statement::sqlite(insert).bind(old)).collect();
+    db.begin().await.expect("begins").commit_with(fill).await.expect("fills");
+    let mut tx = broken.begin().await.expect("begins");
+    tx.script("ALTER TABLE idempotency RENAME TO elsewhere").await.expect("runs");
+    tx.commit().await.expect("commits");
+    place.clock.advance(KEPT_FOR + Duration::from_secs(1));
+    let told = worker.look(ChoreName::IdempotencySweep).await;
+    assert!(matches!(told, Err(UpkeepError::Sweep(_))), "{told:?}");
+    let left = db.query(Statement::same("SELECT COUNT(*) FROM idempotency")).await.expect("reads");
+    assert_eq!(left[0].count(0).expect("a count"), 0);
 }
 
 /// Guard: `finish` makes a sweep due again that did not reach the end; else records that come faster would stay for ever.
