@@ -17,7 +17,7 @@ use pim_core::clock::Timestamp;
 use pim_core::context::TXN_TOKEN_HEADER;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
-use pim_events::{Rebuild, Subscriber, Verdict};
+use pim_events::{Rebuild, RebuildError, Subscriber, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -34,6 +34,13 @@ use crate::workers::Stores;
 const UNKNOWN_CONSUMER: ProblemType = ProblemType::new("unknown-consumer", 404, "There is no such consumer");
 /// The consumer runs already.
 const NOT_STOPPED: ProblemType = ProblemType::new("consumer-not-stopped", 409, "The consumer does not stand still");
+
+/// Two at once would fill one place.
+const BEING_REBUILT: ProblemType =
+    ProblemType::new("model-being-rebuilt", 409, "The read model is being rebuilt already");
+/// Doing it again as it is does not help.
+const NOT_REBUILT: ProblemType =
+    ProblemType::new("model-not-rebuilt", 409, "The read model was not rebuilt; it is as it was");
 
 /// The operations, for the admin service.
 pub fn endpoints() -> Endpoints<Stores> {
@@ -59,6 +66,16 @@ fn unavailable<E>(_: E) -> Failure {
     Problem::of(problem::UNAVAILABLE).detail("a store does not answer").retry_after_secs(1).into()
 }
 
+fn not_rebuilt(error: RebuildError) -> Failure {
+    match error {
+        RebuildError::Running { name } => Problem::of(BEING_REBUILT).with("projection", name).into(),
+        RebuildError::Behind | RebuildError::Stopped | RebuildError::Rewound { .. } => {
+            Problem::of(NOT_REBUILT).detail(error.to_string()).into()
+        }
+        _ => unavailable(error),
+    }
+}
+
 async fn list_projections(State(stores): State<Stores>, May(_permit): May<Read>) -> Result<Answer, Failure> {
     let consumers = stores.reads.status(&stores.bus).await.map_err(unavailable)?;
     let distribution = projections::distribution(&stores.reads).await?;
@@ -76,7 +93,7 @@ async fn rebuild(
     let effect = async {
         let bus: Arc<dyn Subscriber> = Arc::new(stores.bus.clone());
         let rebuild = Rebuild::new(&stores.reads, bus, &stores.registry, projection, Verdict::MustEqual);
-        let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(unavailable)?;
+        let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(not_rebuilt)?;
         Answer::ok(&report)
     };
     let intent = Intent::new("projection.rebuild", name, json!({}));

@@ -139,6 +139,14 @@ pub enum BusError {
     /// The topic does not exist.
     #[error("no such topic")]
     UnknownTopic,
+    /// A [`Publisher`] broke its promise: it answered for fewer or more records than it was given.
+    #[error("the bus was given {sent} records and answered for {answered}")]
+    Acks {
+        /// So many records.
+        sent: usize,
+        /// So many answers.
+        answered: usize,
+    },
     /// The bus was closed.
     #[error("bus is closed")]
     Closed,

@@ -3,6 +3,7 @@
 mod compare;
 mod copy;
 mod green;
+mod turn;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::event::Registry;
 use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
 use green::Green;
+use turn::Turn;
 
 /// Records that the live model may still be ahead when the swap begins.
 const TAIL_MAX: u64 = 2000;
@@ -90,6 +92,12 @@ pub enum RebuildError {
     /// The projection could not go on.
     #[error("apply the log")]
     Apply(#[from] ApplyError),
+    /// Another rebuild of it is at work, here or in another process; when that has ended this may be tried again.
+    #[error("read model {name} is being rebuilt already")]
+    Running {
+        /// Which one.
+        name: &'static str,
+    },
     /// Writers are faster than the rebuild.
     #[error("the rebuild does not catch up")]
     Behind,
@@ -118,7 +126,7 @@ impl From<DbError> for RebuildError {
 /// The new tables are filled in a file of their own, or on a server in a schema of their own, by the same code, while the
 /// live ones go on. Where the log has events of before a restore that were given up by it, the new tables are filled twice:
 /// at first only to find the keys that were rewound, then without what was given up. A live model that holds such keys is
-/// expected to differ. Dropping the future of [`Rebuild::run`] cancels it at any point without a trace in the live model.
+/// expected to differ. Of two rebuilds of one read model at once the second is refused. Dropping the future of [`Rebuild::run`] cancels it at any point without a trace in the live model.
 #[derive(Clone)]
 #[must_use = "a rebuild does nothing until `run`"]
 pub struct Rebuild {
@@ -164,19 +172,21 @@ impl Rebuild {
         folder: &Path,
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
+        let mut turn = Turn::take(&self.store, self.projection.name(), folder).await?;
         let mut green = self.empty(folder).await?;
         let signals = self.store.signals();
         let mut progress = |state, records| {
             signals.rebuild_progress(records);
             progress(state, records);
         };
-        let outcome = self.fill_and_swap(&mut green, folder, &mut progress).await;
+        let outcome = self.fill_and_swap(&mut green, &mut turn, folder, &mut progress).await;
         signals.rebuilt(match &outcome {
             Ok(report) if report.state == "live" => RebuildOutcome::Live,
             Ok(_) => RebuildOutcome::Retired,
             Err(_) => RebuildOutcome::Failed,
         });
         green.remove().await;
+        turn.end().await;
         outcome
     }
 
@@ -189,6 +199,7 @@ impl Rebuild {
     async fn fill_and_swap(
         &self,
         green: &mut Green,
+        turn: &mut Turn,
         folder: &Path,
         progress: &mut (impl FnMut(RebuildState, u64) + Send),
     ) -> Result<RebuildReport, RebuildError> {
@@ -207,7 +218,11 @@ impl Rebuild {
         // From here the live model stands still: its writer is ours until the swap commits.
         let mut tx = green.live.begin().await?;
         progress(RebuildState::Verifying, records);
-        let outcome = self.verify_and_copy(green, &mut tx, &mut records).await;
+        let outcome = match self.verify_and_copy(green, &mut tx, &mut records).await {
+            // What was copied is only this one's work if nobody else has had a turn meanwhile.
+            Ok(outcome) => turn.is_kept().await.map(|()| outcome),
+            failed => failed,
+        };
         let (state, live, rebuilt) = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {

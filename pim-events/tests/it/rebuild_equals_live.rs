@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{
     ApplyError, ConsumerSettings, DOMAIN_TOPIC, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild,
-    RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
+    RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
 };
 use uuid::Uuid;
 
@@ -175,6 +175,34 @@ impl Projection for Wider {
         }
         Ok(())
     }
+}
+
+/// Guard: of two rebuilds at once the second is refused, before it empties what the first has filled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_one_waits_for_its_turn() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("two", || async { rig.journal().await.len() == 2 }).await;
+    let journal: Arc<dyn Projection> = Arc::new(Journal::default());
+    let (mut refused, before) = (None, rig.journal().await);
+    let runtime = tokio::runtime::Handle::current();
+    let first = rebuild(&rig, Arc::clone(&journal), Verdict::MustEqual);
+    let report = first.run(folder.path(), |state, _| {
+        if state == RebuildState::Verifying {
+            let second = rebuild(&rig, Arc::clone(&journal), Verdict::MustEqual);
+            let run = second.run(folder.path(), |_, _| {});
+            refused = Some(tokio::task::block_in_place(|| runtime.block_on(run)));
+        }
+    });
+    assert_eq!(report.await.unwrap().state, "live");
+    assert!(matches!(refused, Some(Err(RebuildError::Running { name: "journal" }))), "{refused:?}");
+    assert_eq!(rig.journal().await, before);
+    let third = rebuild(&rig, journal, Verdict::MustEqual).run(folder.path(), |_, _| {}).await;
+    assert_eq!(third.unwrap().state, "live", "it is its turn");
 }
 
 /// Guard: a runner refuses a read model of another version; a rebuild brings it there.

@@ -105,6 +105,39 @@ async fn one_that_is_away_is_asked_less_and_less_often() {
     relay.end().await;
 }
 
+/// Says nothing of what it was given, the first few times.
+struct Taciturn {
+    bus: EmbeddedBus,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Publisher for Taciturn {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        match self.asked.fetch_add(1, Ordering::SeqCst) {
+            0..3 => Ok(Vec::new()),
+            _ => self.bus.publish(batch).await,
+        }
+    }
+}
+
+/// Guard: `Task::publish` counts answers. What is not spoken of was not stored, and is not passed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_does_not_speak_of_is_sent_again() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    rig.write(patient(), Uuid::new_v4(), &[1, 2]).await;
+    let taciturn: Arc<dyn Publisher> = Arc::new(Taciturn { bus: rig.bus.clone(), asked: AtomicUsize::new(0) });
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &taciturn, &relay_settings()).unwrap());
+    eventually("all is passed", || async { backlog(&rig).await == 0 }).await;
+    relay.end().await;
+    let mut sent = 0;
+    for partition in 0..rig.bus.partitions(DOMAIN_TOPIC).await.unwrap() {
+        sent += rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap();
+    }
+    assert_eq!(sent, 2);
+}
+
 async fn backlog(rig: &Rig) -> u64 {
     let mut total = 0;
     for source in Source::all(&rig.cluster) {

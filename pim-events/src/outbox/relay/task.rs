@@ -231,7 +231,7 @@ impl Task {
     /// Publishes, and renews the lease meanwhile: a bus that takes longer than a lease lasts would have each relay send what the
     /// others have sent, and none of them move the cursor.
     async fn publish(&self, tenure: &mut Tenure, batch: Vec<NewRecord>) -> Result<Vec<Ack>, TaskError> {
-        let (stopper, mut answered) = Stop::pair();
+        let (sent, (stopper, mut answered)) = (batch.len(), Stop::pair());
         let publishing = async {
             let acks = self.bus.publish(batch).await;
             stopper.stop();
@@ -254,7 +254,9 @@ impl Task {
             Ok(())
         };
         let (acks, ()) = tokio::try_join!(publishing, renewing)?;
-        Ok(acks?)
+        let acks = acks?;
+        // What is not spoken of would be passed as if it were stored.
+        if acks.len() == sent { Ok(acks) } else { Err(BusError::Acks { sent, answered: acks.len() }.into()) }
     }
 
     /// Sends held events again, for keys that an operator has marked.
