@@ -54,10 +54,12 @@ impl Copier {
         Ok(pieces)
     }
 
-    /// The rows of all entities.
+    /// The rows of all entities; a program may have none.
     fn all_rows(&self, which: &str) -> String {
-        let of_part = |part: &KeyPart| format!("SELECT bucket, home_key, xmin FROM {} WHERE {which}", part.table);
-        self.layout.rows().map(of_part).collect::<Vec<_>>().join(" UNION ALL ")
+        let of_part =
+            |part: &KeyPart| format!(" UNION ALL SELECT bucket, home_key, xmin FROM {} WHERE {which}", part.table);
+        let none = "SELECT bucket, key AS home_key, xmin FROM key_head WHERE false".to_owned();
+        none + &self.layout.rows().map(of_part).collect::<String>()
     }
 
     /// Key, bucket, number and stamp of every key of the buckets; number zero for a key that has rows.
