@@ -171,6 +171,8 @@ mod tests {
         let dial = Dial::with(secrets, Arc::new(Twofold), settings);
         let opening = tokio::spawn(async move { open(&dial, &Target::new("a".to_owned())).await });
         let comes = timeout(Duration::from_secs(20), listener.accept()).await.expect("the other one is tried");
+        let (mut comes, _) = comes.expect("comes");
+        assert!(comes.read(&mut [0; 8]).await.is_ok_and(|length| length > 0), "it has time to say who it is");
         drop(comes);
         assert!(opening.await.expect("runs").is_err(), "it was turned away");
         drop(silent);
