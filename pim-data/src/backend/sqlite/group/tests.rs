@@ -211,7 +211,7 @@ async fn callers_that_leave_while_they_wait_write_nothing_and_keep_nobody() {
 async fn a_caller_that_leaves_in_the_middle_takes_nobody_along() {
     let world = World::new().await;
     let told = Arc::new(AtomicBool::new(false));
-    let slow = Write { takes: Duration::from_millis(50), told: Some(Arc::clone(&told)), ..write(1) };
+    let slow = Write { takes: Duration::from_millis(400), told: Some(Arc::clone(&told)), ..write(1) };
     let leaving = world.send(slow, Instant::now() + PATIENCE);
     while !world.db.line().is_empty() || !world.db.line().lock().is_served {
         yield_now().await;
