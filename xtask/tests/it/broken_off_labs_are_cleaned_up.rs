@@ -97,7 +97,9 @@ fn when_the_state_cannot_be_written() {
     fs::remove_file(led.link()).unwrap();
     fs::create_dir(led.folder.path().join("new/data")).unwrap();
     let state = led.folder.join("lab/state.json");
-    led.program("session-broker", &SERVES.replace("{}", &format!("rm '{state}'; mkdir '{state}'")));
+    // Nothing is written between its number and the next program's.
+    let breaks = format!("until grep -qw $$ '{state}'; do sleep 0.01; done; rm '{state}'; mkdir '{state}'");
+    led.program("session-broker", &SERVES.replace("{}", &breaks));
     led.program("patient-service", &SERVES.replace("{}", ":"));
     let up = led.run(&["up", "--mode", "process", "--data-dir", &led.folder.join("new")]);
     assert_eq!((up.code, up.err.contains("cannot write the state")), (Some(4), true), "{up:?}");
