@@ -22,10 +22,25 @@ use std::fmt;
 #[serde(transparent)]
 pub struct ShardId(pub u16);
 
+impl ShardId {
+    /// The number that no map gives to a shard: it is for what stands beside the shards, such as a control database.
+    pub const RESERVED: Self = Self(u16::MAX);
+}
+
 /// Ownership epoch of a bucket; rises each time the bucket changes hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// The highest that a map may have.
+    pub const MAX: Self = Self(u32::MAX - 1);
+
+    /// The next one. After [`Epoch::MAX`] comes what no map may have, so that a map that cannot rise is refused.
+    pub(crate) const fn risen(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// Version of a shard map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -8,6 +8,9 @@ use super::finding::{Finding, FindingCode, MapError};
 use super::map::{EndpointRole, MapDigest, SHARDS_MAX, Shard, ShardMap, ShardState};
 use super::{Bucket, Epoch, MapVersion, ShardId};
 
+/// What is said of any text that is no map file: the parser's own words repeat what they complain of, key or value, and that
+/// may be a secret.
+const NO_MAP_FILE: &str = "no TOML, or a member that is unknown, missing or of another kind";
 const FORMAT: u32 = 1;
 const NAME_LENGTH_MAX: usize = 64;
 
@@ -39,8 +42,8 @@ struct Range {
 impl MapFile {
     pub(super) fn parse(text: &str) -> Result<Self, MapError> {
         toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let message = format!("line {line}: {}", error.message());
+            let (line, column) = error.span().map_or((1, 1), |span| place_of(text, span.start));
+            let message = format!("line {line}, column {column}: {NO_MAP_FILE}");
             MapError::one(Finding::error(FindingCode::Syntax, "", message, "see ShardMap::parse for the form"))
         })
     }
@@ -112,6 +115,10 @@ impl MapFile {
         for (index, shard) in self.shards.iter().enumerate() {
             let pointer = format!("/shards/{index}");
             check_name(&shard.name, &format!("{pointer}/name"), findings);
+            if shard.id == ShardId::RESERVED {
+                let message = format!("shard {} is what stands beside the shards", shard.id);
+                findings.push(Finding::error(FindingCode::ReservedShard, &pointer, message, "choose another number"));
+            }
             if !ids.insert(shard.id) || !names.insert(&shard.name) {
                 let message = format!("shard {} is there twice", shard.id);
                 findings.push(Finding::error(FindingCode::Duplicate, &pointer, message, "remove one of them"));
@@ -156,6 +163,13 @@ impl MapFile {
     }
 }
 
+/// Line and column of a byte, both from 1.
+fn place_of(text: &str, byte: usize) -> (usize, usize) {
+    let before = text.get(..byte).unwrap_or(text);
+    let line_begins = before.rfind('\n').map_or(0, |end| end + 1);
+    (before.matches('\n').count() + 1, before[line_begins..].chars().count() + 1)
+}
+
 fn check_range(range: &Range, states: &BTreeMap<ShardId, ShardState>, pointer: &str, findings: &mut Vec<Finding>) {
     if range.last < range.first || usize::from(range.last) >= Bucket::COUNT {
         let message = format!("{}..={} is no run of buckets", range.first, range.last);
@@ -163,6 +177,10 @@ fn check_range(range: &Range, states: &BTreeMap<ShardId, ShardState>, pointer: &
     }
     if range.epoch == 0 {
         findings.push(Finding::error(FindingCode::Epoch, pointer, "epoch 0", "epochs start with 1"));
+    }
+    if range.epoch > Epoch::MAX.0 {
+        let message = format!("epoch {} could not rise any more", range.epoch);
+        findings.push(Finding::error(FindingCode::Epoch, pointer, message, "epochs end with 4294967294"));
     }
     match states.get(&ShardId(range.shard)) {
         None => {

@@ -37,6 +37,8 @@ pub enum FindingCode {
     Range,
     /// A range names a shard that is not there.
     UnknownShard,
+    /// A shard has the number that is kept for what stands beside the shards.
+    ReservedShard,
     /// A range gives buckets to a retired shard.
     RetiredOwner,
     /// A shard has no primary, or several.
@@ -47,7 +49,7 @@ pub enum FindingCode {
     Version,
     /// The parent digest is malformed, missing, or names another map.
     Parent,
-    /// An epoch is zero, fell, or did not rise with a change of hands.
+    /// An epoch is zero or beyond the last, fell, did not rise with a change of hands, or rose by more than one.
     Epoch,
     /// The key space is another.
     Keyspace,
@@ -75,6 +77,7 @@ impl FindingCode {
             Self::Overlap => "overlap",
             Self::Range => "range",
             Self::UnknownShard => "unknown-shard",
+            Self::ReservedShard => "reserved-shard",
             Self::RetiredOwner => "retired-owner",
             Self::Primary => "primary",
             Self::InlineSecret => "inline-secret",

@@ -147,7 +147,7 @@ impl ShardMap {
     ///     first = 0
     ///     last = 4095
     ///     shard = 0
-    ///     epoch = 1                        # rises whenever the range changes hands
+    ///     epoch = 1                        # rises by one whenever the range changes hands
     /// "#)?;
     /// assert_eq!(map.shards().len(), 1);
     /// # Ok::<(), pim_core::shard::MapError>(())
@@ -249,7 +249,7 @@ impl ShardMap {
             let index = usize::from(bucket.get());
             if owners[index] != to {
                 owners[index] = to;
-                epochs[index] = Epoch(epochs[index].0.saturating_add(1));
+                epochs[index] = epochs[index].risen();
             }
         }
         self.succeeded_by(self.shards.clone(), owners, epochs)
@@ -310,7 +310,7 @@ impl ShardMap {
         let mut epochs = self.epochs.clone();
         for (bucket, epoch) in epochs.iter_mut().enumerate() {
             if self.owners[bucket] != earlier.owners[bucket] {
-                epoch.0 = epoch.0.saturating_add(1);
+                *epoch = epoch.risen();
             }
         }
         self.succeeded_by(shards, earlier.owners.clone(), epochs)
@@ -328,7 +328,7 @@ impl ShardMap {
     fn risen(&self, rises: impl Fn(ShardId) -> bool) -> Result<Self, MapError> {
         let mut epochs = self.epochs.clone();
         for (epoch, _) in epochs.iter_mut().zip(self.owners.iter()).filter(|(_, owner)| rises(**owner)) {
-            epoch.0 = epoch.0.saturating_add(1);
+            *epoch = epoch.risen();
         }
         self.succeeded_by(self.shards.clone(), self.owners.clone(), epochs)
     }

@@ -82,6 +82,8 @@ impl ShardMap {
             let (to, after) = next.owner(bucket);
             let wrong = if after < before {
                 "its epoch fell"
+            } else if after > before.risen() {
+                "its epoch rises by more than one"
             } else if from != to && after == before {
                 "it changes hands but its epoch stands still"
             } else {

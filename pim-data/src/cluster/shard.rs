@@ -19,7 +19,7 @@ use crate::fence::HERE;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The number under which the control database goes where a shard is meant.
-pub const CONTROL: ShardId = ShardId(u16::MAX);
+pub const CONTROL: ShardId = ShardId::RESERVED;
 
 pub(super) const PROBE: SqlPair = SqlPair::same(
     "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
