@@ -36,7 +36,7 @@ impl<K: Hash, F: Fn(&Parts) -> Option<Charge<K>>> RateKey for F {
 pub struct Charge<K> {
     /// Whose account.
     pub key: K,
-    /// How many plain calls it is worth; 0 counts as 1.
+    /// How many plain calls it is worth; 0 counts as 1. More than the burst is owed.
     pub cost: u32,
 }
 

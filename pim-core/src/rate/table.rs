@@ -13,7 +13,7 @@ const WAYS: usize = 4;
 const TIME_BITS: u32 = 48;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 const SPINS_MAX: usize = 64;
-/// Longest burst, far below what a slot's clock can hold (2.2 years).
+/// Longest burst, and longest debt, far below what a slot's clock can hold (2.2 years).
 const BURST_US_MAX: u64 = 1 << 46;
 
 /// A steady rate and how far a caller may run ahead of it.
@@ -27,18 +27,24 @@ pub struct Limit {
 /// A limit that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a limit needs at least one call in its period, an interval of a microsecond or more, and a burst of less than two years"
+    "a limit needs at least one call in its period, no more than one a microsecond (1,000,000 a second), and a burst of less \
+     than two years"
 )]
 pub struct LimitError;
 
 impl Limit {
-    /// `calls` in each `period`, of which `burst` may come at once.
+    /// `calls` in each `period`, of which `burst` may come at once. They are spaced by whole microseconds, rounded up: no more
+    /// than `calls` pass, where these do not divide the period a few less.
     ///
     /// # Errors
     /// [`LimitError`] for no calls, no burst, more than one call a microsecond, or a burst that takes years.
     pub fn new(calls: u32, period: Duration, burst: u32) -> Result<Self, LimitError> {
         let period_us = u64::try_from(period.as_micros()).map_err(|_| LimitError)?;
-        let interval_us = period_us.checked_div(u64::from(calls)).filter(|&us| us > 0).ok_or(LimitError)?;
+        let calls = u64::from(calls);
+        if calls == 0 || calls > period_us {
+            return Err(LimitError);
+        }
+        let interval_us = period_us.div_ceil(calls);
         let burst_us = interval_us.saturating_mul(u64::from(burst));
         if burst == 0 || burst_us > BURST_US_MAX {
             return Err(LimitError);
@@ -110,7 +116,8 @@ impl RateTable {
         self.slots.len() * size_of::<AtomicU64>()
     }
 
-    /// Counts one call of the given cost against the key's limit.
+    /// Counts one call of the given cost against the key's limit. One that is dearer than the burst passes when all of the
+    /// burst is there, and the rest is owed: the next one waits for longer.
     pub fn check<K: Hash + ?Sized>(&self, key: &K, limit: Limit, cost: u32) -> Decision {
         // One microsecond later than the origin, so that no live slot is all zero.
         let now = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1) & TIME_MASK;
@@ -118,17 +125,20 @@ impl RateTable {
         let tag = hash >> TIME_BITS;
         let set = (usize::try_from(hash & 0xffff_ffff).unwrap_or(0) % (self.slots.len() / WAYS)) * WAYS;
         let set = &self.slots[set..set + WAYS];
+        let price = limit.interval_us.saturating_mul(u64::from(cost.max(1))).min(BURST_US_MAX);
         // Bounded: under heavy contention on one set the call is refused for one interval rather than let through.
         for _ in 0..SPINS_MAX {
             let (slot, word) = choose(set, tag);
             let arrival = if word >> TIME_BITS == tag { (word & TIME_MASK).max(now) } else { now };
-            let next = arrival.saturating_add(limit.interval_us.saturating_mul(u64::from(cost.max(1))));
-            if next > now + limit.burst_us {
-                return Decision::Wait(Duration::from_micros(next - now - limit.burst_us));
+            // Not all of a price above the burst: nobody can save up so much, and waiting would never help.
+            let needed = arrival + price.min(limit.burst_us);
+            if needed > now + limit.burst_us {
+                return Decision::Wait(Duration::from_micros(needed - now - limit.burst_us));
             }
+            let next = arrival + price;
             let fresh = tag << TIME_BITS | next & TIME_MASK;
             if slot.compare_exchange_weak(word, fresh, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                let left = (now + limit.burst_us - next) / limit.interval_us;
+                let left = (now + limit.burst_us).saturating_sub(next) / limit.interval_us;
                 return Decision::Pass { remaining: u32::try_from(left).unwrap_or(u32::MAX) };
             }
         }

@@ -55,10 +55,36 @@ async fn the_wait_it_names_is_exact() {
     assert!(!passes(table.check("k", limit, 2)));
     advance(Duration::from_millis(1)).await;
     assert!(passes(table.check("k", limit, 2)));
-    // More than the burst can never pass, and does not count.
-    assert!(!passes(table.check("other", limit, 4)));
-    assert!(passes(table.check("other", limit, 3)));
-    assert!(!passes(table.check("vast", limit, u32::MAX)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_above_the_burst_passes_after_the_wait_it_is_told_and_owes_the_rest() {
+    let table = RateTable::new(4);
+    let limit = Limit::new(1, SECOND, 3).unwrap();
+    assert_eq!(table.check("k", limit, 1), Decision::Pass { remaining: 2 });
+    for wait in [SECOND, 4 * SECOND, 4 * SECOND] {
+        assert_eq!(table.check("k", limit, 4), Decision::Wait(wait));
+        advance(wait - Duration::from_millis(1)).await;
+        assert!(!passes(table.check("k", limit, 4)));
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(table.check("k", limit, 4), Decision::Pass { remaining: 0 });
+    }
+    assert_eq!(table.check("k", limit, 1), Decision::Wait(2 * SECOND), "one second of it is owed");
+    assert!(passes(table.check("vast", limit, u32::MAX)));
+    assert!(!passes(table.check("vast", limit, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_pass_where_calls_do_not_divide_the_period() {
+    let table = RateTable::new(4);
+    let limit = Limit::new(30_000, SECOND, 1).unwrap();
+    let begun = Instant::now();
+    let mut passed = 0;
+    while begun.elapsed() < SECOND / 10 {
+        passed += u32::from(passes(table.check("k", limit, 1)));
+        advance(Duration::from_micros(1)).await;
+    }
+    assert!((2900..=3000).contains(&passed), "{passed} in a tenth of a second");
 }
 
 #[test]
@@ -82,7 +108,8 @@ fn threads_together_never_pass_more_than_the_limit() {
 fn limits_that_make_no_sense_are_refused() {
     assert!(Limit::new(0, SECOND, 1).is_err());
     assert!(Limit::new(1, SECOND, 0).is_err());
-    assert!(Limit::new(2_000_000, SECOND, 1).is_err(), "more than one a microsecond");
+    let refused = Limit::new(1_000_001, SECOND, 1).expect_err("more than one a microsecond");
+    assert!(refused.to_string().contains("1,000,000 a second"), "{refused}");
     assert!(Limit::new(1, Duration::MAX, 1).is_err());
     assert!(Limit::new(1, 365 * 24 * 3600 * SECOND, u32::MAX).is_err(), "a burst of ages");
     assert!(Limit::new(1_000_000, SECOND, 1).is_ok());
