@@ -14,9 +14,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
 use super::{
-    BAD_GATEWAY, BAD_REQUEST, BODY_TOO_LARGE, DEADLINE_EXCEEDED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL, INVALID_BODY,
-    METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType, Quota, RATE_LIMITED, STALE_VERSION, UNAUTHENTICATED,
-    UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
+    BAD_GATEWAY, BAD_REQUEST, BODY_TOO_LARGE, CONFLICT, DEADLINE_EXCEEDED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL,
+    INVALID_BODY, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, ProblemType, Quota, RATE_LIMITED, STALE_VERSION,
+    UNAUTHENTICATED, UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::context::RequestId;
 
@@ -140,13 +140,14 @@ fn is_json<R>(response: &Response<R>) -> bool {
     kind.starts_with("application/problem+json") || kind.starts_with("application/json")
 }
 
-/// The type for an answer of a router that knows statuses only.
+/// The type for an answer of a router that knows statuses only. The status stays what it is.
 const fn kind_of(status: StatusCode) -> ProblemType {
     match status.as_u16() {
         401 => UNAUTHENTICATED,
         403 => FORBIDDEN,
         404 => NOT_FOUND,
         405 => METHOD_NOT_ALLOWED,
+        409 => CONFLICT,
         413 => BODY_TOO_LARGE,
         504 => DEADLINE_EXCEEDED,
         412 => STALE_VERSION,
@@ -156,7 +157,8 @@ const fn kind_of(status: StatusCode) -> ProblemType {
         431 => HEADERS_TOO_LARGE,
         502 => BAD_GATEWAY,
         503 => UNAVAILABLE,
-        400..500 => BAD_REQUEST,
-        _ => INTERNAL,
+        400 => BAD_REQUEST,
+        500 => INTERNAL,
+        other => ProblemType::new("unspecified", other, "The status is all that is known"),
     }
 }

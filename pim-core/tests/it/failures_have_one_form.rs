@@ -119,9 +119,12 @@ async fn status_and_document_agree_for_each_status_of_a_router() {
         };
         let (_, response) = answer(with(bare), Method::GET).await;
         let document = document(&response);
-        assert_eq!(document["status"], response.status().as_u16(), "{status}");
+        assert_eq!((response.status().as_u16(), &document["status"]), (status, &Value::from(status)));
         assert!(!response.headers().contains_key("content-encoding"));
-        assert_eq!(response.status().is_server_error(), status >= 500, "{status}");
+        let declared = PROBLEM_TYPES.iter().find(|kind| document["type"] == kind.uri());
+        assert!(declared.is_none_or(|kind| kind.status == status), "{status}: {document}");
+        assert_eq!(document["type"] == "urn:pim:problem:conflict", status == 409, "{document}");
+        assert!(declared.is_some() || document["type"] == "urn:pim:problem:unspecified", "{status}: {document}");
     }
 }
 
