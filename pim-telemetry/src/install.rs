@@ -47,9 +47,9 @@ pub enum InstallError {
 pub struct ShutdownReport {
     /// Lines that were taken.
     pub taken: u64,
-    /// Lines that were written.
+    /// Lines that were written and flushed.
     pub written: u64,
-    /// Lines that were dropped because the queue was full. Taken is written and dropped together.
+    /// Lines that were dropped because the queue was full, or that the target did not take. Taken is written and dropped together.
     pub dropped: u64,
     /// Lines that were not taken because their event had its share of the second.
     pub suppressed: u64,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use super::pace::{Origin, Pace, Verdict};
 use crate::install::ShutdownReport;
 
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// Lines go to the target together while more of them wait, up to about so many bytes.
+const BATCH_BYTES: usize = 8 * 1024;
 
 enum Item {
     Line(String),
@@ -131,22 +133,54 @@ impl LogWriter {
 }
 
 fn write_all(items: &Receiver<Item>, target: impl Write, counts: &Counts) {
-    let mut target = io::BufWriter::new(target);
+    let mut batch = Batch { target, bytes: Vec::new(), lines: 0, counts };
     loop {
-        match items.recv_timeout(Duration::from_millis(100)) {
-            Ok(Item::Line(line)) => {
-                // A terminal that is gone is no reason to stop the program; what it did not take is lost, and counted.
-                let count = if writeln!(target, "{line}").is_ok() { &counts.written } else { &counts.dropped };
-                count.fetch_add(1, Ordering::Relaxed);
+        let item = items.try_recv().or_else(|empty| match empty {
+            TryRecvError::Empty => {
+                // Nothing waits: whoever is killed while it is idle has said everything.
+                batch.send();
+                items.recv().map_err(drop)
             }
+            TryRecvError::Disconnected => Err(()),
+        });
+        match item {
+            Ok(Item::Line(line)) => batch.add(&line),
             Ok(Item::Flush(done)) => {
-                let _gone = target.flush();
+                batch.send();
                 let _nobody_waits = done.send(());
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let _gone = target.flush();
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(()) => return batch.send(),
         }
+    }
+}
+
+/// Lines on their way, of which nobody knows yet whether the target takes them.
+struct Batch<'a, W> {
+    target: W,
+    bytes: Vec<u8>,
+    lines: u64,
+    counts: &'a Counts,
+}
+
+impl<W: Write> Batch<'_, W> {
+    fn add(&mut self, line: &str) {
+        self.bytes.extend_from_slice(line.as_bytes());
+        self.bytes.push(b'\n');
+        self.lines += 1;
+        if self.bytes.len() >= BATCH_BYTES {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        let taken = self.target.write_all(&self.bytes).and_then(|()| self.target.flush());
+        // A terminal that is gone is no reason to stop the program; what it did not take is lost, and counted.
+        let count = if taken.is_ok() { &self.counts.written } else { &self.counts.dropped };
+        count.fetch_add(self.lines, Ordering::Relaxed);
+        self.bytes.clear();
+        self.lines = 0;
     }
 }

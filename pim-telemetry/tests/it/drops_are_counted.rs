@@ -1,7 +1,9 @@
 //! A full queue drops and counts: taken is written and dropped together, exactly.
 
 use std::io::{self, Write};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pim_telemetry::{LogSettings, LogWriter};
 
@@ -36,4 +38,53 @@ fn taken_is_written_and_dropped_together() {
     assert_eq!(report.taken, report.written + report.dropped);
     let lines = terminal.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(lines as u64, report.written);
+}
+
+/// A terminal that is gone, but says so only when all is to be there.
+struct Gone;
+
+impl Write for Gone {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[test]
+fn what_the_target_does_not_take_counts_as_dropped() {
+    let writer = LogWriter::start("test", Gone, &LogSettings::default()).unwrap();
+    writer.take("x".to_owned());
+    writer.flush();
+    let report = writer.report();
+    assert_eq!((report.taken, report.written, report.dropped), (1, 0, 1));
+}
+
+/// Tells what it takes.
+struct Telling(Sender<usize>);
+
+impl Write for Telling {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _nobody_asks = self.0.send(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_that_come_all_the_time_do_not_wait_for_each_other() {
+    const LINES: usize = 100;
+    let (tell, told) = channel();
+    let writer = LogWriter::start("test", Telling(tell), &LogSettings::default()).unwrap();
+    // Within half of the stream, which is seconds: what is killed then has lost no more than its last line.
+    let first = (0..LINES).find(|_| {
+        writer.take("x".to_owned());
+        told.recv_timeout(Duration::from_millis(50)).is_ok()
+    });
+    assert!(first.is_some_and(|line| line < LINES / 2), "{first:?}");
 }
