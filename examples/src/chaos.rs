@@ -24,7 +24,7 @@ use pim_core::role::ClosedEnum as _;
 pim_core::closed_enum! {
     /// Where faults may strike. The admin service is no point: whoever arms a fault must be able to end it.
     pub enum ChaosPoint {
-        /// Before the gateway looks at a request; operations stay reachable.
+        /// Before the gateway looks at a request; operations and sign-ins stay reachable.
         Gateway = "gateway",
         /// Before the patient service looks at a request.
         PatientService = "patient-service",

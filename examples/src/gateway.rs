@@ -6,7 +6,9 @@ mod http;
 mod openapi;
 mod program;
 mod session;
+mod slots;
 
-pub use http::{Gateway, GatewayError, GatewaySettings};
+pub use http::{CALLS_PER_SECOND_MAX, Gateway, GatewayError, GatewaySettings};
 pub use program::{GatewayProgram, INTERNAL_PORT};
 pub use session::SessionExchange;
+pub use slots::RESERVED;

@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::HeaderMap;
+use http::request::Parts;
 use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
 use pim_core::edge::EdgeGuardLayer;
@@ -19,17 +20,22 @@ use pim_core::rate::{Limit, LimitError, RateTable};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::session::SessionExchange;
+use super::slots::Slots;
 use super::{admit, forward, openapi};
 use crate::broker::GATEWAY_AUDIENCE;
 use crate::chaos::ChaosPoint;
 use crate::client::Client;
 use crate::policy::LabRole;
 use crate::rig::{Drain, HttpKeys, exposition};
-use crate::routes::Upstream;
+use crate::routes::{Class, Match, Upstream, find};
 use crate::signals::Hub;
+
+/// Most calls a second that a limit can be set to: one a microsecond.
+pub const CALLS_PER_SECOND_MAX: u32 = 1_000_000;
 
 /// How the gateway is set up.
 #[derive(Clone, Debug)]
@@ -40,11 +46,11 @@ pub struct GatewaySettings {
     pub secret: String,
     /// Base URLs of the services.
     pub upstreams: BTreeMap<Upstream, String>,
-    /// Most requests at once.
+    /// Most requests at once. Operations and sign-ins find a place beyond that: there are [`RESERVED`](super::RESERVED) for them.
     pub in_flight_max: usize,
-    /// Calls a second that one persona may make; a burst may be twice that.
+    /// Calls a second that one persona may make, up to [`CALLS_PER_SECOND_MAX`]; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network.
+    /// Calls a second from one network, up to [`CALLS_PER_SECOND_MAX`].
     pub address_calls_per_second: u32,
     /// Where time comes from.
     pub clock: Clock,
@@ -56,8 +62,8 @@ pub struct GatewaySettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GatewayError {
-    /// A rate is zero.
-    #[error("a rate of calls must be 1 a second or more")]
+    /// A rate is zero, or too high to be told from none.
+    #[error("a rate of calls must be from 1 to {} a second", CALLS_PER_SECOND_MAX)]
     Rate(#[from] LimitError),
     /// The broker's URL is none.
     #[error("the broker's address is no URL such as http://127.0.0.1:8081")]
@@ -78,7 +84,7 @@ struct Inner {
     persona_limit: Limit,
     addresses: RateTable,
     address_limit: Limit,
-    in_flight: Arc<Semaphore>,
+    slots: Slots,
     hub: Hub,
 }
 
@@ -90,7 +96,7 @@ impl Gateway {
     /// Builds the gateway.
     ///
     /// # Errors
-    /// [`GatewayError`] when a rate is zero or the broker's URL is none.
+    /// [`GatewayError`] when a rate is zero or too high, or the broker's URL is none.
     pub fn new(settings: GatewaySettings) -> Result<Self, GatewayError> {
         let client = Client::new();
         let clock = settings.clock;
@@ -107,7 +113,7 @@ impl Gateway {
             persona_limit: Limit::new(persona, SECOND, persona.saturating_mul(2))?,
             addresses: RateTable::new(ADDRESS_SLOTS),
             address_limit: Limit::new(address, SECOND, address.saturating_mul(2))?,
-            in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
+            slots: Slots::new(settings.in_flight_max),
             hub: settings.hub,
         })))
     }
@@ -179,14 +185,14 @@ async fn document(State(gateway): State<Gateway>) -> Json<serde_json::Value> {
 }
 
 async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
-    let Ok(slot) = Arc::clone(&gateway.0.in_flight).try_acquire_owned() else {
+    let (mut head, body) = request.into_parts();
+    let is_operation = is_operation(&head);
+    let Some(slot) = gateway.0.slots.take(is_operation) else {
         return response_of(Problem::of(problem::OVERLOADED).retry_after_secs(1));
     };
-    let is_operation = request.uri().path().starts_with("/v1/admin/");
-    if !is_operation && let Err(injected) = gateway.0.hub.chaos().inject(ChaosPoint::Gateway).await {
-        return response_of(injected.into_problem().retry_after_secs(1));
+    if !is_operation && let Err(problem) = struck(&gateway, &head).await {
+        return response_of(problem);
     }
-    let (mut head, body) = request.into_parts();
     let outcome = match admit::admit(&gateway, &mut head).await {
         Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await,
         Err(problem) => Err(problem),
@@ -200,6 +206,26 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
         response.extensions_mut().insert(actor);
     }
     response
+}
+
+/// What stays reachable whatever is armed here and however much is asked: operations, and the sign-in that they begin with.
+fn is_operation(head: &Parts) -> bool {
+    let signs_in =
+        || matches!(find(&head.method, head.uri.path()), Match::Found(it) if it.upstream == Upstream::Broker);
+    head.uri.path().starts_with("/v1/admin/") || signs_in()
+}
+
+/// Lets a fault strike, for no longer than the route has time: a slot is held meanwhile.
+async fn struck(gateway: &Gateway, head: &Parts) -> Result<(), Problem> {
+    let time = match find(&head.method, head.uri.path()) {
+        Match::Found(route) => route.class.timeout(),
+        Match::OtherMethods(_) | Match::Unknown => Class::Read.timeout(),
+    };
+    match timeout(time, gateway.0.hub.chaos().inject(ChaosPoint::Gateway)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(injected)) => Err(injected.into_problem().retry_after_secs(1)),
+        Err(_elapsed) => Err(Problem::of(problem::DEADLINE_EXCEEDED)),
+    }
 }
 
 /// Keeps the slot until the answer's body has ended, not only its head.

@@ -39,11 +39,11 @@ pub struct GatewayProgram {
     pub billing_url: String,
     /// Base URL of the admin service.
     pub admin_url: String,
-    /// Most requests at once; above that the answer is 503.
+    /// Most requests at once; above that the answer is 503, but for 64 operations and sign-ins more.
     pub in_flight_max: usize,
-    /// Calls a second that one persona may make; a burst may be twice that.
+    /// Calls a second that one persona may make, up to a million; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network (/24 or /56).
+    /// Calls a second from one network (/24 or /56), up to a million.
     pub address_calls_per_second: u32,
 }
 

@@ -10,6 +10,7 @@ use pim_core::clock::Timestamp;
 use pim_data::backup::RestorePoint;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::CALLS_PER_SECOND_MAX;
 use crate::jobs::UpkeepSettings;
 use crate::persona::Profile;
 use crate::rig::{Layers, PostgresSettings, SettingsError};
@@ -230,7 +231,7 @@ impl Settings {
             ("patients", i64::from(self.patients), 0, PATIENTS_MAX),
             ("history_percent", i64::from(self.history_percent), 0, HISTORY_PERCENT_MAX),
             ("in_flight_max", i64::try_from(self.in_flight_max).unwrap_or(i64::MAX), 1, IN_FLIGHT_MAX),
-            ("persona_calls_per_second", i64::from(self.persona_calls_per_second), 1, i64::from(u32::MAX)),
+            ("persona_calls_per_second", i64::from(self.persona_calls_per_second), 1, i64::from(CALLS_PER_SECOND_MAX)),
         ];
         for (key, value, from, to) in bounds {
             if !(from..=to).contains(&value) {
@@ -312,6 +313,20 @@ mod tests {
         assert_eq!(sorted(&written), sorted(&serde_json::to_value(Settings::default()).unwrap()));
         let shaped = Plan::new(settings.seed, 5.0).with_profile(settings.personas).manifest();
         assert_ne!(shaped.digest, Plan::new(settings.seed, 5.0).manifest().digest);
+    }
+
+    #[test]
+    fn a_rate_that_no_limit_can_keep_is_refused_by_its_key() {
+        for calls in [0, CALLS_PER_SECOND_MAX + 1] {
+            let settings = Settings { persona_calls_per_second: calls, ..Settings::default() };
+            let refused = settings.check().unwrap_err().to_string();
+            assert!(
+                refused.contains("`persona_calls_per_second`") && refused.contains("from 1 to 1000000"),
+                "{refused}"
+            );
+        }
+        let fastest = Settings { persona_calls_per_second: CALLS_PER_SECOND_MAX, ..Settings::default() };
+        assert!(fastest.check().is_ok());
     }
 
     #[test]

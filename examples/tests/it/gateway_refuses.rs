@@ -8,7 +8,9 @@ use std::time::Duration;
 use axum::Router;
 use http::HeaderMap;
 use pim_core::clock::Clock;
+use pim_core::role::ClosedEnum as _;
 use pim_lab::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
+use pim_lab::chaos::{ChaosFlag, ChaosPoint, FaultName};
 use pim_lab::client::Client;
 use pim_lab::gateway::{Gateway, GatewaySettings};
 use pim_lab::rig::{Drain, ServeSettings, bind};
@@ -24,6 +26,7 @@ struct Edge {
     gateway: String,
     reached: Arc<AtomicU64>,
     headers: Arc<Mutex<HeaderMap>>,
+    hub: Hub,
     folder: std::path::PathBuf,
 }
 
@@ -40,8 +43,12 @@ async fn serve(router: Router) -> String {
     url
 }
 
-/// A gateway with a real broker and an upstream that counts what reaches it.
 async fn edge(calls_per_second: u32) -> Edge {
+    narrow(calls_per_second, 64).await
+}
+
+/// A gateway with a real broker and an upstream that counts what reaches it.
+async fn narrow(calls_per_second: u32, in_flight_max: usize) -> Edge {
     let folder = std::env::temp_dir().join(format!("pim-edge-{}", Uuid::new_v4()));
     let hub = Hub::new(None).unwrap();
     let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.unwrap();
@@ -69,14 +76,14 @@ async fn edge(calls_per_second: u32) -> Edge {
         broker: broker_url,
         secret: gateway_secret(&folder).unwrap(),
         upstreams,
-        in_flight_max: 64,
+        in_flight_max,
         persona_calls_per_second: calls_per_second,
         address_calls_per_second: 10_000,
         clock: Clock::system(),
-        hub,
+        hub: hub.clone(),
     });
     let gateway = serve(gateway.unwrap().into_router(Drain::new())).await;
-    Edge { gateway, reached, headers, folder }
+    Edge { gateway, reached, headers, hub, folder }
 }
 
 impl Edge {
@@ -92,6 +99,21 @@ impl Edge {
         let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         let problem: Value = serde_json::from_str(body).unwrap_or_default();
         (status, problem["type"].as_str().unwrap_or_default().trim_start_matches("urn:pim:problem:").to_owned())
+    }
+
+    /// Every call hangs.
+    fn stall(&self) {
+        let now = Clock::system().now();
+        self.hub.chaos().take(&[ChaosFlag {
+            id: ChaosFlag::id_of(ChaosPoint::Gateway),
+            version: 1,
+            point: ChaosPoint::Gateway.name().to_owned(),
+            fault: FaultName::Stall,
+            latency_ms: 0,
+            percent: 100,
+            began_at: now,
+            ends_at: now.plus(Duration::from_secs(600)),
+        }]);
     }
 
     async fn token(&self, role: &str) -> String {
@@ -189,6 +211,38 @@ async fn more_than_the_rate_allows() {
     }
     assert_eq!(answers[0].0, 200, "{answers:?}");
     assert_eq!(answers[3], (429, "rate-limited".to_owned()), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_keep_operators_from_a_fault_of_its_own() {
+    let edge = narrow(1000, 1).await;
+    edge.stall();
+    let long = format!("POST /v1/billing-cycles HTTP/1.1\r\n{HEAD}Content-Length: 0\r\n\r\n");
+    let ended = async {
+        while edge.hub.chaos().struck(ChaosPoint::Gateway) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let read = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}\r\n");
+        assert_eq!(edge.raw(&read).await, (503, "overloaded".to_owned()), "the one place is taken");
+        let sre = edge.token("sre").await;
+        let call = "DELETE /v1/admin/chaos/flags/gateway HTTP/1.1\r\nIdempotency-Key: k\r\n";
+        assert_eq!(edge.raw(&format!("{call}{HEAD}Authorization: Bearer {sre}\r\n\r\n")).await.0, 200);
+        assert_eq!(edge.reached.load(Ordering::SeqCst), 1, "the one that ends it");
+    };
+    tokio::select! {
+        answer = edge.raw(&long) => panic!("a call that hangs: {answer:?}"),
+        () = ended => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_hold_a_struck_call_for_longer_than_its_route_may_take() {
+    let edge = edge(1000).await;
+    edge.stall();
+    let read = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}\r\n");
+    let answer =
+        tokio::time::timeout(Duration::from_secs(60), edge.raw(&read)).await.expect("long before the lease ends");
+    assert_eq!(answer, (504, "deadline-exceeded".to_owned()));
 }
 
 fn left_ms(headers: &HeaderMap) -> u64 {
