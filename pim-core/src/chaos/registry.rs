@@ -2,10 +2,11 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
 
 use super::lease::{Fault, LATENCY_MAX, LEASE_MAX, Lease, LeaseError, Share};
 use crate::clock::Clock;
@@ -15,7 +16,7 @@ use crate::role::ClosedEnum;
 const SHORTEST: Duration = Duration::from_millis(1);
 /// How soon a waiting call notices that its lease was ended early.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const NOTHING: i64 = i64::MIN;
+const NOTHING: u64 = 0;
 
 /// A call that failed on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,11 +81,25 @@ struct Shared {
 
 #[derive(Debug)]
 struct Slot {
-    /// End of the lease in microseconds, or [`NOTHING`]: all that an untouched call looks at.
-    ends_at: AtomicI64,
-    lease: ArcSwapOption<Lease>,
+    /// Which arming is in force, or [`NOTHING`]: all that an untouched call looks at.
+    armed: AtomicU64,
+    armings: AtomicU64,
+    lease: ArcSwapOption<Armed>,
     calls: AtomicU64,
     struck: AtomicU64,
+}
+
+/// A lease, and its end by a clock that nobody can set back: a wall clock that is must not prolong it.
+#[derive(Debug)]
+struct Armed {
+    lease: Lease,
+    until: Instant,
+}
+
+impl Armed {
+    fn is_in_force(&self, clock: &Clock) -> bool {
+        self.lease.ends_at > clock.now() && self.until > Instant::now()
+    }
 }
 
 impl<P: ClosedEnum> ChaosRegistry<P> {
@@ -92,7 +107,8 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         let empty = || Slot {
-            ends_at: AtomicI64::new(NOTHING),
+            armed: AtomicU64::new(NOTHING),
+            armings: AtomicU64::new(NOTHING),
             lease: ArcSwapOption::empty(),
             calls: AtomicU64::new(0),
             struck: AtomicU64::new(0),
@@ -101,7 +117,8 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
         Self { shared: Arc::new(Shared { clock, slots }), points: PhantomData }
     }
 
-    /// Puts a fault in force at a point, in place of the one before, for `duration` and no longer.
+    /// Puts a fault in force at a point, in place of the one before, for `duration` and no longer: neither by the registry's
+    /// clock nor by the time that passes.
     ///
     /// # Errors
     /// [`LeaseError`] for a duration above [`LEASE_MAX`] or a latency above [`LATENCY_MAX`], or none.
@@ -116,8 +133,8 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
         let lease = Lease { fault, share, began_at, ends_at: began_at.plus(duration) };
         let slot = self.slot(point);
         slot.calls.store(0, Ordering::Relaxed);
-        slot.lease.store(Some(Arc::new(lease)));
-        slot.ends_at.store(lease.ends_at.as_micros(), Ordering::Release);
+        slot.lease.store(Some(Arc::new(Armed { lease, until: Instant::now() + duration })));
+        slot.armed.store(slot.armings.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
         Ok(lease)
     }
 
@@ -125,9 +142,9 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
     #[must_use = "says whether there was anything to end"]
     pub fn disarm(&self, point: P) -> Option<Lease> {
         let slot = self.slot(point);
-        slot.ends_at.store(NOTHING, Ordering::Release);
+        slot.armed.store(NOTHING, Ordering::Release);
         let ended = slot.lease.swap(None)?;
-        (ended.ends_at > self.shared.clock.now()).then_some(*ended)
+        ended.is_in_force(&self.shared.clock).then_some(ended.lease)
     }
 
     /// Ends every fault early.
@@ -141,7 +158,7 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
     #[must_use]
     pub fn lease(&self, point: P) -> Option<Lease> {
         let lease = self.slot(point).lease.load();
-        lease.as_deref().filter(|lease| lease.ends_at > self.shared.clock.now()).copied()
+        lease.as_deref().filter(|armed| armed.is_in_force(&self.shared.clock)).map(|armed| armed.lease)
     }
 
     /// Every point with a fault in force.
@@ -163,17 +180,17 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
     /// # Errors
     /// [`Injected`] when the fault is [`Fault::Error`].
     pub async fn inject(&self, point: P) -> Result<(), Injected> {
-        if self.slot(point).ends_at.load(Ordering::Acquire) == NOTHING {
-            return Ok(());
+        match self.slot(point).armed.load(Ordering::Acquire) {
+            NOTHING => Ok(()),
+            armed => self.strike(point, armed).await,
         }
-        self.strike(point).await
     }
 
-    async fn strike(&self, point: P) -> Result<(), Injected> {
+    async fn strike(&self, point: P, armed: u64) -> Result<(), Injected> {
         let slot = self.slot(point);
         let Some(lease) = self.lease(point) else {
-            // It has ended by itself: the next call need not look at the clock.
-            self.forget(slot);
+            // It has ended by itself: the next call need not look at the clock, unless a new one came in between.
+            let _newer = slot.armed.compare_exchange(armed, NOTHING, Ordering::AcqRel, Ordering::Relaxed);
             return Ok(());
         };
         if !lease.share.strikes(slot.calls.fetch_add(1, Ordering::Relaxed)) {
@@ -190,22 +207,14 @@ impl<P: ClosedEnum> ChaosRegistry<P> {
 
     /// Waits, but only while the very same lease is in force.
     async fn hold(&self, point: P, lease: &Lease, wait: Duration) {
-        let until = tokio::time::Instant::now() + wait;
+        let until = Instant::now() + wait;
         while self.lease(point).as_ref() == Some(lease) {
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             let of_lease = lease.ends_at.since(self.shared.clock.now());
             if left.is_zero() {
                 return;
             }
             tokio::time::sleep(left.min(of_lease).min(LOOK_EVERY)).await;
-        }
-    }
-
-    /// Clears what has ended, unless a new lease came in between.
-    fn forget(&self, slot: &Slot) {
-        let ended = slot.ends_at.load(Ordering::Acquire);
-        if ended <= self.shared.clock.now().as_micros() {
-            let _newer = slot.ends_at.compare_exchange(ended, NOTHING, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

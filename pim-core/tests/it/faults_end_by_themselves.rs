@@ -82,6 +82,26 @@ async fn a_stalled_call_goes_on_when_the_lease_ends_or_is_ended() {
     assert!(outcome.is_ok());
 }
 
+/// As if it were set back all the time.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_prolongs_no_lease() {
+    let (chaos, _stands_still) = registry();
+    chaos.arm(Point::Commit, Fault::Error, Share::ALL, LEASE_MAX).unwrap();
+    chaos.arm(Point::Relay, Fault::Stall, Share::ALL, LEASE_MAX).unwrap();
+    let stalled = tokio::spawn({
+        let chaos = chaos.clone();
+        async move { chaos.inject(Point::Relay).await }
+    });
+    sleep(LEASE_MAX - Duration::from_millis(1)).await;
+    assert!(chaos.inject(Point::Commit).await.is_err() && !stalled.is_finished());
+    sleep(Duration::from_millis(1)).await;
+    assert!(chaos.inject(Point::Commit).await.is_ok());
+    assert_eq!((chaos.active(), chaos.disarm(Point::Relay)), (vec![], None));
+    assert!(timeout(SECOND, stalled).await.unwrap().unwrap().is_ok());
+    chaos.arm(Point::Commit, Fault::Error, Share::ALL, SECOND).unwrap();
+    assert!(chaos.inject(Point::Commit).await.is_err(), "the same end by the clock, but another lease");
+}
+
 #[tokio::test]
 async fn a_share_strikes_exactly_so_many_of_a_hundred() {
     for percent in [1, 7, 50, 99, 100] {
