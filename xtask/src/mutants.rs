@@ -1,6 +1,6 @@
 //! Source patches that remove one guard each; a named test must go red for every one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,9 @@ pub(crate) const CATALOGUE: &str = "examples/testkit/mutants.toml";
 
 /// Longest build or run of one test. Without its guard a test may well wait for ever, and has noticed then.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// What the verdict on a mutant begins with whose test noticed.
+const CAUGHT: &str = "caught";
 
 /// A package and the features that it is built with.
 type Build<'m> = (&'m str, Option<&'m str>);
@@ -84,12 +87,23 @@ pub(crate) fn unfit(sources: &[PathBuf]) -> Result<Vec<String>> {
         if found != 1 {
             unfit.push(format!("the patch `{}` fits {} {found} times, not once", mutant.name, mutant.file.display()));
         }
-        let test = format!("fn {}(", mutant.test.rsplit("::").next().unwrap_or(&mutant.test));
-        if !texts.values().any(|text| text.contains(&test)) {
+        if !texts.iter().any(|(source, text)| holds(source, text, &mutant.test)) {
             unfit.push(format!("the test of `{}` does not exist: {}", mutant.name, mutant.test));
         }
     }
     Ok(unfit)
+}
+
+/// Whether a source has the test of this path. Its innermost module is the file, or stands in it.
+fn holds(source: &Path, text: &str, test: &str) -> bool {
+    let mut path = test.rsplit("::");
+    let function = path.next().unwrap_or(test);
+    let module = path.find(|module| *module != "tests");
+    let is_there = module.map_or_else(
+        || source.ends_with("lib.rs") || source.ends_with("main.rs"),
+        |module| source.file_stem().is_some_and(|stem| stem == module) || text.contains(&format!("mod {module} {{")),
+    );
+    is_there && text.contains(&format!("fn {function}("))
 }
 
 /// Applies the mutants of an area, or those whose name contains the text, one after the other and prints the table.
@@ -101,7 +115,10 @@ pub(crate) fn run(asked: &str) -> Result<()> {
         packages.entry(mutant.build()).or_default().push(mutant);
     }
     if packages.is_empty() {
-        return Err(Failure::Usage.because(format!("no mutant belongs to the area `{asked}` or has it in its name")));
+        let areas: BTreeSet<_> = catalogue.iter().map(|mutant| mutant.area.as_str()).collect();
+        let areas = areas.into_iter().collect::<Vec<_>>().join(", ");
+        let refusal = format!("no mutant belongs to the area `{asked}` or has it in its name; areas: {areas}");
+        return Err(Failure::Usage.because(refusal));
     }
     let scratch = target_dir().join("mutants");
     let worktree = Worktree::add(&scratch)?;
@@ -112,7 +129,7 @@ pub(crate) fn run(asked: &str) -> Result<()> {
         for mutant in mutants {
             let verdict = worktree.verdict_on(mutant, healthy.get(mutant.test.as_str()).copied())?;
             tried += 1;
-            survivors += usize::from(verdict != "caught");
+            survivors += usize::from(!verdict.starts_with(CAUGHT));
             println!("{:<54} {:<84} {verdict}", mutant.name, mutant.test);
         }
     }
@@ -142,7 +159,10 @@ impl Worktree {
         for target in TARGETS {
             let is_built = self.builds(package, target)?;
             for mutant in mutants {
-                if is_built && !healthy.contains_key(mutant.test.as_str()) && self.passes(mutant, target)? {
+                if is_built
+                    && !healthy.contains_key(mutant.test.as_str())
+                    && self.tries(mutant, target)? == Outcome::Green
+                {
                     healthy.insert(mutant.test.as_str(), target);
                 }
             }
@@ -160,34 +180,29 @@ impl Worktree {
         let Some(target) = healthy_in else { return Ok("RED WITHOUT THE MUTANT") };
         std::fs::write(&file, healthy.replace(&mutant.find, &mutant.replace))?;
         let compiles = self.builds(mutant.build(), target)?;
-        let survived = compiles && self.passes(mutant, target)?;
+        let outcome = if compiles { Some(self.tries(mutant, target)?) } else { None };
         std::fs::write(&file, healthy)?;
-        Ok(match (compiles, survived) {
-            (false, _) => "STALE: the mutant does not compile",
-            (true, true) => "SURVIVED",
-            (true, false) => "caught",
-        })
+        Ok(outcome.map_or("STALE: the mutant does not compile", Outcome::verdict))
     }
 
     /// Builds tests of a package; the end-to-end suites start the programs as they are then.
     fn builds(&self, (package, features): Build<'_>, target: &str) -> Result<bool> {
         if package == "pim-testkit" {
             let programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
-            if run_bounded(programs)?.is_none() {
+            if !run_bounded(programs)?.is_well() {
                 return Ok(false);
             }
         }
         let mut tests = self.test_of((package, features), target);
         tests.arg("--no-run");
-        Ok(run_bounded(tests)?.is_some())
+        Ok(run_bounded(tests)?.is_well())
     }
 
-    /// Whether the named test ran and passed; a test that does not exist has not passed.
-    fn passes(&self, mutant: &Mutant, target: &str) -> Result<bool> {
+    /// How the named test ends.
+    fn tries(&self, mutant: &Mutant, target: &str) -> Result<Outcome> {
         let mut command = self.test_of(mutant.build(), target);
         command.args(["--", "--include-ignored", "--exact", &mutant.test]);
-        let text = run_bounded(command)?;
-        Ok(text.is_some_and(|text| text.contains(&format!("test {} ... ok", mutant.test))))
+        Ok(Outcome::of(&run_bounded(command)?, &mutant.test))
     }
 
     fn test_of(&self, (package, features): Build<'_>, target: &str) -> Command {
@@ -209,8 +224,53 @@ impl Worktree {
     }
 }
 
-/// What a command printed when it ended well; nothing when it failed or took too long.
-fn run_bounded(mut command: Command) -> Result<Option<String>> {
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Green,
+    Red,
+    /// Not at all.
+    Endless,
+    /// The program of the test went away, or has no such test: it says nothing of the guard.
+    Untold,
+}
+
+impl Outcome {
+    fn of(ended: &Ended, test: &str) -> Self {
+        let tells = |text: &str, word: &str| text.contains(&format!("test {test} ... {word}"));
+        match ended {
+            Ended::Well(text) if tells(text, "ok") => Self::Green,
+            Ended::Badly(text) if tells(text, "FAILED") => Self::Red,
+            Ended::Late => Self::Endless,
+            Ended::Well(_) | Ended::Badly(_) => Self::Untold,
+        }
+    }
+
+    const fn verdict(self) -> &'static str {
+        match self {
+            Self::Green => "SURVIVED",
+            Self::Red => CAUGHT,
+            Self::Endless => "caught: waits for ever",
+            Self::Untold => "UNTOLD: the test's program ended without a word of it",
+        }
+    }
+}
+
+/// How a command ended, with what it printed.
+#[derive(Debug)]
+enum Ended {
+    Well(String),
+    Badly(String),
+    Late,
+}
+
+impl Ended {
+    const fn is_well(&self) -> bool {
+        matches!(self, Self::Well(_))
+    }
+}
+
+fn run_bounded(mut command: Command) -> Result<Ended> {
     // A group of its own, so that a test that hangs goes with the programs it has started.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().context("cannot start cargo")?;
@@ -225,9 +285,9 @@ fn run_bounded(mut command: Command) -> Result<Option<String>> {
     let Ok(text) = ended.recv_timeout(PATIENCE) else {
         let _gone = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
         child.wait()?;
-        return Ok(None);
+        return Ok(Ended::Late);
     };
-    Ok(child.wait()?.success().then_some(text))
+    Ok(if child.wait()?.success() { Ended::Well(text) } else { Ended::Badly(text) })
 }
 
 impl Drop for Worktree {
@@ -240,4 +300,37 @@ fn git(args: &[&str], path: &Path) -> Command {
     let mut command = Command::new("git");
     command.current_dir(root()).args(args).arg(path);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEST: &str = "postgres::fence::nobody_passes";
+
+    #[test]
+    fn a_mutant_is_caught_by_its_test_and_by_nothing_else() {
+        let told = |word: &str| format!("running 1 test\ntest {TEST} ... {word}\n");
+        let verdict = |ended| Outcome::of(&ended, TEST).verdict();
+        assert_eq!(verdict(Ended::Badly(told("FAILED"))), CAUGHT);
+        assert!(verdict(Ended::Late).starts_with(CAUGHT));
+        assert_eq!(verdict(Ended::Well(told("ok"))), "SURVIVED");
+        // No server was to be had, memory was short, the test has another name by now.
+        for ended in
+            [Ended::Badly(String::new()), Ended::Badly(told("ok")), Ended::Well("running 0 tests\n".to_owned())]
+        {
+            assert!(!verdict(ended).starts_with(CAUGHT));
+        }
+    }
+
+    #[test]
+    fn a_test_is_known_by_its_whole_path() {
+        let (source, text) = (Path::new("pim-data/tests/it/postgres/fence.rs"), "async fn nobody_passes() {}");
+        assert!(holds(source, text, TEST));
+        assert!(holds(source, text, "postgres::fence::tests::nobody_passes"));
+        assert!(!holds(source, text, "nobody_passes"), "by its bare name none is run");
+        assert!(!holds(source, text, "postgres::fences::nobody_passes"));
+        assert!(!holds(source, text, "postgres::fence::somebody_passes"));
+        assert!(holds(Path::new("a/src/lib.rs"), "mod fence { fn nobody_passes() {} }", "fence::nobody_passes"));
+    }
 }
