@@ -2,10 +2,10 @@
 //! features would build most dependencies anew.
 
 use std::num::NonZero;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, thread};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::artifacts::Artifact;
 use crate::shell::must;
@@ -60,15 +60,53 @@ impl Built {
         Ok(Self(built))
     }
 
+    /// Refuses tests that there are none of: who runs no test of that name has shown nothing, and libtest says that all went well.
+    pub(super) fn has(&self, package: &str, arguments: &[&str]) -> Result<()> {
+        let listed = |it: &Artifact| {
+            let mut list = Command::new(&it.path);
+            list.current_dir(&it.folder).arg("--list").args(arguments).stderr(Stdio::null());
+            let output = list.output().with_context(|| format!("cannot run {}", it.path.display()))?;
+            Ok(tests_in(&String::from_utf8_lossy(&output.stdout)))
+        };
+        let numbers: Vec<usize> = self.of_package(package).map(listed).collect::<Result<_>>()?;
+        anyhow::ensure!(numbers.iter().sum::<usize>() > 0, "no test of {package} is run by {}", arguments.join(" "));
+        Ok(())
+    }
+
+    fn of_package<'a>(&'a self, package: &'a str) -> impl Iterator<Item = &'a Artifact> {
+        self.0.iter().filter(move |it| it.is_test && it.folder.ends_with(package))
+    }
+
     /// Runs the tests of a package, each program of it even when one before it failed.
     pub(super) fn run(&self, package: &str, arguments: &[&str], setting: Option<(&str, String)>) -> Result<()> {
-        let of_package = self.0.iter().filter(|it| it.is_test && it.folder.ends_with(package));
         let run = |it: &Artifact| {
             // Where cargo would run them.
             must(Command::new(&it.path).current_dir(&it.folder).args(arguments).envs(setting.clone()).envs(threads()))
         };
-        let outcomes: Vec<_> = of_package.map(run).collect();
+        let outcomes: Vec<_> = self.of_package(package).map(run).collect();
         anyhow::ensure!(!outcomes.is_empty(), "no tests of {package} were built");
         outcomes.into_iter().collect()
+    }
+}
+
+/// How many tests a program says that it has.
+fn tests_in(list: &str) -> usize {
+    list.lines().filter(|line| line.ends_with(": test")).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_name_that_no_test_has_is_refused() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let path = env::current_exe().expect("this test's program");
+        let built = Built(vec![Artifact { path, folder, is_test: true }]);
+        built.has("xtask", &["--nocapture", "a_name_that_no_test_has"]).expect("this test");
+        let refused = built.has("xtask", &["--ignored", "failovers_under_lode"]).expect_err("a slip of the pen");
+        assert_eq!(refused.to_string(), "no test of xtask is run by --ignored failovers_under_lode");
+        assert!(built.has("pim-data", &[]).is_err(), "nothing of it was built");
     }
 }

@@ -60,28 +60,27 @@ fn crash(kills: u32, engine: Engine, profile: Profile) -> Result<()> {
     let kills = ("LAB_TEST_CRASH_KILLS", kills.to_string());
     if engine == Engine::Postgres {
         lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-        return Built::on_servers(profile)?.run(
-            "testkit",
-            &["--ignored", "--nocapture", "kills_lose_nothing"],
-            Some(kills),
-        );
+        let tests = ["--ignored", "--nocapture", "kills_lose_nothing"];
+        return drill(&Built::on_servers(profile)?, "testkit", &tests, kills);
     }
     let tests = ["--nocapture", "crash_loses_nothing", "power_cuts_lose_nothing"];
-    Built::of_workspace(profile)?.run("testkit", &tests, Some(kills))
+    drill(&Built::of_workspace(profile)?, "testkit", &tests, kills)
 }
 
 fn moves(times: u32, profile: Profile) -> Result<()> {
     lacks_postgres().map_err(|why| Failure::Precondition.because(why))?;
     let times = ("LAB_TEST_MOVES", times.to_string());
-    Built::on_servers(profile)?.run("testkit", &["--nocapture", "moves_lose_nothing"], Some(times))
+    drill(&Built::on_servers(profile)?, "testkit", &["--nocapture", "moves_lose_nothing"], times)
 }
 
 /// A harness of pim-data that starts a primary and a standby of its own.
 fn on_servers(harness: &str, variable: &str, times: u32, profile: Profile) -> Result<()> {
     lacks_programs().map_err(|why| Failure::Precondition.because(why))?;
-    Built::on_servers(profile)?.run(
-        "pim-data",
-        &["--ignored", "--nocapture", harness],
-        Some((variable, times.to_string())),
-    )
+    let times = (variable, times.to_string());
+    drill(&Built::on_servers(profile)?, "pim-data", &["--ignored", "--nocapture", harness], times)
+}
+
+fn drill(built: &Built, package: &str, tests: &[&str], times: (&str, String)) -> Result<()> {
+    built.has(package, tests)?;
+    built.run(package, tests, Some(times))
 }
