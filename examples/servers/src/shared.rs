@@ -1,4 +1,5 @@
-//! The one server that the tests of a process share: given, in a container, or local, in this order.
+//! The one server that the tests of a process share: given, in a container, or local, in this order; in a container where that
+//! is required.
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -126,18 +127,38 @@ END $$"
     )
 }
 
+/// Where the server may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Given,
+    Container,
+    /// Nothing but a container will do, whatever else is to be had.
+    ContainerAlone,
+}
+
+impl Source {
+    const fn of(is_given: bool, needs_container: bool) -> Self {
+        match (is_given, needs_container) {
+            (_, true) => Self::ContainerAlone,
+            (true, false) => Self::Given,
+            (false, false) => Self::Container,
+        }
+    }
+}
+
 fn start() -> Result<PostgresServer, SharedError> {
-    if let Ok(dsn) = std::env::var(POSTGRES_VARIABLE) {
+    let given = std::env::var(POSTGRES_VARIABLE).ok();
+    let required = std::env::var(REQUIRE_VARIABLE).unwrap_or_default();
+    let source = Source::of(given.is_some(), required.split(',').any(|server| server == "docker"));
+    if let (Source::Given, Some(dsn)) = (source, given) {
         return Ok(PostgresServer { dsn, held: Held::Given });
     }
-    let container = match contained() {
-        Ok(server) => return Ok(server),
-        Err(why) => why,
-    };
-    if std::env::var(REQUIRE_VARIABLE).is_ok_and(|servers| servers.split(',').any(|server| server == "docker")) {
-        return Err(SharedError::NoContainer { why: container });
-    }
-    local().map_err(|why| SharedError::Nowhere { container, local: why.to_string() })
+    contained().or_else(|container| match source {
+        Source::ContainerAlone => Err(SharedError::NoContainer { why: container }),
+        Source::Given | Source::Container => {
+            local().map_err(|why| SharedError::Nowhere { container, local: why.to_string() })
+        }
+    })
 }
 
 fn local() -> Result<PostgresServer, LocalError> {
@@ -158,4 +179,17 @@ fn contained() -> Result<PostgresServer, String> {
 #[cfg(not(feature = "containers"))]
 fn contained() -> Result<PostgresServer, String> {
     Err("built without the feature `containers`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Source;
+
+    #[test]
+    fn a_server_that_is_given_is_not_taken_for_a_container_that_is_required() {
+        assert_eq!(Source::of(true, true), Source::ContainerAlone);
+        assert_eq!(Source::of(false, true), Source::ContainerAlone);
+        assert_eq!(Source::of(true, false), Source::Given);
+        assert_eq!(Source::of(false, false), Source::Container);
+    }
 }
