@@ -307,14 +307,33 @@ async fn measure_writes(bench: &Arc<ServerBench>, secrets: &BenchSecrets, names:
 }
 
 /// Reads of one row, each of them in turn with a bare select of it.
-async fn measure_reads(bench: Arc<ServerBench>, mut peer: PgConnection) -> Measure {
+/// Whom a policy lets see a row.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// Whoever sees all.
+    ByAll,
+    /// Whose it is, so that each row is asked for it.
+    ByItsOwn,
+}
+
+impl Seen {
+    fn permit(self, id: Id<Customer>) -> Permit<Read> {
+        let permit = Permit::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
+        match self {
+            Self::ByAll => permit,
+            Self::ByItsOwn => permit.narrowed(id.uuid()),
+        }
+    }
+}
+
+async fn measure_reads(bench: Arc<ServerBench>, mut peer: PgConnection, seen: Seen) -> Measure {
     let _awake = Awake::all();
-    let permit = Permit::<Read>::system(SystemScope::new("bench"), BenchAction::Look, BenchResource::Account);
     let mut measure = Measure { rounds: Vec::new() };
     for _ in 0..15 {
         let cx = context(None);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for id in bench.accounts.iter().cycle().take(1_000) {
+            let permit = seen.permit(*id);
             let begun = Instant::now();
             let row = bench.cluster.read::<Account>(&cx, &permit, *id, &Consistency::Strong).await.expect("reads");
             std::hint::black_box(row.expect("is there"));
@@ -348,11 +367,13 @@ async fn measure_one_shard(run: &str, folder: &Path) {
     measure_writes(&from_afar, &far_secrets, &far).await;
     drop(from_afar);
 
-    // Somebody whom no policy binds.
-    let peer = secrets.connect(None, &shard).await;
-    // A task, as a request is in a service.
-    let reads = tokio::spawn(measure_reads(Arc::clone(&bench), peer));
-    reads.await.expect("reads").print("data/server/one-row-read", 1.15, false);
+    for (seen, name) in [(Seen::ByAll, "one-row-read"), (Seen::ByItsOwn, "one-row-read-of-ones-own")] {
+        // Somebody whom no policy binds.
+        let peer = secrets.connect(None, &shard).await;
+        // A task, as a request is in a service.
+        let reads = tokio::spawn(measure_reads(Arc::clone(&bench), peer, seen));
+        reads.await.expect("reads").print(&format!("data/server/{name}"), 1.15, false);
+    }
     assert!(bench.cluster.verify_audit().await.expect("reads").verified, "both sides wrote one sound trail");
     drop(bench);
     secrets.drop_databases(&NAMES).await;
