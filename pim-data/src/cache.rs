@@ -1,9 +1,12 @@
 //! Reference data in memory: one flight a key, a time to live, and versions that never go back.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moka::Entry;
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use uuid::Uuid;
 
 /// Bounds of a cache.
@@ -68,7 +71,9 @@ impl<V: Clone + Send + Sync + 'static> ReferenceCache<V> {
         let entries = Cache::builder().max_capacity(settings.entries_max).time_to_live(settings.ttl).build();
         // A load that began before an event may end after it: floors must live at least as long as any load.
         let life = settings.ttl.max(Duration::from_secs(60));
-        let floors = Cache::builder().max_capacity(settings.entries_max).time_to_live(life).build();
+        // The newest are the ones that a load in flight may not know of.
+        let floors = Cache::builder().max_capacity(settings.entries_max).time_to_live(life);
+        let floors = floors.eviction_policy(EvictionPolicy::lru()).build();
         Self { entries, floors }
     }
 
@@ -117,9 +122,9 @@ impl<V: Clone + Send + Sync + 'static> ReferenceCache<V> {
 
     /// An event said that the row now has `version`; one that is not above what is known changes nothing.
     pub async fn invalidate(&self, key: Uuid, version: u64) {
-        if self.floors.get(&key).await.is_none_or(|floor| floor < version) {
-            self.floors.insert(key, version).await;
-        }
+        // In one step: of two that are told at once the higher one stays.
+        let highest = |floor: Option<Entry<Uuid, u64>>| ready(floor.map_or(version, |it| it.into_value().max(version)));
+        self.floors.entry(key).and_upsert_with(highest).await;
         if let Some(entry) = self.entries.get(&key).await.filter(|entry| entry.version < version) {
             self.forget(key, &entry).await;
         }
@@ -223,6 +228,20 @@ mod tests {
         assert_eq!(read(&cache, 0, &reads, 5).await, 5);
         assert_eq!(read(&cache, 0, &reads, 5).await, 5);
         assert_eq!(reads.load(Ordering::SeqCst), 3);
+    }
+
+    /// Guard: where there is room for few, the newest word of an event is kept, not the first one.
+    #[tokio::test]
+    async fn nor_where_many_events_came_before() {
+        let cache = ReferenceCache::new(CacheSettings { entries_max: 4, ..CacheSettings::default() });
+        let reads = AtomicU64::new(0);
+        for _ in 0..50 {
+            cache.invalidate(Uuid::new_v4(), 1).await;
+        }
+        cache.invalidate(Uuid::nil(), 5).await;
+        cache.floors.run_pending_tasks().await;
+        assert_eq!(read(&cache, 0, &reads, 4).await, 4);
+        assert_eq!(read(&cache, 0, &reads, 5).await, 5);
     }
 
     #[tokio::test]
