@@ -84,12 +84,28 @@ const TURN_ON: SqlPair = SqlPair::postgres(
      ON CONFLICT (one) DO UPDATE SET is_on = true WHERE NOT d.is_on RETURNING since, is_on",
 );
 const TURN_OFF: SqlPair = SqlPair::postgres("UPDATE pim_degraded SET is_on = false WHERE is_on RETURNING since, is_on");
-const PRESENT: SqlPair = SqlPair::postgres("SELECT since, is_on FROM pim_degraded");
-const CONFIRMED: SqlPair = SqlPair::postgres("DELETE FROM pim_degraded WHERE NOT is_on");
+/// Which turn it is the last of is told by the transaction that wrote the row.
+const PRESENT: SqlPair = SqlPair::postgres("SELECT since, is_on, xmin::text FROM pim_degraded");
+/// What somebody has turned on and off again meanwhile is confirmed to nobody yet.
+const CONFIRMED: SqlPair = SqlPair::postgres("DELETE FROM pim_degraded WHERE NOT is_on AND xmin::text = ?");
 
 /// Every statement of this room.
 pub(crate) fn pairs() -> [SqlPair; 6] {
     [UNHURRIED, LAST, TURN_ON, TURN_OFF, PRESENT, CONFIRMED]
+}
+
+/// What the setting is after a turn.
+struct Turned {
+    degraded: Degraded,
+    /// The transaction that made it so.
+    by: String,
+}
+
+impl Turned {
+    fn of(row: &Row) -> Result<Option<Self>, DbError> {
+        let Some(degraded) = Degraded::of(row, 0)? else { return Ok(None) };
+        Ok(Some(Self { degraded, by: row.text(2)?.to_owned() }))
+    }
 }
 
 /// One turn of the setting.
@@ -123,9 +139,9 @@ impl Cluster {
         let open = self.to_degrade(permit, shard)?;
         let turn = Turn::new(self, cx, permit.system_scope(), &open)?;
         let change = Statement::of(TURN_ON).bind(self.clock().now());
-        let degraded = turn.make("degrade", reason, &[change]).await?;
+        let turned = turn.make("degrade", reason, &[change]).await?;
         turn.group.heed(turn.until, Some(DegradedStage::On)).await;
-        degraded.ok_or(DegradeError::Shard { shard, source: DbError::Closed })
+        turned.map(|turned| turned.degraded).ok_or(DegradeError::Shard { shard, source: DbError::Closed })
     }
 
     /// Has a shard's commits wait for its standbys again, and asks these to confirm what was acknowledged without them.
@@ -145,10 +161,10 @@ impl Cluster {
         let open = self.to_degrade(permit, shard)?;
         let turn = Turn::new(self, cx, permit.system_scope(), &open)?;
         let change = [Statement::of(LAST), Statement::of(TURN_OFF)];
-        let mut degraded = turn.make("end_degrading", reason, &change).await?;
-        if degraded.is_some() && turn.is_confirmed().await? {
-            degraded = turn.forget().await?;
-        }
+        let degraded = match turn.make("end_degrading", reason, &change).await? {
+            Some(turned) if turn.is_confirmed().await? => turn.forget(turned.by).await?,
+            turned => turned.map(|turned| turned.degraded),
+        };
         turn.group.heed(turn.until, degraded.map(|degraded| degraded.stage)).await;
         Ok(degraded)
     }
@@ -184,7 +200,7 @@ impl<'a> Turn<'a> {
         action: &'static str,
         reason: &Reason,
         change: &[Statement],
-    ) -> Result<Option<Degraded>, DegradeError> {
+    ) -> Result<Option<Turned>, DegradeError> {
         let mut tries = 1;
         loop {
             // Whoever waits for a standby holds a lane of the audit trail meanwhile, and perhaps this one. Whoever has only begun
@@ -202,7 +218,7 @@ impl<'a> Turn<'a> {
         action: &'static str,
         reason: &Reason,
         change: &[Statement],
-    ) -> Result<Option<Degraded>, DegradeError> {
+    ) -> Result<Option<Turned>, DegradeError> {
         let lane = Lane::all().next().ok_or(DbError::Closed).map_err(self.failed())?;
         let mut first = vec![Statement::of(UNHURRIED)];
         first.extend_from_slice(change);
@@ -213,7 +229,7 @@ impl<'a> Turn<'a> {
         let made = async {
             let (tx, answers) = self.owner.begin_until(self.until, &first).await?;
             let row = |index: usize| answers.get(index).and_then(|rows| rows.first());
-            let present = row(changed + 1).map(|row| Degraded::of(row, 0)).transpose()?.flatten();
+            let present = row(changed + 1).map(Turned::of).transpose()?.flatten();
             if row(changed).is_none() {
                 // Nothing has changed, whatever becomes of that.
                 let _unanswered = tx.rollback().await;
@@ -223,7 +239,7 @@ impl<'a> Turn<'a> {
             let facts = json!({
                 "reason": reason.as_str(),
                 "shard": (self.shard != CONTROL).then_some(self.shard.0),
-                "since": present.map(|present| present.since.as_micros()),
+                "since": present.as_ref().map(|present| present.degraded.since.as_micros()),
                 "system": self.system.map(SystemScope::reason),
             });
             let record = Record::of_shard(self.cx, self.cluster.clock().now(), lane, action, facts);
@@ -245,12 +261,12 @@ impl<'a> Turn<'a> {
     }
 
     /// What is confirmed need not be told any more. That this waits for nobody is safe: lost, it is told once more.
-    async fn forget(&self) -> Result<Option<Degraded>, DegradeError> {
+    async fn forget(&self, by: String) -> Result<Option<Degraded>, DegradeError> {
         let forgotten = async {
             let tx = self.owner.begin_until(self.until, &[Statement::of(UNHURRIED)]).await?.0;
-            let answers = tx.commit_with(vec![Statement::of(CONFIRMED), Statement::of(PRESENT)]).await?;
+            let answers = tx.commit_with(vec![Statement::of(CONFIRMED).bind(by), Statement::of(PRESENT)]).await?;
             let row = answers.last().and_then(|rows| rows.first());
-            Ok(row.map(|row| Degraded::of(row, 0)).transpose()?.flatten())
+            Ok(row.map(Turned::of).transpose()?.flatten().map(|turned| turned.degraded))
         };
         forgotten.await.map_err(self.failed())
     }

@@ -353,6 +353,34 @@ async fn and_taking_it_back_waits_for_whoever_commits_alone() {
     assert_eq!(ending.await.expect("no panic").expect("is told"), None);
 }
 
+/// Guard: what one of them has had confirmed is not what another has acknowledged alone since.
+#[tokio::test]
+async fn whoever_forgets_it_forgets_no_later_turn() {
+    let world = World::new(1).await;
+    let powerful = world.powerful(HERE).await;
+    let mut ended = powerful.begin().await.expect("begins");
+    ended.script("INSERT INTO pim_degraded (one, is_on, since) VALUES (1, false, 7)").await.expect("is there");
+    ended.commit().await.expect("commits");
+    let mut other = powerful.begin().await.expect("begins");
+    other.script("SELECT FROM pim_degraded FOR UPDATE").await.expect("holds it");
+    let forgetting = tokio::spawn({
+        let (cluster, cx) = (world.cluster.clone(), request(PATIENCE));
+        async move { cluster.end_degrading(&cx, &write(ShopResource::Account), HERE, &reason()).await }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+        AND query LIKE 'DELETE FROM pim_degraded%'";
+    while powerful.query(asked(waits)).await.expect("reads")[0].count(0).expect("a number") == 0 {
+        assert!(!forgetting.is_finished(), "it waits for nobody");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    other.script("UPDATE pim_degraded SET is_on = true").await.expect("is on");
+    other.script("UPDATE pim_degraded SET is_on = false").await.expect("is off");
+    other.commit().await.expect("commits");
+    assert_eq!(stage(forgetting.await.expect("no panic").expect("is told")), Some(DegradedStage::Ending));
+    let again = world.cluster.end_degrading(&request(PATIENCE), &write(ShopResource::Account), HERE, &reason()).await;
+    assert_eq!(again.expect("is told"), None);
+}
+
 #[tokio::test]
 async fn or_is_refused_by_name() {
     let world = World::new(1).await;
