@@ -212,15 +212,21 @@ impl Cluster {
     /// # async fn census<E: Entity>(cluster: &Cluster, cx: &RequestContext, permit: &Permit<Read>)
     /// # -> Result<usize, Box<dyn std::error::Error>> {
     /// let (mut count, mut page) = (0, Page { after: None, limit: 500 });
-    /// loop {
+    /// // However often maps change meanwhile, it ends.
+    /// for _ in 0..10_000 {
     ///     let gathered = cluster.list_across::<E>(cx, permit, FanOut::because("census"), page, &Consistency::Eventual).await?;
     ///     if let Some(failure) = gathered.failed.into_iter().next() {
     ///         return Err(failure.into());
     ///     }
+    ///     match gathered.next {
+    ///         Next::After(id) => page.after = Some(id),
+    ///         Next::End => return Ok(count + gathered.rows.len()),
+    ///         // A bucket moved while its rows were looked for: the page is not whole.
+    ///         Next::Again => continue,
+    ///     }
     ///     count += gathered.rows.len();
-    ///     let Next::After(id) = gathered.next else { return Ok(count) };
-    ///     page.after = Some(id);
     /// }
+    /// Err("the census has no end".into())
     /// # }
     /// ```
     ///
@@ -256,8 +262,10 @@ impl Cluster {
         asked_by: MapVersion,
         gathered: Gathered<R, P>,
     ) -> Gathered<R, P> {
-        let _newest = self.refresh_map_until(cx.deadline().instant()).await;
-        let next = if self.map().version() == asked_by { gathered.next } else { Next::Again };
+        let _late = self.refresh_map_until(cx.deadline().instant()).await;
+        // A map that is there and not in use yet counts, as does one that cannot be read.
+        let is_newest = self.0.directory.newest_map().is_ok_and(|newest| newest.version() == asked_by);
+        let next = if is_newest && self.map().version() == asked_by { gathered.next } else { Next::Again };
         Gathered { next, ..gathered }
     }
 }

@@ -218,3 +218,18 @@ async fn the_trail_is_asked_for_within_bounds() {
     let refused = ask(cx(), &own, CENSUS).await.expect_err("the scope is narrow");
     assert!(matches!(refused, FanOutError::Narrow { reason: "census" }), "{refused}");
 }
+
+/// Guard: the shards of a map that is not in use here yet were not asked, nor those of one that cannot be read.
+#[tokio::test]
+async fn a_page_is_not_the_last_while_another_map_may_be_there() {
+    let world = World::new(2).await;
+    world.register().await;
+    assert_eq!(page(&world, None, 500).await.next, Next::End);
+    let map = world.cluster.data_dir().join("shard-map.toml");
+    let sound = std::fs::read_to_string(&map).expect("reads");
+    std::fs::write(&map, "what another program is writing").expect("writes");
+    let meanwhile = page(&world, None, 500).await;
+    assert_eq!((meanwhile.failed.len(), meanwhile.next), (0, Next::Again));
+    std::fs::write(&map, sound).expect("writes");
+    assert_eq!(page(&world, None, 500).await.next, Next::End);
+}
