@@ -122,7 +122,7 @@ impl Cluster {
     ) -> Result<Option<E>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let strong = &Consistency::Strong;
-        let (rows, _) = self.fetch::<E>(cx, permit, (&shard, None), strong, &Filter::Id(id.uuid())).await?;
+        let Found { rows, .. } = self.fetch::<E>(cx, permit, (&shard, None), strong, &Filter::Id(id.uuid())).await?;
         rows.first().map(|row| Ok(from_row::<E>(row, 1)?)).transpose()
     }
 
@@ -139,7 +139,7 @@ impl Cluster {
     ) -> Result<Option<Loaded<E>>, ReadError> {
         let shard = self.home_shard(CONTROL)?;
         let (strong, filter) = (&Consistency::Strong, Filter::Numbered(id.uuid()));
-        let (rows, _) = self.fetch::<E>(cx, permit, (&shard, None), strong, &filter).await?;
+        let Found { rows, .. } = self.fetch::<E>(cx, permit, (&shard, None), strong, &filter).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let value = from_row::<E>(row, 1)?;
         let n = if *row.get(0) == Value::Null { 0 } else { row.count(0)? };
@@ -198,8 +198,8 @@ impl Cluster {
                 Err(ReadError::Database(DbError::Closed)) if self.is_replaced(&shard) => continue,
                 found => found?,
             };
-            let (rows, is_believed) = found;
-            let is_found = is_believed || (!rows.is_empty() && nearby::is_met_by(consistency, &rows)?);
+            let Found { rows, by } = found;
+            let is_found = by == By::Replica || (!rows.is_empty() && nearby::is_met_by(consistency, &rows)?);
             if is_found || !self.has_left(route, cx.deadline(), tries).await? {
                 return Ok(rows);
             }
@@ -217,11 +217,10 @@ impl Cluster {
         consistency: &Consistency,
     ) -> Result<Vec<E>, ReadError> {
         let filter = Filter::Page { home: None, page };
-        let (rows, _) = self.fetch::<E>(cx, permit, (&self.home_shard(shard)?, None), consistency, &filter).await?;
-        rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
+        let found = self.fetch::<E>(cx, permit, (&self.home_shard(shard)?, None), consistency, &filter).await?;
+        found.rows.iter().map(|row| Ok(from_row::<E>(row, 1)?)).collect()
     }
 
-    /// Rows, and whether nobody has to be asked about them: a replica has looked for the bucket as well, if it found nothing.
     async fn fetch<E: Entity>(
         &self,
         cx: &RequestContext,
@@ -229,7 +228,7 @@ impl Cluster {
         (shard, bucket): (&Shard, Option<Bucket>),
         consistency: &Consistency,
         filter: &Filter,
-    ) -> Result<(Vec<Row>, bool), ReadError> {
+    ) -> Result<Found, ReadError> {
         let (calls, control) = (self.schema().calls(E::TABLE), shard.id() == CONTROL);
         if !self.schema().holds(E::TABLE, control) {
             return Err(ReadError::UnknownEntity { entity: E::TABLE.name, place: place_name(control) });
@@ -360,22 +359,35 @@ pub(crate) fn pairs(table: &Table, calls: Option<&Calls>) -> Vec<SqlPair> {
     scope::shapes().into_iter().flat_map(of_scope).collect()
 }
 
+/// What one shard answers.
+struct Found {
+    rows: Vec<Row>,
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// It has looked for the bucket as well, if it found nothing: nobody has to be asked whether that has moved.
+    Replica,
+    Primary,
+}
+
 async fn fetch<E: Entity>(
     cx: &RequestContext,
     permit: &Permit<Read>,
     (shard, bucket, calls): (&Shard, Option<Bucket>, Option<&Calls>),
     (consistency, most): (&Consistency, Option<Duration>),
     filter: &Filter,
-) -> Result<(Vec<Row>, bool), ReadError> {
+) -> Result<Found, ReadError> {
     check_resource::<E>(permit)?;
     let select = select(E::TABLE, shard.db().engine(), calls, permit.scope(), filter);
     let one = filter.is_one();
     let read = nearby::NearbyRead { cx, shard, bucket, consistency, most, select: &select, one };
     let _fallen_back = match read.answer().await? {
-        nearby::Answer::Rows(rows) => return Ok((rows, true)),
+        nearby::Answer::Rows(rows) => return Ok(Found { rows, by: By::Replica }),
         nearby::Answer::Primary(place) => place,
     };
-    Ok((query(cx, shard, select, one).await?, false))
+    Ok(Found { rows: query(cx, shard, select, one).await?, by: By::Primary })
 }
 
 /// The primary's answer. A read does nothing, so it may go to whoever is the primary next.
