@@ -144,8 +144,17 @@ const SUITES: &[Suite] = &[
         lacks: lacks_programs,
         package: "pim-data",
         of: Of::Servers,
-        flags: &["--ignored"],
+        flags: &["--ignored", "--skip", "a_full_disk"],
         tests: "postgres::",
+    },
+    Suite {
+        server: Server::Disk,
+        what: "a cluster on a server whose disk is full",
+        lacks: || lacks_disk().and_then(|()| lacks_programs()),
+        package: "pim-data",
+        of: Of::Servers,
+        flags: &["--ignored"],
+        tests: "postgres::a_full_disk",
     },
     Suite {
         server: Server::Postgres,
@@ -271,6 +280,9 @@ impl Suite {
         eprintln!("{}:", self.what);
         let named = args.filter.as_deref().unwrap_or(self.tests);
         let arguments: Vec<&str> = self.flags.iter().copied().chain([named]).filter(|it| !it.is_empty()).collect();
+        if args.filter.is_none() {
+            built.has(self.package, &arguments)?;
+        }
         // A suite must not take another server for one that is required.
         let required = args.require.contains(&Server::Docker);
         built.run(self.package, &arguments, required.then(|| (REQUIRE_VARIABLE, "docker".to_owned())))

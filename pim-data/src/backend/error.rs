@@ -208,7 +208,7 @@ impl DbError {
     pub fn fix(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unreachable { .. } | Self::Lost => {
-                "see whether its server runs, and can be reached by its connection string"
+                "see whether its server runs, has room on its disk, and can be reached by its connection string"
             }
             Self::NotLetIn { why, .. } => why.fix(),
             Self::Cancelled { .. } => "look for what holds locks there, or for load; `transaction_max` is the limit",

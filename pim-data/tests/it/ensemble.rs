@@ -29,7 +29,7 @@ pub(crate) const OTHER_DATABASE: &str = "shard-1";
 /// Longest wait for something that has to come about.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const ROLES: &str = "CREATE ROLE pim_app NOLOGIN;
+pub(crate) const ROLES: &str = "CREATE ROLE pim_app NOLOGIN;
 CREATE ROLE pim_test_owner LOGIN CREATEROLE PASSWORD 'only-for-tests';
 CREATE ROLE pim_test_app LOGIN PASSWORD 'only-for-tests' IN ROLE pim_app";
 

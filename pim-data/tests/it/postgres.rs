@@ -48,6 +48,7 @@ promises! {
 // What only a server promises.
 promises! {
     ensemble in "ensemble.rs",
+    a_full_disk_is_named in "a_full_disk_is_named.rs",
     a_standby_takes_over in "a_standby_takes_over.rs",
     calls_to_servers_are_told in "calls_to_servers_are_told.rs",
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",

@@ -59,7 +59,9 @@ impl EndpointFinding {
     #[must_use]
     pub const fn fix(self) -> &'static str {
         match self {
-            Self::Unreachable => "start it, and check host and port of its connection string",
+            Self::Unreachable => {
+                "start it, and check host and port of its connection string; if it does not stay up, whether its disk is full"
+            }
             Self::Refused => "check login and database of its connection string, and its limits",
             Self::NotDurable => "turn on fsync, full_page_writes and synchronous_commit",
             Self::OtherShard => "give it a connection string of its own: two have been swapped",
