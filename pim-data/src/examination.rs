@@ -115,6 +115,18 @@ impl Examination {
     fn error(&mut self, code: ShardFindingCode, message: String, fix: &'static str) {
         self.find(code, Severity::Error, message, fix);
     }
+
+    /// As [`Examination::find`], about the shard's primary.
+    fn find_at_primary(
+        &mut self,
+        shard: &Shard,
+        (code, severity): (ShardFindingCode, Severity),
+        message: String,
+        fix: &'static str,
+    ) {
+        let endpoint = shard.group().map(|group| group.primary().to_owned());
+        self.findings.push(ShardFinding { code, severity, endpoint, message, fix: fix.to_owned() });
+    }
 }
 
 impl Cluster {
@@ -153,16 +165,17 @@ impl Cluster {
     }
 
     async fn look_at_identity(&self, shard: &Shard, told: &mut Examination) -> Result<(), DbError> {
+        const WRONG: (ShardFindingCode, Severity) = (ShardFindingCode::Identity, Severity::Error);
         let rows = shard.db().query(Statement::of(IDENTITY)).await?;
         let fix = "connection strings or files have been swapped: put them right before anything is written";
         let Some(row) = rows.first() else {
-            told.error(ShardFindingCode::Identity, "it does not say who it is".to_owned(), fix);
+            told.find_at_primary(shard, WRONG, "it does not say who it is".to_owned(), fix);
             return Ok(());
         };
         let (keyspace, number) = (row.text(0)?, row.int(1)?);
         if keyspace != self.map().keyspace() || number != i64::from(shard.id().0) {
             let message = format!("it says that it is shard {number} of key space {keyspace}");
-            told.error(ShardFindingCode::Identity, message, fix);
+            told.find_at_primary(shard, WRONG, message, fix);
         }
         Ok(())
     }
@@ -205,7 +218,7 @@ async fn look_at_commits(shard: &Shard, told: &mut Examination) -> Result<(), Db
     if rows.first().map_or(Ok(""), |row| row.text(0))?.is_empty() {
         let message = "commits wait for no standby: what was acknowledged can be lost with the primary".to_owned();
         let fix = "name a standby in synchronous_standby_names of the primary";
-        told.find(ShardFindingCode::Asynchronous, Severity::Warning, message, fix);
+        told.find_at_primary(shard, (ShardFindingCode::Asynchronous, Severity::Warning), message, fix);
     }
     Ok(())
 }
@@ -350,7 +363,7 @@ fn look_at_servers(shard: &Shard, told: &mut Examination) {
     };
     if let Some(message) = message {
         let fix = "start the server that is missing, or promote the standby";
-        told.error(ShardFindingCode::Primary, message.to_owned(), fix);
+        told.find_at_primary(shard, (ShardFindingCode::Primary, Severity::Error), message.to_owned(), fix);
     }
     for endpoint in endpoints {
         let Some(finding) = endpoint.finding else { continue };

@@ -209,6 +209,12 @@ impl Group {
         (standing.term, standing.state, self.endpoints.iter().map(Endpoint::health).collect())
     }
 
+    /// The endpoint that is the primary, or was it last.
+    pub(crate) fn primary(&self) -> &str {
+        let endpoint = self.standing.borrow().endpoint;
+        self.endpoints.get(endpoint).map_or("", |it| it.id.as_str())
+    }
+
     /// What the primary acknowledges alone.
     pub(crate) fn degraded(&self) -> Option<Degraded> {
         self.standing.borrow().degraded
@@ -285,9 +291,8 @@ impl Group {
     }
 
     fn why(&self, need: Need) -> DbError {
-        let standing = *self.standing.borrow();
-        let place = self.endpoints.get(standing.endpoint).map_or_else(String::new, |it| it.id.clone());
-        match standing.state {
+        let (state, place) = (self.standing.borrow().state, self.primary().to_owned());
+        match state {
             PrimaryState::NoStandby if need == Need::Write => DbError::NoStandby { place },
             _ => DbError::NoPrimary { place },
         }

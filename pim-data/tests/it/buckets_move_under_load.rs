@@ -1,7 +1,7 @@
 //! A bucket moves to another shard while it is written: nothing is lost, nothing fails, whoever carries it out may die.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pim_core::shard::ShardId;
@@ -18,7 +18,7 @@ use super::world::{
     Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, trail_of, write,
 };
 
-use super::moving::{FILLED, at_step, filled, home_of, mover, note, rows_on};
+use super::moving::{FILLED, at_step, eventually, filled, home_of, mover, note, rows_on};
 #[tokio::test]
 async fn everything_of_a_bucket_moves_and_nothing_stays() {
     let world = World::new(2).await;
@@ -86,11 +86,10 @@ async fn no_write_fails_while_its_bucket_moves_there_and_back() {
     let world = Arc::new(World { cluster, policy: super::world::policy(), folder });
     let account = filled(&world).await;
     let (from, to) = home_of(&world, &account);
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writing = {
-        let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
+        let (world, stop, written) = (Arc::clone(&world), Arc::clone(&stop), Arc::clone(&written));
         tokio::spawn(async move {
-            let mut written = 0;
             while !stop.load(Ordering::SeqCst) {
                 let context = cx();
                 let mut tries = Tries::of(&world.cluster, &context);
@@ -107,15 +106,19 @@ async fn no_write_fails_while_its_bucket_moves_there_and_back() {
                     .read::<Account>(&cx(), &read(ShopResource::Account), account.id, &Consistency::Strong)
                     .await;
                 assert!(seen.expect("a read failed").is_some(), "a reader with an old map found nothing");
-                written += 1;
+                written.fetch_add(1, Ordering::SeqCst);
             }
-            written
         })
+    };
+    let goes_on = async || {
+        let before = written.load(Ordering::SeqCst);
+        eventually("the writer goes on", async || written.load(Ordering::SeqCst) > before + 5).await;
     };
     // The mover is another process as far as the databases can tell: the writer hears of the map by the fence alone.
     let (mover, _) = mover(&other);
     let mut planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     for turn in 0..6 {
+        goes_on().await;
         let moved = mover.run(&cx(), planned.id).await.expect("moves");
         assert_eq!(moved.step, MoveStep::Done);
         if turn < 5 {
@@ -123,25 +126,34 @@ async fn no_write_fails_while_its_bucket_moves_there_and_back() {
             assert_eq!(planned.reverses, Some(moved.id));
         }
     }
+    goes_on().await;
     stop.store(true, Ordering::SeqCst);
-    let written: u64 = writing.await.expect("no write failed");
-    assert!(written > 0);
+    writing.await.expect("no write failed");
+    let written = written.load(Ordering::SeqCst);
     let end =
         world.cluster.read::<Account>(&cx(), &read(ShopResource::Account), account.id, &Consistency::Strong).await;
     assert_eq!(end.expect("reads").expect("is there").points, 3 + i64::try_from(written).expect("few"));
     assert_eq!(world.cluster.router().route(&account.id).shard, from);
-    let notes = Page { after: None, limit: 500 };
-    let notes = world
-        .cluster
-        .list::<CustomerNote>(&cx(), &read(ShopResource::Note), account.id, notes, &Consistency::Strong)
-        .await;
-    assert_eq!(notes.expect("reads").len() as u64, (3 + written).min(500));
+    assert_eq!(notes_of(&world, &account).await, 3 + written);
     assert_eq!(
         world.count(account.id, "SELECT n FROM key_head").await,
         8 + 2 * written,
         "no number is lost or used twice"
     );
     assert!(world.cluster.verify_audit().await.expect("reads").verified);
+}
+
+/// How many notes an account has, page by page.
+async fn notes_of(world: &World, account: &Account) -> u64 {
+    let (mut page, mut count) = (Page { after: None, limit: 500 }, 0);
+    loop {
+        let permit = read(ShopResource::Note);
+        let notes = world.cluster.list::<CustomerNote>(&cx(), &permit, account.id, page, &Consistency::Strong).await;
+        let notes = notes.expect("reads");
+        count += notes.len() as u64;
+        let Some(last) = notes.last() else { return count };
+        page.after = Some(last.id.uuid());
+    }
 }
 
 /// Guard: each step may be broken off. Whoever takes the move up again, after opening anew, brings it to its end.

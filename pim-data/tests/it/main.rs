@@ -5,6 +5,7 @@ use pim_data::backend::Engine;
 /// Which engine the promises of this level are tried on.
 const ENGINE: Engine = Engine::Sqlite;
 
+mod lines;
 mod maps;
 mod moving;
 mod world;
@@ -23,6 +24,7 @@ mod idempotency_gives_one_effect;
 mod losses_are_given_up;
 mod map_swaps_under_traffic;
 mod maps_bring_shards;
+mod migrations_tell_how_far_they_are;
 mod moves_pause_briefly;
 mod numbers_come_back_as_written;
 mod open_looks_before_it_changes;
@@ -40,9 +42,6 @@ mod visibility_agrees_with_oracle;
 
 #[cfg(feature = "postgres")]
 mod server;
-
-#[cfg(feature = "postgres")]
-mod lines;
 
 #[cfg(feature = "postgres")]
 mod wire;

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pim_data::cluster::Cluster;
+use pim_data::cluster::{Cluster, EndpointHealth};
 use pim_data::consistency::Consistency;
 use uuid::Uuid;
 
-use super::ensemble::{Ensemble, PATIENCE, patient, points, register, set, until};
+use super::ensemble::{Ensemble, PATIENCE, health, patient, points, register, set, until};
 use super::world::Account;
 
 const THINK_MS_MEAN: f64 = 100.0;
 const LAGS_MS: [u64; 6] = [0, 20, 50, 200, 1_000, 2_000];
+/// From here on a lag is more than what a busy machine makes of none.
+const SHOWS_MS: u64 = 1_000;
 /// How many write and read at the same time, each an account of their own.
 const KEYS: usize = 60;
 
@@ -39,6 +41,18 @@ async fn pairs(cluster: Cluster, account: Account, count: usize, stale: Arc<Atom
     }
 }
 
+/// Writes until it shows that the standby is behind: where nothing is written, nothing is applied late.
+async fn falls_behind(cluster: &Cluster, account: &Account, lag: u64) {
+    let give_up = Instant::now() + PATIENCE;
+    // Half of it: what was asked for between two commits is as new as the earlier one.
+    let is_behind = |it: &EndpointHealth| it.id == "b" && it.lag_ms.is_none_or(|found| found > lag / 2);
+    while !health(cluster).await.endpoints.iter().any(is_behind) {
+        assert!(Instant::now() < give_up, "the standby does not lag by {lag} ms");
+        set(cluster, &patient(), account.id, 0).await.expect("commits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn at_any_lag() {
@@ -54,6 +68,9 @@ async fn at_any_lag() {
     for (round, lag) in LAGS_MS.into_iter().enumerate() {
         ensemble.second.configure(&[("recovery_min_apply_delay", &format!("{lag}ms"))]).expect("lags");
         until(&cluster, "b", |it| it.finding.is_none() && it.lag_ms.is_some_and(|found| found < lag + 2_000)).await;
+        if lag >= SHOWS_MS {
+            falls_behind(&cluster, &accounts[0], lag).await;
+        }
         let before = ["replica", "caught_up", "stale", "failed", "absent"].map(|answer| ensemble.nearby(answer));
         let (begun, first) = (Instant::now(), i64::try_from(round * count + 1).expect("a small number"));
         let tasks = accounts.iter().map(|account| {
@@ -73,6 +90,8 @@ async fn at_any_lag() {
         );
         assert_eq!(stale.load(Ordering::Relaxed), 0, "stale reads at {lag} ms");
         assert!(replica > 0 || lag > 0, "the standby answers nobody");
+        assert!(replica + caught_up > 0 || lag > 200, "at {lag} ms the standby answers nobody");
+        assert!(behind + caught_up > 0 || lag < 200, "at {lag} ms the standby is never behind");
         // How quick this machine is, is no promise; whoever asks for a full run wants to know.
         assert!(asked.is_none() || lag != 50 || share >= 80.0, "{share:.1} % at 50 ms");
     }

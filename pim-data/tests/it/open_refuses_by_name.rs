@@ -1,14 +1,15 @@
 //! A data directory that does not fit is refused by name, and left as it was.
 
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, DbSettings, Statement};
-use pim_data::cluster::{Access, Cluster, ClusterSettings, DirectoryError, OpenError};
+use pim_data::backend::{Db, DbSettings, SqlPair, Statement};
+use pim_data::cluster::{Access, CONTROL, Cluster, ClusterSettings, DirectoryError, OpenError};
 use pim_data::migration::{MigrateError, Migration};
 use pim_data::schema::Schema;
 
 #[cfg(feature = "postgres")]
 use super::ENGINE;
 use super::world::{Folder, World, policy, schema, settings};
+use crate::lines::Lines;
 
 /// A step that both engines understand.
 fn step(version: u32, name: &'static str, sql: &str) -> Migration {
@@ -110,18 +111,42 @@ async fn a_schema_newer_in_the_middle() {
     };
 }
 
+/// What a database is made of, and which steps have made it, and when.
+async fn made_of(db: &Db) -> Vec<String> {
+    const PARTS: SqlPair = SqlPair::of(
+        "SELECT c.oid::text || c.relname || c.relkind::text || coalesce(c.relacl::text, '') AS part FROM pg_class c \
+           WHERE c.relnamespace = 'public'::regnamespace \
+         UNION ALL SELECT a.attrelid::text || a.attname || a.atttypid || a.attnotnull FROM pg_attribute a \
+           JOIN pg_class c ON c.oid = a.attrelid WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0 \
+         UNION ALL SELECT p.oid::text || p.xmin || p.proname || md5(p.prosrc) FROM pg_proc p \
+           WHERE p.pronamespace = 'public'::regnamespace \
+         UNION ALL SELECT t.oid::text || t.tgname FROM pg_trigger t UNION ALL SELECT p.oid::text || p.polname FROM pg_policy p \
+         UNION ALL SELECT m::text FROM pim_migration m UNION ALL SELECT r::text FROM pim_routine r ORDER BY 1",
+        "SELECT name || coalesce(sql, '') AS part FROM sqlite_master \
+         UNION ALL SELECT version || name || hex(digest) || applied_at FROM pim_migration ORDER BY 1",
+    );
+    let rows = db.query(Statement::of(PARTS)).await.expect("reads");
+    rows.iter().map(|row| row.text(0).expect("text").to_owned()).collect()
+}
+
 #[tokio::test]
 async fn migrations_run_twice_over_change_nothing() {
-    let folder = Folder::new();
+    let (lines, _listening) = Lines::listen();
+    let (mut folder, mut found) = (Folder::new(), Vec::new());
     for _ in 0..2 {
         let cluster = Cluster::open(settings(&folder, 1), schema()).await.expect("opens");
-        let db = cluster.database(ShardId(0)).expect("a shard");
-        assert_eq!(
-            pim_data::migration::migrate(&db, &[]).await.err().map(|_| ()),
-            Some(()),
-            "older programs are refused"
-        );
+        let world = World { cluster, policy: policy(), folder };
+        let all = [ShardId(0), CONTROL].map(|id| world.cluster.database(id).expect("is there"));
+        found.push((made_of(&all[0]).await, made_of(&all[1]).await));
+        // Not for want of rights.
+        let older = pim_data::migration::migrate(&world.powerful(ShardId(0)).await, &[]).await;
+        assert!(matches!(older, Err(MigrateError::Newer { .. })), "older programs are refused: {older:?}");
+        folder = world.folder;
     }
+    assert!(found[0].0.len() > 20 && found[0].1.len() > 20, "{found:?}");
+    assert_eq!(found[0], found[1]);
+    // Told of each database to which a step was applied.
+    assert_eq!(lines.of("shard.migrated").len(), 2, "only the first time");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_core::shard::ShardId;
-use pim_data::backend::{Db, DbError, NotLetIn, SecretError, Secrets, ServerSettings, Statement};
+use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings, EndpointFinding, OpenError};
 use pim_data::consistency::Consistency;
 use pim_data::repository::ReadError;
@@ -38,7 +38,7 @@ impl Secrets for Replaced {
 type Change = fn(&str, String) -> String;
 
 /// An error with all of its reasons.
-fn told(error: &dyn Error) -> String {
+pub(super) fn told(error: &dyn Error) -> String {
     let (mut text, mut reason) = (error.to_string(), error.source());
     while let Some(deeper) = reason {
         text = format!("{text}: {deeper}");
@@ -143,29 +143,40 @@ async fn swapped_primaries_are_refused_and_nothing_is_written() {
     assert_eq!(rows[0].int(0).expect("a number"), 0);
 }
 
+const SOON: Duration = Duration::from_millis(700);
+
 /// A request that gives up soon.
 fn hurried() -> RequestContext {
     let actor = Actor::new("u-1".parse().expect("a subject"), ShopRole::Owner);
-    RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_millis(700)))
+    RequestContext::new(RequestId::mint(), actor, Deadline::after(SOON))
+}
+
+/// What becomes of a call of somebody who is [`hurried`]: each by itself ends soon after its deadline.
+async fn in_time<T>(call: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let outcome = call.await;
+    assert!(begun.elapsed() < SOON + Duration::from_secs(1), "{:?}", begun.elapsed());
+    outcome
+}
+
+/// One unit of somebody who is hurried.
+async fn unit_of(world: &World, id: Id<Customer>) -> Result<(), UnitError> {
+    let permit = write(ShopResource::Account);
+    let mut unit = world.cluster.begin(&hurried(), id);
+    unit.load::<Account>(&permit, id).await?;
+    tell(&mut unit, "changed");
+    unit.commit().await.map(drop)
+}
+
+/// One read of somebody who is hurried.
+async fn read_of(world: &World, id: Id<Customer>, consistency: &Consistency) -> Result<(), ReadError> {
+    let permit = read(ShopResource::Account);
+    world.cluster.read::<Account>(&hurried(), &permit, id, consistency).await.map(drop)
 }
 
 /// Whatever a request does ends soon after its deadline.
-async fn nothing_hangs(world: &World, account: &Account) -> (Result<(), UnitError>, Result<(), ReadError>) {
-    let begun = Instant::now();
-    let permit = write(ShopResource::Account);
-    let mut unit = world.cluster.begin(&hurried(), account.id);
-    let loaded = unit.load::<Account>(&permit, account.id).await;
-    let unit_outcome = match loaded {
-        Ok(_) => {
-            tell(&mut unit, "changed");
-            unit.commit().await.map(drop)
-        }
-        Err(error) => Err(error),
-    };
-    let permit = read(ShopResource::Account);
-    let outcome = world.cluster.read::<Account>(&hurried(), &permit, account.id, &Consistency::Strong).await;
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
-    (unit_outcome, outcome.map(drop))
+async fn nothing_hangs(world: &World, id: Id<Customer>) -> (Result<(), UnitError>, Result<(), ReadError>) {
+    (in_time(unit_of(world, id)).await, in_time(read_of(world, id, &Consistency::Strong)).await)
 }
 
 /// An account on a shard that is reached by way of a wire.
@@ -186,7 +197,7 @@ async fn a_server_that_falls_silent_keeps_nobody_past_the_deadline() {
     let (wire, world, account) = behind_a_wire().await;
     wire.fall_silent();
     // More callers than there are connections: none of them may wait for another one's slot either.
-    let all = futures_util::future::join_all((0..12).map(|_| nothing_hangs(&world, &account))).await;
+    let all = futures_util::future::join_all((0..12).map(|_| nothing_hangs(&world, account.id))).await;
     for (unit, read) in all {
         assert!(matches!(unit, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{unit:?}");
         assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
@@ -202,12 +213,10 @@ async fn nor_a_read_that_need_not_be_fresh() {
     let old = Consistency::Bounded(Duration::from_secs(60));
     for consistency in [Consistency::Eventual, old, Consistency::ReadYourWrites(token)] {
         let all = (0..12).map(async |_| {
-            let (begun, permit) = (Instant::now(), read(ShopResource::Account));
-            let outcome = world.cluster.read::<Account>(&hurried(), &permit, account.id, &consistency).await;
-            assert!(begun.elapsed() < Duration::from_secs(3), "{consistency:?}: {:?}", begun.elapsed());
+            let outcome = in_time(read_of(&world, account.id, &consistency)).await;
             assert!(
                 matches!(outcome, Err(ReadError::Deadline | ReadError::Database(DbError::NoPrimary { .. }))),
-                "{outcome:?}"
+                "{consistency:?}: {outcome:?}"
             );
         });
         futures_util::future::join_all(all).await;
@@ -222,11 +231,8 @@ async fn what_is_not_there_is_not_looked_for_past_the_deadline() {
     let mut held = world.powerful(ShardId(0)).await.begin().await.expect("begins");
     held.script("LOCK TABLE pim_bucket_owned IN ACCESS EXCLUSIVE MODE").await.expect("locks");
     let nobody = Id::<Customer>::random();
-    let mut unit = world.cluster.begin(&hurried(), nobody);
-    let loaded = unit.load::<Account>(&write(ShopResource::Account), nobody).await;
+    let (loaded, found) = nothing_hangs(&world, nobody).await;
     assert!(matches!(loaded, Err(UnitError::Deadline | UnitError::Database(DbError::Unanswered))), "{loaded:?}");
-    let permit = read(ShopResource::Account);
-    let found = world.cluster.read::<Account>(&hurried(), &permit, nobody, &Consistency::Strong).await;
     assert!(matches!(found, Err(ReadError::Deadline | ReadError::Database(DbError::Unanswered))), "{found:?}");
 }
 
@@ -253,26 +259,11 @@ async fn a_pool_whose_connections_are_all_lent_says_so_in_time() {
     let account = world.register().await;
     let db = world.cluster.database(ShardId(0)).expect("a shard");
     let held = futures_util::future::join_all((0..6).map(|_| db.begin())).await;
-    let (unit, read) = nothing_hangs(&world, &account).await;
+    let (unit, read) = nothing_hangs(&world, account.id).await;
     assert!(matches!(unit, Err(UnitError::Deadline)), "{unit:?}");
     assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");
     drop(held);
     world.change(account.id, |account| account.points = 1).await.expect("goes on");
-}
-
-#[tokio::test]
-async fn too_many_connections_are_named_and_waited_for_by_nobody() {
-    let world = World::new(1).await;
-    let account = world.register().await;
-    let name = world.all_powerful(account.id).await.query(Statement::same("SELECT current_database()::text")).await;
-    let name = name.expect("runs")[0].text(0).expect("a name").to_owned();
-    world.raw(account.id, &format!("ALTER DATABASE \"{name}\" CONNECTION LIMIT 1")).await.expect("limits");
-    let secrets = Arc::new(crate::server::secrets(world.folder.path()));
-    let refused = Db::connect("shard-0", secrets, ServerSettings::default()).await;
-    let Err(error @ DbError::NotLetIn { why: NotLetIn::TooMany, .. }) = &refused else { panic!("{refused:?}") };
-    assert!(error.is_retryable());
-    assert!(error.to_string().contains("shard-0") && error.to_string().contains("connections_max"), "{error}");
-    world.change(account.id, |account| account.points = 1).await.expect("those who are in go on");
 }
 
 #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use pim_core::shard::EndpointRole;
+use pim_core::shard::{EndpointRole, ShardId};
 use pim_data::backend::{DbError, Secrets as _};
 use pim_data::cluster::{Cluster, EndpointFinding, EndpointHealth, OpenError, PrimaryState};
 use pim_data::consistency::{Consistency, ConsistencyToken};
+use pim_data::examination::ShardFindingCode;
 use pim_data::repository::ReadError;
 
 use super::ensemble::{Ensemble, PATIENCE, health, patient, points, register, request, set, until, until_shard};
+use super::moving::eventually;
 use super::world::{Account, ShopResource, read, schema};
 
 const EVENTUAL: Consistency = Consistency::Eventual;
@@ -19,6 +21,16 @@ fn bounded(seconds: u64) -> Consistency {
 
 fn is_fit(endpoint: &EndpointHealth) -> bool {
     endpoint.role == Some(EndpointRole::Replica) && endpoint.finding.is_none() && endpoint.lag_ms.is_some()
+}
+
+/// The one finding of a code about an endpoint; it says where, and what helps.
+async fn is_examined(cluster: &Cluster, code: ShardFindingCode, endpoint: &str, words: &[&str]) {
+    let examined = cluster.examine().await;
+    let of_shard = examined.iter().filter(|it| it.shard == Some(ShardId(0)));
+    let found: Vec<_> = of_shard.flat_map(|it| &it.findings).filter(|it| it.code == code).collect();
+    let [finding] = found[..] else { panic!("{code:?}: {examined:?}") };
+    assert_eq!(finding.endpoint.as_deref(), Some(endpoint), "{finding:?}");
+    assert!(!finding.fix.is_empty() && words.iter().all(|word| finding.message.contains(word)), "{finding:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +104,7 @@ async fn one_that_stands_still_is_left_alone_and_reads_go_on() {
     let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.probe_max = Duration::from_millis(300)).await;
     reads_go_on_without_the_standby(&ensemble, &cluster).await;
     until(&cluster, "b", |it| it.finding == Some(EndpointFinding::Unreachable)).await;
+    is_examined(&cluster, ShardFindingCode::Endpoint, "b", &["b ", EndpointFinding::Unreachable.what()]).await;
     assert!(ensemble.nearby("failed") + ensemble.nearby("absent") > 0);
     assert_eq!(ensemble.signal("pim_data_endpoints_unsound{finding=\"unreachable\"}"), 1);
     ensemble.second.thaw().expect("goes on");
@@ -134,6 +147,7 @@ async fn whoever_falls_back_to_a_lost_primary_is_told_of_it() {
     until(&cluster, "b", is_fit).await;
     ensemble.first.kill().expect("dies");
     until_shard(&cluster, |it| it.primary == Some(PrimaryState::Silent)).await;
+    is_examined(&cluster, ShardFindingCode::Primary, "a", &["does not answer"]).await;
     let permit = read(ShopResource::Account);
     // More than may ask the primary in a replica's stead at a time.
     let all = (0..12).map(async |_| {
@@ -174,6 +188,7 @@ async fn one_of_another_shard_or_of_unknown_lag_is_named_and_not_asked() {
     let other = ensemble.secrets.secret("control").expect("a secret");
     ensemble.secrets.set("b", other);
     until(&cluster, "b", |it| it.finding == Some(EndpointFinding::OtherShard)).await;
+    is_examined(&cluster, ShardFindingCode::Endpoint, "b", &["b ", EndpointFinding::OtherShard.what()]).await;
     let asked = ensemble.nearby("absent");
     assert_eq!(points(&cluster, id, &EVENTUAL).await.expect("reads"), 0);
     assert_eq!(ensemble.nearby("absent"), asked + 1, "the primary answers");
@@ -190,5 +205,24 @@ async fn one_of_another_shard_or_of_unknown_lag_is_named_and_not_asked() {
     drop(cluster);
     let cluster = ensemble.open(&["a", "b"], |_| {}).await;
     until(&cluster, "b", |it| it.finding == Some(EndpointFinding::UnknownLag)).await;
+    is_examined(&cluster, ShardFindingCode::Endpoint, "b", &["b ", EndpointFinding::UnknownLag.what()]).await;
     assert_eq!(points(&cluster, id, &EVENTUAL).await.expect("reads"), 5, "the primary answers");
+}
+
+/// Guard: a primary that waits for no standby although it has one is named.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn a_primary_that_waits_for_no_standby_is_named() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |_| {}).await;
+    until(&cluster, "b", is_fit).await;
+    let examined = cluster.examine().await;
+    assert!(examined.iter().all(|it| it.findings.is_empty()), "{examined:?}");
+    ensemble.first.configure(&[("synchronous_standby_names", "")]).expect("forgets it");
+    let is_told = async || {
+        let all = cluster.examine().await;
+        all.iter().flat_map(|it| &it.findings).any(|it| it.code == ShardFindingCode::Asynchronous)
+    };
+    eventually("it is found", is_told).await;
+    is_examined(&cluster, ShardFindingCode::Asynchronous, "a", &["wait for no standby"]).await;
 }

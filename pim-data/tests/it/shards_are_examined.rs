@@ -71,6 +71,8 @@ async fn a_database_that_says_it_is_another_shard_is_found() {
     let (code, message) = only(&told);
     assert_eq!(code, ShardFindingCode::Identity);
     assert!(message.contains("shard 0"), "{message}");
+    let server = (ENGINE == Engine::Postgres).then_some("shard-1-primary");
+    assert_eq!(told.findings[0].endpoint.as_deref(), server, "a file is no server");
 }
 
 #[tokio::test]
