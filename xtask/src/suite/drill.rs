@@ -33,7 +33,8 @@ pub(crate) struct DrillArgs {
     #[arg(long, value_name = "PAIRS", value_parser = clap::value_parser!(u32).range(1..))]
     pairs: Option<u32>,
     /// Runs the harness of moves alone, on servers: this many moves of buckets of a lab that everybody writes to, whose mover is
-    /// killed at another step each time; prints for how long writers were kept, and looks for whatever was lost.
+    /// killed at another step each time; prints for how long writers were kept, fails when that was too long, and looks for whatever
+    /// was lost.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
     moves: Option<u32>,
 }

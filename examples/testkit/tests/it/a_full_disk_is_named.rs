@@ -41,7 +41,7 @@ async fn a_full_disk_makes_no_half_backup_and_no_half_lab() {
     let gateway = services.told("gateway").to_owned();
     let sre = Caller::sign_in(&gateway, "sre").await.unwrap();
     let workload = Workload::default();
-    let writers = workload.begin(&gateway);
+    let writers = workload.begin(&gateway).await;
     workload.acknowledgement().await;
 
     let backups = folder_of(&data_dir);

@@ -42,7 +42,7 @@ async fn what_was_acknowledged_before_the_backup_is_there_and_the_lab_goes_on() 
     let gateway = services.told("gateway").to_owned();
     let sre = Caller::sign_in(&gateway, "sre").await.unwrap();
     let workload = Workload::default();
-    let mut writers = workload.begin(&gateway);
+    let writers = workload.begin(&gateway).await;
     while workload.records().await < 60 {
         workload.acknowledgement().await;
     }
@@ -56,7 +56,7 @@ async fn what_was_acknowledged_before_the_backup_is_there_and_the_lab_goes_on() 
     let (_, listed) = sre.get("/v1/admin/backups").await.unwrap();
     assert_eq!(listed["items"][0]["place"], made["place"], "{listed:#}");
     services.kill().await.unwrap();
-    while writers.join_next().await.is_some() {}
+    writers.end().await;
 
     let place = PathBuf::from(made["place"].as_str().unwrap());
     let (code, checked) = offline(&["--check-backup", text(&place)]).await;
@@ -85,12 +85,12 @@ async fn what_was_acknowledged_before_the_backup_is_there_and_the_lab_goes_on() 
         assert_eq!(status, StatusCode::OK, "{path} was acknowledged before the backup and is gone: {record:#}");
         assert!(record["version"].as_u64() >= Some(*version), "{path}: {record:#}");
     }
-    let mut writers = workload.begin(&gateway);
+    let writers = workload.begin(&gateway).await;
     for _ in 0..20 {
         workload.acknowledgement().await;
     }
     let (code, summary) = services.stop().await.unwrap();
-    while writers.join_next().await.is_some() {}
+    writers.end().await;
     let summary = summary.expect("a summary");
     assert_eq!((code, summary["verdict"].as_str()), (Some(0), Some("ok")), "{summary:#}");
     assert_eq!(summary["audit_verified"], true);

@@ -8,3 +8,4 @@ mod kills_lose_nothing;
 mod moves_lose_nothing;
 mod promises;
 mod statements_agree;
+mod stock;

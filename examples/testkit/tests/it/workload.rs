@@ -1,5 +1,7 @@
 //! Mixed writes against a system that goes down, and what it must have kept.
 
+mod refusals;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -57,8 +59,22 @@ struct Told {
     answered: Vec<(Submission, Said)>,
     /// Writes whose answer never came.
     unknown: Vec<Submission>,
+    /// How many writes were acknowledged.
+    writes: u64,
     /// Facts that the acknowledged writes have led to.
     facts: u64,
+}
+
+/// What was acknowledged, for whoever looks into the stores afterwards; nothing else was asked for.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Account {
+    /// Version and state of each record, by its path.
+    pub(crate) records: BTreeMap<String, (u64, String)>,
+    /// Writes, each of which has an idempotency key of its own.
+    pub(crate) writes: u64,
+    /// Facts that these have led to.
+    pub(crate) facts: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,38 +95,58 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workload(Arc<Inner>);
 
+/// The writers of one life of the system.
+#[derive(Debug)]
+pub(crate) struct Writers(JoinSet<()>);
+
+impl Writers {
+    /// Waits until each has come to its end. What one of them did not put up with, the test does not either.
+    pub(crate) async fn end(mut self) {
+        while let Some(ended) = self.0.join_next().await {
+            ended.expect("a writer comes to its end");
+        }
+    }
+}
+
 impl Workload {
-    /// Eight clinicians who register patients and take each through an encounter, until nobody answers.
-    pub(crate) fn begin(&self, gateway: &str) -> JoinSet<()> {
+    /// Eight clinicians who register patients and take each through an encounter, until nobody answers. The system is up, so all of
+    /// them are signed in by now.
+    pub(crate) async fn begin(&self, gateway: &str) -> Writers {
         self.0.in_flight.store(0, Ordering::SeqCst);
         self.0.is_over.store(false, Ordering::SeqCst);
-        let mut writers = JoinSet::new();
-        for place in 0..WRITERS {
-            let (workload, gateway) = (self.clone(), gateway.to_owned());
-            writers.spawn(async move {
-                let Ok(caller) = Caller::sign_in(&gateway, "clinician").await else { return };
-                let mut writer = Writer { workload: &workload, caller: &caller, last: None, turn: place };
-                loop {
-                    let outcome = writer.encounter().await;
-                    if matches!(outcome, Err(Silence::Gone)) || workload.0.is_over.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    if outcome.is_err() {
-                        // Whoever is refused does not ask again at once.
-                        tokio::time::sleep(REFUSED_PAUSE).await;
-                    }
-                }
-                let last = writer.last;
-                workload.0.told.lock().await.answered.extend(last);
-            });
+        let mut callers = Vec::new();
+        for _ in 0..WRITERS {
+            callers.push(clinician(gateway).await);
         }
-        writers
+        let mut writers = JoinSet::new();
+        for (place, caller) in (0..).zip(callers) {
+            let workload = self.clone();
+            writers.spawn(async move { workload.write_on(&caller, place).await });
+        }
+        Writers(writers)
+    }
+
+    /// One of them.
+    async fn write_on(&self, caller: &Caller, place: u64) {
+        let mut writer = Writer { workload: self, caller, last: None, turn: place };
+        loop {
+            let outcome = writer.encounter().await;
+            if matches!(outcome, Err(Silence::Gone)) || self.0.is_over.load(Ordering::SeqCst) {
+                break;
+            }
+            if outcome.is_err() {
+                // Whoever is refused does not ask again at once.
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+        }
+        let last = writer.last;
+        self.0.told.lock().await.answered.extend(last);
     }
 
     /// Registers patients to whom the writers return, each writer to patients of its own.
     #[cfg(feature = "postgres")]
     pub(crate) async fn regulars(&self, gateway: &str, rounds: u64) -> Vec<String> {
-        let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
+        let caller = clinician(gateway).await;
         let mut writer = Writer { workload: self, caller: &caller, last: None, turn: 0 };
         let mut patients = Vec::new();
         while (patients.len() as u64) < rounds * WRITERS {
@@ -136,9 +172,23 @@ impl Workload {
     }
 
     /// Lets the writers finish what they are at.
-    pub(crate) async fn rest(&self, mut writers: JoinSet<()>) {
+    pub(crate) async fn rest(&self, writers: Writers) {
         self.0.is_over.store(true, Ordering::SeqCst);
-        while writers.join_next().await.is_some() {}
+        writers.end().await;
+    }
+
+    /// Waits until a write is on its way; how many there are then.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn departure(&self) -> u64 {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let flying = self.in_flight();
+            if flying > 0 {
+                return flying;
+            }
+            assert!(Instant::now() < give_up, "nobody writes any more");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Waits until the next write is acknowledged.
@@ -186,6 +236,14 @@ impl Workload {
         self.0.told.lock().await.acknowledged.clone()
     }
 
+    /// All that was acknowledged, once every write has had an answer.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn account(&self) -> Account {
+        let told = self.0.told.lock().await;
+        assert!(told.unknown.is_empty(), "what had no answer was not sent again: {:?}", told.unknown);
+        Account { records: told.acknowledged.clone(), writes: told.writes, facts: told.facts }
+    }
+
     /// Every acknowledged record is there, in its version or a later one.
     pub(crate) async fn check(&self, gateway: &str) {
         let caller = Caller::sign_in(gateway, "clinician").await.unwrap();
@@ -222,15 +280,34 @@ impl Told {
         let (Some(version), Some(state)) = (said.record["version"].as_u64(), said.record["state"].as_str()) else {
             panic!("{submission:?} leads to no record: {said:?}")
         };
+        self.writes += 1;
         // A completed encounter drafts its claim, which is a fact of its own.
         self.facts += if state == "completed" { 2 } else { 1 };
         self.acknowledged.insert(submission.leads_to(&said.record), (version, state.to_owned()));
     }
 }
 
-/// Not now, not so fast, or not in time: none of them says what there is.
+/// Not now, not so fast, not in time, or not from whoever was asked: none of them says what there is.
 fn is_for_later(status: StatusCode) -> bool {
-    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT].contains(&status)
+    matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::BAD_GATEWAY
+    )
+}
+
+/// Somebody who writes, at a system that is up: whoever cannot sign in now can in a while.
+async fn clinician(gateway: &str) -> Caller {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match Caller::sign_in(gateway, "clinician").await {
+            Ok(caller) => return caller,
+            Err(error) => assert!(Instant::now() < give_up, "no clinician can sign in: {error:#}"),
+        }
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
 }
 
 /// What a record is at present; whoever asks too often waits.
@@ -261,7 +338,7 @@ async fn send(caller: &Caller, submission: &Submission) -> Said {
 enum Silence {
     /// Nobody answers any more.
     Gone,
-    /// A gateway that is losing its services may refuse; like no answer at all, that tells nothing.
+    /// A gateway that is losing its services may say that it is for later; like no answer at all, that tells nothing.
     Refused,
 }
 
@@ -321,6 +398,9 @@ impl Writer<'_> {
         let mut told = self.workload.0.told.lock().await;
         let (status, record) = match answer {
             Ok((status, record)) if status.is_success() => (status, record),
+            Ok((status, problem)) if !is_for_later(status) => {
+                panic!("{submission:?} was refused for good: {status}, {}", problem["type"])
+            }
             other => {
                 told.unknown.push(submission);
                 return Err(if other.is_ok() { Silence::Refused } else { Silence::Gone });

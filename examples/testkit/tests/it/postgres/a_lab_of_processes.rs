@@ -194,7 +194,7 @@ async fn is_walked_through_survives_a_promotion_and_goes_without_a_trace() {
     let before = settled(&gateway).await;
     // Personas write too, and these are counted: from here on only the workload does.
     let patients = workload.regulars(&gateway, 2).await;
-    let writers = workload.begin(&gateway);
+    let writers = workload.begin(&gateway).await;
     workload.acknowledgement().await;
     move_there_and_back(&lab, &patients[0], &workload).await;
     leave_a_standby_out_and_go_back(&lab, &workload).await;

@@ -48,7 +48,7 @@ async fn is_of_the_instant_that_was_asked_for_and_serves() {
     let up = lab.ask(&[&["up", "--mode", "process"][..], &up].concat(), "up").await;
     let gateway = up["lab"]["gateway"].as_str().unwrap().to_owned();
     let workload = Workload::default();
-    let writers = workload.begin(&gateway);
+    let writers = workload.begin(&gateway).await;
     some(&workload).await;
     let made = lab.ask(&["backup", "create", "--name", "one"], "backup-create").await;
     let place = made["place"].as_str().unwrap().to_owned();

@@ -1,9 +1,14 @@
 //! What the databases hold, read by `psql` and judged by plain SQL: nothing of the libraries takes part.
 
+mod planted;
+
 use std::collections::BTreeMap;
 
 use pim_servers::fleet::Fleet;
 use pim_servers::local::LocalServer;
+
+use super::stock::{Question, Stock};
+use crate::workload::Account;
 
 /// Each asks for what must not be there.
 pub(super) const CHAINS: &str = "SELECT count(*) FROM (
@@ -45,8 +50,10 @@ impl Place {
         self.server.sql(&self.database, text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", self.database))
     }
 
-    fn none(&self, what: &str, text: &str) {
-        assert_eq!(self.asked(text), "0", "{}: {what}", self.database);
+    /// A finding when there is something.
+    fn none(&self, what: &str, text: &str) -> Option<String> {
+        let found = self.asked(text);
+        (found != "0").then(|| format!("{}: {what}: {found} do not", self.database))
     }
 
     /// Two columns as a map.
@@ -57,44 +64,63 @@ impl Place {
     }
 }
 
-/// How much was looked at.
+/// How much was looked at, and what is not as it should be.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) records: usize,
     pub(crate) events: u64,
+    pub(crate) findings: Vec<String>,
 }
 
-/// Holds databases that have come to rest to what was acknowledged: version and state of each record, by its path.
-pub(crate) fn inspect(fleet: &Fleet, acknowledged: &BTreeMap<String, (u64, String)>) -> Seen {
-    let shards = (0..fleet.shards()).map(|shard| {
+fn shards(fleet: &Fleet) -> Vec<Place> {
+    let place = |shard| {
         let (primary, _) = fleet.servers_of(shard).expect("its servers");
         Place { server: primary, database: format!("shard-{shard}") }
-    });
-    let shards: Vec<_> = shards.collect();
+    };
+    (0..fleet.shards()).map(place).collect()
+}
+
+/// What the shards hold at present.
+pub(crate) fn stock(fleet: &Fleet) -> Stock {
+    let mut stock = Stock::default();
+    for shard in shards(fleet) {
+        for question in Question::ALL {
+            stock.add(question, shard.pairs(&question.text()));
+        }
+    }
+    stock
+}
+
+/// Holds databases that have come to rest to what they held before and what was acknowledged since: all of it, and no more.
+pub(crate) fn inspect(fleet: &Fleet, before: &Stock, account: &Account) -> Seen {
+    let shards = shards(fleet);
     let unsharded =
         |database: &str| Place { server: fleet.unsharded_server().expect("a server"), database: database.to_owned() };
     let (control, reads) = (unsharded("control"), unsharded("read-store"));
-    let (mut rows, mut heads) = (BTreeMap::new(), control.pairs("SELECT key, n FROM key_head"));
+    let now = stock(fleet);
+    let mut findings = now.findings(before, account);
     for shard in &shards {
         for table in ["patient", "encounter", "claim"] {
-            shard.none("rows and history agree", &history_of(table));
-            shard.none("history and trail agree", &trail_of(table));
-            let path = format!("SELECT '/v1/{table}s/' || id, version || ' ' || state FROM {table}_row");
-            rows.extend(shard.pairs(&path));
+            findings.extend(shard.none("rows and history agree", &history_of(table)));
+            findings.extend(shard.none("history and trail agree", &trail_of(table)));
         }
-        heads.extend(shard.pairs("SELECT key, n FROM key_head"));
     }
     for place in shards.iter().chain([&control]) {
-        place.none("the trail's chains hold", CHAINS);
-        place.none("each fact has one event, without a gap", EVENTS);
+        findings.extend(place.none("the trail's chains hold", CHAINS));
+        findings.extend(place.none("each fact has one event, without a gap", EVENTS));
     }
-    for (path, (version, state)) in acknowledged {
-        assert_eq!(rows.get(path), Some(&format!("{version} {state}")), "{path} was acknowledged");
-    }
-    let known = reads.pairs("SELECT home, count(DISTINCT n) FROM journey_hops GROUP BY home");
-    assert_eq!(known, heads, "each event is in the read model once");
-    let events: u64 = heads.values().map(|n| n.parse::<u64>().expect("a number")).sum();
+    let of_control = control.pairs("SELECT key, n FROM key_head").into_iter();
+    let mut heads = now.heads.clone();
+    heads.extend(of_control.map(|(key, n)| (key, n.parse().expect("a number"))));
+    let known = reads.pairs("SELECT home, count(DISTINCT n) FROM journey_hops GROUP BY home").into_iter();
+    let known: BTreeMap<String, u64> = known.map(|(home, n)| (home, n.parse().expect("a number"))).collect();
+    let unknown = heads.iter().filter(|(key, n)| known.get(*key) != Some(n)).map(|(key, _)| key);
+    let strange = known.keys().filter(|key| !heads.contains_key(*key));
+    findings.extend(unknown.chain(strange).map(|key| format!("the events of {key} are not each in the read model")));
+    let events: u64 = heads.values().sum();
     let counted = reads.asked("SELECT coalesce(sum(events), 0)::bigint FROM shard_distribution");
-    assert_eq!(counted, events.to_string(), "each event was applied once");
-    Seen { records: rows.len(), events }
+    if counted != events.to_string() {
+        findings.push(format!("{counted} events were applied of {events}"));
+    }
+    Seen { records: now.rows.len(), events, findings }
 }

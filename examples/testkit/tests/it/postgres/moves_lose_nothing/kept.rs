@@ -1,4 +1,5 @@
-//! What the databases hold behind moves, by plain SQL: each record lives once, each event is there once and in order.
+//! What the databases hold behind moves, by plain SQL: each record that was asked for lives once, each event is there once and in
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,6 +11,8 @@ use uuid::Uuid;
 
 use crate::postgres::databases::Databases;
 use crate::postgres::inspection::{CHAINS, history_of};
+use crate::postgres::stock::{Question, Stock};
+use crate::workload::Account;
 
 const TABLES: [&str; 3] = ["patient", "encounter", "claim"];
 /// Records that are read of the log together.
@@ -28,6 +31,11 @@ pub(super) struct Kept {
 struct Shard(String, Db);
 
 impl Shard {
+    async fn open(databases: &Databases, name: String) -> Self {
+        let db = databases.superuser(&name).await;
+        Self(name, db)
+    }
+
     async fn rows(&self, text: &str) -> Vec<Row> {
         let asked = self.1.query(Statement::of(SqlPair::generated(text.to_owned()))).await;
         asked.unwrap_or_else(|error| panic!("{}: {error}\n{text}", self.0))
@@ -38,48 +46,60 @@ impl Shard {
     }
 }
 
-/// Holds the databases of a lab that has stopped to what was acknowledged: version and state of each record, by its path.
-pub(super) async fn examine(
-    databases: &Databases,
-    shards: u16,
-    data_dir: &Path,
-    acknowledged: &BTreeMap<String, (u64, String)>,
-) -> Kept {
-    let mut places = Vec::new();
-    for name in (0..shards).map(|shard| format!("shard-{shard}")) {
-        places.push(Shard(name.clone(), databases.superuser(&name).await));
+/// The databases of a lab, for somebody whom nothing binds.
+pub(super) struct Books {
+    shards: Vec<Shard>,
+    reads: Shard,
+}
+
+impl Books {
+    pub(super) async fn open(databases: &Databases, shards: u16) -> Self {
+        let mut books = Self { shards: Vec::new(), reads: Shard::open(databases, "read-store".to_owned()).await };
+        for name in (0..shards).map(|shard| format!("shard-{shard}")) {
+            books.shards.push(Shard::open(databases, name).await);
+        }
+        books
     }
-    let reads = Shard("read-store".to_owned(), databases.superuser("read-store").await);
-    let mut kept = Kept { rows: records(&places, acknowledged).await, ..Kept::default() };
-    let heads = heads(&places).await;
-    outboxes(&places, &heads, &mut kept).await;
+
+    /// What the shards hold at present.
+    pub(super) async fn stock(&self) -> Stock {
+        let mut stock = Stock::default();
+        for shard in &self.shards {
+            for question in Question::ALL {
+                let rows = shard.rows(&question.text()).await;
+                let text = |row: &Row, at| row.text(at).expect("text").to_owned();
+                stock.add(question, rows.iter().map(|row| (text(row, 0), text(row, 1))));
+            }
+        }
+        stock
+    }
+}
+
+/// Holds the databases of a lab that has stopped to what they held before and what was acknowledged since.
+pub(super) async fn examine(books: &Books, data_dir: &Path, before: &Stock, account: &Account) -> Kept {
+    let stock = books.stock().await;
+    assert_eq!(stock.findings(before, account), Vec::<String>::new());
+    records(&books.shards).await;
+    let heads = stock.heads.iter().map(|(key, n)| (key.parse().expect("a key"), *n)).collect();
+    let mut kept = Kept { rows: stock.rows.len(), ..Kept::default() };
+    outboxes(&books.shards, &heads, &mut kept).await;
     log(data_dir, &heads, &mut kept).await;
-    read_models(&reads, &heads, &mut kept).await;
+    read_models(&books.reads, &heads, &mut kept).await;
     kept
 }
 
-/// Rows with history and trail: each on one shard, wherever its trail began.
-async fn records(places: &[Shard], acknowledged: &BTreeMap<String, (u64, String)>) -> usize {
-    let mut rows = BTreeMap::new();
+/// Rows with history and trail, wherever their trail began.
+async fn records(places: &[Shard]) {
     let (mut trail, mut past) = (Vec::new(), Vec::new());
     for place in places {
         place.none("the trail's chains hold", CHAINS).await;
         for table in TABLES {
             place.none("rows and history agree", &history_of(table)).await;
-            let text = format!("SELECT '/v1/{table}s/' || id, version || ' ' || state FROM {table}_row");
-            for row in place.rows(&text).await {
-                let path = row.text(0).expect("a path").to_owned();
-                let twice = rows.insert(path.clone(), row.text(1).expect("text").to_owned());
-                assert_eq!(twice, None, "{path} lives on two shards");
-            }
             past.extend(place.rows(&format!("SELECT id, version FROM {table}_history")).await);
         }
         let text = "SELECT entity_id, (body::jsonb->>'version')::bigint FROM audit \
                     WHERE entity IN ('patient', 'encounter', 'claim')";
         trail.extend(place.rows(text).await);
-    }
-    for (path, (version, state)) in acknowledged {
-        assert_eq!(rows.get(path), Some(&format!("{version} {state}")), "{path} was acknowledged");
     }
     let versions = |rows: Vec<Row>| {
         let mut all: Vec<_> =
@@ -88,19 +108,6 @@ async fn records(places: &[Shard], acknowledged: &BTreeMap<String, (u64, String)
         all
     };
     assert_eq!(versions(trail), versions(past), "one record of the trail for each period, and the other way round");
-    rows.len()
-}
-
-/// The number of each home key, wherever it lives.
-async fn heads(places: &[Shard]) -> BTreeMap<Uuid, u64> {
-    let mut heads = BTreeMap::new();
-    for place in places {
-        for row in place.rows("SELECT key, n FROM key_head").await {
-            let twice = heads.insert(row.uuid(0).expect("a key"), row.count(1).expect("a number"));
-            assert_eq!(twice, None, "a home key lives on two shards");
-        }
-    }
-    heads
 }
 
 /// Every number of a key has one event in one outbox, and its owner changed only forwards.
