@@ -69,6 +69,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class, in order.
+    pub const ALL: [Self; 5] = [Self::Read, Self::Search, Self::Write, Self::Operate, Self::Sweep];
+
     /// How long it may take.
     #[must_use]
     pub const fn timeout(self) -> Duration {

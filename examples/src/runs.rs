@@ -1,5 +1,8 @@
 //! What a run came to, computed by reading the stores: lost, duplicated, backlog, freshness, and whether the audit verifies.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use pim_core::clock::Timestamp;
@@ -73,31 +76,22 @@ pub enum SummaryError {
 
 /// Reads every store. `since` bounds the events whose freshness counts.
 ///
+/// Nothing has to stand still meanwhile: what is written between two looks counts as neither lost nor duplicated.
+///
 /// # Errors
 /// [`SummaryError`] naming the store that does not answer.
 pub async fn summarize(stores: &Stores, since: Timestamp) -> Result<RunSummary, SummaryError> {
-    let now = stores.cluster.clock().now();
-    let mut outbox_backlog = 0;
-    for source in Source::all(&stores.cluster) {
-        outbox_backlog += source.status(now).await?.backlog;
-    }
-    let consumers = stores.reads.status(&stores.bus).await?;
-    let consumer_lag: u64 = consumers.iter().flat_map(|consumer| &consumer.partitions).map(|part| part.lag).sum();
-    let parked_keys = consumers.iter().map(|consumer| consumer.held_keys).sum();
     let audit = stores.cluster.verify_audit().await?;
-    let (facts, missing, duplicated) = compare(stores).await?;
-    // Only when nothing is on its way any more is what is missing lost.
-    let is_quiet = outbox_backlog == 0 && consumer_lag == 0;
-    let (lost, pending) = if is_quiet { (missing, 0) } else { (0, missing) };
+    let found = look(stores, async || {}).await?;
     let (freshness_p50_ms, freshness_p99_ms) = freshness(stores, since).await?;
     Ok(RunSummary {
-        facts,
-        lost,
-        pending,
-        duplicated,
-        outbox_backlog,
-        consumer_lag,
-        parked_keys,
+        facts: found.facts,
+        lost: found.lost,
+        pending: found.pending,
+        duplicated: found.duplicated,
+        outbox_backlog: found.outbox_backlog,
+        consumer_lag: found.consumer_lag,
+        parked_keys: found.parked_keys,
         audit_verified: audit.verified,
         audit_records: audit.records,
         freshness_p50_ms,
@@ -105,28 +99,101 @@ pub async fn summarize(stores: &Stores, since: Timestamp) -> Result<RunSummary, 
     })
 }
 
-/// Compares, key by key, the n that shards gave out with the events that read models know: as rows of one model, and as a
-/// sum that another one keeps, which would count a repeated application twice.
-async fn compare(stores: &Stores) -> Result<(u64, u64, u64), SummaryError> {
-    let mut known: BTreeMap<Uuid, u64> = BTreeMap::new();
-    let counted = stores.reads.query(Statement::same("SELECT home, COUNT(*) FROM journey_hops GROUP BY home")).await?;
-    for row in counted {
-        known.insert(row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?);
+/// What shards gave out against what read models know.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    facts: u64,
+    lost: u64,
+    pending: u64,
+    duplicated: u64,
+    outbox_backlog: u64,
+    consumer_lag: u64,
+    parked_keys: u64,
+}
+
+/// Compares them, `between` any two looks.
+///
+/// What a read model knew before shards said what they gave out can only be more when something was applied twice. What they
+/// had given out before nothing was on its way any more, a read model knows from then on, unless it is lost.
+async fn look(stores: &Stores, between: impl AsyncFn()) -> Result<Found, SummaryError> {
+    let before = Known::by(stores).await?;
+    between().await;
+    let given = Given::by(stores).await?;
+    between().await;
+    let mut found = Found { facts: given.facts, duplicated: before.beyond(&given), ..Found::default() };
+    let now = stores.cluster.clock().now();
+    for source in Source::all(&stores.cluster) {
+        found.outbox_backlog += source.status(now).await?.backlog;
     }
-    let (mut facts, mut lost, mut duplicated) = (0, 0, 0);
-    for source in stores.cluster.sources() {
-        let Some(db) = stores.cluster.database(source) else { continue };
-        for row in db.query(Statement::same("SELECT key, n FROM key_head")).await? {
-            let n = row.count(1).map_err(DbError::from)?;
-            let rows = known.get(&row.uuid(0).map_err(DbError::from)?).copied().unwrap_or(0);
-            facts += n;
-            lost += n.saturating_sub(rows);
-            duplicated += rows.saturating_sub(n);
+    // After the outboxes: what has left them is on the bus.
+    let consumers = stores.reads.status(&stores.bus).await?;
+    found.consumer_lag = consumers.iter().flat_map(|consumer| &consumer.partitions).map(|part| part.lag).sum();
+    found.parked_keys = consumers.iter().map(|consumer| consumer.held_keys).sum();
+    between().await;
+    let missing = match before.missing(&given) {
+        0 => 0,
+        _ => Known::by(stores).await?.missing(&given),
+    };
+    let is_quiet = found.outbox_backlog == 0 && found.consumer_lag == 0;
+    (found.lost, found.pending) = if is_quiet { (missing, 0) } else { (0, missing) };
+    Ok(found)
+}
+
+/// Events that shards gave out, key by key.
+struct Given {
+    heads: Vec<(Uuid, u64)>,
+    facts: u64,
+}
+
+impl Given {
+    async fn by(stores: &Stores) -> Result<Self, SummaryError> {
+        let mut heads = Vec::new();
+        for source in stores.cluster.sources() {
+            let Some(db) = stores.cluster.database(source) else { continue };
+            for row in db.query(Statement::same("SELECT key, n FROM key_head")).await? {
+                heads.push((row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?));
+            }
         }
+        let facts = heads.iter().map(|(_, n)| n).sum();
+        Ok(Self { heads, facts })
     }
-    let summed = Statement::same("SELECT COALESCE(SUM(events), 0) FROM shard_distribution");
-    let summed = stores.reads.query(summed).await?.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
-    Ok((facts, lost.max(facts.saturating_sub(summed)), duplicated.max(summed.saturating_sub(facts))))
+}
+
+/// Events that read models know: as rows of one model, key by key, and as a sum that another one keeps, which would count a
+/// repeated application twice.
+struct Known {
+    rows: BTreeMap<Uuid, u64>,
+    sum: u64,
+}
+
+impl Known {
+    async fn by(stores: &Stores) -> Result<Self, SummaryError> {
+        let mut rows = BTreeMap::new();
+        let counted = Statement::same("SELECT home, COUNT(*) FROM journey_hops GROUP BY home");
+        for row in stores.reads.query(counted).await? {
+            rows.insert(row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?);
+        }
+        let summed = Statement::same("SELECT COALESCE(SUM(events), 0) FROM shard_distribution");
+        let summed = stores.reads.query(summed).await?;
+        let sum = summed.first().map_or(Ok(0), |row| row.count(0)).map_err(DbError::from)?;
+        Ok(Self { rows, sum })
+    }
+
+    fn of(&self, key: &Uuid) -> u64 {
+        self.rows.get(key).copied().unwrap_or(0)
+    }
+
+    /// What was given out and is not known.
+    fn missing(&self, given: &Given) -> u64 {
+        let rows: u64 = given.heads.iter().map(|(key, n)| n.saturating_sub(self.of(key))).sum();
+        rows.max(given.facts.saturating_sub(self.sum))
+    }
+
+    /// What is known more than once.
+    fn beyond(&self, given: &Given) -> u64 {
+        let rows: u64 = given.heads.iter().map(|(key, n)| self.of(key).saturating_sub(*n)).sum();
+        rows.max(self.sum.saturating_sub(given.facts))
+    }
 }
 
 async fn freshness(stores: &Stores, since: Timestamp) -> Result<(Option<f64>, Option<f64>), SummaryError> {

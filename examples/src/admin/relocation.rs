@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use pim_core::context::RequestContext;
 use pim_core::problem::{self, IntoProblem as _, Problem};
 use pim_core::rbac::{Read, Write};
-use pim_core::shard::{Bucket, ShardId};
+use pim_core::shard::{Bucket, ShardId, ShardMap};
 use pim_data::cluster::Cluster;
 use pim_data::relocation::{BUCKETS_MAX, MoveError, MoveRecord, Mover};
 use pim_events::OutboxOutlet;
@@ -52,8 +52,8 @@ struct Moving {
 }
 
 impl Moving {
-    /// The buckets that are meant, and how many the shard to be emptied keeps.
-    fn buckets(&self, cluster: &Cluster) -> Result<(Vec<Bucket>, usize), Failure> {
+    /// The buckets that are meant.
+    fn buckets(&self, map: &ShardMap) -> Result<Vec<Bucket>, Failure> {
         let invalid = |detail: &'static str| Failure::from(Problem::of(problem::INVALID_BODY).detail(detail));
         match (self.first, self.shard) {
             (Some(first), None) => {
@@ -63,18 +63,30 @@ impl Moving {
                 if all.is_empty() || all.len() > REQUESTED_MAX {
                     return Err(invalid("a request moves a run of 1 to 256 buckets"));
                 }
-                Ok((all, 0))
+                Ok(all)
             }
+            (None, Some(shard)) if shard == self.to => Err(invalid("a shard is emptied to another one")),
             (None, Some(shard)) if self.last.is_none() => {
-                let map = cluster.map();
-                let mut all: Vec<_> = map.buckets_of(ShardId(shard)).map(|(bucket, _)| bucket).collect();
-                let kept = all.len().saturating_sub(BUCKETS_MAX);
-                all.truncate(BUCKETS_MAX);
-                Ok((all, kept))
+                if !is_known(map, ShardId(shard)) {
+                    return Err(Problem::of(problem::NOT_FOUND).detail("the map has no such shard").into());
+                }
+                Ok(map.buckets_of(ShardId(shard)).map(|(bucket, _)| bucket).take(BUCKETS_MAX).collect())
             }
             _ => Err(invalid("give first, and perhaps last, or shard")),
         }
     }
+
+    /// How many of the buckets that are meant in the end are not at the target: a shard to be emptied has some for later.
+    fn left(&self, map: &ShardMap, buckets: &[Bucket]) -> usize {
+        match self.shard {
+            Some(shard) => map.buckets_of(ShardId(shard)).count(),
+            None => buckets.iter().filter(|bucket| map.owner(**bucket).0 != ShardId(self.to)).count(),
+        }
+    }
+}
+
+fn is_known(map: &ShardMap, shard: ShardId) -> bool {
+    map.shards().iter().any(|known| known.id == shard)
 }
 
 fn mover(cluster: &Cluster) -> Mover {
@@ -96,14 +108,22 @@ async fn start(
     command: Command<Moving>,
 ) -> Result<Answer, Failure> {
     let (asked, cx) = (&command.body, &command.cx);
-    let (buckets, left) = asked.buckets(&cluster)?;
+    // A shard that has just come is not unknown.
+    cluster.refresh_map().await.map_err(|error| refused(error.into()))?;
+    let buckets = asked.buckets(&cluster.map())?;
     let to = ShardId(asked.to);
+    if !is_known(&cluster.map(), to) {
+        // Also when there is nothing to move there.
+        return Err(refused(MoveError::Target(to)));
+    }
     if asked.dry_run {
         let mut planned = Vec::new();
         for some in by_owner(&cluster, &buckets, to) {
             planned.push(mover(&cluster).check(some, to).await.map_err(refused)?);
         }
-        return Answer::ok(&json!({"dry_run": true, "left": left, "moves": planned}));
+        let left = asked.left(&cluster.map(), &buckets);
+        let moved: usize = planned.iter().map(|planned| planned.buckets.len()).sum();
+        return Answer::ok(&json!({"dry_run": true, "left": left.saturating_sub(moved), "moves": planned}));
     }
     let target = match asked.shard {
         Some(shard) => format!("shard {shard}"),
@@ -111,7 +131,7 @@ async fn start(
     };
     let effect = async {
         let done = carry_out(&cluster, cx, &buckets, to).await.map_err(refused)?;
-        Answer::ok(&json!({"dry_run": false, "left": left, "moves": done}))
+        Answer::ok(&json!({"dry_run": false, "left": asked.left(&cluster.map(), &buckets), "moves": done}))
     };
     let intent = Intent::new("shard.move", target, json!({"to": asked.to}));
     operate(&cluster, &permit, cx, intent, effect).await

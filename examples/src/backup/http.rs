@@ -8,7 +8,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{is_name, list, take};
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, operate_to_its_end};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
 
@@ -53,8 +53,7 @@ async fn make(
         Answer::ok(&json!({"name": name, "place": place, "report": report}))
     };
     // It goes on when the caller's time is over, and says in the operation's row what came of it.
-    let operated = async move { operate(&cluster, &permit, &command.cx, intent, effect).await };
-    tokio::spawn(operated).await.map_err(|_| Problem::of(problem::INTERNAL))?
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }
 
 /// A time as a name: `20260302t090000.5z`.

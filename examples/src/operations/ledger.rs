@@ -2,7 +2,12 @@
 //! so the row is written before, and the answer with it afterwards.
 //!
 //! The row's unit of work carries request and user into the audit trail, and the idempotency key makes a retry the same
-//! operation. Whoever is killed in between leaves a row that has begun; a retry after [`LEASE`] does it again.
+//! operation. Whoever is killed in between leaves a row that has begun; a retry after [`LEASE`] does it again. What no route's
+//! time ends says anew that it goes on, see [`operate_to_its_end`].
+
+mod tenure;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -20,14 +25,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use self::tenure::{Tenure, renew};
 use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
 use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, list_control, write_control};
+use crate::routes::Class;
 use crate::workers::Stores;
 
-/// How long an operation may take before a retry does it again; longer than any route's time.
-pub const LEASE: Duration = Duration::from_secs(60);
+/// How long an operation may take before a retry does it again: longer than any route's time and the writing down, for two
+/// at once would do it beside each other.
+pub const LEASE: Duration = Class::Sweep.timeout().saturating_add(Duration::from_secs(60));
+/// How often one that no route's time ends says that it goes on: several times in a lease, should the control database be away.
+const RENEWED_EVERY: Duration = Duration::from_secs(60);
 /// Time to write down what came of it, also when the caller's own is over.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -63,7 +73,7 @@ pub struct OperationRecord {
     pub parameters: Value,
     /// State.
     pub state: OperationState,
-    /// When it began last.
+    /// When it began last, or said that it goes on.
     #[schema(value_type = String, format = DateTime)]
     pub began_at: Timestamp,
 }
@@ -105,8 +115,8 @@ impl Intent {
 /// The effect must bear being done again: a caller who was told nothing asks again.
 ///
 /// # Errors
-/// [`IN_PROGRESS`] while an equal operation has begun and not ended; `idempotency-mismatch` for another one under the same
-/// key; and the effect's own failures, which are not kept, so that a retry tries again.
+/// [`IN_PROGRESS`] while an equal operation has begun and not ended, also when that one has taken over since; `idempotency-mismatch`
+/// for another one under the same key; and the effect's own failures, which are not kept, so that a retry tries again.
 pub async fn operate(
     cluster: &Cluster,
     permit: &Permit<Write>,
@@ -114,95 +124,188 @@ pub async fn operate(
     intent: Intent,
     effect: impl Future<Output = Result<Answer, Failure>>,
 ) -> Result<Answer, Failure> {
-    let scope = cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
-    let id: OperationId = Id::derive(scope.scope(), 0);
     let permit = &permit.for_resource(LabResource::Operation);
-    if let Some(answered) = begin(cluster, permit, cx, id, &intent).await? {
-        return Ok(answered);
-    }
-    let outcome = effect.await;
-    let closing = RequestContext::new(cx.request_id(), cx.actor().clone(), Deadline::after(CLOSING));
-    let closing = closing.with_trace(cx.trace());
-    match outcome {
-        Ok(answer) => {
-            let (cx, answer) = (closing.with_idempotency(scope.clone()), &answer);
-            close(cluster, permit, &cx, id, OperationState::Done, answer).await
-        }
-        Err(failure) => {
-            let nothing = Answer::ok(&Value::Null)?;
-            // The failure is what the caller is told, whether or not it could be written down.
-            let _unwritten = close(cluster, permit, &closing, id, OperationState::Refused, &nothing).await;
-            Err(failure)
-        }
+    let doing = Doing { cluster, permit, cx, id: id_of(cx)? };
+    match doing.begin(&intent).await? {
+        Begun::Before(answered) => Ok(answered),
+        Begun::Now(tenure) => doing.end(tenure, effect.await).await,
     }
 }
 
-/// Writes down that the operation begins; the answer when it has ended before.
-async fn begin(
-    cluster: &Cluster,
+/// The same in a task of its own, for what goes on when the caller's time is over and takes as long as it takes: the row says
+/// that it does, so that no retry begins it a second time.
+///
+/// # Errors
+/// As [`operate`].
+pub async fn operate_to_its_end(
+    cluster: Cluster,
     permit: &Permit<Write>,
-    cx: &RequestContext,
+    cx: RequestContext,
+    intent: Intent,
+    effect: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+) -> Result<Answer, Failure> {
+    let permit = permit.for_resource(LabResource::Operation);
+    let operated = async move {
+        let doing = Doing { cluster: &cluster, permit: &permit, cx: &cx, id: id_of(&cx)? };
+        doing.through(&intent, RENEWED_EVERY, effect).await
+    };
+    tokio::spawn(operated).await.map_err(|_| Problem::of(problem::INTERNAL))?
+}
+
+fn id_of(cx: &RequestContext) -> Result<OperationId, Problem> {
+    let scope = cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+    Ok(Id::derive(scope.scope(), 0))
+}
+
+fn in_progress() -> Failure {
+    Problem::of(IN_PROGRESS).retry_after_secs(1).into()
+}
+
+/// An operation of somebody's.
+#[derive(Clone, Copy)]
+struct Doing<'a> {
+    cluster: &'a Cluster,
+    permit: &'a Permit<Write>,
+    cx: &'a RequestContext,
     id: OperationId,
-    intent: &Intent,
-) -> Result<Option<Answer>, Failure> {
-    let in_progress = || Failure::from(Problem::of(IN_PROGRESS).retry_after_secs(1));
-    let mut tries = pim_data::unit::Tries::of(cluster, cx);
-    loop {
-        let mut unit = cluster.begin_control(cx, id);
-        let known = match unit.load::<OperationRecord>(permit, id).await {
-            Err(UnitError::Replay(stored)) => return Ok(Some(Answer::replayed(stored))),
-            Err(error) if tries.again(&error).await => continue,
-            loaded => loaded?,
+}
+
+/// What has begun, and when.
+enum Begun {
+    /// It has ended before: what came of it.
+    Before(Answer),
+    /// It is this one's to do.
+    Now(Tenure),
+}
+
+impl Doing<'_> {
+    /// Does it and says every now and then that it goes on.
+    async fn through(
+        self,
+        intent: &Intent,
+        every: Duration,
+        effect: impl Future<Output = Result<Answer, Failure>>,
+    ) -> Result<Answer, Failure> {
+        let tenure = match self.begin(intent).await? {
+            Begun::Before(answered) => return Ok(answered),
+            Begun::Now(tenure) => tenure,
         };
-        let now = unit.at();
-        if let Some(known) = &known {
-            let is_other =
-                known.name != intent.name || known.target != intent.target || known.parameters != intent.parameters;
-            if is_other {
-                return Err(UnitError::IdempotencyMismatch.into());
+        let (going_on, ended) = tokio::sync::oneshot::channel::<()>();
+        let effect = async move {
+            let outcome = effect.await;
+            drop(going_on);
+            outcome
+        };
+        // The effect never waits for what the row says, and the row is left alone once it has ended.
+        let (outcome, tenure) = tokio::join!(effect, self.renewed(tenure, every, ended));
+        self.end(tenure, outcome).await
+    }
+
+    /// Writes down that the operation begins, unless it has ended before.
+    async fn begin(self, intent: &Intent) -> Result<Begun, Failure> {
+        let Self { cluster, permit, cx, id } = self;
+        let mut tries = pim_data::unit::Tries::of(cluster, cx);
+        loop {
+            let mut unit = cluster.begin_control(cx, id);
+            let known = match unit.load::<OperationRecord>(permit, id).await {
+                Err(UnitError::Replay(stored)) => return Ok(Begun::Before(Answer::replayed(stored))),
+                Err(error) if tries.again(&error).await => continue,
+                loaded => loaded?,
+            };
+            let now = unit.at();
+            if let Some(known) = &known {
+                let is_other =
+                    known.name != intent.name || known.target != intent.target || known.parameters != intent.parameters;
+                if is_other {
+                    return Err(UnitError::IdempotencyMismatch.into());
+                }
+                if known.state == OperationState::Begun && now.since(known.began_at) < LEASE {
+                    return Err(in_progress());
+                }
             }
-            if known.state == OperationState::Begun && now.since(known.began_at) < LEASE {
+            let record = OperationRecord {
+                id,
+                version: known.map_or(0, |known| known.version),
+                name: intent.name.to_owned(),
+                target: intent.target.clone(),
+                parameters: intent.parameters.clone(),
+                state: OperationState::Begun,
+                began_at: now,
+            };
+            let version = unit.save(permit, &record)?;
+            unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+            match unit.commit().await {
+                Ok(_) => return Ok(Begun::Now(Tenure::since(version))),
+                // Somebody else has begun it in between.
+                Err(UnitError::AlreadyExists { .. } | UnitError::Stale { .. }) => return Err(in_progress()),
+                Err(error) if tries.again(&error).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Has the row say that it goes on until it has ended, or is somebody else's.
+    async fn renewed(
+        self,
+        mut tenure: Tenure,
+        every: Duration,
+        mut ended: tokio::sync::oneshot::Receiver<()>,
+    ) -> Tenure {
+        loop {
+            tokio::select! {
+                _ = &mut ended => return tenure,
+                () = tokio::time::sleep(every) => {}
+            }
+            // One that cannot be written is written the next time.
+            let _not_this_time = renew(self.cluster, self.permit, &self.closing(), self.id, &mut tenure).await;
+        }
+    }
+
+    /// Writes down what came of it, and tells the caller.
+    async fn end(self, tenure: Tenure, outcome: Result<Answer, Failure>) -> Result<Answer, Failure> {
+        match outcome {
+            Ok(answer) => {
+                let scope = self.cx.idempotency().cloned();
+                let cx = scope.map_or_else(|| self.closing(), |scope| self.closing().with_idempotency(scope));
+                self.close(&cx, &tenure, OperationState::Done, &answer).await
+            }
+            Err(failure) => {
+                let nothing = Answer::ok(&Value::Null)?;
+                // The failure is what the caller is told, whether or not it could be written down.
+                let _unwritten = self.close(&self.closing(), &tenure, OperationState::Refused, &nothing).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The same request with time to write, and no key.
+    fn closing(self) -> RequestContext {
+        let cx = RequestContext::new(self.cx.request_id(), self.cx.actor().clone(), Deadline::after(CLOSING));
+        cx.with_trace(self.cx.trace())
+    }
+
+    async fn close(
+        self,
+        cx: &RequestContext,
+        tenure: &Tenure,
+        state: OperationState,
+        answer: &Answer,
+    ) -> Result<Answer, Failure> {
+        let Self { cluster, permit, id, .. } = self;
+        write_control(cluster, cx, id, move |mut unit| async move {
+            let known = unit.load::<OperationRecord>(permit, id).await?;
+            let mut record = known.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+            // Somebody took it for broken off and does it again: what comes of that is the answer.
+            if !tenure.is_of(&record) {
                 return Err(in_progress());
             }
-        }
-        let record = OperationRecord {
-            id,
-            version: known.map_or(0, |known| known.version),
-            name: intent.name.to_owned(),
-            target: intent.target.clone(),
-            parameters: intent.parameters.clone(),
-            state: OperationState::Begun,
-            began_at: now,
-        };
-        let version = unit.save(permit, &record)?;
-        unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
-        match unit.commit().await {
-            Ok(_) => return Ok(None),
-            // Somebody else has begun it in between.
-            Err(UnitError::AlreadyExists { .. } | UnitError::Stale { .. }) => return Err(in_progress()),
-            Err(error) if tries.again(&error).await => {}
-            Err(error) => return Err(error.into()),
-        }
+            record.state = state;
+            let version = unit.save(permit, &record)?;
+            unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+            Ok((unit, answer.clone()))
+        })
+        .await
     }
-}
-
-async fn close(
-    cluster: &Cluster,
-    permit: &Permit<Write>,
-    cx: &RequestContext,
-    id: OperationId,
-    state: OperationState,
-    answer: &Answer,
-) -> Result<Answer, Failure> {
-    write_control(cluster, cx, id, move |mut unit| async move {
-        let known = unit.load::<OperationRecord>(permit, id).await?;
-        let mut record = known.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-        record.state = state;
-        let version = unit.save(permit, &record)?;
-        unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
-        Ok((unit, answer.clone()))
-    })
-    .await
 }
 
 /// The list of operations, for the admin service.

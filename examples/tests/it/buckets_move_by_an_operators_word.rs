@@ -75,6 +75,8 @@ async fn a_shard_is_emptied_in_pieces() {
     let (id, from, to) = patient(&world, "a").await;
     let sre = world.session("sre", &[], None);
     let before = world.cluster.map().buckets_of(ShardId(from)).count();
+    let planned = world.post(&sre, MOVES, "dry", &json!({"shard": from, "to": to, "dry_run": true})).await;
+    assert_eq!(planned.body["left"], before - 64, "{:?}", planned.body);
     let told = world.post(&sre, MOVES, "k", &json!({"shard": from, "to": to})).await;
     assert_eq!(told.status, StatusCode::OK, "{:?}", told.body);
     assert_eq!(told.body["left"], before - 64);
@@ -157,7 +159,13 @@ async fn what_is_no_move_is_refused_by_name() {
     assert_eq!(refused("c", json!({"first": 9, "last": 7, "to": 1})).await, invalid);
     assert_eq!(refused("d", json!({"first": 4095, "last": 5000, "to": 1})).await, invalid);
     assert_eq!(refused("e", json!({"first": 0, "last": 300, "to": 1})).await, invalid);
+    assert_eq!(refused("s", json!({"shard": 1, "to": 1})).await, invalid, "to itself");
+    assert_eq!(refused("t", json!({"shard": 9, "to": 9})).await, invalid);
+    assert_eq!(refused("u", json!({"shard": 9, "to": 0})).await, (404, "not-found".to_owned()));
+    assert_eq!(refused("v", json!({"shard": 9, "to": 0, "dry_run": true})).await, (404, "not-found".to_owned()));
     assert_eq!(refused("f", json!({"first": 7, "to": 9})).await, invalid);
+    let operations = world.get(&sre, "/v1/admin/operations").await;
+    assert_eq!(operations.body["items"], json!([]), "what is no move is no operation");
     let nothing = world.post(&sre, MOVES, "g", &json!({"first": 7, "to": owner})).await;
     assert_eq!(nothing.body["moves"], json!([]), "it is there already");
     let unknown = world.post(&sre, &format!("{MOVES}/{}/cancel", uuid::Uuid::nil()), "h", &json!({})).await;

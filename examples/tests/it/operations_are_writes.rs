@@ -1,5 +1,7 @@
 //! An operation is a write like any other: a key of its own, one effect for each, and a trail of who asked for what.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{Request, StatusCode};
 use pim_core::role::{Access as ActionAccess, Action as _};
@@ -158,14 +160,20 @@ async fn one_that_was_broken_off_is_in_progress_for_its_lease_and_then_done_agai
     // As when the process is killed while it works: begun, and never ended.
     let never = std::future::pending();
     let work = pim_lab::operations::operate(&world.cluster, &permit, &cx, intent(), never);
-    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), work).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(500), work).await.is_err());
     let other = pim_lab::operations::Intent::new("audit.verify", "", json!({"another": true}));
     let other = pim_lab::operations::operate(&world.cluster, &permit, &cx, other, std::future::pending()).await;
     assert_eq!(other.unwrap_err().into_problem().kind(), pim_core::problem::IDEMPOTENCY_MISMATCH);
     let sre = world.session("sre", &[], None);
     let early = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
     assert_eq!((early.status, early.problem()), (StatusCode::CONFLICT, "operation-in-progress"), "{:?}", early.body);
-    world.pass(LEASE);
+    // Within the time of its route, and longer than most operations take.
+    let later = Duration::from_secs(61);
+    world.pass(later);
+    let sre = world.session("sre", &[], None);
+    let early = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
+    assert_eq!((early.status, early.problem()), (StatusCode::CONFLICT, "operation-in-progress"), "{:?}", early.body);
+    world.pass(LEASE - later);
     let sre = world.session("sre", &[], None);
     let done = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
     assert_eq!((done.status, &done.body["verified"]), (StatusCode::OK, &json!(true)), "{:?}", done.body);

@@ -365,6 +365,10 @@ fn about_move(id: &str, what: &str, json: bool) -> Result<()> {
 const DRAIN_REQUESTS_MAX: usize = 64;
 
 fn drain(shard: u16, to: &[u16], json: bool) -> Result<()> {
+    if to.contains(&shard) {
+        // Before any of its buckets goes elsewhere.
+        return Err(Failure::Usage.because(format!("shard {shard} is emptied to others")));
+    }
     let api = Api::of(Role::Sre)?;
     let mut moves = Vec::new();
     for target in to.iter().cycle().take(DRAIN_REQUESTS_MAX) {

@@ -280,16 +280,26 @@ pub(super) fn down(state: &State, json: bool) -> Result<()> {
 /// The summary of the run when nothing is under way any more, or when patience has ended.
 fn at_rest() -> Result<Value> {
     let give_up = Instant::now() + REST_MAX;
+    let mut last = Value::Null;
     loop {
         let run = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/runs/summary"));
         match run {
-            Ok(run) if is_quiet(&run) => return Ok(run),
+            Ok(run) if is_still(&last, &run) => return Ok(run),
             outcome if Instant::now() > give_up => return outcome,
+            Ok(run) => {
+                last = run;
+                pause();
+            }
             // A gateway that is gone does not come back.
             Err(error) if !State::load().is_ok_and(|state| state.is_alive()) => return Err(error),
             _ => pause(),
         }
     }
+}
+
+/// Whether two summaries in a row are quiet and of the same facts: what was still being done at the first is told by the second.
+fn is_still(before: &Value, run: &Value) -> bool {
+    is_quiet(before) && is_quiet(run) && before["facts"] == run["facts"]
 }
 
 fn is_quiet(run: &Value) -> bool {
@@ -336,4 +346,22 @@ fn stop_all(programs: &[&Running]) {
 pub(super) fn missing(state: &State) -> Vec<&str> {
     let ended = state.programs.iter().filter(|program| program.should_run() && !program.is_alive());
     ended.map(|program| program.name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::is_still;
+
+    /// Guard: one quiet moment between two cycles of a worker is no rest.
+    #[test]
+    fn at_rest_is_what_is_quiet_twice_with_the_same_facts() {
+        let run = |facts: u64, backlog: u64, lag: u64| json!({"facts": facts, "outbox_backlog": backlog, "consumer_lag": lag});
+        assert!(is_still(&run(7, 0, 0), &run(7, 0, 0)));
+        assert!(!is_still(&Value::Null, &run(7, 0, 0)), "the first");
+        assert!(!is_still(&run(7, 1, 0), &run(7, 0, 0)));
+        assert!(!is_still(&run(7, 0, 0), &run(7, 0, 1)));
+        assert!(!is_still(&run(7, 0, 0), &run(8, 0, 0)), "something was written in between");
+    }
 }

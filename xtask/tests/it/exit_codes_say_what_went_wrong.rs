@@ -49,6 +49,7 @@ fn of_bad_arguments() {
             (&["seed", "--history", "some"], 2, "--history"),
             (&["shard", "publish", "/nowhere/map.toml"], 2, "/nowhere/map.toml"),
             (&["audit", "show"], 2, "--request"),
+            (&["shard", "drain", "1", "--to", "0", "--to", "1"], 2, "shard 1 is emptied to others"),
             (&["servers", "up", "--shards", "0"], 2, "1 to 16"),
             (&["status", "--gateway", "ftp://nowhere"], 2, "ftp://nowhere"),
             (&["load", "--gateway", "http://127.0.0.1:1", "--for", "ever"], 2, "--for"),

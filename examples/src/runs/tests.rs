@@ -1,0 +1,119 @@
+//! Guards: what is written while the checker looks is neither lost nor duplicated, and what is, is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pim_core::clock::Clock;
+use pim_core::context::{RequestContext, RequestId};
+use pim_core::deadline::Deadline;
+use pim_core::id::Id;
+use pim_core::rbac::{Permit, SystemScope, Write};
+use pim_data::cluster::Access;
+use pim_events::{AppendExt as _, RetentionSettings};
+
+use super::*;
+use crate::compose::{Settled, settle};
+use crate::ids::FacilityId;
+use crate::jobs::UpkeepSettings;
+use crate::policy::{LabAction, LabResource};
+use crate::reference::{Facility, ReferenceChanged};
+use crate::rig::Drain;
+use crate::signals::Hub;
+use crate::workers::service_actor;
+
+struct Place {
+    folder: PathBuf,
+    stores: Stores,
+    drain: Drain,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.drain.begin();
+        let _leftover = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Place {
+    async fn open() -> Self {
+        let folder = std::env::temp_dir().join(format!("pim-runs-{}", Uuid::new_v4()));
+        let hub = Hub::new(None).expect("binds");
+        let stores = Stores::open(&folder, Some(2), Access::Shared, Clock::system(), &hub).await.expect("opens");
+        Self { folder, stores, drain: Drain::new() }
+    }
+
+    /// One whose events are published and folded.
+    async fn flowing() -> Self {
+        let place = Self::open().await;
+        let (stores, drain, kept) = (place.stores.clone(), place.drain.clone(), RetentionSettings::default());
+        tokio::spawn(async move { stores.relay(10, &kept, drain).await });
+        let upkeep = place.stores.upkeep(&UpkeepSettings::default()).await.expect("enters");
+        let (stores, drain, kept) = (place.stores.clone(), place.drain.clone(), RetentionSettings::default());
+        tokio::spawn(async move { stores.consume(10, &kept, upkeep, drain).await });
+        place
+    }
+
+    /// Commits one event.
+    async fn commit(&self) {
+        const REASON: SystemScope = SystemScope::new("a fact of a test");
+        let id: FacilityId = Id::random();
+        let actor = service_actor("test").expect("a subject");
+        let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
+        let (name, state_code) = ("North Clinic".to_owned(), "OR".to_owned());
+        let facility = Facility { id, version: 0, name, state_code, active: true };
+        let mut unit = self.stores.cluster.begin_control(&cx, id);
+        let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Facility);
+        let version = unit.save(&permit, &facility).expect("fits");
+        unit.append(&ReferenceChanged { table: "facility".to_owned(), id: id.uuid(), version }).expect("fits");
+        unit.commit().await.expect("commits");
+    }
+
+    async fn settled(&self) {
+        assert_eq!(settle(&self.stores).await, Settled::Yes);
+    }
+
+    async fn in_read_store(&self, text: &'static str) {
+        let tx = self.stores.reads.db().begin().await.expect("begins");
+        tx.commit_with(vec![Statement::same(text)]).await.expect("commits");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_and_folded_between_two_looks_is_neither_lost_nor_duplicated() {
+    let place = Place::flowing().await;
+    place.commit().await;
+    place.settled().await;
+    let meanwhile = async || {
+        place.commit().await;
+        place.settled().await;
+    };
+    let found = look(&place.stores, meanwhile).await.expect("looks");
+    assert_eq!((found.lost, found.duplicated, found.pending), (0, 0, 0), "{found:?}");
+    place.settled().await;
+    let found = look(&place.stores, async || {}).await.expect("looks");
+    assert_eq!((found.lost, found.duplicated, found.pending), (0, 0, 0), "{found:?}");
+    assert!(found.facts >= 4, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_its_way_since_the_first_look_is_pending() {
+    let place = Place::open().await;
+    let found = look(&place.stores, async || place.commit().await).await.expect("looks");
+    // The first is given out and on its way; the others were written when that had been read.
+    assert_eq!((found.facts, found.pending, found.lost, found.duplicated), (1, 1, 0, 0), "{found:?}");
+    assert_eq!(found.outbox_backlog, 2, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_read_model_does_not_know_is_lost_and_what_it_knows_twice_is_duplicated() {
+    let place = Place::flowing().await;
+    for _ in 0..3 {
+        place.commit().await;
+    }
+    place.settled().await;
+    place.in_read_store("DELETE FROM journey_hops WHERE home = (SELECT MIN(home) FROM journey_hops)").await;
+    place.in_read_store("UPDATE shard_distribution SET events = events + 2").await;
+    let found = look(&place.stores, async || {}).await.expect("looks");
+    assert_eq!((found.lost, found.pending), (1, 0), "{found:?}");
+    assert!(found.duplicated >= 2, "{found:?}");
+}
