@@ -377,24 +377,45 @@ impl NotLetIn {
     }
 }
 
-/// The driver's error, opaque.
-pub struct Driver(sqlx::Error);
+/// The driver's error, opaque. Of what a server says it shows what holds no values of rows.
+pub struct Driver(Kept);
+
+enum Kept {
+    /// As it came.
+    Whole(sqlx::Error),
+    /// What a server said, without what may be of a row.
+    #[cfg(feature = "postgres")]
+    Shown(String),
+}
 
 impl Driver {
     pub(super) const fn of(error: sqlx::Error) -> Self {
-        Self(error)
+        Self(Kept::Whole(error))
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) const fn shown(text: String) -> Self {
+        Self(Kept::Shown(text))
     }
 }
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        match &self.0 {
+            Kept::Whole(error) => fmt::Debug::fmt(error, f),
+            #[cfg(feature = "postgres")]
+            Kept::Shown(text) => fmt::Debug::fmt(text, f),
+        }
     }
 }
 
 impl fmt::Display for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        match &self.0 {
+            Kept::Whole(error) => fmt::Display::fmt(error, f),
+            #[cfg(feature = "postgres")]
+            Kept::Shown(text) => f.write_str(text),
+        }
     }
 }
 
@@ -402,14 +423,14 @@ impl std::error::Error for Driver {}
 
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
-        let Some(refusal) = error.as_database_error() else { return Self::Engine(Driver(error)) };
+        let Some(refusal) = error.as_database_error() else { return Self::Engine(Driver::of(error)) };
         let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
         // The low byte is the primary result code: 5 busy, 6 locked, 13 full, 19 constraint.
         match code & 0xff {
             5 | 6 => Self::Busy,
             13 => Self::Full { place: "file".to_owned() },
             19 => Self::Refused { rule: refusal.message().to_owned(), unique: refusal.is_unique_violation() },
-            _ => Self::Engine(Driver(error)),
+            _ => Self::Engine(Driver::of(error)),
         }
     }
 }

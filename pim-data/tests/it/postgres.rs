@@ -62,6 +62,7 @@ promises! {
     moves_on_a_server in "moves_on_a_server.rs",
     nothing_stale_with_a_token in "nothing_stale_with_a_token.rs",
     places_that_fail in "places_that_fail.rs",
+    refusals_hold_no_values in "refusals_hold_no_values.rs",
     shards_come_late in "shards_come_late.rs",
     restores_follow_maps in "restores_follow_maps.rs",
     publications_need_a_standby in "publications_need_a_standby.rs",

@@ -6,6 +6,7 @@ mod databases;
 mod inspection;
 mod kills_lose_nothing;
 mod moves_lose_nothing;
+mod no_person_in_a_refusal;
 mod promises;
 mod statements_agree;
 mod stock;

@@ -41,23 +41,34 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
         // The server goes down; what was under way may have been done.
         "57P01" | "57P02" | "08006" | "08003" => DbError::Lost,
         "57014" => DbError::Cancelled { place: place.to_owned() },
-        _ => DbError::Engine(Driver::of(error)),
+        _ => DbError::Engine(shown(refusal)),
     }
+}
+
+/// What a server said, for those who look into an error. Detail, hint and context may hold values of rows, and so may the
+/// message, unless it is of a class that speaks of schemas and settings.
+fn shown(refusal: &PgDatabaseError) -> Driver {
+    let code = refusal.code();
+    let speaks_of_no_row = ["0A", "25", "26", "3F", "42", "53", "54", "55", "58"].iter().any(|it| code.starts_with(it));
+    let message = if speaks_of_no_row { refusal.message() } else { "its message may hold values of a row" };
+    let about = [refusal.table(), refusal.column(), refusal.constraint(), refusal.routine()];
+    let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    Driver::shown(format!("error {code} of the server ({about}): {message}"))
 }
 
 /// Says why the endpoint called `place` gave no connection. The driver's own words about a login may name its user, so they
 /// stay out of what is shown.
 pub(super) fn not_let_in(error: sqlx::Error, place: &str) -> DbError {
     let refusal = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>());
-    let why = match refusal.map(PgDatabaseError::code) {
+    let why = match refusal.map(|refusal| (refusal.code(), refusal)) {
         None if matches!(error, sqlx::Error::Tls(_)) => NotLetIn::Tls,
         None => return DbError::Unreachable { place: place.to_owned(), source: Driver::of(error) },
-        Some("28P01" | "28000") => NotLetIn::Login,
-        Some("3D000") => NotLetIn::NoSuchDatabase,
-        Some("42501") => NotLetIn::MayNotConnect,
-        Some("53300") => NotLetIn::TooMany,
-        Some("57P01" | "57P02" | "57P03") => NotLetIn::Starting,
-        Some(_) => return DbError::Engine(Driver::of(error)),
+        Some(("28P01" | "28000", _)) => NotLetIn::Login,
+        Some(("3D000", _)) => NotLetIn::NoSuchDatabase,
+        Some(("42501", _)) => NotLetIn::MayNotConnect,
+        Some(("53300", _)) => NotLetIn::TooMany,
+        Some(("57P01" | "57P02" | "57P03", _)) => NotLetIn::Starting,
+        Some((_, refusal)) => return DbError::Engine(shown(refusal)),
     };
     DbError::NotLetIn { place: place.to_owned(), why }
 }
