@@ -29,8 +29,17 @@ pub const SHARDS_MAX: u16 = 16;
 const BUCKETS: u32 = 4096;
 const UNSHARDED: &str = "unsharded";
 const SERVICE_SECRETS: &str = "service-secrets";
+const LOCK: &str = "lock";
 /// Databases of the server for what is not sharded, which are also the names of their secrets.
 const UNSHARDED_DATABASES: [&str; 2] = ["control", "read-store"];
+
+/// Logins whose password is that of the superuser.
+const ROLES: &str = "
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
+    CREATE ROLE pim_app NOLOGIN;
+    EXECUTE format('CREATE ROLE pim_lab_owner LOGIN CREATEROLE PASSWORD %L', current_setting('lab.password'));
+    EXECUTE format('CREATE ROLE pim_lab_app LOGIN PASSWORD %L IN ROLE pim_app', current_setting('lab.password'));
+END IF; END $$";
 
 /// Why a fleet cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +82,14 @@ pub enum FleetError {
     Archived {
         /// Where.
         folder: PathBuf,
+    },
+    /// Somebody else has added shards, or taken some away.
+    #[error("there are {found} shards by now, and were {known} a moment ago: look again, and say it again")]
+    Changed {
+        /// How many there are.
+        found: u16,
+        /// How many there were.
+        known: u16,
     },
     /// A shard that is not there.
     #[error("there is no shard {shard}: the last one is {}", shards - 1)]
@@ -201,11 +218,7 @@ impl Fleet {
     pub fn open(folder: &Path) -> Result<Self, FleetError> {
         let password = fs::read_to_string(folder.join("secrets/fleet"));
         let password = password.map_err(|_| FleetError::Absent { folder: folder.to_owned() })?;
-        // Linked last, when the servers are there.
-        let service_secrets = folder.join(SERVICE_SECRETS);
-        let shards = (0..SHARDS_MAX).take_while(|shard| service_secrets.join(secret_of(*shard)).exists()).count();
-        let shards = u16::try_from(shards).unwrap_or(SHARDS_MAX);
-        Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards })
+        Ok(Self { programs: Programs::find()?, folder: folder.to_owned(), password, shards: shards_in(folder) })
     }
 
     /// The folder of the connection strings, one a file: `shard-0` (`-owner`, `-standby`, `-standby-owner`), `control` and
@@ -291,15 +304,7 @@ impl Fleet {
 
     /// A database with an owner, who may change its schema, and a login for services, who owns nothing.
     fn provide(&self, server: &LocalServer, database: &str) -> Result<(), FleetError> {
-        let password = &self.password;
-        let roles = format!(
-            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pim_app') THEN
-                CREATE ROLE pim_app NOLOGIN;
-                CREATE ROLE pim_lab_owner LOGIN CREATEROLE PASSWORD '{password}';
-                CREATE ROLE pim_lab_app LOGIN PASSWORD '{password}' IN ROLE pim_app;
-            END IF; END $$"
-        );
-        server.sql("postgres", &roles)?;
+        server.sql_with_password("postgres", ROLES)?;
         server.sql("postgres", &format!("CREATE DATABASE \"{database}\" OWNER pim_lab_owner"))?;
         self.tell(server, database)
     }
@@ -347,6 +352,13 @@ impl Fleet {
         Ok(LocalServer::open_or_missing(&self.programs, &self.folder.join(name), name, &self.password)?)
     }
 
+    /// Nobody else begins an archive, adds a shard or takes one away while this is held.
+    fn lock(&self) -> Result<fs::File, FleetError> {
+        let path = self.folder.join(LOCK);
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        opened.and_then(|file| file.lock().map(|()| file)).map_err(at(path))
+    }
+
     fn state_of(&self, shard: u16) -> Result<ShardServers, FleetError> {
         let (primary, standby) = self.pair(shard)?;
         let is_synchronous = !self.is_alone(&primary, shard)
@@ -387,6 +399,13 @@ fn write_secret(path: &Path, secret: &str) -> Result<(), FleetError> {
     let written = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh);
     let written = written.and_then(|mut file| file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()));
     written.and_then(|()| fs::rename(&fresh, path)).map_err(at(path.to_owned()))
+}
+
+/// How many shards there are in a folder: their secrets are linked last, when the servers are there.
+fn shards_in(folder: &Path) -> u16 {
+    let secrets = folder.join(SERVICE_SECRETS);
+    let shards = (0..SHARDS_MAX).take_while(|shard| secrets.join(secret_of(*shard)).exists()).count();
+    u16::try_from(shards).unwrap_or(SHARDS_MAX)
 }
 
 fn secret_of(shard: u16) -> String {

@@ -1,6 +1,7 @@
 //! One PostgreSQL server as a local process, run by an unprivileged user and reachable on loopback only.
 
 mod archive;
+mod program;
 mod recovery;
 mod standby;
 
@@ -193,9 +194,7 @@ impl LocalServer {
     /// # Errors
     /// When it does not become ready.
     pub fn start(&self) -> Result<(), LocalError> {
-        let mut start = self.control("start");
-        start.arg("-l").arg(self.folder.join("log"));
-        self.run(&mut start)
+        self.launch(&mut self.control("start"))
     }
 
     /// Stops it and returns when it has ended.
@@ -259,10 +258,19 @@ impl LocalServer {
     /// # Errors
     /// When it cannot be reached, or a statement fails.
     pub fn sql(&self, database: &str, text: &str) -> Result<String, LocalError> {
-        let mut psql = self.programs.command("psql");
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &self.dsn_of("postgres", &self.password, database), "-c"]);
-        psql.arg(text).env("PGCONNECT_TIMEOUT", "5");
-        self.output(&mut psql)
+        self.run_apart(&mut self.question(database, text))
+    }
+
+    /// The same; the text finds the superuser's password as `current_setting('lab.password')`, and has it not itself.
+    pub(crate) fn sql_with_password(&self, database: &str, text: &str) -> Result<(), LocalError> {
+        let mut psql = self.question(database, text);
+        self.run(psql.env("PGOPTIONS", format!("-c lab.password={}", self.password)))
+    }
+
+    fn question(&self, database: &str, text: &str) -> Command {
+        let mut psql = self.client("psql", database);
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]).env("PGCONNECT_TIMEOUT", "5");
+        psql
     }
 
     fn in_folder(programs: &Programs, folder: &Path, name: &str, password: &str) -> Result<Self, LocalError> {
@@ -280,11 +288,7 @@ impl LocalServer {
 
     /// The same, however long it takes until what the server has to replay first is replayed.
     fn recover_on_free_port(&mut self) -> Result<(), LocalError> {
-        self.on_free_port(|server| {
-            let mut start = server.control_within("start", RECOVERY_SECONDS);
-            start.arg("-l").arg(server.folder.join("log"));
-            server.run(&mut start)
-        })
+        self.on_free_port(|server| server.launch(&mut server.control_within("start", RECOVERY_SECONDS)))
     }
 
     fn on_free_port(&mut self, start: impl Fn(&Self) -> Result<(), LocalError>) -> Result<(), LocalError> {
@@ -355,29 +359,6 @@ impl LocalServer {
         // A session may end by itself meanwhile; whether the signal had its effect is what callers wait for.
         kill.arg(signal).args(pids.iter().map(u32::to_string)).stderr(Stdio::null());
         kill.status().map(drop).map_err(self.in_its_folder())
-    }
-
-    fn run(&self, command: &mut Command) -> Result<(), LocalError> {
-        self.output(command).map(drop)
-    }
-
-    fn output(&self, command: &mut Command) -> Result<String, LocalError> {
-        let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // A server that is started keeps its parent's outputs open: they go to a file instead of a pipe.
-        let told = self.folder.join("told");
-        let file = |path| OpenOptions::new().create(true).write(true).truncate(true).open(path);
-        let errors = file(&told).map_err(self.in_its_folder())?;
-        let printed = self.folder.join("printed");
-        let output = file(&printed).map_err(self.in_its_folder())?;
-        let status = command.stdin(Stdio::null()).stdout(output).stderr(errors).status();
-        if status.map_err(self.in_its_folder())?.success() {
-            return fs::read_to_string(&printed).map(|text| text.trim_end().to_owned()).map_err(self.in_its_folder());
-        }
-        let mut why = fs::read_to_string(&told).unwrap_or_default();
-        if program == "pg_ctl" {
-            why = format!("{why}\n{}", self.log_tail());
-        }
-        Err(LocalError::Program { program, folder: self.folder.clone(), why: why.trim().to_owned() })
     }
 
     fn wait_until(&self, what: &'static str, holds: impl FnMut() -> bool) -> Result<(), LocalError> {

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use super::xtask::{Ended, Folder, xtask_with};
 
@@ -64,5 +65,24 @@ impl Led {
         let places = ["bin", "bin/cargo", "built"].map(|name| self.folder.join(name));
         let places = ["LAB_POSTGRES_BIN", "CARGO", "CARGO_TARGET_DIR"].into_iter().zip(places);
         xtask_with(places, &[&["lab", "--json", "--folder", &lab], arguments].concat())
+    }
+}
+
+/// What is taken for a server, because its command line names the data; goes with the value.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn on(data: &Path) -> Self {
+        let mut tail = Command::new("tail");
+        tail.arg("-f").arg(data.join("postgresql.conf")).stdout(Stdio::null());
+        let running = tail.spawn().expect("runs");
+        fs::write(data.join("postmaster.pid"), format!("{}\n", running.id())).unwrap();
+        Self(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill().and_then(|()| self.0.wait());
     }
 }

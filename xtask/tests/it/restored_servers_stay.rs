@@ -2,29 +2,8 @@
 //! that they have stays.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use super::led::Led;
-
-/// What is taken for a server, because its command line names the data; goes with the value.
-struct Running(Child);
-
-impl Running {
-    fn on(data: &Path) -> Self {
-        let mut tail = Command::new("tail");
-        tail.arg("-f").arg(data.join("postgresql.conf")).stdout(Stdio::null());
-        let running = tail.spawn().expect("runs");
-        fs::write(data.join("postmaster.pid"), format!("{}\n", running.id())).unwrap();
-        Self(running)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _gone = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
+use super::led::{Led, Running};
 
 /// Guard: `servers down`, which is what the refusals below name, removes nothing of what was restored.
 #[test]
@@ -55,14 +34,17 @@ fn and_none_come_about_where_they_were() {
 /// Guard: a server that does not end is not lost sight of, and keeps no other from ending.
 #[test]
 fn and_are_found_again_when_one_does_not_end() {
-    let led = Led::new("case \"$*\" in *shard_0_a*) echo 'does not shut down' >&2; exit 1;; esac; echo told: \"$@\"");
+    let led = Led::new(
+        "case \"$*\" in *shard_0_a*) echo 'does not shut down' >&2; exit 1;; esac; echo told: \"$@\" >>\"$0.told\"",
+    );
     let of = |server: &str| led.servers().join(server);
     let (one, other) = (Running::on(&of("shard_0_a/data")), Running::on(&of("unsharded/data")));
     let failed = led.run(&["servers", "down"]);
     assert_eq!((failed.code, failed.err.contains("does not shut down")), (Some(4), true), "{failed:?}");
     assert!(led.leads_there() && of("secrets/fleet").exists());
-    let told = fs::read_to_string(of("unsharded/printed")).unwrap_or_default();
-    assert!(told.contains("told: stop"), "the other one goes on: {told}");
+    let told = fs::read_to_string(led.folder.path().join("bin/pg_ctl.told")).unwrap_or_default();
+    let is_told = told.lines().any(|it| it.contains("told: stop") && it.contains("/unsharded/"));
+    assert!(is_told, "the other one goes on: {told}");
     drop((one, other));
     assert_eq!(led.run(&["servers", "down"]).code, Some(0), "they have ended");
     assert!(!led.leads_there());

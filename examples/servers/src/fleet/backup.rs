@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::behind::{check_archive, end_of, start_of};
-use super::{Fleet, FleetError, Instant, at, random, server_name};
+use super::{Fleet, FleetError, Instant, at, random, server_name, shards_in};
 use crate::local::{LocalError, LocalServer, RecoveryError, number_of};
 use crate::programs::{Programs, ProgramsError};
 
@@ -336,28 +336,34 @@ impl Fleet {
 
     /// A folder of its own for each fleet: their segments have the same names.
     fn begin_archive(&self) -> Result<PathBuf, BackupError> {
-        if let Some(archive) = self.archive() {
-            return Ok(archive);
+        let _until_all_do = self.lock()?;
+        let archive = self.archive().map_or_else(|| self.link_archive(), Ok)?;
+        // Also where somebody else began it: that may have been broken off, or a shard has come since this fleet was opened.
+        for shard in groups(shards_in(&self.folder)) {
+            self.archive_group(shard, &archive)?;
         }
-        let archives = beside(&self.folder, ARCHIVE);
-        let archive = archives.join(&random()?[..8]);
+        Ok(archive)
+    }
+
+    /// First: what a server archives is in the folder that everybody finds.
+    fn link_archive(&self) -> Result<PathBuf, FleetError> {
+        let archive = beside(&self.folder, ARCHIVE).join(&random()?[..8]);
         fs::create_dir_all(&archive).and_then(|()| self.programs.give(&archive)).map_err(at(archive.clone()))?;
-        for shard in groups(self.shards) {
-            let place = archive.join(group_of(shard));
-            match shard {
-                None => self.server(UNSHARDED)?.archive_into(&place)?,
-                Some(shard) => self.archive_shard(shard, &place)?,
-            }
-        }
-        // Last: with it everything is archived.
         let link = self.folder.join(ARCHIVE);
         std::os::unix::fs::symlink(&archive, &link).map_err(at(link))?;
         Ok(archive)
     }
 
-    pub(super) fn archive_shard(&self, shard: u16, place: &Path) -> Result<(), FleetError> {
-        for letter in ['a', 'b'] {
-            self.server(&server_name(shard, letter))?.archive_into(place)?;
+    pub(super) fn archive_group(&self, shard: Option<u16>, archive: &Path) -> Result<(), FleetError> {
+        let place = archive.join(group_of(shard));
+        let names = shard
+            .map_or_else(|| vec![UNSHARDED.to_owned()], |it| ['a', 'b'].map(|letter| server_name(it, letter)).into());
+        for name in names {
+            let server = self.server_or_missing(&name)?;
+            // One that is copied anew has the settings of whom it is a copy of.
+            if !server.is_missing() {
+                server.archive_into(&place)?;
+            }
         }
         Ok(())
     }

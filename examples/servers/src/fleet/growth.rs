@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use super::backup::group_of;
-use super::{Fleet, FleetError, SHARDS_MAX, at, secret_of, server_name};
+use super::{Fleet, FleetError, SHARDS_MAX, at, secret_of, server_name, shards_in};
 use crate::guard::{Guard, SOME_SERVERS};
 
 impl Fleet {
@@ -15,24 +15,26 @@ impl Fleet {
     /// # Errors
     /// When there are as many as there may be, or a server does not become ready.
     pub fn add(&mut self) -> Result<u16, FleetError> {
-        let shard = self.shards;
+        let _until_it_counts = self.lock()?;
+        let shard = shards_in(&self.folder);
         if shard >= SHARDS_MAX {
             return Err(FleetError::Shards { shards: shard + 1 });
         }
         // Segments of both would have the same names.
-        let log = self.archive().map(|archive| archive.join(group_of(Some(shard))));
-        if let Some(folder) = log.clone().filter(|folder| folder.exists()) {
+        let archive = self.archive();
+        let log = archive.as_ref().map(|archive| archive.join(group_of(Some(shard))));
+        if let Some(folder) = log.filter(|folder| folder.exists()) {
             return Err(FleetError::Archived { folder });
         }
         let guard = self.guard_of(shard)?;
         self.forget_secrets_of(shard)?;
         self.create_shard(shard)?;
-        if let Some(log) = &log {
-            self.archive_shard(shard, log)?;
+        if let Some(archive) = &archive {
+            self.archive_group(Some(shard), archive)?;
         }
         self.link_secrets_of(shard)?;
         guard.disarm().map_err(at(self.folder.clone()))?;
-        self.shards += 1;
+        self.shards = shard + 1;
         Ok(shard)
     }
 
@@ -40,8 +42,13 @@ impl Fleet {
     /// names them is for the caller to know.
     ///
     /// # Errors
-    /// When it is the only one, or something is left.
+    /// When it is the only one, another one is the last by now, or something is left.
     pub fn take_away(&mut self) -> Result<u16, FleetError> {
+        let _until_it_is_gone = self.lock()?;
+        let (found, known) = (shards_in(&self.folder), self.shards);
+        if found != known {
+            return Err(FleetError::Changed { found, known });
+        }
         let Some(shard) = self.shards.checked_sub(1).filter(|shard| *shard > 0) else {
             return Err(FleetError::Shards { shards: 0 });
         };

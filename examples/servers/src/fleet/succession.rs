@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::backup::group_of;
 use super::{Fleet, FleetError, at, secret_of, server_name, state_of, write_secret};
 use crate::local::{LocalServer, Stop};
 
@@ -102,6 +103,10 @@ impl Fleet {
     /// A standby for which each commit of the primary waits from now on.
     pub(super) fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
         let standby = primary.standby(&self.folder.join(name), name)?;
+        // It has the settings that the primary had when the copy came by them.
+        if let Some(archive) = self.archive() {
+            standby.archive_into(&archive.join(group_of(Some(shard))))?;
+        }
         self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
         let owner = self.login(&standby, "owner", &secret_of(shard));
         self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;

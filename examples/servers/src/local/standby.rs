@@ -12,11 +12,10 @@ impl LocalServer {
     /// When it cannot be copied, does not become ready, or does not stream.
     pub fn standby(&self, folder: &Path, name: &str) -> Result<Self, LocalError> {
         let mut standby = Self::in_folder(&self.programs, folder, name, &self.password)?;
-        let mut copy = self.programs.command("pg_basebackup");
         // Not by its name: commits that wait for the standby would be acknowledged by a copy that may never be one. The
         // standby itself takes its name from the cluster's.
-        let primary = self.dsn();
-        copy.args(["-d", &primary, "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
+        let mut copy = self.client("pg_basebackup", "postgres");
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
         copy.args(["--create-slot", "--slot", name, "-D"]).arg(standby.data());
         standby.run(&mut copy)?;
         // What the primary waits for is none of its standby's business.
@@ -83,7 +82,7 @@ impl LocalServer {
     /// that is dead or answers nobody, and by its own account where it gives one.
     pub(crate) fn waits_for(&self, standby: &str) -> bool {
         let mut look = self.programs.command("postgres");
-        let told = self.output(look.args(["-C", "synchronous_standby_names", "-D"]).arg(self.data()));
+        let told = self.run_apart(look.args(["-C", "synchronous_standby_names", "-D"]).arg(self.data()));
         let is_configured = told.is_ok_and(|names| names == standby);
         is_configured && (!self.is_running() || self.is_synchronous_with(standby).unwrap_or(true))
     }
@@ -114,7 +113,7 @@ impl LocalServer {
             self.sql("postgres", question)?
         } else {
             let mut look = self.programs.command("pg_controldata");
-            let told = self.output(look.env("LC_ALL", "C").arg("-D").arg(self.data()))?;
+            let told = self.run_apart(look.env("LC_ALL", "C").arg("-D").arg(self.data()))?;
             let line = told.lines().find_map(|line| line.strip_prefix("Latest checkpoint's TimeLineID:"));
             line.unwrap_or_default().trim().to_owned()
         };

@@ -7,4 +7,7 @@ mod a_fleet_outlives_its_process;
 mod a_full_disk_is_named;
 mod a_reserved_port_is_left_alone;
 mod a_standby_takes_over;
+mod an_archive_begins_once;
+mod no_command_line_has_a_secret;
+mod questions_have_their_own_answers;
 mod servers_go_with_their_process;
