@@ -27,7 +27,7 @@ const CAUGHT: &str = "caught";
 type Build<'m> = (&'m str, Option<&'m str>);
 
 /// Where a test may be. Only that is built again for its mutants.
-const TARGETS: [&str; 2] = ["--lib", "--test=it"];
+const TARGETS: [&str; 3] = ["--lib", "--test=it", "--bins"];
 
 /// What is built over and over is built quickly: what has optimisations in the workspace has none here.
 const QUICKLY: [&str; 3] = [

@@ -86,7 +86,7 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/admin/backups", Read, On::Backup, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/backups", Operate, On::Backup, Class::Sweep, Upstream::Admin),
     route!("GET", "/v1/admin/shards", Read, On::Shard, Class::Read, Upstream::Admin),
-    route!("GET", "/v1/admin/shards/findings", Read, On::Shard, Class::Read, Upstream::Admin),
+    route!("GET", "/v1/admin/shards/findings", Read, On::Shard, Class::Operate, Upstream::Admin),
     route!("GET", "/v1/admin/shards/map", Read, On::Shard, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/shards/map", Operate, On::Shard, Class::Operate, Upstream::Admin),
     route!("POST", "/v1/admin/shards/map/rollback", Operate, On::Shard, Class::Operate, Upstream::Admin),

@@ -12,7 +12,8 @@ use super::Role;
 use super::journal::State;
 use crate::exit::Failure;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than the gateway has any operation take that is not waited for patiently: it says itself what came of that.
+const PATIENCE: Duration = Duration::from_secs(35);
 /// For what takes as long as there is data.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -43,6 +44,7 @@ pub(super) fn segment(text: &str) -> String {
 /// A client with a role's token.
 pub(super) struct Api {
     agent: Agent,
+    patience: Duration,
     gateway: String,
     token: String,
 }
@@ -57,8 +59,7 @@ impl Api {
     /// Reaches the running lab as whom the development identity provider is asked for, and tells what it said of them.
     pub(super) fn signed_in(asked: &Value) -> Result<(Self, Value)> {
         let gateway = named().map(str::to_owned).map_or_else(|| State::load().map(|state| state.gateway), Ok)?;
-        let config = Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-        let mut api = Self { agent: Agent::from(config), gateway, token: String::new() };
+        let mut api = Self::at(gateway, PATIENCE);
         let request = api.agent.post(api.url("/v1/dev/token"));
         let granted = api.answer(request.send_json(asked))?;
         let token = granted["access_token"].as_str().context("the broker gave no access_token")?;
@@ -67,10 +68,13 @@ impl Api {
     }
 
     /// The same, for what takes as long as there is data.
-    pub(super) fn patient(mut self) -> Self {
-        let config = Agent::config_builder().timeout_global(Some(PATIENCE_MAX)).http_status_as_error(false).build();
-        self.agent = Agent::from(config);
-        self
+    pub(super) fn patient(self) -> Self {
+        Self { token: self.token, ..Self::at(self.gateway, PATIENCE_MAX) }
+    }
+
+    fn at(gateway: String, patience: Duration) -> Self {
+        let config = Agent::config_builder().timeout_global(Some(patience)).http_status_as_error(false).build();
+        Self { agent: Agent::from(config), patience, gateway, token: String::new() }
     }
 
     /// The token.
@@ -121,6 +125,10 @@ impl Api {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 Failure::Usage.because(format!("{gateway} is no address of a gateway: {error}"))
             }
+            ureq::Error::Timeout(_) => {
+                let after = format!("the gateway at {gateway} gave no answer within {:?}", self.patience);
+                Failure::Threshold.because(format!("{after}; what was asked may go on: `cargo xtask lab shard moves`"))
+            }
             _ => {
                 let fix = "is a lab running there? `cargo xtask lab up` starts one";
                 Failure::Precondition.because(format!("the gateway at {gateway} does not answer: {error}; {fix}"))
@@ -150,4 +158,33 @@ fn fresh_key() -> String {
     #[expect(clippy::disallowed_methods, reason = "only to be different from the last call's")]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("xtask-{}-{}", std::process::id(), now.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::{Api, Failure, PATIENCE};
+
+    /// Guard: whoever is not answered in time is not told that nobody is there.
+    #[test]
+    fn a_gateway_that_gives_no_answer_is_told_from_none() {
+        // Takes connections, as the system does for it, and reads none.
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let gateway = format!("http://{}", listener.local_addr().expect("its address"));
+        let error = Api::at(gateway, Duration::from_millis(200)).get("/v1/admin/shards").expect_err("no answer");
+        assert!(Failure::Threshold.is(&error), "{error}");
+        let told = error.to_string();
+        assert!(told.contains("no answer within 200ms") && told.contains("shard moves"), "{told}");
+    }
+
+    /// Guard: the gateway, which knows more, is the first to lose its patience.
+    #[test]
+    fn the_gateway_answers_before_whoever_asks_gives_up() {
+        let routes = include_str!("../../../examples/src/routes.rs");
+        let (_, rest) = routes.split_once("Self::Operate => Duration::from_secs(").expect("how long it may take");
+        let seconds: u64 = rest.split_once(')').expect("a number").0.parse().expect("seconds");
+        assert!(PATIENCE >= Duration::from_secs(seconds + 5), "{seconds} s");
+    }
 }

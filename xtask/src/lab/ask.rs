@@ -211,34 +211,33 @@ fn following(map: &Value) -> u64 {
 
 /// Whether the lab runs, and how it is.
 pub(super) fn status(json: bool) -> Result<()> {
-    let known = if api::named().is_some() { Ok(None) } else { State::load().map(Some) };
-    let asked = known.and_then(|state| Ok((state, Api::of(Role::Sre)?.get("/v1/admin/runs/summary")?)));
-    let (state, run) = match asked {
-        Ok(found) => found,
-        Err(error) => {
-            if json {
-                print("status", &json!({"running": false}), true);
-            }
-            return Err(error);
-        }
-    };
-    let mut document = json!({"running": true, "run": run, "gateway": api::named()});
-    if let Some(state) = state {
+    // Before anybody is asked: whoever has ended may be the one who would have told.
+    let state = State::kept().filter(|state| api::named().is_none() && state.is_any_alive());
+    let missing = state.as_ref().map(nine::missing).unwrap_or_default();
+    let run = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/runs/summary"));
+    let mut document = json!({"running": state.is_some() || run.is_ok()});
+    if let Ok(run) = &run {
+        document["run"] = run.clone();
+        document["gateway"] = api::named().into();
+    }
+    if let Some(state) = &state {
         document["gateway"] = state.gateway.clone().into();
         document["broker"] = state.broker.clone().into();
         document["pid"] = state.pid.into();
         if !state.programs.is_empty() {
             document["programs"] = state.ready["programs"].clone();
         }
-        let missing = nine::missing(&state);
         if !missing.is_empty() {
             document["ended"] = json!(missing);
-            print("status", &document, json);
-            return Err(Failure::Threshold.because(format!("ended without being told to: {}", missing.join(", "))));
         }
     }
-    print("status", &document, json);
-    Ok(())
+    if json || document["running"] == true {
+        print("status", &document, json);
+    }
+    if !missing.is_empty() {
+        return Err(Failure::Threshold.because(format!("ended without being told to: {}", missing.join(", "))));
+    }
+    run.map(drop)
 }
 
 /// A token for a role, or for one persona of it.

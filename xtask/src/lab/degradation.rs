@@ -63,12 +63,21 @@ fn ask_to_give_up(shard: u16, reason: &str, lines: &[u64]) -> Result<Value> {
     Api::of(Role::Sre)?.patient().post(&path, &json!({"reason": reason, "lines": lines}))
 }
 
-/// The same behind a promotion, as soon as the lab follows it; nothing when there is no lab.
+/// The same behind a promotion, as soon as the lab follows it; nothing when there is no lab. One whose gateway has ended is a
+/// lab: its other programs go on writing.
 pub(super) fn give_up(shard: u16, reason: &str) -> Result<Option<Value>> {
     let next = format!("cargo xtask lab shard accept-loss {shard} --reason {reason}");
-    if api::named().is_none() && State::load().is_err() {
+    if api::named().is_none() && !State::is_noted() {
         eprintln!("no lab runs that could give up what shard {shard} may have lost; once one does: {next}");
         return Ok(None);
+    }
+    let lost = |error: anyhow::Error| {
+        let sentence = format!("what shard {shard} has lost is not given up yet: {error:#}; next: {next}");
+        Failure::Threshold.because(sentence)
+    };
+    if api::named().is_none() {
+        // Nobody starts it again, so that there is nothing to wait for.
+        State::load().map_err(lost)?;
     }
     let give_up = Instant::now() + FOLLOWS_MAX;
     // Ends with the time for it.
@@ -77,10 +86,7 @@ pub(super) fn give_up(shard: u16, reason: &str) -> Result<Option<Value>> {
             Ok(told) => return Ok(Some(told)),
             // The lab, or the shard's new primary, does not answer yet.
             Err(error) if Failure::Precondition.is(&error) && Instant::now() < give_up => pause(),
-            Err(error) => {
-                let sentence = format!("what shard {shard} has lost is not given up yet: {error:#}; next: {next}");
-                return Err(Failure::Threshold.because(sentence));
-            }
+            Err(error) => return Err(lost(error)),
         }
     }
 }
@@ -134,7 +140,7 @@ fn by_the_servers(fleet: &Fleet, shard: u16) -> bool {
 }
 
 fn by_the_lab(shard: u16) -> bool {
-    if api::named().is_none() && State::load().is_err() {
+    if api::named().is_none() && !State::is_noted() {
         return false;
     }
     match Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/shards")) {
@@ -142,8 +148,9 @@ fn by_the_lab(shard: u16) -> bool {
             let shards = told["items"].as_array().map(Vec::as_slice).unwrap_or_default();
             shards.iter().any(|it| it["shard"] == shard && !it["degraded"].is_null())
         }
-        Err(_) => {
-            eprintln!("the lab does not answer: whether shard {shard} was degraded is known by its servers alone");
+        Err(error) => {
+            let known = format!("whether shard {shard} was degraded is known by its servers alone");
+            eprintln!("the lab does not answer: {known}: {error:#}");
             false
         }
     }

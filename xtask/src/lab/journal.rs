@@ -142,6 +142,9 @@ impl State {
     pub(super) fn load() -> Result<Self> {
         match Self::kept() {
             Some(state) if state.is_alive() => Ok(state),
+            Some(state) if state.is_any_alive() => Err(Failure::Precondition.because(
+                "programs of a lab run here, and no gateway leads to them: `cargo xtask lab down` stops them",
+            )),
             _ => Err(Failure::Precondition.because("no lab is running: start one with `cargo xtask lab up`")),
         }
     }
@@ -152,6 +155,16 @@ impl State {
             Some(gateway) => gateway.is_alive(),
             None => birth_of(self.pid).as_ref() == Some(&self.birth),
         }
+    }
+
+    /// Whether anything of it is still running, be it led to or not.
+    pub(super) fn is_any_alive(&self) -> bool {
+        self.process().is_alive() || self.programs.iter().any(Running::is_alive)
+    }
+
+    /// Whether a lab was started here and not taken down, however it is by now.
+    pub(super) fn is_noted() -> bool {
+        process_folder().exists() || Self::kept().is_some()
     }
 
     /// Forgets the lab.

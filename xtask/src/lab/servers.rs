@@ -1,8 +1,10 @@
 //! The database servers below a lab: starting, looking at, promoting and removing them.
 
+mod examination;
 mod growth;
 mod promotion;
 
+pub(super) use examination::doctor;
 pub(super) use promotion::promote;
 
 use std::fs;
@@ -12,10 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use pim_servers::fleet::{Fleet, FleetError, ServerState, ShardServers};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Role;
-use super::api::Api;
 use super::document::{print, say};
 use super::journal;
 use crate::exit::Failure;
@@ -62,70 +62,6 @@ pub(super) fn rejoin(shard: u16, json: bool) -> Result<()> {
         say(&format!("shard {shard}: {standby} follows, and commits wait for it"));
     }
     Ok(())
-}
-
-/// Checks each shard, its databases as the lab that runs sees them and the servers below; fails when one is not as it should
-/// be. Either will do when there is no other.
-pub(super) fn doctor(json: bool) -> Result<()> {
-    let servers = place().and_then(|place| Fleet::open(&place).and_then(|fleet| fleet.state()).map_err(failed));
-    let lab = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/shards/findings"));
-    let mut findings: Vec<Value> = servers.iter().flatten().flat_map(findings_on).collect();
-    let examined = match (lab, &servers) {
-        (Ok(told), _) => told["items"].as_array().cloned().unwrap_or_default(),
-        // Servers alone; what is told of a lab that does not answer would hide what is wrong with them.
-        (Err(_), Ok(_)) => Vec::new(),
-        (Err(error), Err(_)) => return Err(error),
-    };
-    for shard in &examined {
-        let found = shard["findings"].as_array().into_iter().flatten();
-        findings.extend(found.map(|it| json!({"shard": shard["shard"], "finding": it["message"], "fix": it["fix"]})));
-    }
-    if json {
-        print("shard-doctor", &json!({"shards": examined, "findings": findings}), true);
-    } else {
-        for shard in &examined {
-            say(&examined_line(shard));
-        }
-        for finding in &findings {
-            let text = |member: &str| finding[member].as_str().unwrap_or_default();
-            say(&format!("{}: {} · {}", name_of(&finding["shard"]), text("finding"), text("fix")));
-        }
-        say(&format!("{} findings", findings.len()));
-    }
-    if findings.is_empty() { Ok(()) } else { Err(Failure::Threshold.because("not every shard is as it should be")) }
-}
-
-fn examined_line(shard: &Value) -> String {
-    let known = &shard["schema_version_known"];
-    let version = shard["schema_version"].as_u64().map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-    let (owned, sampled) = (&shard["buckets_owned"], &shard["sampled"]);
-    let name = name_of(&shard["shard"]);
-    format!("{name}: schema {version} of {known} · {owned} buckets · {sampled} home keys looked at")
-}
-
-fn name_of(shard: &Value) -> String {
-    if shard.is_null() { "control database".to_owned() } else { format!("shard {shard}") }
-}
-
-fn findings_on(shard: &ShardServers) -> Vec<Value> {
-    let number = shard.shard;
-    let finding = |what: String, fix: String| json!({"shard": number, "finding": what, "fix": fix});
-    let (primary, standby) = (&shard.primary, &shard.standby);
-    if primary.role != "primary" {
-        let fix = match standby.role {
-            "standby" | "primary" => format!("cargo xtask lab shard promote {number}"),
-            _ => format!("neither of its two servers can serve: look at the log of {}", primary.name),
-        };
-        return vec![finding(format!("{} should be the primary and is {}", primary.name, primary.role), fix)];
-    }
-    let fix = format!("cargo xtask lab shard rejoin {number}");
-    if standby.role != "standby" {
-        return vec![finding(format!("{} should be the standby and is {}", standby.name, standby.role), fix)];
-    }
-    if !shard.is_synchronous {
-        return vec![finding(format!("commits of {} do not wait for {}", primary.name, standby.name), fix)];
-    }
-    Vec::new()
 }
 
 /// Starts the servers of so many shards.
@@ -346,7 +282,10 @@ pub(super) fn failed(error: FleetError) -> anyhow::Error {
     let failure = match &error {
         FleetError::Shards { .. } | FleetError::NoShard { .. } => Failure::Usage,
         FleetError::Programs(_) | FleetError::Exists { .. } | FleetError::Absent { .. } => Failure::Precondition,
-        FleetError::NoStandby { .. } | FleetError::NoPrimary { .. } | FleetError::Follows { .. } => Failure::Refused,
+        FleetError::NoStandby { .. }
+        | FleetError::NoPrimary { .. }
+        | FleetError::Follows { .. }
+        | FleetError::Changed { .. } => Failure::Refused,
         _ => Failure::Threshold,
     };
     let fix = match &error {

@@ -1,5 +1,6 @@
 //! What scripts may rely on: exit codes, and one JSON document a verb.
 
+mod a_part_of_the_lab_has_ended;
 mod broken_off_labs_are_cleaned_up;
 mod each_verb_answers_in_json;
 mod exit_codes_say_what_went_wrong;

@@ -1,6 +1,7 @@
 //! The same promises with the lab's rows on servers, and those that only servers have.
 
 mod a_lab_of_processes;
+mod a_lab_that_lost_programs;
 mod a_restored_lab;
 mod databases;
 mod inspection;

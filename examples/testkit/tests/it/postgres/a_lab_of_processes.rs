@@ -39,6 +39,12 @@ impl Background {
         self.command(arguments).output().await.expect("cargo runs").status.code()
     }
 
+    /// How a verb ends, and what it says to people.
+    pub(super) async fn said(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let ended = self.command(arguments).output().await.expect("cargo runs");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("cargo");
         command.args(["xtask", "lab", "--json", "--folder"]).arg(&self.folder).args(arguments).stdin(Stdio::null());
@@ -131,7 +137,7 @@ fn processes_of(folder: &Path) -> Vec<String> {
 }
 
 /// The servers below a lab.
-async fn fleet_of(lab: &Background) -> Fleet {
+pub(super) async fn fleet_of(lab: &Background) -> Fleet {
     let servers = lab.ask(&["servers", "status"], "servers").await;
     let secrets = PathBuf::from(servers["files"]["secrets"].as_str().unwrap());
     Fleet::open(secrets.parent().expect("the servers' folder")).expect("is there")
