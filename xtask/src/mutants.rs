@@ -101,9 +101,15 @@ fn holds(source: &Path, text: &str, test: &str) -> bool {
     let module = path.find(|module| *module != "tests");
     let is_there = module.map_or_else(
         || source.ends_with("lib.rs") || source.ends_with("main.rs"),
-        |module| source.file_stem().is_some_and(|stem| stem == module) || text.contains(&format!("mod {module} {{")),
+        |module| is_module(source, module) || text.contains(&format!("mod {module} {{")),
     );
     is_there && text.contains(&format!("fn {function}("))
+}
+
+/// Whether a source is this module, or has its tests.
+fn is_module(source: &Path, module: &str) -> bool {
+    let file = if source.ends_with("tests.rs") { source.parent().unwrap_or(source) } else { source };
+    file.file_stem().is_some_and(|stem| stem == module)
 }
 
 /// Applies the mutants of an area, or those whose name contains the text, one after the other and prints the table.
@@ -328,6 +334,7 @@ mod tests {
         let (source, text) = (Path::new("pim-data/tests/it/postgres/fence.rs"), "async fn nobody_passes() {}");
         assert!(holds(source, text, TEST));
         assert!(holds(source, text, "postgres::fence::tests::nobody_passes"));
+        assert!(holds(Path::new("pim-data/src/fence/tests.rs"), text, "fence::tests::nobody_passes"));
         assert!(!holds(source, text, "nobody_passes"), "by its bare name none is run");
         assert!(!holds(source, text, "postgres::fences::nobody_passes"));
         assert!(!holds(source, text, "postgres::fence::somebody_passes"));
