@@ -141,20 +141,22 @@ async fn look(stores: &Stores, between: impl AsyncFn()) -> Result<Found, Summary
 
 /// Events that shards gave out, key by key.
 struct Given {
-    heads: Vec<(Uuid, u64)>,
+    heads: BTreeMap<Uuid, u64>,
     facts: u64,
 }
 
 impl Given {
     async fn by(stores: &Stores) -> Result<Self, SummaryError> {
-        let mut heads = Vec::new();
+        let mut heads = BTreeMap::new();
         for source in stores.cluster.sources() {
             let Some(db) = stores.cluster.database(source) else { continue };
             for row in db.query(Statement::same("SELECT key, n FROM key_head")).await? {
-                heads.push((row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?));
+                let (key, n) = (row.uuid(0).map_err(DbError::from)?, row.count(1).map_err(DbError::from)?);
+                // While its bucket moves a key is on two shards, and one of them may be behind.
+                heads.entry(key).and_modify(|known: &mut u64| *known = n.max(*known)).or_insert(n);
             }
         }
-        let facts = heads.iter().map(|(_, n)| n).sum();
+        let facts = heads.values().sum();
         Ok(Self { heads, facts })
     }
 }

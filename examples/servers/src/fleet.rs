@@ -18,13 +18,17 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::guard::{Guard, SERVERS};
 use crate::local::{LocalError, LocalServer};
 use crate::programs::{Programs, ProgramsError};
+use crate::wait::pause;
 
 /// Most shards of a fleet: each has two servers.
 pub const SHARDS_MAX: u16 = 16;
+/// How long somebody else is waited for who changes what servers there are: copying one takes a while.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
 
 const BUCKETS: u32 = 4096;
 const UNSHARDED: &str = "unsharded";
@@ -82,6 +86,12 @@ pub enum FleetError {
     Archived {
         /// Where.
         folder: PathBuf,
+    },
+    /// Somebody else begins an archive, adds a shard or takes one away.
+    #[error("{} is held by somebody who begins an archive, adds a shard or takes one away, for {} s now", path.display(), LOCK_PATIENCE.as_secs())]
+    Locked {
+        /// What is held.
+        path: PathBuf,
     },
     /// Somebody else has added shards, or taken some away.
     #[error("there are {found} shards by now, and were {known} a moment ago: look again, and say it again")]
@@ -356,7 +366,16 @@ impl Fleet {
     fn lock(&self) -> Result<fs::File, FleetError> {
         let path = self.folder.join(LOCK);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        opened.and_then(|file| file.lock().map(|()| file)).map_err(at(path))
+        let file = opened.map_err(at(path.clone()))?;
+        let give_up = std::time::Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(fs::TryLockError::WouldBlock) if std::time::Instant::now() < give_up => pause(),
+                Err(fs::TryLockError::WouldBlock) => return Err(FleetError::Locked { path }),
+                Err(fs::TryLockError::Error(source)) => return Err(FleetError::Path { path, source }),
+            }
+        }
     }
 
     fn state_of(&self, shard: u16) -> Result<ShardServers, FleetError> {

@@ -58,7 +58,11 @@ async fn look(
     let after = asked.cursor()?.map(|cursor| place_of(cursor.key())).transpose()?;
     let page = Page { after, limit: asked.limit()? };
     let found = cluster.audit(&caller.cx, &permit, LOOK, &filter, page).await.map_err(IntoProblem::into_problem)?;
-    let is_again = found.next == Next::Again;
+    if found.next == Next::Again && found.failed.is_empty() {
+        // Nobody who joins pages has a record twice, and nobody takes it for the end.
+        let changed = Problem::of(problem::UNAVAILABLE).detail("the shard map changed meanwhile: ask again");
+        return Err(changed.retry_after_secs(1).into());
+    }
     let next = match found.next {
         Next::End => None,
         Next::After(place) => Some(place),
@@ -66,9 +70,7 @@ async fn look(
     };
     let next = next.map(|place| Cursor::behind(text_of(place)).text());
     let failed: Vec<Value> = found.failed.into_iter().map(failed).collect();
-    // Nobody who joins pages has a record twice: what is asked for again is told then, unless a shard is what was missing.
-    let items = if is_again && failed.is_empty() { Vec::new() } else { found.rows };
-    Answer::ok(&json!({ "items": items, "next_cursor": next, "failed": failed }))
+    Answer::ok(&json!({ "items": found.rows, "next_cursor": next, "failed": failed }))
 }
 
 /// A shard whose records are missing from the page; its cursor asks for the same page again.

@@ -2,8 +2,8 @@
 //! so the row is written before, and the answer with it afterwards.
 //!
 //! The row's unit of work carries request and user into the audit trail, and the idempotency key makes a retry the same
-//! operation. Whoever is killed in between leaves a row that has begun; a retry after [`LEASE`] does it again. What no route's
-//! time ends says anew that it goes on, see [`operate_to_its_end`].
+//! operation. Whoever is killed in between leaves a row that has begun; a retry after [`LEASE`] does it again. Whoever
+//! is at one says every now and then that it goes on.
 
 mod tenure;
 #[cfg(test)]
@@ -30,14 +30,12 @@ use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
 use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, list_control, write_control};
-use crate::routes::Class;
 use crate::workers::Stores;
 
-/// How long an operation may take before a retry does it again: longer than any route's time and the writing down, for two
-/// at once would do it beside each other.
-pub const LEASE: Duration = Class::Sweep.timeout().saturating_add(Duration::from_secs(60));
-/// How often one that no route's time ends says that it goes on: several times in a lease, should the control database be away.
-const RENEWED_EVERY: Duration = Duration::from_secs(60);
+/// How long an operation that says nothing is taken to go on before a retry does it again.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// How often it says that it goes on: several times in a lease, should the control database be away.
+const RENEWED_EVERY: Duration = Duration::from_secs(15);
 /// Time to write down what came of it, also when the caller's own is over.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -126,10 +124,7 @@ pub async fn operate(
 ) -> Result<Answer, Failure> {
     let permit = &permit.for_resource(LabResource::Operation);
     let doing = Doing { cluster, permit, cx, id: id_of(cx)? };
-    match doing.begin(&intent).await? {
-        Begun::Before(answered) => Ok(answered),
-        Begun::Now(tenure) => doing.end(tenure, effect.await).await,
-    }
+    doing.through(&intent, RENEWED_EVERY, effect).await
 }
 
 /// The same in a task of its own, for what goes on when the caller's time is over and takes as long as it takes: the row says

@@ -117,3 +117,18 @@ async fn what_a_read_model_does_not_know_is_lost_and_what_it_knows_twice_is_dupl
     assert_eq!((found.lost, found.pending), (1, 0), "{found:?}");
     assert!(found.duplicated >= 2, "{found:?}");
 }
+
+/// Guard: while a bucket moves its keys are on two shards, and one of them may be behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_on_two_shards_is_counted_once() {
+    let place = Place::flowing().await;
+    let before = look(&place.stores, async || {}).await.expect("looks").facts;
+    for (shard, n) in [(0, 1), (1, 3)] {
+        let db = place.stores.cluster.database(pim_core::shard::ShardId(shard)).expect("a shard");
+        let tx = db.begin().await.expect("begins");
+        let text = format!("INSERT INTO key_head (key, bucket, n) VALUES (x'{}', 7, {n})", "07".repeat(16));
+        let insert = Statement::of(pim_data::backend::SqlPair::generated(text));
+        tx.commit_with(vec![insert]).await.expect("commits");
+    }
+    assert_eq!(look(&place.stores, async || {}).await.expect("looks").facts, before + 3);
+}

@@ -167,8 +167,7 @@ async fn one_that_was_broken_off_is_in_progress_for_its_lease_and_then_done_agai
     let sre = world.session("sre", &[], None);
     let early = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;
     assert_eq!((early.status, early.problem()), (StatusCode::CONFLICT, "operation-in-progress"), "{:?}", early.body);
-    // Within the time of its route, and longer than most operations take.
-    let later = Duration::from_secs(61);
+    let later = LEASE - Duration::from_secs(1);
     world.pass(later);
     let sre = world.session("sre", &[], None);
     let early = world.post(&sre, "/v1/admin/audit/verify", "k", &json!({})).await;

@@ -42,8 +42,11 @@ struct Range {
 impl MapFile {
     pub(super) fn parse(text: &str) -> Result<Self, MapError> {
         toml::from_str(text).map_err(|error| {
-            let (line, column) = error.span().map_or((1, 1), |span| place_of(text, span.start));
-            let message = format!("line {line}, column {column}: {NO_MAP_FILE}");
+            // Which member is missing is of our own words; whatever else the parser says may quote the text.
+            let what = if error.message().starts_with("missing field `") { error.message() } else { NO_MAP_FILE };
+            let place = error.span().map(|span| place_of(text, span.start));
+            let place = place.map_or_else(String::new, |(line, column)| format!("line {line}, column {column}: "));
+            let message = format!("{place}{what}");
             MapError::one(Finding::error(FindingCode::Syntax, "", message, "see ShardMap::parse for the form"))
         })
     }

@@ -267,3 +267,9 @@ fn no_chain_of_maps_has_a_cycle() {
     assert_eq!(refused(&raised(&fourth, 4, &fourth)), [FindingCode::Parent]);
     assert!(third.check_successor(&raised(&fourth, 4, &third), 4096).is_ok());
 }
+
+#[test]
+fn a_member_that_is_missing_is_named() {
+    let refused = ShardMap::parse(&edited("keyspace = \"k\"", "")).expect_err("is refused").to_string();
+    assert!(refused.contains("missing field `keyspace`"), "{refused}");
+}

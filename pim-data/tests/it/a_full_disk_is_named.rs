@@ -92,6 +92,8 @@ async fn where_rows_find_no_room_units_are_refused_and_reads_go_on() {
     let small = Small::new(&ensemble);
     let cluster = ensemble.open(&["c"], |_| {}).await;
     let first = try_register(&cluster).await.expect("there is room");
+    // The log has a whole segment before it.
+    small.server.sql(DATABASE, "SELECT pg_switch_wal(); CHECKPOINT").expect("answers");
     small.fill();
     let (mut acknowledged, refusal) = until_refused(&cluster).await;
     let UnitError::Database(error) = &refusal else { panic!("{refusal:?}") };
@@ -116,6 +118,7 @@ async fn where_the_log_finds_no_room_the_server_stops_and_comes_back_with_all_th
     // The next segment of the log has no room either: PostgreSQL gives up rather than losing a commit.
     let gone = (0..20).map(|_| small.server.sql(DATABASE, "SELECT pg_switch_wal(); SELECT txid_current()"));
     assert!(gone.into_iter().any(|asked| asked.is_err()), "the log goes on without room");
+    assert!(small.server.log_tail().contains("PANIC"), "{}", small.server.log_tail());
     let (more, refusal) = until_refused(&cluster).await;
     acknowledged.extend(more);
     // Whoever was under way when it stopped is told that it is not known, and nobody that it was done.

@@ -155,7 +155,7 @@ fn hurried() -> RequestContext {
 async fn in_time<T>(call: impl Future<Output = T>) -> T {
     let begun = Instant::now();
     let outcome = call.await;
-    assert!(begun.elapsed() < SOON + Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON + Duration::from_secs(3), "{:?}", begun.elapsed());
     outcome
 }
 

@@ -102,4 +102,8 @@ async fn and_what_is_wrong_with_a_statement_is_still_told() {
     let error = world.raw(account.id, "SELECT 'x'::int").await.expect_err("is refused");
     let told = shown(&error);
     assert!(told.contains("22P02"), "{told}");
+    // How a damaged page is found.
+    let raise = "DO $$ BEGIN RAISE EXCEPTION 'invalid page in block 7' USING ERRCODE = 'XX001'; END $$";
+    let told = shown(&world.raw(account.id, raise).await.expect_err("is refused"));
+    assert!(told.contains("XX001") && told.contains("block 7"), "{told}");
 }

@@ -176,11 +176,35 @@ impl<W: Write> Batch<'_, W> {
         if self.lines == 0 {
             return;
         }
-        let taken = self.target.write_all(&self.bytes).and_then(|()| self.target.flush());
         // A terminal that is gone is no reason to stop the program; what it did not take is lost, and counted.
-        let count = if taken.is_ok() { &self.counts.written } else { &self.counts.dropped };
-        count.fetch_add(self.lines, Ordering::Relaxed);
+        let taken = self.taken();
+        let is_flushed = self.target.flush().is_ok();
+        // The first one of a batch behind a torn line ends that.
+        let whole = self.bytes[..taken].get(1..).unwrap_or_default();
+        let lines = whole.iter().filter(|byte| **byte == b'\n').count();
+        let written = if is_flushed { u64::try_from(lines).unwrap_or(self.lines).min(self.lines) } else { 0 };
+        self.counts.written.fetch_add(written, Ordering::Relaxed);
+        self.counts.dropped.fetch_add(self.lines - written, Ordering::Relaxed);
+        let is_torn = self.bytes[..taken].last().is_some_and(|byte| *byte != b'\n');
         self.bytes.clear();
+        if is_torn {
+            // The next line is not to be read as the rest of this one.
+            self.bytes.push(b'\n');
+        }
         self.lines = 0;
+    }
+
+    /// How many bytes the target takes.
+    fn taken(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < self.bytes.len() {
+            match self.target.write(&self.bytes[taken..]) {
+                Ok(0) => break,
+                Ok(bytes) => taken += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        taken
     }
 }

@@ -1,6 +1,7 @@
 //! A full queue drops and counts: taken is written and dropped together, exactly.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,6 +61,42 @@ fn what_the_target_does_not_take_counts_as_dropped() {
     writer.flush();
     let report = writer.report();
     assert_eq!((report.taken, report.written, report.dropped), (1, 0, 1));
+}
+
+/// A disk that is full in the middle of a line, once.
+#[derive(Clone, Default)]
+struct Torn(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+
+impl Write for Torn {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = self.0.lock().unwrap();
+        let is_over = self.1.load(Ordering::SeqCst);
+        let fits = if is_over { bytes.len() } else { bytes.len().min(10 - taken.len()) };
+        if fits == 0 {
+            self.1.store(true, Ordering::SeqCst);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        taken.extend_from_slice(&bytes[..fits]);
+        Ok(fits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_line_behind_one_that_was_torn_begins_anew() {
+    let torn = Torn::default();
+    let writer = LogWriter::start("test", torn.clone(), &LogSettings::default()).unwrap();
+    for line in ["a first", "a second one", "a third"] {
+        writer.take(line.to_owned());
+        writer.flush();
+    }
+    let report = writer.report();
+    assert_eq!((report.written, report.dropped), (2, 1));
+    let text = String::from_utf8(torn.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), ["a first", "a ", "a third"]);
 }
 
 /// Tells what it takes.

@@ -162,9 +162,10 @@ impl State {
         self.process().is_alive() || self.programs.iter().any(Running::is_alive)
     }
 
-    /// Whether a lab was started here and not taken down, however it is by now.
+    /// Whether a lab was started here and not taken down, however it is by now. One in files that is gone, as with its machine, has
+    /// left nothing that goes on.
     pub(super) fn is_noted() -> bool {
-        process_folder().exists() || Self::kept().is_some()
+        process_folder().exists() || Self::kept().is_some_and(|state| state.is_any_alive())
     }
 
     /// Forgets the lab.

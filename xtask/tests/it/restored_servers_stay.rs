@@ -2,6 +2,7 @@
 //! that they have stays.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::led::{Led, Running};
 
@@ -37,12 +38,16 @@ fn and_are_found_again_when_one_does_not_end() {
     let led = Led::new(
         "case \"$*\" in *shard_0_a*) echo 'does not shut down' >&2; exit 1;; esac; echo told: \"$@\" >>\"$0.told\"",
     );
+    let told = led.folder.path().join("bin/pg_ctl.told");
+    fs::write(&told, "").unwrap();
+    // Whoever runs servers is not whoever runs tests, where that is root.
+    fs::set_permissions(&told, fs::Permissions::from_mode(0o666)).unwrap();
     let of = |server: &str| led.servers().join(server);
     let (one, other) = (Running::on(&of("shard_0_a/data")), Running::on(&of("unsharded/data")));
     let failed = led.run(&["servers", "down"]);
     assert_eq!((failed.code, failed.err.contains("does not shut down")), (Some(4), true), "{failed:?}");
     assert!(led.leads_there() && of("secrets/fleet").exists());
-    let told = fs::read_to_string(led.folder.path().join("bin/pg_ctl.told")).unwrap_or_default();
+    let told = fs::read_to_string(told).unwrap();
     let is_told = told.lines().any(|it| it.contains("told: stop") && it.contains("/unsharded/"));
     assert!(is_told, "the other one goes on: {told}");
     drop((one, other));

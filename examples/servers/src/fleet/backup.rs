@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::behind::{check_archive, end_of, start_of};
-use super::{Fleet, FleetError, Instant, at, random, server_name, shards_in};
+use super::{Fleet, FleetError, Instant, SHARDS_MAX, at, random, server_name, shards_in};
 use crate::local::{LocalError, LocalServer, RecoveryError, number_of};
 use crate::programs::{Programs, ProgramsError};
 
@@ -348,6 +348,8 @@ impl Fleet {
     /// First: what a server archives is in the folder that everybody finds.
     fn link_archive(&self) -> Result<PathBuf, FleetError> {
         let archive = beside(&self.folder, ARCHIVE).join(&random()?[..8]);
+        // What no server could be told must not be what all of them are to be told from now on.
+        LocalServer::check_archive(&archive.join(group_of(Some(SHARDS_MAX))))?;
         fs::create_dir_all(&archive).and_then(|()| self.programs.give(&archive)).map_err(at(archive.clone()))?;
         let link = self.folder.join(ARCHIVE);
         std::os::unix::fs::symlink(&archive, &link).map_err(at(link))?;

@@ -103,16 +103,18 @@ impl Fleet {
     /// A standby for which each commit of the primary waits from now on.
     pub(super) fn follow(&self, primary: &LocalServer, shard: u16, name: &str) -> Result<(), FleetError> {
         let standby = primary.standby(&self.folder.join(name), name)?;
-        // It has the settings that the primary had when the copy came by them.
-        if let Some(archive) = self.archive() {
-            standby.archive_into(&archive.join(group_of(Some(shard))))?;
-        }
         self.keep(&format!("{}-standby", secret_of(shard)), &self.login(&standby, "app", &secret_of(shard)))?;
         let owner = self.login(&standby, "owner", &secret_of(shard));
         self.keep(&format!("{}-standby-owner", secret_of(shard)), &owner)?;
         primary.require_synchronous(name)?;
         primary.wait_until_confirmed_by(name)?;
-        self.forget_alone(shard)
+        self.forget_alone(shard)?;
+        // It has the settings that the primary had when the copy came by them: the archive may have begun since. A shard that is
+        // being added has none yet.
+        match self.archive().map(|archive| archive.join(group_of(Some(shard)))).filter(|place| place.exists()) {
+            Some(place) => Ok(standby.archive_into(&place)?),
+            None => Ok(()),
+        }
     }
 
     /// Whether a primary became it behind the other one. One that was the primary before the other is not such: where the

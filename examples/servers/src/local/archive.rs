@@ -33,6 +33,14 @@ fn segment_in(folder: &Path, told: String) -> Result<String, LocalError> {
 }
 
 impl LocalServer {
+    /// Refuses a folder that cannot be named in the command of a server's archive.
+    ///
+    /// # Errors
+    /// [`LocalError::Name`].
+    pub(crate) fn check_archive(folder: &Path) -> Result<(), LocalError> {
+        command_into(folder).map(drop)
+    }
+
     /// Has every finished segment of the log copied into a folder from now on. A standby does so as well, so that nothing is
     /// missing when it takes over; who comes second finds the same file there.
     ///

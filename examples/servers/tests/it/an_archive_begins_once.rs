@@ -24,9 +24,13 @@ fn all(fleet: &Fleet) -> Vec<LocalServer> {
 
 fn set(server: &LocalServer, command: &str) {
     server.configure(&[("archive_command", command)]).expect("is set");
-    while server.sql("postgres", "SHOW archive_command").expect("answers") != command {
-        thread::yield_now();
+    for _ in 0..600 {
+        if server.sql("postgres", "SHOW archive_command").expect("answers") == command {
+            return;
+        }
+        thread::park_timeout(Duration::from_millis(50));
     }
+    panic!("it does not take its settings");
 }
 
 /// Each archives into the folder that everybody finds.

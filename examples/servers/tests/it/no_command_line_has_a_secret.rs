@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use pim_servers::temporary::TemporaryFleet;
 
@@ -22,6 +23,7 @@ fn while_servers_are_made_copied_and_asked() {
         let mut seen = HashSet::new();
         while !is_over.load(Ordering::SeqCst) {
             seen.extend(command_lines());
+            thread::park_timeout(Duration::from_millis(2));
         }
         seen
     };
@@ -40,6 +42,7 @@ fn while_servers_are_made_copied_and_asked() {
         let asked = scope.spawn(|| primary.sql("postgres", "SELECT pg_sleep(3)"));
         while !asked.is_finished() {
             seen.extend(command_lines());
+            thread::park_timeout(Duration::from_millis(2));
         }
         asked.join().expect("ends").expect("answers");
     });

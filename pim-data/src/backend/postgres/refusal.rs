@@ -49,7 +49,9 @@ pub(super) fn explain(error: sqlx::Error, place: &str) -> DbError {
 /// message, unless it is of a class that speaks of schemas and settings.
 fn shown(refusal: &PgDatabaseError) -> Driver {
     let code = refusal.code();
-    let speaks_of_no_row = ["0A", "25", "26", "3F", "42", "53", "54", "55", "58"].iter().any(|it| code.starts_with(it));
+    // The last two are how a damaged page is found.
+    let classes = ["0A", "25", "26", "3F", "42", "53", "54", "55", "58", "XX001", "XX002"];
+    let speaks_of_no_row = classes.iter().any(|it| code.starts_with(it));
     let message = if speaks_of_no_row { refusal.message() } else { "its message may hold values of a row" };
     let about = [refusal.table(), refusal.column(), refusal.constraint(), refusal.routine()];
     let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");
@@ -68,7 +70,9 @@ pub(super) fn not_let_in(error: sqlx::Error, place: &str) -> DbError {
         Some(("42501", _)) => NotLetIn::MayNotConnect,
         Some(("53300", _)) => NotLetIn::TooMany,
         Some(("57P01" | "57P02" | "57P03", _)) => NotLetIn::Starting,
-        Some((_, refusal)) => return DbError::Engine(shown(refusal)),
+        Some((code, _)) => {
+            return DbError::Engine(Driver::shown(format!("error {code} while a connection was opened")));
+        }
     };
     DbError::NotLetIn { place: place.to_owned(), why }
 }

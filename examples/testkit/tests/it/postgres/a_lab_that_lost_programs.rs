@@ -19,7 +19,7 @@ fn kill(lab: &Background, name: &str) {
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
 async fn says_which_and_promises_nothing_without_them() {
     let folder = Folder::new("lost-programs").unwrap();
-    let lab = Background { folder: folder.path().join("lab"), is_up: true };
+    let mut lab = Background { folder: folder.path().join("lab"), is_up: true };
     let up = ["--shards", "1", "--patients", "10", "--traffic", "off", "--listen", "127.0.0.1:0"];
     lab.ask(&[&["up", "--mode", "process"][..], &up].concat(), "up").await;
     kill(&lab, "admin-service");
@@ -38,4 +38,9 @@ async fn says_which_and_promises_nothing_without_them() {
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("is not given up yet") && said.contains("shard accept-loss 0 --reason drill"), "{said}");
     assert_eq!(fleet_of(&lab).await.servers_of(0).expect("a shard").0.name(), standby.name(), "it has taken over");
+    // Whatever has ended, nothing is left behind.
+    let (code, said) = lab.said(&["down"]).await;
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("admin-service") && !lab.folder.join("state.json").exists(), "{said}");
+    lab.is_up = false;
 }

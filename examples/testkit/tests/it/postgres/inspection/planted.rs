@@ -39,6 +39,8 @@ fn again(table: &str, asker: Asker) -> String {
            asked := {request};
            first.id := made;
            first.version := 1;
+           -- The one that this repeats stays the newest.
+           first.created_at := first.created_at - 1;
            INSERT INTO {table}_row SELECT first.*;
            UPDATE key_head SET n = n + 1 WHERE key = first.home_key RETURNING n INTO head;
            record := (told.body::jsonb || jsonb_build_object('id', made, 'n', head, 'request', asked))::text;
