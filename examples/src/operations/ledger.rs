@@ -127,8 +127,7 @@ pub async fn operate(
     doing.through(&intent, RENEWED_EVERY, effect).await
 }
 
-/// The same in a task of its own, for what goes on when the caller's time is over and takes as long as it takes: the row says
-/// that it does, so that no retry begins it a second time.
+/// The same in a task of its own, for what goes on when the caller's time is over and takes as long as it takes.
 ///
 /// # Errors
 /// As [`operate`].
@@ -140,10 +139,7 @@ pub async fn operate_to_its_end(
     effect: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
 ) -> Result<Answer, Failure> {
     let permit = permit.for_resource(LabResource::Operation);
-    let operated = async move {
-        let doing = Doing { cluster: &cluster, permit: &permit, cx: &cx, id: id_of(&cx)? };
-        doing.through(&intent, RENEWED_EVERY, effect).await
-    };
+    let operated = async move { operate(&cluster, &permit, &cx, intent, effect).await };
     tokio::spawn(operated).await.map_err(|_| Problem::of(problem::INTERNAL))?
 }
 
