@@ -129,6 +129,9 @@ impl ApplyError {
     }
 }
 
+/// The code of what took longer than it may.
+pub(crate) const PATIENCE: &str = "patience";
+
 /// How a consumer reads and when it gives up.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -139,6 +142,9 @@ pub struct ConsumerSettings {
     pub pause_max_ms: u64,
     /// Tries of an event whose handler asks for another, before its key is parked.
     pub tries_max: u32,
+    /// Longest that a projection may take over one batch, in milliseconds. A batch that takes longer is halved; one event that always
+    /// does, although the store answers, parks its key. Commands have [`CommandSettings::patience`].
+    pub apply_ms_max: u64,
     /// Keys parked within a minute that stop the consumer.
     pub parked_per_minute_max: u32,
     /// Keys held at once, for whatever reason, that stop the consumer. One batch a partition may come on top.
@@ -158,6 +164,7 @@ impl Default for ConsumerSettings {
             batch_max: 500,
             pause_max_ms: 1000,
             tries_max: 5,
+            apply_ms_max: 5000,
             parked_per_minute_max: 100,
             held_keys_max: 10_000,
             held_events_max: 100_000,
@@ -172,6 +179,10 @@ impl ConsumerSettings {
         ledger::HoldLimits { keys: self.held_keys_max, events: self.held_events_max, records: self.dead_records_max }
     }
 
+    pub(crate) const fn apply_max(&self) -> Duration {
+        Duration::from_millis(self.apply_ms_max)
+    }
+
     pub(crate) const fn pause_max(&self) -> Duration {
         Duration::from_millis(self.pause_max_ms)
     }
@@ -182,4 +193,9 @@ pub(crate) async fn guarded<T>(handler: impl Future<Output = Result<T, ApplyErro
     // What a panic may leave half-done is in the handler's transaction or unit, and both are dropped.
     let caught = std::panic::AssertUnwindSafe(handler).catch_unwind().await;
     caught.unwrap_or(Err(ApplyError::Panicked))
+}
+
+/// The same for what is asked of the embedding program without waiting.
+pub(crate) fn guarded_call<T>(question: impl FnOnce() -> T) -> Result<T, ApplyError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(question)).map_err(|_panic| ApplyError::Panicked)
 }

@@ -92,7 +92,8 @@ pub trait Projection: Send + Sync + 'static {
     /// Whether events of this type matter to it; heads move over the others.
     fn handles(&self, event_type: &str) -> bool;
 
-    /// Applies events in order, within the transaction that also moves heads and checkpoint.
+    /// Applies events in order, within the transaction that also moves heads and checkpoint. Dropped where it waits when it takes
+    /// longer than [`ConsumerSettings::apply_ms_max`](crate::ConsumerSettings): it must not keep its thread from other tasks.
     ///
     /// # Errors
     /// [`ApplyError`]; its class decides between another try and parking the key.

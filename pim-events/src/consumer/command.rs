@@ -66,7 +66,8 @@ pub trait CommandHandler: Send + Sync + 'static {
         }
     }
 
-    /// Loads, decides, saves and appends on `unit`, which the runner commits.
+    /// Loads, decides, saves and appends on `unit`, which the runner commits. Dropped where it waits when it takes longer than
+    /// [`CommandSettings::patience`]: it must not keep its thread from other tasks.
     ///
     /// # Errors
     /// [`ApplyError`]; its class decides between another try and parking the key.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::hold::{Disposition, HoldReason, KeyState};
 use super::ledger::{self, Hold, Place, Standing};
-use super::{ApplyError, ConsumerSettings, FailureClass, Superseded};
+use super::{ApplyError, ConsumerSettings, FailureClass, PATIENCE, Superseded};
 use crate::bus::Record;
 use crate::event::{Event, Registry};
 use crate::signals::{ConsumerKind, EventSignals, RecordFate};
@@ -75,6 +75,8 @@ pub(crate) struct Engine<S> {
     pub(crate) told_outdated: AtomicBool,
 }
 
+/// Within this time a store answers that is not to blame for what took too long.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Keys parked within this time count against the limit.
 const PARKING_WINDOW: Duration = Duration::from_secs(60);
 
@@ -168,8 +170,7 @@ impl<S: Sink> Engine<S> {
         if !plan.apply.is_empty()
             && let Err(error) = self.sink.apply(&mut entered.tx, &plan.apply).await
         {
-            entered.tx.rollback().await?;
-            return Err(error);
+            return Err(self.take_back(place, entered.tx, error).await);
         }
         let now = self.clock.now();
         let mut last = plan.statements(place, &entered.states, now);
@@ -181,6 +182,22 @@ impl<S: Sink> Engine<S> {
         plan.tell(S::KIND, &self.signals, self.clock.now());
         self.tell(place, &plan.apply, began);
         Ok(Step::Next(entered.next))
+    }
+
+    /// Rolls back what failed, and says why it did: what was cut short may have waited for the store.
+    async fn take_back(&self, place: &Place, tx: Transaction, error: ApplyError) -> ApplyError {
+        if !matches!(error, ApplyError::Later { code: PATIENCE }) {
+            return tx.rollback().await.map_or_else(Into::into, |()| error);
+        }
+        // A server may have ended a session that stood idle: that it is gone says nothing of the server.
+        drop(tx);
+        let until = tokio::time::Instant::now() + ANSWER_MAX;
+        let asked = async { self.db.read_until(until).await?.query(ledger::standing(place.consumer)).await };
+        match tokio::time::timeout_at(until, asked).await {
+            Ok(Ok(_)) => error,
+            Ok(Err(silent)) => silent.into(),
+            Err(_) => DbError::Late.into(),
+        }
     }
 
     /// Tells of what has been committed. What was prepared outside has told of itself.

@@ -1,9 +1,11 @@
 //! Following a topic without a position of one's own: for caches that every process keeps for itself.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 
@@ -48,7 +50,7 @@ impl Tail {
     }
 
     /// Runs until `shutdown`; each partition waits for what `show` does before it goes on. Records that are no events are
-    /// passed over.
+    /// passed over, and so is an event at which `show` panics, which is logged.
     pub async fn run<F>(self, shutdown: impl Future<Output = ()>, show: impl Fn(Event) -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -78,7 +80,10 @@ async fn follow(bus: Arc<dyn Subscriber>, topic: String, (partition, mut at): (u
         at = last.offset + 1;
         pace.reset();
         for event in records.iter().filter_map(|record| record.event().ok()) {
-            show(event).await;
+            let showing = AssertUnwindSafe(async { show(event).await }).catch_unwind();
+            if showing.await.is_err() {
+                pim_core::error!("tail.panicked", partition = partition);
+            }
         }
     }
 }

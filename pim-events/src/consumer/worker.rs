@@ -1,6 +1,9 @@
 //! One worker a partition: fetches, hands batches to the engine, drains what is un-parked, rests.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
 
 use super::ledger::Place;
 use super::{Engine, Sink, Step};
@@ -14,16 +17,28 @@ pub(crate) struct Worker<S> {
 }
 
 impl<S: Sink> Worker<S> {
-    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends the worker.
+    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends the worker, no panic either.
     pub(crate) async fn run(self, mut stop: Stop) {
-        let mut wake = self.bus.arrivals(&self.place.topic, self.place.partition);
         let mut pace = Pace::new(self.engine.settings.pause_max());
+        while !stop.is_set() {
+            // What was under way is taken back with its transaction, and the position is read again.
+            let working = AssertUnwindSafe(self.work(&mut pace, &mut stop)).catch_unwind();
+            if working.await.is_err() {
+                let place = &self.place;
+                pim_core::error!("consumer.panicked", consumer = place.consumer, partition = place.partition);
+                sleep(pace.pause(), &mut stop).await;
+            }
+        }
+    }
+
+    async fn work(&self, pace: &mut Pace, stop: &mut Stop) {
+        let mut wake = self.bus.arrivals(&self.place.topic, self.place.partition);
         let mut position = None;
         while !stop.is_set() {
             wake.mark_unchanged();
-            match self.turn(&mut position, &stop).await {
+            match self.turn(&mut position, stop).await {
                 Ok(true) => pace.reset(),
-                Ok(false) => rest(pace.pause(), &mut wake, &mut stop).await,
+                Ok(false) => rest(pace.pause(), &mut wake, stop).await,
                 Err(code) => {
                     pim_core::warn!(
                         "consumer.waits",
@@ -31,7 +46,7 @@ impl<S: Sink> Worker<S> {
                         partition = self.place.partition,
                         code = code,
                     );
-                    sleep(pace.pause(), &mut stop).await;
+                    sleep(pace.pause(), stop).await;
                 }
             }
         }

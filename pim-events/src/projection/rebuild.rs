@@ -23,8 +23,9 @@ use turn::Turn;
 
 /// Records that the live model may still be ahead when the swap begins.
 const TAIL_MAX: u64 = 2000;
-/// Records that are applied at once.
+/// Records that are applied at once, and how long that may take.
 const BATCH_MAX: usize = 2000;
+const APPLY_MS_MAX: u64 = 60_000;
 /// Most keys that may have been rewound, and their events that wait for the second look at the log.
 const REWOUND_MAX: u64 = 200_000;
 const REWOUND_EVENTS_MAX: u64 = 10_000_000;
@@ -381,6 +382,7 @@ impl Rebuild {
             parked_per_minute_max: u32::MAX,
             held_keys_max: REWOUND_MAX,
             held_events_max: REWOUND_EVENTS_MAX,
+            apply_ms_max: APPLY_MS_MAX,
             ..ConsumerSettings::default()
         };
         let mut engine = engine(&green.store, &self.registry, Arc::clone(&self.projection), &settings);

@@ -3,15 +3,17 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pim_data::backend::Transaction;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
-use crate::consumer::{ApplyError, ConsumerSettings, Engine, Sink, Worker, guarded};
+use crate::consumer::{ApplyError, ConsumerSettings, Engine, PATIENCE, Sink, Worker, guarded};
 use crate::event::{Event, Registry};
 use crate::pace::{Stop, until};
 use crate::signals::ConsumerKind;
@@ -100,7 +102,7 @@ pub(super) fn engine(
     settings: &ConsumerSettings,
 ) -> Engine<ProjectionSink> {
     Engine {
-        sink: ProjectionSink(projection),
+        sink: ProjectionSink { projection, patience: settings.apply_max() },
         db: store.db().clone(),
         registry: registry.clone(),
         settings: settings.clone(),
@@ -112,7 +114,10 @@ pub(super) fn engine(
 }
 
 /// A projection as the place where events take effect.
-pub(super) struct ProjectionSink(Arc<dyn Projection>);
+pub(super) struct ProjectionSink {
+    projection: Arc<dyn Projection>,
+    patience: Duration,
+}
 
 #[async_trait]
 impl Sink for ProjectionSink {
@@ -120,11 +125,11 @@ impl Sink for ProjectionSink {
     const KIND: ConsumerKind = ConsumerKind::Projection;
 
     fn version(&self) -> Option<u32> {
-        Some(self.0.version())
+        Some(self.projection.version())
     }
 
     fn handles(&self, event_type: &str) -> bool {
-        self.0.handles(event_type)
+        self.projection.handles(event_type)
     }
 
     async fn prepare(&self, _events: &[Event]) -> Result<(), ApplyError> {
@@ -132,6 +137,8 @@ impl Sink for ProjectionSink {
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
-        guarded(self.0.apply(tx, events)).await
+        // Cut short it has written nothing: the transaction is not its own to commit.
+        let applied = timeout(self.patience, guarded(self.projection.apply(tx, events))).await;
+        applied.unwrap_or(Err(ApplyError::Later { code: PATIENCE }))
     }
 }

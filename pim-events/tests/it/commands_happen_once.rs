@@ -20,7 +20,7 @@ use super::rig::{
 };
 
 /// Answers each even step.
-struct Answer;
+pub(super) struct Answer;
 
 #[async_trait]
 impl CommandHandler for Answer {
@@ -57,13 +57,17 @@ pub(super) async fn commands_of(rig: &Rig, handler: Arc<dyn CommandHandler>) -> 
     commands_with(rig, handler, settings()).await
 }
 
-fn settings() -> CommandSettings {
+pub(super) fn settings() -> CommandSettings {
     let service = Actor::new("svc-answer".parse().unwrap(), Role::Service);
     let consumer = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
     CommandSettings { consumer, ..CommandSettings::of(service) }
 }
 
-async fn commands_with(rig: &Rig, handler: Arc<dyn CommandHandler>, settings: CommandSettings) -> CommandRunner {
+pub(super) async fn commands_with(
+    rig: &Rig,
+    handler: Arc<dyn CommandHandler>,
+    settings: CommandSettings,
+) -> CommandRunner {
     let handlers: Vec<Arc<dyn CommandHandler>> = vec![handler];
     CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, handlers, &settings).await.unwrap()
 }

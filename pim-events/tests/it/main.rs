@@ -10,6 +10,7 @@ const ENGINE: Engine = Engine::Sqlite;
 
 mod append_refuses_what_is_wrong;
 mod backups_lose_no_event;
+mod bad_code_parks_its_key;
 mod bus_keeps_what_it_acknowledged;
 mod checkpoint_has_one_owner;
 mod commands_happen_once;

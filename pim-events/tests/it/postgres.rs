@@ -16,6 +16,7 @@ macro_rules! promises {
 promises! {
     rig in "rig.rs",
     append_refuses_what_is_wrong in "append_refuses_what_is_wrong.rs",
+    bad_code_parks_its_key in "bad_code_parks_its_key.rs",
     checkpoint_has_one_owner in "checkpoint_has_one_owner.rs",
     commands_happen_once in "commands_happen_once.rs",
     facts_reach_read_models in "facts_reach_read_models.rs",

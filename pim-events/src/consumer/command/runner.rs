@@ -23,7 +23,8 @@ use crate::projection::{ReadStore, RunnerError};
 pub struct CommandSettings {
     /// The service that acts.
     pub service: Actor,
-    /// How long one command may take. One that always takes longer, although its shard answers, parks its key.
+    /// How long one command may take; it is cut short then. One that always takes longer, although its shard answers, parks its
+    /// key.
     pub patience: Duration,
     /// How its events are read.
     pub consumer: ConsumerSettings,

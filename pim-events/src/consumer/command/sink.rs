@@ -13,11 +13,12 @@ use pim_core::signal::{Span, SpanKind, Spans};
 use pim_data::backend::{Db, DbError, Transaction};
 use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::unit::{Tries, UnitError};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::{CommandHandler, CommandSettings, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
-use crate::consumer::{ApplyError, FailureClass, Sink, guarded};
+use crate::consumer::{ApplyError, FailureClass, PATIENCE, Sink, guarded, guarded_call};
 use crate::event::Event;
 use crate::signals::ConsumerKind;
 
@@ -77,13 +78,13 @@ impl CommandSink {
     async fn answers(&self, db: &Db, event: &Event, target: Target) -> bool {
         let until = tokio::time::Instant::now() + self.patience / 4;
         let asked = inbox::is_done(db, self.handler.name(), (event.id, target.key().uuid()), until);
-        matches!(tokio::time::timeout_at(until, asked).await, Ok(Ok(_)))
+        matches!(timeout_at(until, asked).await, Ok(Ok(_)))
     }
 
     /// Runs one command until it is committed, refused, or found to be committed before.
     async fn run(&self, event: &Event) -> Result<(), ApplyError> {
         let consumer = self.handler.name();
-        let target = self.handler.target(event);
+        let target = guarded_call(|| self.handler.target(event))?;
         let cx = event.context(&self.service, Deadline::after(self.patience));
         let mut tries = Tries::of(&self.cluster, &cx);
         let began = (self.cluster.clock().now(), Instant::now());
@@ -97,9 +98,12 @@ impl CommandSink {
                 return Ok(());
             }
             unit.part::<InboxPart>().enter(consumer, event.id);
-            let handled = guarded(self.handler.handle(&cx, &mut unit, event)).await;
+            // Cut short it has written nothing: the unit is committed below, which nothing cuts.
+            let handling = guarded(self.handler.handle(&cx, &mut unit, event));
+            let handled = timeout_at(cx.deadline().instant(), handling).await;
+            let handled = handled.unwrap_or(Err(ApplyError::Unit(UnitError::Deadline)));
             if takes_too_long(&cx, &handled) && self.answers(&db, event, target).await {
-                return Err(ApplyError::Later { code: "patience" });
+                return Err(ApplyError::Later { code: PATIENCE });
             }
             let committed = match handled {
                 Ok(Effect::Nothing) => return Ok(()),

@@ -7,6 +7,7 @@ use pim_data::backend::Statement;
 use uuid::Uuid;
 
 use super::{ApplyError, Disposition, Engine, Event, Hold, HoldReason, KeyState, Place, Record, Sink, ledger};
+use crate::consumer::guarded_call;
 use crate::consumer::head::Head;
 use crate::event::{EnvelopeError, UpcastError};
 use crate::signals::{ConsumerKind, EventSignals, RecordFate};
@@ -15,18 +16,14 @@ use crate::signals::{ConsumerKind, EventSignals, RecordFate};
 pub(super) struct Item<'a> {
     pub(super) record: &'a Record,
     pub(super) event: Result<Event, EnvelopeError>,
-    /// The event in its newest version, for consumers that handle its type.
-    ready: Option<Result<Event, UpcastError>>,
+    ready: Ready,
     is_superseded: bool,
 }
 
 impl<'a> Item<'a> {
     pub(super) fn read<S: Sink>(record: &'a Record, engine: &Engine<S>) -> Self {
         let event = record.event();
-        let ready = match &event {
-            Ok(event) if engine.sink.handles(&event.event_type) => Some(engine.registry.upcast(event.clone())),
-            _ => None,
-        };
+        let ready = event.as_ref().map_or(Ready::IGNORED, |event| Ready::of(event, engine));
         let superseded = |event: &Event| engine.superseded.covers(event);
         let is_superseded = event.as_ref().is_ok_and(superseded);
         Self { record, event, ready, is_superseded }
@@ -34,6 +31,36 @@ impl<'a> Item<'a> {
 
     pub(super) fn home(&self) -> Option<Uuid> {
         self.event.as_ref().ok().map(|event| event.home)
+    }
+}
+
+/// An event in its newest version, if its consumer handles the type.
+pub(super) struct Ready(Result<Option<Event>, Unready>);
+
+/// Why it cannot be had.
+enum Unready {
+    Refused(UpcastError),
+    Panicked,
+}
+
+impl Ready {
+    const IGNORED: Self = Self(Ok(None));
+
+    /// What is asked is code of the embedding program. A panic of it is the event's fault, and must not end the worker.
+    pub(super) fn of<S: Sink>(event: &Event, engine: &Engine<S>) -> Self {
+        let asked = guarded_call(|| {
+            let handled = engine.sink.handles(&event.event_type).then(|| engine.registry.upcast(event.clone()));
+            handled.transpose().map_err(Unready::Refused)
+        });
+        Self(asked.unwrap_or(Err(Unready::Panicked)))
+    }
+
+    pub(super) fn event(&self) -> Result<Option<&Event>, ApplyError> {
+        match &self.0 {
+            Ok(event) => Ok(event.as_ref()),
+            Err(Unready::Refused(error)) => Err(error.clone().into()),
+            Err(Unready::Panicked) => Err(ApplyError::Panicked),
+        }
     }
 }
 
@@ -81,10 +108,9 @@ impl<'a> Attempt<'a> {
                     plan.holds.push((item, reason, state.held_last.unwrap_or(state.head)));
                 }
                 Disposition::Apply => {
-                    if let Some(ready) = &item.ready {
-                        plan.apply.push(ready.clone()?);
-                    } else {
-                        plan.ignored += 1;
+                    match item.ready.event()? {
+                        Some(event) => plan.apply.push(event.clone()),
+                        None => plan.ignored += 1,
                     }
                     plan.heads.insert(event.home, (state.head, event.id));
                     if state.hold == Some(HoldReason::Gap) {

@@ -6,6 +6,7 @@ use pim_core::clock::Timestamp;
 use pim_data::backend::{DbError, Row, Statement, Transaction};
 use uuid::Uuid;
 
+use super::batch::Ready;
 use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
@@ -103,10 +104,7 @@ impl<S: Sink> Engine<S> {
                 self.tell(place, &applied, began);
                 Ok(())
             }
-            Err(error) => {
-                tx.rollback().await?;
-                Err(error)
-            }
+            Err(error) => Err(self.take_back(place, tx, error).await),
         }
     }
 
@@ -166,10 +164,7 @@ impl<S: Sink> Engine<S> {
         }
         let mut events = Vec::with_capacity(run.len());
         for held in &run {
-            let event = held.event()?;
-            if self.sink.handles(&event.event_type) {
-                events.push(self.registry.upcast(event)?);
-            }
+            events.extend(Ready::of(&held.event()?, self).event()?.cloned());
         }
         Ok(Found::Run { run, events })
     }
