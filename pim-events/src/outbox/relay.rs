@@ -57,6 +57,8 @@ pub struct RelaySettingsError {
 }
 
 const HOUR_MS: u64 = 3_600_000;
+/// Shortest and longest time that an outbox has to end in.
+const ENDING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 impl RelaySettings {
     /// A batch of none would look like an empty outbox, and the cursor would pass what was never sent.
@@ -73,6 +75,11 @@ impl RelaySettings {
 
     const fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
+    }
+
+    /// How long an outbox may take to end: hardly longer than its lease, which another relay can have then.
+    fn ending_max(&self) -> Duration {
+        self.lease().clamp(ENDING.0, ENDING.1)
     }
 
     const fn cursor_delay(&self) -> Duration {
@@ -122,7 +129,8 @@ impl Relay {
         self
     }
 
-    /// Runs until `shutdown`; then writes its cursors and gives its leases back. Dropping it is safe at any point.
+    /// Runs until `shutdown`; then writes its cursors and gives its leases back. Where bus or database do not answer it ends within
+    /// five seconds all the same, and what it did not write down is sent again. Dropping it is safe at any point.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, stop) = Stop::pair();
         until(shutdown, stopper, self.serve(stop)).await;
@@ -134,7 +142,7 @@ impl Relay {
         while !stop.is_set() {
             let sources = self.sources.now();
             for gone in served.iter_mut().filter(|it| !sources.iter().any(|source| source.is(&it.source))) {
-                gone.end(self.settings.lease());
+                gone.end(self.settings.ending_max());
             }
             // An outbox that is read another way by now is served again once nobody serves it: both would hold one lease.
             for source in sources {
@@ -142,31 +150,36 @@ impl Relay {
                     served.push(self.begin(source, &mut tasks));
                 }
             }
-            let due = served.iter().filter_map(|it| it.due).min();
             tokio::select! {
                 () = stop.wait() => {}
                 () = self.sources.changed() => {}
-                () = until_due(due) => served.iter_mut().for_each(Served::cut_short),
+                () = until_due(&served) => served.iter_mut().for_each(Served::cut_short),
                 Some(ended) = tasks.join_next_with_id() => {
                     let ended = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     served.retain(|it| it.task.id() != ended);
                 }
             }
         }
-        served.iter().for_each(|it| it.stopper.stop());
-        while tasks.join_next().await.is_some() {}
+        served.iter_mut().for_each(|it| it.end(self.settings.ending_max()));
+        while !tasks.is_empty() {
+            tokio::select! {
+                _ended = tasks.join_next() => {}
+                () = until_due(&served) => served.iter_mut().for_each(Served::cut_short),
+            }
+        }
     }
 
     fn begin(&self, source: Source, tasks: &mut JoinSet<()>) -> Served {
         let (stopper, stop) = Stop::pair();
-        let mut task = Task::new(source.clone(), Arc::clone(&self.bus), self.settings.clone(), self.owner);
+        let mut task = Task::new(source.clone(), Arc::clone(&self.bus), self.settings.clone(), self.owner, stop);
         task.signals = self.signals.clone();
-        Served { source, stopper, task: tasks.spawn(task.run(stop)), is_told: false, due: None }
+        Served { source, stopper, task: tasks.spawn(task.run()), is_told: false, due: None }
     }
 }
 
-async fn until_due(due: Option<Instant>) {
-    match due {
+/// Waits until one of them has to be cut short.
+async fn until_due(served: &[Served]) {
+    match served.iter().filter_map(|it| it.due).min() {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
@@ -184,7 +197,7 @@ struct Served {
 }
 
 impl Served {
-    /// Tells it to end. Where it is read no more nobody may answer: it need not outlast its lease.
+    /// Tells it to end. Where it is read no more, or the bus is away, nobody may answer: it is waited for no longer than this.
     fn end(&mut self, patience: Duration) {
         if !self.is_told {
             self.stopper.stop();

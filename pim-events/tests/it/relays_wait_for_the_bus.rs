@@ -138,6 +138,60 @@ async fn what_it_does_not_speak_of_is_sent_again() {
     assert_eq!(sent, 2);
 }
 
+/// Takes what it is given, and never says anything.
+struct Silent {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Publisher for Silent {
+    async fn publish(&self, _batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+/// Ends it; the time is no promise, and only keeps a test from hanging.
+async fn ends(relay: Running) {
+    tokio::time::timeout(Duration::from_secs(30), relay.end()).await.expect("it ends");
+}
+
+/// Guard: `Task::publish` ends with the relay, and the lease is given back: nobody has to wait until it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_silent_keeps_nobody_from_shutting_down() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    let silent = Arc::new(Silent { asked: AtomicUsize::new(0) });
+    let publisher: Arc<dyn Publisher> = silent.clone();
+    let settings = RelaySettings { lease_ms: 600_000, ..relay_settings() };
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap());
+    eventually("it was asked", || async { silent.asked.load(Ordering::SeqCst) > 0 }).await;
+    ends(relay).await;
+    let next = Running::relay(rig.relay());
+    eventually("the next one sends it", || async { backlog(&rig).await == 0 }).await;
+    ends(next).await;
+}
+
+/// Guard: `Relay::serve` cuts short what does not end by itself, after it was told to end as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_an_outbox_that_is_silent() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let relay = Running::relay(rig.relay());
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    eventually("it is sent", || async { backlog(&rig).await == 0 }).await;
+    let mut kept = Vec::new();
+    for source in Source::all(&rig.cluster) {
+        // Its cursor cannot be written while this is open.
+        let mut tx = source.db.begin().await.unwrap();
+        tx.script("UPDATE outbox_cursor SET epoch = epoch").await.unwrap();
+        kept.push(tx);
+    }
+    ends(relay).await;
+    drop(kept);
+}
+
 async fn backlog(rig: &Rig) -> u64 {
     let mut total = 0;
     for source in Source::all(&rig.cluster) {

@@ -31,6 +31,7 @@ pub(super) struct Task {
     owner: Uuid,
     clock: Clock,
     pub(super) signals: EventSignals,
+    stop: Stop,
 }
 
 /// What a relay knows while it holds the lease.
@@ -55,6 +56,8 @@ enum TaskError {
     Lost,
     #[error("too many held keys")]
     Full,
+    #[error("the bus has not answered before the end")]
+    Unanswered,
 }
 
 impl TaskError {
@@ -65,16 +68,24 @@ impl TaskError {
             Self::Bus(_) => "bus",
             Self::Lost => "lease_lost",
             Self::Full => "held_keys",
+            Self::Unanswered => "bus_silent",
         }
     }
 }
 
 impl Task {
-    pub(super) fn new(source: Source, bus: Arc<dyn Publisher>, settings: RelaySettings, owner: Uuid) -> Self {
-        Self { source, bus, settings, owner, clock: Clock::system(), signals: EventSignals::unbound() }
+    pub(super) fn new(
+        source: Source,
+        bus: Arc<dyn Publisher>,
+        settings: RelaySettings,
+        owner: Uuid,
+        stop: Stop,
+    ) -> Self {
+        Self { source, bus, settings, owner, clock: Clock::system(), signals: EventSignals::unbound(), stop }
     }
 
-    pub(super) async fn run(mut self, mut stop: Stop) {
+    pub(super) async fn run(mut self) {
+        let mut stop = self.stop.clone();
         // To have the lease is no success yet: only a turn that goes well ends the growth of these pauses.
         let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
         while !stop.is_set() {
@@ -253,7 +264,17 @@ impl Task {
             }
             Ok(())
         };
-        let (acks, ()) = tokio::try_join!(publishing, renewing)?;
+        let mut stop = self.stop.clone();
+        let ending = async {
+            stop.wait().await;
+            // Half of the time, so that the other half is there to give the lease back.
+            tokio::time::sleep(self.settings.ending_max() / 2).await;
+        };
+        // Whoever shuts down waits for no bus: what may have been stored by now is sent again, and does no harm.
+        let (acks, ()) = tokio::select! {
+            done = async { tokio::try_join!(publishing, renewing) } => done?,
+            () = ending => return Err(TaskError::Unanswered),
+        };
         let acks = acks?;
         // What is not spoken of would be passed as if it were stored.
         if acks.len() == sent { Ok(acks) } else { Err(BusError::Acks { sent, answered: acks.len() }.into()) }
