@@ -4,7 +4,7 @@ mod embedded;
 mod partition;
 
 pub(crate) use embedded::Keep;
-pub use embedded::{BusSettings, EmbeddedBus};
+pub use embedded::{BusSettings, BusSettingsError, EmbeddedBus};
 pub use partition::partition_of;
 
 use async_trait::async_trait;
@@ -98,17 +98,20 @@ pub enum Ack {
 pim_core::closed_enum! {
     /// Why a bus will never take a record.
     pub enum Refusal {
-        /// Larger than the bus takes.
+        /// Larger than the bus takes, or with headers above [`HEADER_BYTES_MAX`](crate::HEADER_BYTES_MAX).
         TooLarge = "too_large",
         /// No such topic.
         UnknownTopic = "unknown_topic",
     }
 }
 
-/// What went wrong at the bus. All of it may pass; what never passes is a [`Refusal`].
+/// What went wrong at the bus. Of one that is open all of it may pass; what never passes is a [`Refusal`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
+    /// A setting is out of its bounds.
+    #[error(transparent)]
+    Settings(#[from] BusSettingsError),
     /// The log could not be opened.
     #[error("open the bus")]
     Open(#[source] pim_data::backend::DbError),

@@ -136,22 +136,22 @@ pub(crate) const PATIENCE: &str = "patience";
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsumerSettings {
-    /// Most events that one transaction applies.
+    /// Most events that one transaction applies: 1 to 10,000.
     pub batch_max: usize,
-    /// Longest pause between two looks at a quiet partition, in milliseconds.
+    /// Longest pause between two looks at a quiet partition, in milliseconds: 1 to an hour.
     pub pause_max_ms: u64,
-    /// Tries of an event whose handler asks for another, before its key is parked.
+    /// Tries of an event whose handler asks for another, before its key is parked: up to 1,000.
     pub tries_max: u32,
-    /// Longest that a projection may take over one batch, in milliseconds. A batch that takes longer is halved; one event that always
-    /// does, although the store answers, parks its key. Commands have [`CommandSettings::patience`].
+    /// Longest that a projection may take over one batch, in milliseconds: 10 to an hour. A batch that takes longer is halved; one
+    /// event that always does, although the store answers, parks its key. Commands have [`CommandSettings::patience`].
     pub apply_ms_max: u64,
     /// Keys parked within a minute that stop the consumer.
     pub parked_per_minute_max: u32,
-    /// Keys held at once, for whatever reason, that stop the consumer. One batch a partition may come on top.
+    /// Keys held at once, for whatever reason, that stop the consumer: 1 to ten million. One batch a partition may come on top.
     pub held_keys_max: u64,
-    /// Events in held sequences that stop the consumer. One batch a partition may come on top.
+    /// Events in held sequences that stop the consumer: 1 to ten million. One batch a partition may come on top.
     pub held_events_max: u64,
-    /// Records put aside because they are no events that stop the consumer. One batch a partition may come on top.
+    /// Records put aside because they are no events that stop the consumer: 1 to ten million. One batch a partition may come on top.
     pub dead_records_max: u64,
     /// Where the spans of what was applied go.
     #[serde(skip)]
@@ -174,7 +174,44 @@ impl Default for ConsumerSettings {
     }
 }
 
+/// A setting that is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("consumer setting {key} must be between {min} and {max}, not {found}")]
+pub struct ConsumerSettingsError {
+    /// Which setting.
+    pub key: &'static str,
+    /// Its least value.
+    pub min: u64,
+    /// Its largest value.
+    pub max: u64,
+    /// What it is.
+    pub found: u64,
+}
+
+const HOUR_MS: u64 = 3_600_000;
+/// Most of anything that a consumer holds.
+const HELD_MAX: u64 = 10_000_000;
+
+/// Names the first of some settings, each with its bounds, that is out of them.
+fn in_bounds(bounds: &[(&'static str, u64, u64, u64)]) -> Result<(), ConsumerSettingsError> {
+    let broken = bounds.iter().find(|(_, found, min, max)| found < min || found > max);
+    broken.map_or(Ok(()), |&(key, found, min, max)| Err(ConsumerSettingsError { key, min, max, found }))
+}
+
 impl ConsumerSettings {
+    /// A batch of none would look like a quiet partition for ever, and no pause would never rest.
+    pub(crate) fn check(&self) -> Result<(), ConsumerSettingsError> {
+        in_bounds(&[
+            ("batch_max", self.batch_max as u64, 1, 10_000),
+            ("pause_max_ms", self.pause_max_ms, 1, HOUR_MS),
+            ("tries_max", u64::from(self.tries_max), 0, 1000),
+            ("apply_ms_max", self.apply_ms_max, 10, HOUR_MS),
+            ("held_keys_max", self.held_keys_max, 1, HELD_MAX),
+            ("held_events_max", self.held_events_max, 1, HELD_MAX),
+            ("dead_records_max", self.dead_records_max, 1, HELD_MAX),
+        ])
+    }
+
     pub(crate) const fn hold_limits(&self) -> ledger::HoldLimits {
         ledger::HoldLimits { keys: self.held_keys_max, events: self.held_events_max, records: self.dead_records_max }
     }

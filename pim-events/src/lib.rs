@@ -11,11 +11,12 @@ mod retention;
 pub mod signals;
 
 pub use bus::{
-    Ack, BusError, BusSettings, EmbeddedBus, NewRecord, OPS_TOPIC, Publisher, Record, Refusal, Subscriber, partition_of,
+    Ack, BusError, BusSettings, BusSettingsError, EmbeddedBus, NewRecord, OPS_TOPIC, Publisher, Record, Refusal,
+    Subscriber, partition_of,
 };
 pub use consumer::{
-    ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, Disposition, Effect, FailureClass,
-    Head, HoldReason, KeyState, Order, Tail, Target,
+    ApplyError, CommandHandler, CommandRunner, CommandSettings, ConsumerSettings, ConsumerSettingsError, Disposition,
+    Effect, FailureClass, Head, HoldReason, KeyState, Order, Tail, Target,
 };
 pub use dead_letter::{
     DeadLetter, DeadPlace, DeadRecord, HeldKey, HeldPlace, LIST_MAX, ReplayPlan, ReplaySelection, ReplayedKey,

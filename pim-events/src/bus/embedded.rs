@@ -13,7 +13,8 @@ use pim_data::backend::{Db, DbError, DbSettings, Row, SqlPair, Statement};
 use tokio::sync::watch;
 
 use super::{Ack, BusError, NewRecord, Publisher, Record, Subscriber, standard_topics};
-use crate::event::Headers;
+use crate::event::{HEADER_BYTES_MAX, Headers};
+use crate::outbox::EVENT_BYTES_MAX;
 use archive::Archive;
 pub(crate) use archive::Keep;
 use write::Queue;
@@ -25,9 +26,9 @@ const OFFSETS: u64 = 1 << 40;
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BusSettings {
-    /// Partitions of a topic that is made now; a topic that exists keeps its own.
+    /// Partitions of a topic that is made now, 1 to 1,024; a topic that exists keeps its own.
     pub partitions: u16,
-    /// Most bytes of one record, headers included.
+    /// Most bytes of one record, headers included: at least those of the largest event, at most 64 MiB.
     pub record_bytes_max: usize,
     /// Topics besides the standard ones.
     pub topics: Vec<String>,
@@ -36,6 +37,34 @@ pub struct BusSettings {
 impl Default for BusSettings {
     fn default() -> Self {
         Self { partitions: 4, record_bytes_max: 1 << 20, topics: Vec::new() }
+    }
+}
+
+/// A setting that is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bus setting {key} must be between {min} and {max}, not {found}")]
+pub struct BusSettingsError {
+    /// Which setting.
+    pub key: &'static str,
+    /// Its least value.
+    pub min: u64,
+    /// Its largest value.
+    pub max: u64,
+    /// What it is.
+    pub found: u64,
+}
+
+/// Bytes of the largest event that a unit may append: a bus that takes less would have the relay hold its key.
+const EVENT_MAX: u64 = (EVENT_BYTES_MAX + HEADER_BYTES_MAX) as u64;
+
+impl BusSettings {
+    fn check(&self) -> Result<(), BusSettingsError> {
+        let bounds = [
+            ("partitions", u64::from(self.partitions), 1, 1024),
+            ("record_bytes_max", self.record_bytes_max as u64, EVENT_MAX, 64 << 20),
+        ];
+        let broken = bounds.into_iter().find(|(_, found, min, max)| found < min || found > max);
+        broken.map_or(Ok(()), |(key, found, min, max)| Err(BusSettingsError { key, min, max, found }))
     }
 }
 
@@ -78,8 +107,9 @@ impl EmbeddedBus {
     /// Opens or creates the log and its topics.
     ///
     /// # Errors
-    /// [`BusError::Open`].
+    /// [`BusError::Open`], [`BusError::Settings`].
     pub async fn open(path: &Path, settings: BusSettings, clock: Clock) -> Result<Self, BusError> {
+        settings.check()?;
         let db =
             Db::open(path, DbSettings { readers_max: 8, ..DbSettings::default() }).await.map_err(BusError::Open)?;
         let topics = Self::enter_topics(&db, &settings).await.map_err(BusError::Open)?;
@@ -95,7 +125,7 @@ impl EmbeddedBus {
         let wanted = standard_topics().into_iter().chain(settings.topics.iter().map(String::as_str));
         // A topic that exists keeps its partitions: keys must not move.
         for topic in wanted.filter(|topic| !known.contains(topic)) {
-            for part in 0..settings.partitions.max(1) {
+            for part in 0..settings.partitions {
                 let enter = Statement::sqlite("INSERT INTO bus_log (topic, part) VALUES (?, ?) ON CONFLICT DO NOTHING");
                 tx.query(enter.bind(topic).bind(part)).await?;
             }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Event;
 
-/// Most bytes that the headers of one record may take.
+/// Most bytes that the headers of one record may take. Those of an event take less, whatever it is: its names are short.
 pub const HEADER_BYTES_MAX: usize = 4096;
 
 const SPEC_VERSION: &str = "1.0";

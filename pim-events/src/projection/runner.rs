@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
-use crate::consumer::{ApplyError, ConsumerSettings, Engine, PATIENCE, Sink, Worker, guarded};
+use crate::consumer::{ApplyError, ConsumerSettings, ConsumerSettingsError, Engine, PATIENCE, Sink, Worker, guarded};
 use crate::event::{Event, Registry};
 use crate::pace::{Stop, until};
 use crate::signals::ConsumerKind;
@@ -34,6 +34,9 @@ pub enum RunnerError {
         #[source]
         source: BusError,
     },
+    /// A setting is out of its bounds.
+    #[error(transparent)]
+    Settings(#[from] ConsumerSettingsError),
     /// Two projections share a name.
     #[error("projection {name} is there twice")]
     Twice {
@@ -58,7 +61,7 @@ impl ProjectionRunner {
     /// Makes the tables of `projections` where they are missing, and prepares to run them.
     ///
     /// # Errors
-    /// [`RunnerError`] names the read model or topic that is not as it must be.
+    /// [`RunnerError`] names the setting, read model or topic that is not as it must be.
     pub async fn open(
         store: &ReadStore,
         bus: Arc<dyn Subscriber>,
@@ -66,6 +69,7 @@ impl ProjectionRunner {
         projections: Vec<Arc<dyn Projection>>,
         settings: &ConsumerSettings,
     ) -> Result<Self, RunnerError> {
+        settings.check()?;
         let mut workers: Vec<Worker<ProjectionSink>> = Vec::new();
         for projection in projections {
             let (consumer, topic) = (projection.name(), projection.topic());

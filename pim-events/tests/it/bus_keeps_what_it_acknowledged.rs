@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use pim_core::clock::Clock;
 use pim_events::{
-    Ack, BusSettings, DOMAIN_TOPIC, EmbeddedBus, Headers, NewRecord, Publisher as _, Refusal, Subscriber as _,
-    partition_of,
+    Ack, BusSettings, DOMAIN_TOPIC, EVENT_BYTES_MAX, EmbeddedBus, HEADER_BYTES_MAX, Headers, NewRecord, Publisher as _,
+    Refusal, Subscriber as _, partition_of,
 };
 use uuid::Uuid;
 
 use super::rig::Folder;
 
+/// As few bytes as a bus may take.
+const RECORD_MAX: usize = EVENT_BYTES_MAX + HEADER_BYTES_MAX;
+
 async fn open(folder: &Folder, partitions: u16) -> EmbeddedBus {
-    let settings = BusSettings { partitions, record_bytes_max: 1000, ..BusSettings::default() };
+    let settings = BusSettings { partitions, record_bytes_max: RECORD_MAX, ..BusSettings::default() };
     EmbeddedBus::open(&folder.path().join("bus.db"), settings, Clock::system()).await.unwrap()
 }
 
@@ -66,7 +69,7 @@ async fn nothing_overtakes_a_refused_record_of_its_key() {
     let folder = Folder::new();
     let bus = open(&folder, 1).await;
     let (key, other) = (Uuid::new_v4(), Uuid::new_v4());
-    let batch = vec![record(key, "1"), record(key, "x".repeat(2000)), record(other, "1"), record(key, "3")];
+    let batch = vec![record(key, "1"), record(key, "x".repeat(RECORD_MAX + 1)), record(other, "1"), record(key, "3")];
     let acks = bus.publish(batch).await.unwrap();
     assert!(matches!(acks[0], Ack::Stored { offset: 0, .. }));
     assert_eq!(acks[1], Ack::Refused(Refusal::TooLarge));
@@ -75,6 +78,21 @@ async fn nothing_overtakes_a_refused_record_of_its_key() {
     let mut stray = record(key, "1");
     stray.topic = "nowhere".into();
     assert_eq!(bus.publish(vec![stray]).await.unwrap(), [Ack::Refused(Refusal::UnknownTopic)]);
+}
+
+/// Guard: headers have a bound of their own (`Inner::place`), however small their record is.
+#[tokio::test]
+async fn headers_that_are_too_long_are_refused() {
+    let folder = Folder::new();
+    let bus = open(&folder, 1).await;
+    let with_headers = |bytes: usize| {
+        let mut record = record(Uuid::new_v4(), "{}");
+        record.headers.set("name", "x".repeat(bytes - "name".len()));
+        record
+    };
+    let acks = bus.publish(vec![with_headers(HEADER_BYTES_MAX), with_headers(HEADER_BYTES_MAX + 1)]).await.unwrap();
+    assert!(matches!(acks[0], Ack::Stored { .. }));
+    assert_eq!(acks[1], Ack::Refused(Refusal::TooLarge));
 }
 
 /// Guard: a publisher whose leader was dropped tries again (`Inner::publish`).

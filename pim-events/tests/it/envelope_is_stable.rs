@@ -3,7 +3,9 @@
 use pim_core::clock::Timestamp;
 use pim_core::context::{RequestId, TraceContext};
 use pim_core::shard::{Bucket, Epoch, ShardId};
-use pim_events::{DecodeError, DomainEvent, EnvelopeError, Event, Headers, Origin, Registry, UpcastError};
+use pim_events::{
+    DecodeError, DomainEvent, EnvelopeError, Event, HEADER_BYTES_MAX, Headers, Origin, Registry, UpcastError,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -96,6 +98,26 @@ fn headers_are_these() {
         "causation=00000000-0000-0000-0000-000000000005",
     ];
     assert_eq!(shown, golden);
+}
+
+/// A unit that may append an event may count on the bus to take it: names have at most 64 characters each.
+#[test]
+fn the_longest_headers_fit() {
+    let name = || "n".repeat(64);
+    let longest = Event {
+        origin: Origin::Shard(ShardId(u16::MAX)),
+        event_type: name(),
+        schema_version: u16::MAX,
+        n: u64::MAX,
+        owner_epoch: Epoch(u32::MAX),
+        aggregate: name(),
+        aggregate_version: u64::MAX,
+        actor: name(),
+        role: name(),
+        seq: u64::MAX,
+        ..event(3, "{}")
+    };
+    assert!(longest.headers().size() <= HEADER_BYTES_MAX, "{}", longest.headers().size());
 }
 
 #[test]

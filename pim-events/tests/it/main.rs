@@ -26,6 +26,7 @@ mod relays_wait_for_the_bus;
 mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;
+mod settings_out_of_bounds_are_named;
 mod writes_are_read_back;
 
 #[path = "../../../pim-data/tests/it/maps.rs"]

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::{Inner, Log};
 use crate::bus::{Ack, BusError, NewRecord, Refusal, partition_of};
+use crate::event::HEADER_BYTES_MAX;
 
 /// Rows of one INSERT; few sizes, so that the prepared statements are reused.
 const CHUNKS: [usize; 3] = [64, 8, 1];
@@ -135,7 +136,9 @@ impl Inner {
                 // Order within a key: nothing overtakes a refused record.
                 _ if refused.contains(&record.key) => Ack::Behind,
                 None => Ack::Refused(Refusal::UnknownTopic),
-                Some(_) if record.size() > self.record_bytes_max => Ack::Refused(Refusal::TooLarge),
+                Some(_) if record.size() > self.record_bytes_max || record.headers.size() > HEADER_BYTES_MAX => {
+                    Ack::Refused(Refusal::TooLarge)
+                }
                 Some(logs) => {
                     let partition = partition_of(record.key, u16::try_from(logs.len()).unwrap_or(u16::MAX));
                     stored(&logs[usize::from(partition)], partition, record, ends, &mut placed)

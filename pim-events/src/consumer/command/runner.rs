@@ -13,7 +13,7 @@ use super::CommandHandler;
 use super::sink::CommandSink;
 use crate::bus::Subscriber;
 use crate::consumer::ledger::Place;
-use crate::consumer::{ConsumerSettings, Engine, Worker};
+use crate::consumer::{ConsumerSettings, ConsumerSettingsError, Engine, HOUR_MS, Worker, in_bounds};
 use crate::event::Registry;
 use crate::pace::{Stop, until};
 use crate::projection::{ReadStore, RunnerError};
@@ -23,8 +23,8 @@ use crate::projection::{ReadStore, RunnerError};
 pub struct CommandSettings {
     /// The service that acts.
     pub service: Actor,
-    /// How long one command may take; it is cut short then. One that always takes longer, although its shard answers, parks its
-    /// key.
+    /// How long one command may take, 10 milliseconds to an hour; it is cut short then. One that always takes longer, although
+    /// its shard answers, parks its key.
     pub patience: Duration,
     /// How its events are read.
     pub consumer: ConsumerSettings,
@@ -36,6 +36,12 @@ impl CommandSettings {
     pub fn of(service: Actor) -> Self {
         let consumer = ConsumerSettings { batch_max: 64, ..ConsumerSettings::default() };
         Self { service, patience: Duration::from_secs(5), consumer }
+    }
+
+    fn check(&self) -> Result<(), ConsumerSettingsError> {
+        let patience_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+        in_bounds(&[("patience", patience_ms, 10, HOUR_MS)])?;
+        self.consumer.check()
     }
 }
 
@@ -56,7 +62,8 @@ impl CommandRunner {
     /// happen once is kept on its own shard.
     ///
     /// # Errors
-    /// [`RunnerError`] names the topic that cannot be followed, or the name that two handlers share.
+    /// [`RunnerError`] names the setting that is out of its bounds, the topic that cannot be followed, or the name that two
+    /// handlers share.
     pub async fn open(
         cluster: &Cluster,
         store: &ReadStore,
@@ -65,6 +72,7 @@ impl CommandRunner {
         handlers: Vec<Arc<dyn CommandHandler>>,
         settings: &CommandSettings,
     ) -> Result<Self, RunnerError> {
+        settings.check()?;
         let mut workers: Vec<Worker<CommandSink>> = Vec::new();
         for handler in handlers {
             let (consumer, topic) = (handler.name(), handler.topic());
