@@ -80,6 +80,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Keys parked within this time count against the limit.
 const PARKING_WINDOW: Duration = Duration::from_secs(60);
 
+/// How long what is to come later is left alone before it is tried again.
+fn pause_before(tries: u32) -> Duration {
+    Duration::from_millis(10 << tries.min(6))
+}
+
 impl<S: Sink> Engine<S> {
     /// Where this consumer continues.
     pub(crate) async fn position(&self, place: &Place) -> Result<u64, DbError> {
@@ -118,7 +123,7 @@ impl<S: Sink> Engine<S> {
                 Err(_) if slice.len() > 1 => size = slice.len() / 2,
                 Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => {
                     tries += 1;
-                    tokio::time::sleep(Duration::from_millis(10 << tries.min(6))).await;
+                    tokio::time::sleep(pause_before(tries)).await;
                 }
                 Err(error) => {
                     match self.park((place, expected), &slice[0], error.code(), seen).await? {

@@ -7,7 +7,7 @@ use pim_data::backend::{DbError, Row, Statement, Transaction};
 use uuid::Uuid;
 
 use super::batch::Ready;
-use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger};
+use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger, pause_before};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
 use crate::signals::RecordFate;
@@ -52,7 +52,10 @@ impl<S: Sink> Engine<S> {
                 Ok(()) => return Ok(()),
                 Err(error) if error.class() == FailureClass::Transient => return Err(error),
                 Err(_) if size > 1 => size /= 2,
-                Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => tries += 1,
+                Err(error) if error.class() == FailureClass::Capped && tries < self.settings.tries_max => {
+                    tries += 1;
+                    tokio::time::sleep(pause_before(tries)).await;
+                }
                 Err(error) => {
                     let reason = (HoldReason::Poison, error.code());
                     let set = ledger::set_reason(place.consumer, key, reason, true, self.clock.now());

@@ -1,5 +1,7 @@
 //! What the engine must do whoever else is at work.
 
+mod drains;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pim_data::backend::{DbSettings, Statement};
@@ -49,13 +51,17 @@ impl Sink for Count {
 }
 
 async fn engine(folder: &std::path::Path) -> Engine<Count> {
+    engine_of(folder, Count::default()).await
+}
+
+async fn engine_of<S: Sink>(folder: &std::path::Path, sink: S) -> Engine<S> {
     let db = Db::open(&folder.join("ledger.db"), DbSettings::default()).await.unwrap();
     let mut tx = db.begin().await.unwrap();
     tx.script(&ledger::LEDGER_SCHEMA.text(db.engine()).unwrap()).await.unwrap();
     tx.commit().await.unwrap();
     let settings = ConsumerSettings::default();
     Engine {
-        sink: Count::default(),
+        sink,
         db,
         registry: Registry::builder().event::<Told>().build().unwrap(),
         settings,
