@@ -25,14 +25,14 @@ enum Found {
 
 impl<S: Sink> Engine<S> {
     /// Goes one step with each of some keys of a partition that are marked for it, so that a long sequence keeps nobody else
-    /// waiting; true when there was one. Between two keys `goes_on` says whether there is time for another.
+    /// waiting; true when there was one. A consumer that is stopped goes none. Between two keys `goes_on` says whether there is time for another.
     pub(crate) async fn drain(
         &self,
         place: &Place,
         goes_on: impl Fn() -> bool + Send + Sync,
     ) -> Result<bool, ApplyError> {
         let rows = self.db.query(ledger::draining(place)).await?;
-        if rows.is_empty() || self.refused(place).await? == Step::Outdated {
+        if rows.is_empty() || matches!(self.refused(place).await?, Step::Stopped | Step::Outdated) {
             return Ok(false);
         }
         for row in rows.iter().take_while(|_| goes_on()) {
@@ -75,10 +75,16 @@ impl<S: Sink> Engine<S> {
     /// Applies up to `size` events of the sequence in one transaction, unless that is not this code's any more.
     pub(super) async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<(), ApplyError> {
         if S::PREPARES {
-            let asked = [ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
+            let standing = ledger::standing(place.consumer);
+            let asked = [standing, ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
             let answers = self.db.read().await?.snapshot(&asked).await?;
+            let [standing, rest @ ..] = &answers[..] else { return Err(DbError::Closed.into()) };
+            // Effects in other stores would be there before the transaction below is refused.
+            if Standing::of(standing)?.stopped {
+                return Ok(());
+            }
             let mut ignored = Vec::new();
-            if let Found::Run { events, .. } = self.found(place, key, &answers, size, &mut ignored)? {
+            if let Found::Run { events, .. } = self.found(place, key, rest, size, &mut ignored)? {
                 self.sink.prepare(&events).await?;
             }
         }
@@ -111,11 +117,12 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Whether the partition is locked, and the read model of this code's version. A swap that was waited for has put
-    /// another row in the place of the locked one: the next look locks that.
+    /// Whether the partition is locked, its consumer not stopped, and the read model of this code's version. A swap that was
+    /// waited for has put another row in the place of the locked one: the next look locks that.
     fn may_drain(&self, answers: &[Vec<Row>]) -> Result<bool, DbError> {
         let [_, lock, standing, ..] = answers else { return Err(DbError::Closed) };
-        Ok(!lock.is_empty() && !self.is_outdated(Standing::of(standing)?))
+        let standing = Standing::of(standing)?;
+        Ok(!lock.is_empty() && !standing.stopped && !self.is_outdated(standing))
     }
 
     async fn apply_run(

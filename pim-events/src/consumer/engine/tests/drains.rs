@@ -49,3 +49,88 @@ async fn what_is_to_come_later_is_given_time() {
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// Its effects are elsewhere, and counted.
+#[derive(Default)]
+struct Elsewhere {
+    count: Count,
+    prepared: AtomicUsize,
+}
+
+#[async_trait]
+impl Sink for Elsewhere {
+    const PREPARES: bool = true;
+    const KIND: ConsumerKind = ConsumerKind::Command;
+
+    fn handles(&self, event_type: &str) -> bool {
+        self.count.handles(event_type)
+    }
+
+    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
+        self.prepared.fetch_add(events.len(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
+        self.count.apply(tx, events).await
+    }
+}
+
+/// Guards: `drain`, `drain_step` before it prepares, and `may_drain`. A consumer that was stopped applies nothing and has no other
+/// effect before an operator resumes it, whatever is un-parked meanwhile.
+#[tokio::test]
+async fn a_stopped_consumer_drains_nothing() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let engine = engine_of(&folder, Elsewhere::default()).await;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    let run = async |text: &'static str| {
+        let tx = engine.db.begin().await.unwrap();
+        tx.commit_with(vec![Statement::same(text)]).await.unwrap();
+    };
+    engine.sink.count.sick.store(true, Ordering::SeqCst);
+    let key = Uuid::new_v4();
+    assert_eq!(engine.absorb(&place, 0, &[numbered(key, 1, 0)]).await.unwrap(), Step::Next(1));
+    engine.sink.count.sick.store(false, Ordering::SeqCst);
+    engine.sink.prepared.store(0, Ordering::SeqCst);
+    let came_to = || (engine.sink.prepared.load(Ordering::SeqCst), engine.sink.count.given.load(Ordering::SeqCst));
+
+    run("UPDATE held_key SET reason = 'draining'").await;
+    run("INSERT INTO consumer_stop (consumer, reason, since) VALUES ('c', 'test', 0)").await;
+    assert!(!engine.drain(&place, || true).await.unwrap());
+    // Also when it had begun before.
+    engine.drain_step(&place, key, 1).await.unwrap();
+    assert_eq!(came_to(), (0, 0));
+
+    run("DELETE FROM consumer_stop").await;
+    assert!(engine.drain(&place, || true).await.unwrap());
+    assert_eq!(came_to(), (1, 1));
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Guard: `may_drain`. The stop may come between preparing and applying, or to a consumer that prepares nothing.
+#[tokio::test]
+async fn a_step_of_a_stopped_consumer_writes_nothing() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let engine = engine(&folder).await;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    engine.sink.sick.store(true, Ordering::SeqCst);
+    let key = Uuid::new_v4();
+    assert_eq!(engine.absorb(&place, 0, &[numbered(key, 1, 0)]).await.unwrap(), Step::Next(1));
+    engine.sink.sick.store(false, Ordering::SeqCst);
+    let stop = "INSERT INTO consumer_stop (consumer, reason, since) VALUES ('c', 'test', 0)";
+    let drains = "UPDATE held_key SET reason = 'draining'";
+    let tx = engine.db.begin().await.unwrap();
+    tx.commit_with(vec![Statement::same(drains), Statement::same(stop)]).await.unwrap();
+    engine.drain_step(&place, key, 1).await.unwrap();
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 0));
+    resume(&engine).await;
+    engine.drain_step(&place, key, 1).await.unwrap();
+    assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 1));
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
