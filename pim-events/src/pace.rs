@@ -35,6 +35,9 @@ impl Pace {
     }
 }
 
+/// Says whether there is time for another step. Long work that commits step by step asks before each.
+pub(crate) type GoesOn<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
 /// Tells loops to end. Clones see the same signal.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop(watch::Receiver<bool>);

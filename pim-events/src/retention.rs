@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{BusError, EmbeddedBus, Keep, Subscriber as _};
 use crate::outbox::Sources;
-use crate::pace::{Stop, sleep, until};
+use crate::pace::{GoesOn, Stop, sleep, until};
 use crate::projection::{ReadStore, StoreError};
 use crate::signals::{EventSignals, Swept};
 
@@ -185,21 +185,31 @@ impl Retention {
     /// # Errors
     /// [`RetentionError`]; what went before it is gone, and the next sweep goes on.
     pub async fn sweep(&self) -> Result<u64, RetentionError> {
+        self.sweep_while(&|| true).await
+    }
+
+    /// As [`Retention::sweep`], as long as it is to go on: a sweep behind a long pause moves millions of rows.
+    async fn sweep_while(&self, goes_on: GoesOn<'_>) -> Result<u64, RetentionError> {
         match &self.subject {
             Subject::Outboxes(sources) => {
                 let before = self.clock.now().minus(Duration::from_secs(self.settings.outbox_age_secs));
                 let mut removed = 0;
                 for source in sources.now() {
-                    let pruned = source.prune(before, self.settings.batch_max).await;
+                    let pruned = source.prune(before, self.settings.batch_max, goes_on).await;
                     removed += pruned.map_err(RetentionError::Outbox)?;
                 }
                 Ok(removed)
             }
-            Subject::Log { bus, store } => self.sweep_log(bus, store).await,
+            Subject::Log { bus, store } => self.sweep_log(bus, store, goes_on).await,
         }
     }
 
-    async fn sweep_log(&self, bus: &EmbeddedBus, store: &ReadStore) -> Result<u64, RetentionError> {
+    async fn sweep_log(
+        &self,
+        bus: &EmbeddedBus,
+        store: &ReadStore,
+        goes_on: GoesOn<'_>,
+    ) -> Result<u64, RetentionError> {
         let since = self.clock.now().minus(Duration::from_secs(self.settings.log_age_secs));
         let mut removed = 0;
         for (topic, partitions) in bus.topics() {
@@ -216,18 +226,19 @@ impl Retention {
                     segment_records: self.settings.segment_records,
                     batch_max: self.settings.batch_max,
                 };
-                removed += bus.archive(topic, partition, &keep).await?;
+                removed += bus.archive(topic, partition, &keep, goes_on).await?;
             }
         }
         Ok(removed)
     }
 
-    /// Sweeps until `shutdown`. A sweep that fails is logged, and the next one goes on where it ended.
+    /// Sweeps until `shutdown`; then ends after the page in hand. A sweep that fails is logged, and the next one goes on where it
+    /// ended.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, mut stop) = Stop::pair();
         let sweeping = async {
             while !stop.is_set() {
-                let swept = self.sweep().await;
+                let swept = self.sweep_while(&|| !stop.is_set()).await;
                 self.signals.swept(self.subject.label(), swept.as_ref().map(|rows| *rows).map_err(drop));
                 if let Err(error) = swept {
                     pim_core::warn!("retention.waits", code = error.code());

@@ -21,6 +21,7 @@ use super::ledger::{self, Hold, Place, Standing};
 use super::{ApplyError, ConsumerSettings, FailureClass, PATIENCE, Superseded};
 use crate::bus::Record;
 use crate::event::{Event, Registry};
+use crate::pace::GoesOn;
 use crate::signals::{ConsumerKind, EventSignals, RecordFate};
 use batch::{Attempt, Item};
 
@@ -39,8 +40,9 @@ pub(crate) trait Sink: Send + Sync + 'static {
 
     fn handles(&self, event_type: &str) -> bool;
 
-    /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`].
-    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError>;
+    /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`]. False when it was
+    /// not to go on before all of them had their turn.
+    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError>;
 
     /// Forgets what became of events of these keys: their shard may be set back before they come again.
     fn forget(&self, _keys: &BTreeSet<Uuid>) {}
@@ -60,6 +62,8 @@ pub(crate) enum Step {
     Stopped,
     /// The read model is of another version by now.
     Outdated,
+    /// It was not to go on; the next start does what is left.
+    Ended,
 }
 
 pub(crate) struct Engine<S> {
@@ -100,20 +104,36 @@ impl<S: Sink> Engine<S> {
 
     /// Applies records that follow `from`, in order. Splits the batch around what fails, down to the one event.
     pub(crate) async fn absorb(&self, place: &Place, from: u64, records: &[Record]) -> Result<Step, ApplyError> {
+        self.absorb_while(place, (from, records), &|| true).await
+    }
+
+    /// As [`Engine::absorb`], as long as it is to go on: with what fails a batch may take minutes.
+    pub(crate) async fn absorb_while(
+        &self,
+        place: &Place,
+        (from, records): (u64, &[Record]),
+        goes_on: GoesOn<'_>,
+    ) -> Result<Step, ApplyError> {
         let items: Vec<Item<'_>> = records.iter().map(|record| Item::read(record, self)).collect();
-        let outcome = self.absorb_items(place, from, &items).await;
+        let outcome = self.absorb_items(place, from, &items, goes_on).await;
         self.sink.forget(&items.iter().filter_map(Item::home).collect());
         outcome
     }
 
-    async fn absorb_items(&self, place: &Place, from: u64, items: &[Item<'_>]) -> Result<Step, ApplyError> {
+    async fn absorb_items(
+        &self,
+        place: &Place,
+        from: u64,
+        items: &[Item<'_>],
+        goes_on: GoesOn<'_>,
+    ) -> Result<Step, ApplyError> {
         let (mut at, mut expected, mut size, mut tries) = (0, from, items.len(), 0);
         let mut seen = None;
         // Each turn moves `at`, halves `size`, counts a try, or leaves.
-        while at < items.len() {
+        while at < items.len() && goes_on() {
             let end = (at + size.max(1)).min(items.len());
             let slice = &items[at..end];
-            match self.attempt(place, expected, slice, &mut seen).await {
+            match self.attempt(place, (expected, slice), &mut seen, goes_on).await {
                 Ok(Step::Next(next)) => {
                     (at, expected, tries) = (end, next, 0);
                     size = (size * 2).clamp(1, items.len());
@@ -141,9 +161,9 @@ impl<S: Sink> Engine<S> {
     async fn attempt(
         &self,
         place: &Place,
-        expected: u64,
-        items: &[Item<'_>],
+        (expected, items): (u64, &[Item<'_>]),
         seen: &mut Option<Standing>,
+        goes_on: GoesOn<'_>,
     ) -> Result<Step, ApplyError> {
         if S::PREPARES {
             let states = ledger::states(place.consumer, items.iter().filter_map(Item::home));
@@ -156,7 +176,9 @@ impl<S: Sink> Engine<S> {
             }
             let mut states = ledger::states_of(states)?;
             let plan = Attempt::plan(items, &mut states)?;
-            self.sink.prepare(&plan.apply).await?;
+            if !self.sink.prepare(&plan.apply, goes_on).await? {
+                return Ok(Step::Ended);
+            }
         }
         let began = (self.clock.now(), Instant::now());
         let Some(mut entered) = self.enter(place, expected, items, None).await? else {

@@ -54,7 +54,8 @@ impl<S: Sink> Worker<S> {
 
     /// One look: true when there was something to do.
     async fn turn(&self, position: &mut Option<u64>, stop: &Stop) -> Result<bool, &'static str> {
-        let drained = self.engine.drain(&self.place, || !stop.is_set()).await.map_err(|error| error.code())?;
+        let goes_on = || !stop.is_set();
+        let drained = self.engine.drain(&self.place, goes_on).await.map_err(|error| error.code())?;
         let from = match *position {
             Some(from) => from,
             None => self.engine.position(&self.place).await.map_err(|_| "store")?,
@@ -68,12 +69,13 @@ impl<S: Sink> Worker<S> {
         }
         // Unless all goes well the next look reads the stored position again.
         *position = None;
-        match self.engine.absorb(&self.place, from, &records).await.map_err(|error| error.code())? {
+        let absorbed = self.engine.absorb_while(&self.place, (from, &records), &goes_on).await;
+        match absorbed.map_err(|error| error.code())? {
             Step::Next(next) => {
                 *position = Some(next);
                 Ok(true)
             }
-            Step::Lost => Ok(true),
+            Step::Lost | Step::Ended => Ok(true),
             Step::Stopped | Step::Outdated => Ok(drained),
         }
     }

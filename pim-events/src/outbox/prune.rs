@@ -4,6 +4,7 @@ use pim_core::clock::Timestamp;
 use pim_data::backend::{DbError, Engine, SqlPair, Statement};
 
 use super::{OutboxError, Source};
+use crate::pace::GoesOn;
 
 pub(super) const PRUNE: SqlPair = SqlPair::postgres("SELECT last, is_old, removed FROM pim_outbox_prune(?, ?, ?)");
 
@@ -26,13 +27,14 @@ impl Source {
         asked.await.map_err(|source| OutboxError { origin: self.origin, source })
     }
 
-    /// Removes events written before `before`, in pages of `page_max` rows a transaction; answers how many went.
-    pub(crate) async fn prune(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
+    /// Removes events written before `before`, in pages of `page_max` rows a transaction, as long as it is to go on; answers how
+    /// many went.
+    pub(crate) async fn prune(&self, before: Timestamp, page_max: usize, goes_on: GoesOn<'_>) -> Result<u64, DbError> {
         if self.db.engine() == Engine::Postgres {
-            return self.prune_windows(before, page_max).await;
+            return self.prune_windows(before, page_max, goes_on).await;
         }
         let (mut after, mut removed) = (0, 0);
-        for _ in 0..PAGES_MAX {
+        for _ in (0..PAGES_MAX).take_while(|_| goes_on()) {
             let Some((last, is_old)) = self.page_end(after, before, page_max).await? else { break };
             // What may go is decided again where it goes: cursor and holds move together, by one transaction.
             let remove = Statement::sqlite(
@@ -61,9 +63,9 @@ impl Source {
     }
 
     /// The same on a server, where the owner's function decides and removes.
-    async fn prune_windows(&self, before: Timestamp, page_max: usize) -> Result<u64, DbError> {
+    async fn prune_windows(&self, before: Timestamp, page_max: usize, goes_on: GoesOn<'_>) -> Result<u64, DbError> {
         let (mut after, mut removed) = (0, 0);
-        for _ in 0..PAGES_MAX {
+        for _ in (0..PAGES_MAX).take_while(|_| goes_on()) {
             let prune = Statement::of(PRUNE).bind(after).bind(before).bind(page_max as u64);
             let (tx, answers) = self.db.begin_with(&[prune]).await?;
             tx.commit().await?;

@@ -413,7 +413,7 @@ impl Rebuild {
             }
             at = match engine.absorb(&place, at, &batch).await? {
                 Step::Next(next) => next,
-                Step::Lost => engine.position(&place).await?,
+                Step::Lost | Step::Ended => engine.position(&place).await?,
                 // Nobody else makes tables there.
                 Step::Stopped | Step::Outdated => return Err(RebuildError::Stopped),
             };

@@ -15,7 +15,7 @@ use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
 use crate::consumer::{ApplyError, ConsumerSettings, ConsumerSettingsError, Engine, PATIENCE, Sink, Worker, guarded};
 use crate::event::{Event, Registry};
-use crate::pace::{Stop, until};
+use crate::pace::{GoesOn, Stop, until};
 use crate::signals::ConsumerKind;
 
 /// Why projections cannot run.
@@ -88,7 +88,7 @@ impl ProjectionRunner {
         Ok(Self { workers })
     }
 
-    /// Runs until `shutdown`; then ends after the batches in hand. Dropping it is safe at any point.
+    /// Runs until `shutdown`; then ends after the steps in hand. Dropping it is safe at any point.
     ///
     /// A projection whose read model has got another version meanwhile stands still, and tells so once (`consumer.outdated`):
     /// whoever has that version goes on with it.
@@ -136,8 +136,8 @@ impl Sink for ProjectionSink {
         self.projection.handles(event_type)
     }
 
-    async fn prepare(&self, _events: &[Event]) -> Result<(), ApplyError> {
-        Ok(())
+    async fn prepare(&self, _events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+        Ok(true)
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {

@@ -27,6 +27,7 @@ mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;
 mod settings_out_of_bounds_are_named;
+mod shutting_down_waits_for_one_step;
 mod writes_are_read_back;
 
 #[path = "../../../pim-data/tests/it/maps.rs"]

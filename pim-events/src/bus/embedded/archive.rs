@@ -11,6 +11,7 @@ use pim_core::clock::Timestamp;
 use pim_data::backend::{Db, DbError, DbSettings, Row, SqlPair, Statement};
 
 use super::{BusError, EmbeddedBus, Inner, Log, first_offset, records_from};
+use crate::pace::GoesOn;
 
 /// Most segments that are held open for reading.
 const OPEN_MAX: usize = 4;
@@ -94,6 +95,8 @@ enum Filled {
     Otherwise,
     /// Those before this offset. The live file does not have the next one: another sweeper was faster, or it is damaged.
     Upto(u64),
+    /// Some of them: it was not to go on.
+    Begun,
 }
 
 impl Inner {
@@ -143,15 +146,22 @@ impl Inner {
     }
 
     /// Copies [first, next) into a file, and names it in the log once it is complete there.
-    async fn seal(&self, log: &Log, (first, next): (u64, u64), batch_max: usize) -> Result<(), BusError> {
+    async fn seal(
+        &self,
+        log: &Log,
+        (first, next): (u64, u64),
+        batch_max: usize,
+        goes_on: GoesOn<'_>,
+    ) -> Result<(), BusError> {
         let mut names = (0..=LEFTOVERS_MAX).map(|round| match round {
             0 => format!("{}-{first:013}.db", log.id),
             round => format!("{}-{first:013}-{round}.db", log.id),
         });
         let file = loop {
             let file = names.next().ok_or(BusError::Corrupt { partition: log.part, offset: first })?;
-            match self.fill(&file, log, (first, next), batch_max).await? {
+            match self.fill(&file, log, (first, next), batch_max, goes_on).await? {
                 Filled::Whole => break file,
+                Filled::Begun => return Ok(()),
                 Filled::Otherwise => {}
                 Filled::Upto(_) if self.archived_upto(log).await? > first => return Ok(()),
                 Filled::Upto(offset) => return Err(BusError::Corrupt { partition: log.part, offset }),
@@ -175,10 +185,14 @@ impl Inner {
         log: &Log,
         (first, next): (u64, u64),
         batch_max: usize,
+        goes_on: GoesOn<'_>,
     ) -> Result<Filled, BusError> {
         let segment = self.archive.begin(file).await?;
         let mut at = first;
         while at < next {
+            if !goes_on() {
+                return Ok(Filled::Begun);
+            }
             let wanted = usize::try_from(next - at).unwrap_or(usize::MAX).min(batch_max);
             let rows = self.db.query(records_from(log, at, wanted)).await?;
             let ends = (first_offset(rows.first())?, first_offset(rows.last())?);
@@ -205,10 +219,10 @@ impl Inner {
     }
 
     /// Removes from the live file what the archive has, oldest first; answers how many records went.
-    async fn remove(&self, log: &Log, upto: u64, batch_max: usize) -> Result<u64, DbError> {
+    async fn remove(&self, log: &Log, upto: u64, batch_max: usize, goes_on: GoesOn<'_>) -> Result<u64, DbError> {
         let mut removed = 0;
         // Bounded by the records before `upto`, of which each turn removes some.
-        loop {
+        while goes_on() {
             let text = format!(
                 "DELETE FROM bus_record WHERE id IN
                  (SELECT id FROM bus_record WHERE id >= ? AND id < ? ORDER BY id LIMIT {batch_max}) RETURNING 1"
@@ -223,24 +237,32 @@ impl Inner {
             // Publishers that wait for the writer come first.
             tokio::task::yield_now().await;
         }
+        Ok(removed)
     }
 }
 
 impl EmbeddedBus {
-    /// Moves whole segments of one partition to the archive; answers how many records left the live file.
-    pub(crate) async fn archive(&self, topic: &str, partition: u16, keep: &Keep) -> Result<u64, BusError> {
+    /// Moves whole segments of one partition to the archive, as long as it is to go on; answers how many records left the live
+    /// file.
+    pub(crate) async fn archive(
+        &self,
+        topic: &str,
+        partition: u16,
+        keep: &Keep,
+        goes_on: GoesOn<'_>,
+    ) -> Result<u64, BusError> {
         let log = self.log(topic, partition)?;
         let mut upto = self.0.archived_upto(log).await?;
-        for _ in 0..SEGMENTS_PER_SWEEP_MAX {
+        for _ in (0..SEGMENTS_PER_SWEEP_MAX).take_while(|_| goes_on()) {
             let segment = (upto, upto + keep.segment_records);
             if !self.0.may_leave(log, segment, keep).await? {
                 break;
             }
-            self.0.seal(log, segment, keep.batch_max).await?;
+            self.0.seal(log, segment, keep.batch_max, goes_on).await?;
             // Another sweeper, by other settings, may have named less.
             upto = self.0.archived_upto(log).await?;
         }
-        Ok(self.0.remove(log, upto, keep.batch_max).await?)
+        Ok(self.0.remove(log, upto, keep.batch_max, goes_on).await?)
     }
 
     /// Every topic with its number of partitions.

@@ -100,7 +100,7 @@ impl CommandRunner {
         Ok(Self { workers })
     }
 
-    /// Runs until `shutdown`; then ends after the batches in hand. Dropping it is safe at any point.
+    /// Runs until `shutdown`; then ends after the steps in hand. Dropping it is safe at any point.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, stop) = Stop::pair();
         let mut tasks: JoinSet<()> = self.workers.into_iter().map(|worker| worker.run(stop.clone())).collect();

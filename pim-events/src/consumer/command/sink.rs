@@ -20,6 +20,7 @@ use super::{CommandHandler, CommandSettings, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
 use crate::consumer::{ApplyError, FailureClass, PATIENCE, Sink, guarded, guarded_call};
 use crate::event::Event;
+use crate::pace::GoesOn;
 use crate::signals::ConsumerKind;
 
 /// Most keys whose commands run at the same time.
@@ -55,9 +56,13 @@ impl CommandSink {
         self.memo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The commands of one key, in order; the first that fails ends the lane, so that nothing overtakes it.
-    async fn lane(&self, events: Vec<&Event>) -> Result<(), ApplyError> {
+    /// The commands of one key, in order; the first that fails ends the lane, so that nothing overtakes it. False when it was not
+    /// to go on.
+    async fn lane(&self, events: Vec<&Event>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
         for event in events {
+            if !goes_on() {
+                return Ok(false);
+            }
             if matches!(self.memo().get(&event.id), Some((_, Outcome::Done))) {
                 continue;
             }
@@ -68,10 +73,10 @@ impl CommandSink {
             };
             self.memo().insert(event.id, (event.home, outcome));
             if matches!(outcome, Outcome::Failed { .. }) {
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the command's shard answers quickly, so that it is not what a command has waited for.
@@ -145,7 +150,7 @@ impl Sink for CommandSink {
         self.handler.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
+    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
         if self.memo().len() > MEMO_MAX {
             self.memo().clear();
         }
@@ -153,12 +158,13 @@ impl Sink for CommandSink {
         for event in events {
             lanes.entry(event.home).or_default().push(event);
         }
-        let running = lanes.into_values().map(|lane| self.lane(lane)).collect::<Vec<_>>();
+        let running = lanes.into_values().map(|lane| self.lane(lane, goes_on)).collect::<Vec<_>>();
         let mut running = futures_util::stream::iter(running).buffer_unordered(LANES_MAX);
+        let mut is_whole = true;
         while let Some(outcome) = running.next().await {
-            outcome?;
+            is_whole &= outcome?;
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     fn forget(&self, keys: &BTreeSet<Uuid>) {

@@ -10,6 +10,7 @@ use super::batch::Ready;
 use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger, pause_before};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
+use crate::pace::GoesOn;
 use crate::signals::RecordFate;
 
 /// Most held events that one step reads.
@@ -25,7 +26,8 @@ enum Found {
 
 impl<S: Sink> Engine<S> {
     /// Goes one step with each of some keys of a partition that are marked for it, so that a long sequence keeps nobody else
-    /// waiting; true when there was one. A consumer that is stopped goes none. Between two keys `goes_on` says whether there is time for another.
+    /// waiting; true when there was one. A consumer that is stopped goes none. Between two steps `goes_on` says whether there is
+    /// time for another.
     pub(crate) async fn drain(
         &self,
         place: &Place,
@@ -37,18 +39,18 @@ impl<S: Sink> Engine<S> {
         }
         for row in rows.iter().take_while(|_| goes_on()) {
             let key = row.uuid(0).map_err(DbError::from)?;
-            let outcome = self.drain_key(place, key).await;
+            let outcome = self.drain_key(place, key, &goes_on).await;
             self.sink.forget(&[key].into());
             outcome?;
         }
         Ok(true)
     }
 
-    async fn drain_key(&self, place: &Place, key: Uuid) -> Result<(), ApplyError> {
+    async fn drain_key(&self, place: &Place, key: Uuid, goes_on: GoesOn<'_>) -> Result<(), ApplyError> {
         let (mut size, mut tries) = (STEP_MAX as usize, 0);
         // Each turn halves the step, counts a try, or ends.
-        loop {
-            match self.drain_step(place, key, size).await {
+        while goes_on() {
+            match self.drain_step(place, key, size, goes_on).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.class() == FailureClass::Transient => return Err(error),
                 Err(_) if size > 1 => size /= 2,
@@ -70,10 +72,17 @@ impl<S: Sink> Engine<S> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Applies up to `size` events of the sequence in one transaction, unless that is not this code's any more.
-    pub(super) async fn drain_step(&self, place: &Place, key: Uuid, size: usize) -> Result<(), ApplyError> {
+    pub(super) async fn drain_step(
+        &self,
+        place: &Place,
+        key: Uuid,
+        size: usize,
+        goes_on: GoesOn<'_>,
+    ) -> Result<(), ApplyError> {
         if S::PREPARES {
             let standing = ledger::standing(place.consumer);
             let asked = [standing, ledger::states(place.consumer, [key]), ledger::held(place.consumer, key, STEP_MAX)];
@@ -84,8 +93,10 @@ impl<S: Sink> Engine<S> {
                 return Ok(());
             }
             let mut ignored = Vec::new();
-            if let Found::Run { events, .. } = self.found(place, key, rest, size, &mut ignored)? {
-                self.sink.prepare(&events).await?;
+            if let Found::Run { events, .. } = self.found(place, key, rest, size, &mut ignored)?
+                && !self.sink.prepare(&events, goes_on).await?
+            {
+                return Ok(());
             }
         }
         let began = (self.clock.now(), Instant::now());

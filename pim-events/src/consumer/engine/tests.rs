@@ -1,6 +1,7 @@
 //! What the engine must do whoever else is at work.
 
 mod drains;
+mod ends;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,8 +35,8 @@ impl Sink for Count {
         true
     }
 
-    async fn prepare(&self, _events: &[Event]) -> Result<(), ApplyError> {
-        Ok(())
+    async fn prepare(&self, _events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+        Ok(true)
     }
 
     async fn apply(&self, _tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
@@ -221,7 +222,7 @@ async fn what_failed_before_a_resume_is_tried_anew() {
     // A worker sees its event fail, and before it parks the key another worker's has stopped the consumer.
     let (late, mut seen) = (sound(1), None);
     let item = Item::read(&late, &engine);
-    let failed = engine.attempt(&other, 0, std::slice::from_ref(&item), &mut seen).await.unwrap_err();
+    let failed = engine.attempt(&other, (0, std::slice::from_ref(&item)), &mut seen, &|| true).await.unwrap_err();
     assert_eq!(engine.absorb(&one, 0, &[sound(0)]).await.unwrap(), Step::Next(1));
     assert!(is_stopped(&engine).await);
     engine.sink.sick.store(false, Ordering::SeqCst);
@@ -334,7 +335,7 @@ async fn another_version_writes_nothing() {
     assert_eq!(engine.absorb(&place, 1, std::slice::from_ref(&next)).await.unwrap(), Step::Outdated);
     assert!(!engine.drain(&place, || true).await.unwrap());
     // Also when it had begun before.
-    engine.drain_step(&place, key_held(&engine).await, 1).await.unwrap();
+    engine.drain_step(&place, key_held(&engine).await, 1, &|| true).await.unwrap();
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 0));
     assert!(engine.told_outdated.load(Ordering::SeqCst));
 

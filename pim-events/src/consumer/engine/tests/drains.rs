@@ -17,8 +17,8 @@ impl Sink for NotYet {
         self.count.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
-        self.count.prepare(events).await
+    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+        self.count.prepare(events, goes_on).await
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
@@ -66,9 +66,9 @@ impl Sink for Elsewhere {
         self.count.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
+    async fn prepare(&self, events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
         self.prepared.fetch_add(events.len(), Ordering::SeqCst);
-        Ok(())
+        Ok(true)
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
@@ -100,7 +100,7 @@ async fn a_stopped_consumer_drains_nothing() {
     run("INSERT INTO consumer_stop (consumer, reason, since) VALUES ('c', 'test', 0)").await;
     assert!(!engine.drain(&place, || true).await.unwrap());
     // Also when it had begun before.
-    engine.drain_step(&place, key, 1).await.unwrap();
+    engine.drain_step(&place, key, 1, &|| true).await.unwrap();
     assert_eq!(came_to(), (0, 0));
 
     run("DELETE FROM consumer_stop").await;
@@ -126,10 +126,10 @@ async fn a_step_of_a_stopped_consumer_writes_nothing() {
     let drains = "UPDATE held_key SET reason = 'draining'";
     let tx = engine.db.begin().await.unwrap();
     tx.commit_with(vec![Statement::same(drains), Statement::same(stop)]).await.unwrap();
-    engine.drain_step(&place, key, 1).await.unwrap();
+    engine.drain_step(&place, key, 1, &|| true).await.unwrap();
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 0));
     resume(&engine).await;
-    engine.drain_step(&place, key, 1).await.unwrap();
+    engine.drain_step(&place, key, 1, &|| true).await.unwrap();
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 1));
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
