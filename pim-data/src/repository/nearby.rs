@@ -175,7 +175,7 @@ impl NearbyRead<'_> {
             Err(DbError::Late) if !endpoint.reads.has_room() => {}
             // It was hardly given time.
             Err(DbError::Late | DbError::Unanswered) if patience < probe_max / 4 => {}
-            Err(_) => endpoint.breaker.fail(Instant::now()),
+            Err(_) => endpoint.breaker.fail(now, Instant::now()),
         }
         outcome
     }

@@ -15,6 +15,8 @@ pub(crate) struct Breaker(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
+    /// When it opened, or rests longer since.
+    opened_at: Option<Instant>,
     /// Until when nobody, and after it one call, may try.
     rests_until: Option<Instant>,
     rest: Duration,
@@ -44,13 +46,17 @@ impl Breaker {
         *self.state() = State::default();
     }
 
-    /// It failed.
-    pub(crate) fn fail(&self, now: Instant) {
+    /// A call that was made at `begun` failed. Of those that were under way together when it opened, the others tell nothing new:
+    /// each of them would double the rest, though nobody has tried since.
+    pub(crate) fn fail(&self, begun: Instant, now: Instant) {
         let mut state = self.state();
+        if state.opened_at.is_some_and(|opened_at| begun < opened_at) {
+            return;
+        }
         state.failures += 1;
         if state.failures >= FAILURES_MAX {
             state.rest = (state.rest * 2).clamp(REST_FIRST, REST_MAX);
-            state.rests_until = Some(now + state.rest);
+            (state.opened_at, state.rests_until) = (Some(now), Some(now + state.rest));
         }
     }
 
@@ -67,31 +73,42 @@ mod tests {
     fn it_opens_after_failures_in_a_row_and_lets_one_call_try() {
         let (breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..2 {
-            breaker.fail(now);
+            breaker.fail(now, now);
         }
         breaker.succeed();
         for _ in 0..2 {
-            breaker.fail(now);
+            breaker.fail(now, now);
         }
         assert!(breaker.allows(now) && !breaker.is_open(), "not three in a row");
-        breaker.fail(now);
+        breaker.fail(now, now);
         assert!(!breaker.allows(now) && breaker.is_open());
         let rested = now + REST_FIRST;
         assert!(breaker.allows(rested));
         breaker.begin(rested);
         assert!(!breaker.allows(rested), "one tries, the others wait for its outcome");
-        breaker.fail(rested);
+        breaker.fail(rested, rested);
         assert!(!breaker.allows(rested + REST_FIRST), "it rests longer each time");
         breaker.succeed();
         assert!(breaker.allows(rested));
     }
 
     #[test]
-    fn its_rest_is_bounded() {
-        let (breaker, now) = (Breaker::default(), Instant::now());
+    fn calls_that_fail_together_are_one_reason_to_rest() {
+        let (breaker, begun) = (Breaker::default(), Instant::now());
+        let failed = begun + Duration::from_millis(10);
         for _ in 0..40 {
-            breaker.fail(now);
+            breaker.fail(begun, failed);
         }
-        assert!(breaker.allows(now + REST_MAX));
+        assert!(!breaker.allows(failed) && breaker.allows(failed + REST_FIRST), "it rests as after three");
+    }
+
+    #[test]
+    fn its_rest_is_bounded() {
+        let (breaker, mut now) = (Breaker::default(), Instant::now());
+        for _ in 0..40 {
+            now += REST_MAX;
+            breaker.fail(now, now);
+        }
+        assert!(!breaker.allows(now) && breaker.allows(now + REST_MAX));
     }
 }

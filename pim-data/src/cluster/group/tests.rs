@@ -121,7 +121,7 @@ fn a_replica_answers_when_its_lag_is_known_and_within_the_bound() {
     assert_eq!(group.replica(None, &[1]).map(|(index, _)| index), None, "it was asked already");
     let (_, endpoint) = group.replica(None, &[]).expect("a replica");
     for _ in 0..3 {
-        endpoint.breaker.fail(Instant::now());
+        endpoint.breaker.fail(Instant::now(), Instant::now());
     }
     assert_eq!(fit(None), None, "calls to it fail");
     endpoint.breaker.succeed();
