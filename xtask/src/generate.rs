@@ -47,7 +47,7 @@ fn write() -> Result<()> {
 }
 
 fn rendered(name: &str) -> Result<String> {
-    // With the features of the whole workspace, as the tests are built: for the lab alone, dependencies would be built anew.
-    let built = Artifact::build(&["build", "--quiet", "--workspace", "--example", "generate"])?;
+    // As the tests are built, features and all: otherwise everything would be built anew.
+    let built = Artifact::build(&["build", "--quiet", "--profile", "test", "--workspace", "--example", "generate"])?;
     output_of(Command::new(&Artifact::example(&built, "generate")?.path).arg(name))
 }

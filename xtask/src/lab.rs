@@ -10,6 +10,7 @@ mod document;
 mod journal;
 mod nine;
 mod process;
+pub(crate) mod programs;
 mod retention;
 mod servers;
 

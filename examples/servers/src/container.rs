@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ffi::OsStr;
 use std::io;
+use std::iter;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _, Testcontainers
 
 use crate::guard::Guard;
 use crate::image;
+use crate::shared::LOGIN_MAX;
 
 const PASSWORD: &str = "only-for-tests";
 const PORT: u16 = 5432;
@@ -93,7 +95,8 @@ async fn start(name: &str, tag: &str) -> Result<(String, u16), TestcontainersErr
         GenericImage::new(name, tag).with_exposed_port(PORT.tcp()).with_wait_for(WaitFor::message_on_stderr(READY));
     let request = image.with_env_var("POSTGRES_PASSWORD", PASSWORD).with_startup_timeout(PATIENCE);
     // Nothing here has to survive the machine, and a suite makes hundreds of connections.
-    let request = request.with_cmd(["postgres", "-c", "max_connections=200"]);
+    let settings = [("max_connections", "200"), LOGIN_MAX].map(|(name, value)| format!("--{name}={value}"));
+    let request = request.with_cmd(iter::once("postgres".to_owned()).chain(settings));
     let container: ContainerAsync<GenericImage> = request.start().await?;
     let port = container.get_host_port_ipv4(PORT).await?;
     let id = container.id().to_owned();

@@ -13,6 +13,9 @@ use crate::temporary::TemporaryServers;
 pub const POSTGRES_VARIABLE: &str = "LAB_TEST_POSTGRES_DSN";
 /// Names servers without which a suite fails instead of taking another: `docker`.
 pub const REQUIRE_VARIABLE: &str = "LAB_TEST_REQUIRE";
+/// How long a session may take to log in. A test that ends leaves connections half open while it drops its databases, and
+/// PostgreSQL drops none before each session has heard of it, which such a one does not until it is given up.
+pub(crate) const LOGIN_MAX: (&str, &str) = ("authentication_timeout", "5s");
 
 /// Why there is no server.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -164,6 +167,7 @@ fn start() -> Result<PostgresServer, SharedError> {
 fn local() -> Result<PostgresServer, LocalError> {
     let servers = TemporaryServers::new()?;
     let server = servers.primary("tests")?;
+    server.configure(&[LOGIN_MAX])?;
     Ok(PostgresServer { dsn: server.dsn(), held: Held::Local(servers) })
 }
 

@@ -27,7 +27,7 @@ use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
-use super::session::{Session, Sessions};
+use super::session::Sessions;
 use crate::rig::{Drain, Endpoints, Failure, Operation, Parts, Service, document, sessions};
 use crate::routes::Upstream;
 use crate::signals::Hub;
@@ -139,8 +139,7 @@ impl Broker {
         if aws_lc_rs::constant_time::verify_slices_are_equal(&given, wanted.as_bytes()).is_ok() {
             return Ok(());
         }
-        // Not 401: that says of the token which the gateway shows that it is not good.
-        Err(Problem::of(problem::FORBIDDEN).detail("client authentication is required").into())
+        Err(Problem::of(problem::UNAUTHENTICATED).detail("client authentication is required").into())
     }
 }
 
@@ -192,8 +191,7 @@ async fn authorize(
     }
     let hint = asked.login_hint.as_str();
     let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
-    let session = Session::begin(persona, broker.0.issuer.now());
-    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, session).await;
+    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, persona).await;
     let code = issued.map_err(|_| Problem::of(problem::INTERNAL))?;
     let state = percent_encoding::utf8_percent_encode(&asked.state, percent_encoding::NON_ALPHANUMERIC);
     let separator = if asked.redirect_uri.contains('?') { '&' } else { '?' };
@@ -222,14 +220,14 @@ async fn token(
 ) -> Result<Json<Value>, Failure> {
     let Form(asked) = form.map_err(|_| Problem::of(problem::INVALID_BODY).detail("send a form"))?;
     let inner = &broker.0;
-    let session = match asked.grant_type.as_str() {
+    let (sid, persona) = match asked.grant_type.as_str() {
         "authorization_code" => {
             let redeemed =
                 inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
-            redeemed.ok_or_else(|| refused("the code is not good"))?
+            (Uuid::new_v4(), redeemed.ok_or_else(|| refused("the code is not good"))?)
         }
         "refresh_token" => {
-            inner.sessions.redeem(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
+            inner.sessions.rotate(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
         }
         EXCHANGE => {
             broker.check_gateway(&headers)?;
@@ -237,11 +235,8 @@ async fn token(
         }
         _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
     };
-    if !inner.sessions.is_good(session.sid, &session.persona.subject, session.began_at).await {
-        return Err(refused("the session has been revoked"));
-    }
-    let access = inner.issuer.access_token(&session)?;
-    let refresh = inner.sessions.refresh_token(session).await.map_err(|_| Problem::of(problem::INTERNAL))?;
+    let access = inner.issuer.access_token(&persona, sid)?;
+    let refresh = inner.sessions.refresh_token(sid, persona).await.map_err(|_| Problem::of(problem::INTERNAL))?;
     let expires_in = ACCESS_LIFETIME.as_secs();
     Ok(Json(json!({
         "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": expires_in,
@@ -308,9 +303,8 @@ async fn dev_token(
         _ => bad(),
     })?;
     let persona = persona_of(&broker, asked).ok_or_else(bad)?;
-    let session = Session::begin(persona, broker.0.issuer.now());
-    let access = broker.0.issuer.access_token(&session)?;
-    let Session { sid, persona, .. } = session;
+    let sid = Uuid::new_v4();
+    let access = broker.0.issuer.access_token(&persona, sid)?;
     Ok(Json(json!({
         "access_token": access, "token_type": "Bearer", "expires_in": ACCESS_LIFETIME.as_secs(), "sid": sid,
         "subject": persona.subject, "role": persona.role, "facility_id": persona.facilities.first(),

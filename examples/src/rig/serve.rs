@@ -15,10 +15,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::RefusedHeads;
-use super::accept::Accepting;
-
-/// For how long readiness says no before a listener closes, unless something else is set.
-pub(crate) const DRAIN_GRACE_MS: u64 = 200;
 
 /// How a program listens.
 #[derive(Clone, Debug)]
@@ -102,19 +98,6 @@ impl Drain {
         }
     }
 
-    /// One that begins this much later. In between readiness says no, and the listener still takes whoever has not heard of it.
-    #[must_use]
-    pub fn later_by(&self, grace: Duration) -> Self {
-        let later = Self::new();
-        let (begun, then) = (self.begun(), later.clone());
-        tokio::spawn(async move {
-            begun.await;
-            tokio::time::sleep(grace).await;
-            then.begin();
-        });
-        later
-    }
-
     /// Begins when the process is told to stop, by Ctrl-C or SIGTERM.
     pub fn on_signal(&self) {
         let drain = self.clone();
@@ -186,7 +169,6 @@ impl Bound {
         http.max_headers(65).max_buf_size(32 * 1024);
         let slots = Arc::new(Semaphore::new(self.settings.connections_max));
         let graceful = GracefulShutdown::new();
-        let mut accepting = Accepting::default();
         let begun = drain.begun();
         tokio::pin!(begun);
         loop {
@@ -194,12 +176,11 @@ impl Bound {
                 slot = Arc::clone(&slots).acquire_owned() => slot,
                 () = &mut begun => break,
             };
-            // Nobody closes the semaphore.
-            let Ok(slot) = slot else { break };
-            let (stream, peer) = tokio::select! {
-                taken = accepting.next(|| self.listener.accept()) => taken,
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
                 () = &mut begun => break,
             };
+            let (Ok(slot), Ok((stream, peer))) = (slot, accepted) else { continue };
             // Small answers must not wait for the peer's delayed acknowledgement.
             let _unsupported = stream.set_nodelay(true);
             let take = move |request: http::Request<Incoming>| {

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::document::print;
-use super::process::{built, place, run_to_end};
+use super::process::{place, run_to_end};
+use super::programs::built;
 use super::{Role, api::Api, journal};
 use crate::exit::Failure;
 

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::journal::{self, Running, State};
 use super::process::UpArgs;
-use super::{Role, document, servers};
+use super::{Role, document, programs, servers};
 use crate::exit::Failure;
-use crate::shell::{cargo, must, pause, root, target_dir};
+use crate::shell::{pause, root, target_dir};
 
 const FIRST_TO_STOP: [&str; 2] = ["persona-simulator", "gateway"];
 const SHARDS: u16 = 2;
@@ -29,8 +29,6 @@ const ANY_PORT: &str = "127.0.0.1:0";
 /// Sessions a second of the personas, unless somebody asks for others.
 const RATE: &str = "2";
 const READY_WITHIN: Duration = Duration::from_secs(5 * 60);
-pub(super) const BUILD: [&str; 8] =
-    ["build", "--quiet", "--locked", "-p", "pim-lab", "--examples", "--features", "postgres"];
 /// How long a program may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long what is under way may take to come to rest.
@@ -43,8 +41,7 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     }
     // Before anybody waits for a build.
     let restored = args.data_dir.as_deref().map(servers::restored).transpose()?;
-    must(&mut cargo(&BUILD))
-        .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
+    programs::build_on_servers()?;
     let fleet = match &restored {
         Some(restored) => servers::resume(restored, json)?,
         None => servers::create(args.shards.unwrap_or(SHARDS), json)?,

@@ -11,9 +11,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::journal::{self, Running, State};
+use super::programs::built;
 use super::{api, document, nine};
 use crate::exit::Failure;
-use crate::shell::{cargo, must, pause, root, target_dir};
+use crate::shell::{must, pause, root};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -270,26 +271,6 @@ pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
         document::print("load", &summary, json);
     }
     outcome
-}
-
-/// Builds an example and says where it is.
-pub(super) fn built(example: &str) -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--quiet", "--locked", "-p", "pim-lab", "--example", example]);
-    if journal::process_folder().exists() {
-        // As the lab that is running was built, so that nothing is built twice.
-        build.args(["--features", "postgres"]);
-    }
-    must(&mut build).map_err(|error| Failure::Precondition.because(format!("{example} cannot be built: {error:#}")))?;
-    Ok(target_dir().join("debug/examples").join(example))
-}
-
-/// `services`, as it is built for servers.
-pub(super) fn services_on_servers() -> Result<Command> {
-    must(&mut cargo(&nine::BUILD))
-        .map_err(|error| Failure::Precondition.because(format!("the programs cannot be built: {error:#}")))?;
-    let mut command = Command::new(target_dir().join("debug/examples/services"));
-    command.arg("--json");
-    Ok(command)
 }
 
 fn option(command: &mut Command, name: &str, value: Option<impl ToString>) {

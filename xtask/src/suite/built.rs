@@ -8,6 +8,7 @@ use std::{env, thread};
 use anyhow::{Context as _, Result};
 
 use crate::artifacts::Artifact;
+use crate::lab::programs::{BUILD_VARIABLE, NEVER};
 use crate::shell::must;
 
 /// What keeps its rows on servers, and what starts these.
@@ -80,8 +81,10 @@ impl Built {
     /// Runs the tests of a package, each program of it even when one before it failed.
     pub(super) fn run(&self, package: &str, arguments: &[&str], setting: Option<(&str, String)>) -> Result<()> {
         let run = |it: &Artifact| {
+            let mut program = Command::new(&it.path);
             // Where cargo would run them.
-            must(Command::new(&it.path).current_dir(&it.folder).args(arguments).envs(setting.clone()).envs(threads()))
+            program.current_dir(&it.folder).args(arguments).envs(setting.clone()).envs(threads());
+            must(program.env(BUILD_VARIABLE, NEVER))
         };
         let outcomes: Vec<_> = self.of_package(package).map(run).collect();
         anyhow::ensure!(!outcomes.is_empty(), "no tests of {package} were built");

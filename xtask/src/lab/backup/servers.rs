@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::super::api::Api;
 use super::super::document::{print, say};
-use super::super::process::{place, run_to_end, services_on_servers};
+use super::super::process::{place, run_to_end};
+use super::super::programs::services_on_servers;
 use super::super::{Role, journal, servers};
 use super::RestoreArgs;
 use super::attempt::{Attempt, is_any_running, is_name, unfinished};
