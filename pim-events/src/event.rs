@@ -4,6 +4,7 @@ mod envelope;
 mod registry;
 
 pub use envelope::{EnvelopeError, HEADER_BYTES_MAX, Headers};
+pub(crate) use registry::is_name;
 pub use registry::{Registry, RegistryBuilder, RegistryError, UpcastError};
 
 use std::fmt;

@@ -230,7 +230,8 @@ impl RegistryBuilder {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text may name an event type, an aggregate or a topic.
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }

@@ -2,15 +2,30 @@
 
 use pim_core::context::{RequestId, TraceContext};
 use pim_core::shard::{Bucket, Epoch};
-use pim_data::backend::{ColumnError, Row, SqlPair, Statement, Value};
+use pim_data::backend::{ColumnError, DbError, Row, SqlPair, Statement, Value};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::event::{Event, Origin};
+use crate::event::{Event, Origin, is_name};
 
 const COLUMNS: &str = "seq, bucket, owner_epoch, home_key, n, event_id, topic, event_type, schema_version, aggregate, \
                        aggregate_id, aggregate_version, correlation, causation, traceparent, actor, role, at, payload";
 
-/// An event with its place in the outbox.
+/// A row of the outbox. One that is no event has a place and a key all the same, and holds up nobody but that key.
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    pub(super) home: Uuid,
+    pub(super) read: Result<OutboxRow, RowError>,
+}
+
+impl Entry {
+    pub(super) fn of(row: &Row, origin: Origin) -> Result<Self, DbError> {
+        // What names no key holds up the nil one, which nobody has.
+        Ok(Self { seq: row.count(0)?, home: row.uuid(3).unwrap_or_default(), read: OutboxRow::of(row, origin) })
+    }
+}
+
+/// An event with its topic.
 pub(super) struct OutboxRow {
     pub(super) topic: String,
     pub(super) event: Event,
@@ -23,6 +38,16 @@ pub(super) enum RowError {
     Column(#[from] ColumnError),
     #[error("column {0} does not hold what it should")]
     Form(&'static str),
+}
+
+impl RowError {
+    /// What is wrong, for logs.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::Column(_) => "column",
+            Self::Form(column) => column,
+        }
+    }
 }
 
 /// Asks for at most `max` events behind `last_seq`.
@@ -51,7 +76,11 @@ pub(super) const TO_RETRY: SqlPair = SqlPair::of(
 );
 
 impl OutboxRow {
-    pub(super) fn of(row: &Row, origin: Origin) -> Result<Self, RowError> {
+    fn of(row: &Row, origin: Origin) -> Result<Self, RowError> {
+        // No consumer would read an event of another type, and its key would wait for the number for ever.
+        if !is_name(row.text(7)?) {
+            return Err(RowError::Form("event_type"));
+        }
         let small = |index, name| u16::try_from(row.count(index)?).map_err(|_| RowError::Form(name));
         let event = Event {
             id: row.uuid(5)?,

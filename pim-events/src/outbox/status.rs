@@ -36,7 +36,7 @@ pub struct OutboxStatus {
     pub backlog: u64,
     /// Age of the oldest unsent event in milliseconds, held ones included; zero when there is none.
     pub oldest_unsent_ms: u64,
-    /// Events that the bus refused, with their successors.
+    /// Events that the bus refused or the relay cannot read, with their successors.
     pub held: u64,
     /// Whether relays hold the lease, on a server those of all lanes.
     pub leased: bool,

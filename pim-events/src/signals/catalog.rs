@@ -61,12 +61,12 @@ pub const OUTBOX_OLDEST_UNSENT_SECONDS: Descriptor = signal(
 pub const OUTBOX_BACKLOG: Descriptor =
     signal("pim_events_outbox_backlog", Kind::Gauge, "", "Events behind the cursor", &[SOURCE], Purpose::Use);
 
-/// Events that the bus refused, with their successors.
+/// Events that the bus refused or the relay cannot read, with their successors.
 pub const OUTBOX_HELD: Descriptor = signal(
     "pim_events_outbox_held",
     Kind::Gauge,
     "",
-    "Events that the bus refused, with their successors",
+    "Events that the bus refused or the relay cannot read, with their successors",
     &[SOURCE],
     Purpose::Use,
 );

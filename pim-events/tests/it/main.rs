@@ -28,6 +28,7 @@ mod rewound_keys_are_rebuilt;
 mod rig;
 mod settings_out_of_bounds_are_named;
 mod shutting_down_waits_for_one_step;
+mod unreadable_rows_hold_their_key;
 mod writes_are_read_back;
 
 #[path = "../../../pim-data/tests/it/maps.rs"]

@@ -30,6 +30,7 @@ promises! {
     rewound_keys_are_rebuilt in "rewound_keys_are_rebuilt.rs",
     retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
     shutting_down_waits_for_one_step in "shutting_down_waits_for_one_step.rs",
+    unreadable_rows_hold_their_key in "unreadable_rows_hold_their_key.rs",
     writes_are_read_back in "writes_are_read_back.rs",
 }
 

@@ -325,7 +325,7 @@ async fn an_older_log_is_filled_again_and_nothing_is_applied_twice() {
     assert!(rig.store.held_keys(None, 9).await.unwrap().is_empty());
 }
 
-async fn on_the_bus(rig: &Rig) -> u64 {
+pub(super) async fn on_the_bus(rig: &Rig) -> u64 {
     let mut total = 0;
     for partition in 0..rig.bus.partitions(DOMAIN_TOPIC).await.unwrap() {
         total += rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap();
@@ -333,7 +333,7 @@ async fn on_the_bus(rig: &Rig) -> u64 {
     total
 }
 
-async fn held(rig: &Rig) -> u64 {
+pub(super) async fn held(rig: &Rig) -> u64 {
     let mut total = 0;
     for source in Source::all(&rig.cluster) {
         total += source.status(rig.cluster.clock().now()).await.unwrap().held;

@@ -1,4 +1,4 @@
-//! Keys that the relay holds, because the bus refused one of their events.
+//! Keys that the relay holds, because the bus refused one of their events, or because one of their rows is no event.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use pim_data::backend::{Db, DbError, Statement};
 use uuid::Uuid;
 
 use crate::bus::{Ack, Refusal};
-use crate::outbox::row::OutboxRow;
+use crate::outbox::row::Entry;
 
 /// Most held keys that are remembered; with more, the outbox stands still until an operator acts.
 pub(super) const KEYS_MAX: usize = 10_000;
@@ -38,10 +38,11 @@ impl Held {
         self.keys.len() >= KEYS_MAX
     }
 
-    /// Holds an event that was refused, or that stands behind one of its key.
-    pub(super) fn hold(&mut self, row: &OutboxRow, ack: Ack, now: Timestamp) -> Statement {
-        self.keys.insert(row.event.home);
+    /// Holds a row that is no event, or an event that was refused or stands behind one of its key.
+    pub(super) fn hold(&mut self, entry: &Entry, ack: Ack, now: Timestamp) -> Statement {
+        self.keys.insert(entry.home);
         let code = match ack {
+            _ if entry.read.is_err() => "unreadable",
             Ack::Refused(Refusal::TooLarge) => Refusal::TooLarge.name(),
             Ack::Refused(Refusal::UnknownTopic) => Refusal::UnknownTopic.name(),
             Ack::Behind | Ack::Stored { .. } => "behind",
@@ -51,11 +52,11 @@ impl Held {
              VALUES (?, ?, ?, ?, coalesce((SELECT max(retry) FROM outbox_held WHERE home_key = ?), 0))
              ON CONFLICT (seq) DO UPDATE SET code = excluded.code",
         )
-        .bind(row.event.seq)
-        .bind(row.event.home)
+        .bind(entry.seq)
+        .bind(entry.home)
         .bind(code)
         .bind(now)
-        .bind(row.event.home)
+        .bind(entry.home)
     }
 }
 
@@ -65,11 +66,11 @@ pub(super) fn whole_key(key: Uuid) -> Statement {
 }
 
 /// An event that the bus has taken after all.
-pub(super) fn sent(row: &OutboxRow) -> Statement {
-    Statement::same("DELETE FROM outbox_held WHERE seq = ?").bind(row.event.seq)
+pub(super) fn sent(entry: &Entry) -> Statement {
+    Statement::same("DELETE FROM outbox_held WHERE seq = ?").bind(entry.seq)
 }
 
-/// An event that was refused again: its whole key waits for the next word of an operator.
-pub(super) fn not_now(row: &OutboxRow) -> Statement {
-    Statement::same("UPDATE outbox_held SET retry = 0 WHERE home_key = ?").bind(row.event.home)
+/// A row that cannot be sent yet: its whole key waits for the next word of an operator.
+pub(super) fn not_now(entry: &Entry) -> Statement {
+    Statement::same("UPDATE outbox_held SET retry = 0 WHERE home_key = ?").bind(entry.home)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pim_core::clock::{Clock, Timestamp};
 use pim_core::signal::SpanKind;
-use pim_data::backend::{DbError, Statement};
+use pim_data::backend::{DbError, Row, Statement};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::hold::{self, Held};
 use crate::bus::{Ack, BusError, NewRecord, Publisher};
 use crate::outbox::Source;
 use crate::outbox::cursor::Cursor;
-use crate::outbox::row::{self, OutboxRow, RowError};
+use crate::outbox::row::{self, Entry, OutboxRow};
 use crate::pace::{Pace, Stop, rest, sleep};
 use crate::signals::{EventSignals, LeaseChange};
 
@@ -48,8 +48,6 @@ struct Tenure {
 enum TaskError {
     #[error("use the outbox")]
     Db(#[from] DbError),
-    #[error("read the outbox")]
-    Row(#[from] RowError),
     #[error("publish")]
     Bus(#[from] BusError),
     #[error("the lease is another relay's, or of another era")]
@@ -64,7 +62,6 @@ impl TaskError {
     const fn code(&self) -> &'static str {
         match self {
             Self::Db(_) => "outbox",
-            Self::Row(_) => "outbox_row",
             Self::Bus(_) => "bus",
             Self::Lost => "lease_lost",
             Self::Full => "held_keys",
@@ -167,9 +164,8 @@ impl Task {
             return Err(TaskError::Full);
         }
         let rows = tenure.cursor.behind(&self.source.db, self.settings.batch_max).await?.ok_or(TaskError::Lost)?;
-        let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let Some(last) = rows.last().map(|row| row.event.seq) else {
+        let rows = self.entries(&rows)?;
+        let Some(last) = rows.last().map(|row| row.seq) else {
             if Instant::now() >= self.due(tenure) {
                 self.save(tenure, Vec::new()).await?;
             }
@@ -202,41 +198,58 @@ impl Task {
         Ok(())
     }
 
+    fn entries(&self, rows: &[Row]) -> Result<Vec<Entry>, DbError> {
+        rows.iter().map(|row| Entry::of(row, self.source.origin)).collect()
+    }
+
     /// Publishes in order; answers the notes on what has to be held.
-    async fn send(&self, tenure: &mut Tenure, rows: &[OutboxRow]) -> Result<Vec<Statement>, TaskError> {
+    async fn send(&self, tenure: &mut Tenure, rows: &[Entry]) -> Result<Vec<Statement>, TaskError> {
         let now: Timestamp = self.clock.now();
         let mut holds = Vec::new();
         let mut sending = Vec::with_capacity(rows.len());
-        for row in rows {
-            if tenure.held.contains(row.event.home) {
-                holds.push(tenure.held.hold(row, Ack::Behind, now));
-            } else {
-                sending.push(row);
-            }
-        }
-        let batch: Vec<NewRecord> = sending.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
-        if !batch.is_empty() {
-            let began = Instant::now();
-            let acks = self.publish(tenure, batch).await?;
-            let acknowledged = self.clock.now();
-            for (row, ack) in sending.into_iter().zip(acks) {
-                if matches!(ack, Ack::Stored { .. }) {
-                    self.signals.published(acknowledged.since(row.event.time));
-                    self.settings.spans.keep(row.event.span(SpanKind::Producer, "publish", (now, began.elapsed())));
-                } else {
-                    pim_core::warn!(
-                        "relay.holds",
-                        request_id = row.event.correlation,
-                        trace_id = row.event.trace.trace_id(),
-                        span_id = row.event.trace.span_id(),
-                        shard_id = self.source.origin.shard(),
-                        seq = row.event.seq,
-                    );
-                    holds.push(tenure.held.hold(row, ack, now));
+        for entry in rows {
+            match &entry.read {
+                Ok(row) if !tenure.held.contains(entry.home) => sending.push((entry, row)),
+                read => {
+                    if let Err(error) = read {
+                        self.tell_unreadable(entry, error.code());
+                    }
+                    holds.push(tenure.held.hold(entry, Ack::Behind, now));
                 }
             }
         }
+        if sending.is_empty() {
+            return Ok(holds);
+        }
+        let batch = sending.iter().map(|(_, row)| NewRecord::of(&row.event, &row.topic)).collect();
+        let began = Instant::now();
+        let acks = self.publish(tenure, batch).await?;
+        let acknowledged = self.clock.now();
+        for ((entry, row), ack) in sending.into_iter().zip(acks) {
+            if matches!(ack, Ack::Stored { .. }) {
+                self.signals.published(acknowledged.since(row.event.time));
+                self.settings.spans.keep(row.event.span(SpanKind::Producer, "publish", (now, began.elapsed())));
+            } else {
+                self.tell_held(row);
+                holds.push(tenure.held.hold(entry, ack, now));
+            }
+        }
         Ok(holds)
+    }
+
+    fn tell_held(&self, row: &OutboxRow) {
+        pim_core::warn!(
+            "relay.holds",
+            request_id = row.event.correlation,
+            trace_id = row.event.trace.trace_id(),
+            span_id = row.event.trace.span_id(),
+            shard_id = self.source.origin.shard(),
+            seq = row.event.seq,
+        );
+    }
+
+    fn tell_unreadable(&self, entry: &Entry, code: &'static str) {
+        pim_core::warn!("relay.unreadable", shard_id = self.source.origin.shard(), seq = entry.seq, code = code);
     }
 
     /// Publishes, and renews the lease meanwhile: a bus that takes longer than a lease lasts would have each relay send what the
@@ -283,24 +296,33 @@ impl Task {
     /// Sends held events again, for keys that an operator has marked.
     async fn retry(&self, tenure: &mut Tenure) -> Result<(), TaskError> {
         let rows = self.source.db.query(row::to_retry(tenure.cursor.lanes(), self.settings.batch_max)).await?;
-        let rows = rows.iter().map(|row| OutboxRow::of(row, self.source.origin));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let rows = self.entries(&rows)?;
         if rows.is_empty() {
             return Ok(());
         }
         let now = self.clock.now();
-        let batch = rows.iter().map(|row| NewRecord::of(&row.event, &row.topic)).collect();
-        let acks = self.publish(tenure, batch).await?;
         // Whoever marked a key did not see what was held at the same moment.
-        let keys: BTreeSet<Uuid> = rows.iter().map(|row| row.event.home).collect();
+        let keys: BTreeSet<Uuid> = rows.iter().map(|entry| entry.home).collect();
         let mut notes: Vec<Statement> = keys.into_iter().map(hold::whole_key).collect();
-        for (row, ack) in rows.iter().zip(acks) {
+        let (mut sending, mut unreadable) = (Vec::with_capacity(rows.len()), BTreeSet::<Uuid>::new());
+        for entry in &rows {
+            match &entry.read {
+                Ok(row) if !unreadable.contains(&entry.home) => sending.push((entry, row)),
+                _ => {
+                    // Nothing of the key overtakes it.
+                    unreadable.insert(entry.home);
+                    notes.extend([tenure.held.hold(entry, Ack::Behind, now), hold::not_now(entry)]);
+                }
+            }
+        }
+        let batch: Vec<NewRecord> = sending.iter().map(|(_, row)| NewRecord::of(&row.event, &row.topic)).collect();
+        let acks = if batch.is_empty() { Vec::new() } else { self.publish(tenure, batch).await? };
+        for ((entry, row), ack) in sending.into_iter().zip(acks) {
             if matches!(ack, Ack::Stored { .. }) {
                 self.signals.published(self.clock.now().since(row.event.time));
-                notes.push(hold::sent(row));
+                notes.push(hold::sent(entry));
             } else {
-                notes.push(tenure.held.hold(row, ack, now));
-                notes.push(hold::not_now(row));
+                notes.extend([tenure.held.hold(entry, ack, now), hold::not_now(entry)]);
             }
         }
         self.save(tenure, notes).await?;
