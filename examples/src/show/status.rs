@@ -36,7 +36,7 @@ impl StatusLine {
         }
         let consumers = stores.reads.status(&stores.bus).await.unwrap_or_default();
         let parked: u64 = consumers.iter().map(|consumer| consumer.held_keys).sum();
-        let lag_ms = consumers.iter().flat_map(|it| &it.partitions).map(|part| part.lag_ms).max().unwrap_or(0);
+        let lag_ms = consumers.iter().flat_map(|it| &it.partitions).filter_map(|part| part.lag_ms).max().unwrap_or(0);
         let mut line = String::new();
         if let Some(traffic) = traffic {
             let rate = traffic.requests.saturating_sub(self.requests_before);

@@ -22,8 +22,11 @@ pub struct PartitionStatus {
     pub end_offset: u64,
     /// Records not yet read.
     pub lag: u64,
-    /// Age of the oldest record not yet read, in milliseconds; zero when there is none.
-    pub lag_ms: u64,
+    /// Age of the oldest record not yet read, in milliseconds; zero when there is none. Not known when that record cannot be
+    /// read, as when its segment of the archive was moved away.
+    pub lag_ms: Option<u64>,
+    /// When the consumer moved last, or began.
+    pub moved_at: Timestamp,
 }
 
 /// One consumer: a projection or a command handler.
@@ -69,9 +72,18 @@ impl ReadStore {
     /// # Errors
     /// [`StatusError`] when store or bus do not answer.
     pub async fn status(&self, bus: &dyn Subscriber) -> Result<Vec<ConsumerStatus>, StatusError> {
+        let (all, unknown) = self.known_status(bus).await?;
+        unknown.map_or(Ok(all), |error| Err(error.into()))
+    }
+
+    /// The same, without the partitions of which the bus does not tell the end; and why it does not.
+    pub(crate) async fn known_status(
+        &self,
+        bus: &dyn Subscriber,
+    ) -> Result<(Vec<ConsumerStatus>, Option<BusError>), StatusError> {
         let asked = [
             Statement::same(
-                "SELECT c.consumer, c.topic, c.part, c.next_offset, v.version, v.state
+                "SELECT c.consumer, c.topic, c.part, c.next_offset, v.version, v.state, c.at
                  FROM projection_checkpoint c LEFT JOIN projection_version v ON v.name = c.consumer
                  ORDER BY c.consumer, c.topic, c.part",
             ),
@@ -80,7 +92,7 @@ impl ReadStore {
         ];
         let answers = self.db().read().await?.snapshot(&asked).await?;
         let [positions, held, stops] = &answers[..] else { return Err(DbError::Closed.into()) };
-        let mut all: Vec<ConsumerStatus> = Vec::new();
+        let (mut all, mut unknown): (Vec<ConsumerStatus>, Option<BusError>) = (Vec::new(), None);
         for row in positions {
             let name = row.text(0).map_err(DbError::from)?;
             if all.last().is_none_or(|last| last.consumer != name) {
@@ -96,10 +108,11 @@ impl ReadStore {
             }
             let topic = row.text(1).map_err(DbError::from)?;
             let partition = u16::try_from(row.count(2).map_err(DbError::from)?).unwrap_or(u16::MAX);
-            let next = row.count(3).map_err(DbError::from)?;
-            let partition = self.partition(bus, topic, partition, next).await?;
-            if let Some(last) = all.last_mut() {
-                last.partitions.push(partition);
+            let stands = (row.count(3).map_err(DbError::from)?, row.time(6).map_err(DbError::from)?);
+            match (self.partition(bus, (topic, partition), stands).await, all.last_mut()) {
+                (Ok(partition), Some(last)) => last.partitions.push(partition),
+                (Ok(_), None) => {}
+                (Err(error), _) => unknown = unknown.or(Some(error)),
             }
         }
         for row in held {
@@ -115,26 +128,28 @@ impl ReadStore {
                 status.stopped = row.text_or_null(1).map_err(DbError::from)?.map(str::to_owned);
             }
         }
-        Ok(all)
+        Ok((all, unknown))
     }
 
     async fn partition(
         &self,
         bus: &dyn Subscriber,
-        topic: &str,
-        partition: u16,
-        next_offset: u64,
-    ) -> Result<PartitionStatus, StatusError> {
+        (topic, partition): (&str, u16),
+        (next_offset, moved_at): (u64, Timestamp),
+    ) -> Result<PartitionStatus, BusError> {
         let end_offset = bus.end_offset(topic, partition).await?;
-        let oldest = bus.fetch(topic, partition, next_offset, 1).await?;
-        let lag = oldest.first().map_or(Duration::ZERO, |record| self.clock().now().since(record.at));
+        // A consumer that stands before what cannot be read is what a status is asked for.
+        let oldest = bus.fetch(topic, partition, next_offset, 1).await.ok();
+        let now = self.clock().now();
+        let age = oldest.map(|oldest| oldest.first().map_or(Duration::ZERO, |record| now.since(record.at)));
         Ok(PartitionStatus {
             topic: topic.to_owned(),
             partition,
             next_offset,
             end_offset,
             lag: end_offset.saturating_sub(next_offset),
-            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            lag_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            moved_at,
         })
     }
 

@@ -1,20 +1,24 @@
 //! Gauges: what outboxes and consumers look like from outside, whoever holds a lease and whether anybody runs.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pim_core::clock::Clock;
 use pim_core::role::ClosedEnum as _;
+use pim_core::signal::{GaugeFamily, LabelSet};
 use pim_data::backend::{DbError, Statement};
 
 use super::{Bound, ConsumerKind, EventSignals, SourceLabel, whole};
-use crate::bus::Subscriber;
+use crate::bus::{BusError, Subscriber};
 use crate::consumer::HoldReason;
 use crate::outbox::{OutboxError, Source, Sources};
 use crate::pace::{Stop, sleep, until};
-use crate::projection::{ReadStore, StatusError, StoreError};
+use crate::projection::{PartitionStatus, ReadStore, StatusError, StoreError};
 
 /// How often a watch looks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,11 +39,13 @@ enum Subject {
     Consumers { store: ReadStore, bus: Arc<dyn Subscriber> },
 }
 
-/// Why a look came to nothing; the gauges stay as they were.
+/// Why a look did not see everything; what it did not see has its gauges as they were, and everything else is told.
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
     #[error(transparent)]
     Status(#[from] StatusError),
     #[error(transparent)]
@@ -103,8 +109,10 @@ impl Watch {
         match &self.subject {
             Subject::Outboxes { sources, clock } => outboxes(bound, &sources.now(), clock).await,
             Subject::Consumers { store, bus } => {
-                consumers(bound, store, bus.as_ref()).await?;
-                Ok(dead_letters(bound, store).await?)
+                // Dead letters are in the store, whether the bus answers or not.
+                let lags = consumers(bound, store, bus.as_ref()).await;
+                dead_letters(bound, store).await?;
+                lags
             }
         }
     }
@@ -113,37 +121,59 @@ impl Watch {
 async fn outboxes(bound: &Bound, sources: &[Source], clock: &Clock) -> Result<(), WatchError> {
     // Also those that are gone: what was said of them last holds no more.
     let mut worst: BTreeMap<SourceLabel, [u64; 3]> = SourceLabel::ALL.iter().map(|label| (*label, [0; 3])).collect();
+    let (mut silent, mut outcome) = (BTreeSet::<SourceLabel>::new(), Ok(()));
     for source in sources {
-        let status = source.status(clock.now()).await?;
-        let of_label = worst.entry(source.origin.into()).or_default();
+        let label = source.origin.into();
+        let status = match source.status(clock.now()).await {
+            Ok(status) => status,
+            Err(error) => {
+                silent.insert(label);
+                outcome = outcome.and(Err(error.into()));
+                continue;
+            }
+        };
+        let of_label = worst.entry(label).or_default();
         let found = [status.oldest_unsent_ms.div_ceil(1000), status.backlog, status.held];
         for (worst, found) in of_label.iter_mut().zip(found) {
             *worst = found.max(*worst);
         }
     }
     for (label, [oldest, backlog, held]) in worst {
-        bound.oldest_unsent.get(label).set(whole(oldest));
-        bound.backlog.get(label).set(whole(backlog));
-        bound.held.get(label).set(whole(held));
+        let is_whole = !silent.contains(&label);
+        tell(&bound.oldest_unsent, label, oldest, is_whole);
+        tell(&bound.backlog, label, backlog, is_whole);
+        tell(&bound.held, label, held, is_whole);
     }
-    Ok(())
+    outcome
+}
+
+/// Sets a gauge. What is not seen as a whole is at least what is seen of it, and no better than it was.
+fn tell<L: LabelSet + Copy>(family: &GaugeFamily<L>, label: L, found: u64, is_whole: bool) {
+    let (gauge, found) = (family.get(label), whole(found));
+    gauge.set(if is_whole { found } else { found.max(gauge.get()) });
 }
 
 async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber) -> Result<(), WatchError> {
-    let all = store.status(bus).await?;
+    let (all, unknown) = store.known_status(bus).await?;
+    let now = store.clock().now();
+    // A record that cannot be read is as old at least as its consumer has stood before it.
+    let lag_ms = |part: &PartitionStatus| {
+        let stood = || u64::try_from(now.since(part.moved_at).as_millis()).unwrap_or(u64::MAX);
+        part.lag_ms.unwrap_or_else(stood)
+    };
     for kind in ConsumerKind::ALL {
         // A consumer with a read model is a projection.
         let of_kind = all.iter().filter(|it| it.version.is_some() == (*kind == ConsumerKind::Projection));
         let lags = of_kind.map(|it| {
             let records: u64 = it.partitions.iter().map(|part| part.lag).sum();
-            (records, it.partitions.iter().map(|part| part.lag_ms).max().unwrap_or(0))
+            (records, it.partitions.iter().map(lag_ms).max().unwrap_or(0))
         });
         let worst = lags.fold((0, 0), |worst, lag| (lag.0.max(worst.0), lag.1.max(worst.1)));
-        bound.lag_records.get(*kind).set(whole(worst.0));
-        bound.lag_seconds.get(*kind).set(whole(worst.1.div_ceil(1000)));
+        tell(&bound.lag_records, *kind, worst.0, unknown.is_none());
+        tell(&bound.lag_seconds, *kind, worst.1.div_ceil(1000), unknown.is_none());
     }
     bound.stopped.get(()).set(whole(all.iter().filter(|it| it.stopped.is_some()).count() as u64));
-    Ok(())
+    unknown.map_or(Ok(()), |error| Err(error.into()))
 }
 
 async fn dead_letters(bound: &Bound, store: &ReadStore) -> Result<(), StoreError> {

@@ -366,6 +366,14 @@ async fn a_missing_segment_is_named() {
         panic!("the segment is away")
     };
     assert_eq!(offset, 1);
+    // A consumer that needs it is shown all the same: where it stands is what somebody will ask.
+    let late = Statement::same(
+        "INSERT INTO projection_checkpoint (consumer, topic, part, next_offset, event_at, at) VALUES ('late', ?, ?, 0, 0, 0)",
+    );
+    let late = late.bind(DOMAIN_TOPIC).bind(partition);
+    rig.store.db().begin().await.unwrap().commit_with(vec![late]).await.unwrap();
+    let status = rig.store.status(&rig.bus).await.unwrap();
+    assert_eq!((status[0].partitions[0].lag, status[0].partitions[0].lag_ms), (5, None));
     assert_eq!(
         rig.bus.fetch(DOMAIN_TOPIC, partition, 4, 10).await.unwrap().len(),
         1,
