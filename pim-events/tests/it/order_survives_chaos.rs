@@ -137,7 +137,7 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
     outcome
 }
 
-fn numbered(home: HomeKey, n: u64) -> NewRecord {
+pub(super) fn numbered(home: HomeKey, n: u64) -> NewRecord {
     let happened = Happened { thing: Uuid::new_v4(), step: n };
     let event = Event {
         id: Uuid::now_v7(),

@@ -13,6 +13,7 @@ use pim_events::{
 };
 use uuid::Uuid;
 
+use super::order_survives_chaos::numbered;
 use super::rig::{BOMB, Folder, Journal, POISON, Rig, Running, eventually, patient};
 
 /// Guard: the head does not move when a key is parked (`KeyState::park`), and later events join (`KeyState::take`).
@@ -86,6 +87,32 @@ async fn a_record_that_is_no_event_is_put_aside() {
     let dead = rig.store.dead_records(10).await.unwrap();
     assert_eq!((dead.len(), dead[0].code.as_str(), dead[0].offset), (1, "envelope", 0));
     assert!(!serde_json::to_string(&dead).unwrap().contains("secret"));
+}
+
+/// Guards: `ledger::bury` keeps what any database takes, and `Event::from_wire` refuses a type that is no name. A NUL in a record
+/// would keep its partition for ever, since a server stores it nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_database_takes_is_put_aside_too() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (home, partitions) = (patient(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let is_near = |key: &HomeKey| partition_of(key.uuid(), partitions) == partition_of(home.uuid(), partitions);
+    let other = std::iter::repeat_with(patient).find(is_near).unwrap();
+    let empty = pim_events::Headers::default();
+    let raw = NewRecord { topic: DOMAIN_TOPIC.into(), key: home.uuid(), headers: empty, payload: "\0".into() };
+    // The fifth of a key that has no first: it would be held.
+    let mut typed = numbered(other, 5);
+    typed.headers.set("ce_type", "thing.\0");
+    typed.headers.set("ce_dataschema", "urn:pim:event:thing.\0:1");
+    rig.bus.publish(vec![raw, typed]).await.unwrap();
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    let _relay = Running::relay(rig.relay());
+    let _runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("the event behind them", || async { rig.order_of(home).await == [1] }).await;
+    let dead = rig.store.dead_records(10).await.unwrap();
+    assert_eq!(dead.iter().map(|record| record.code.as_str()).collect::<Vec<_>>(), ["envelope", "envelope"]);
+    let of_nul = "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d";
+    assert_eq!(dead[0].payload_sha256, of_nul, "the digest is that of what the bus has");
 }
 
 /// Guard: more parked keys a minute than the limit stop the consumer (`ledger::stop_above`).
