@@ -151,7 +151,8 @@ pub struct ConsumerSettings {
     pub held_keys_max: u64,
     /// Events in held sequences that stop the consumer: 1 to ten million. One batch a partition may come on top.
     pub held_events_max: u64,
-    /// Records put aside because they are no events that stop the consumer: 1 to ten million. One batch a partition may come on top.
+    /// Records put aside because they are no events that stop the consumer, should another come: 1 to ten million. One batch a
+    /// partition may come on top. [`ReadStore::dismiss_records`](crate::ReadStore::dismiss_records) makes room.
     pub dead_records_max: u64,
     /// Where the spans of what was applied go.
     #[serde(skip)]

@@ -261,6 +261,21 @@ impl ReadStore {
         self.query(asked).await?.iter().map(dead_record).collect()
     }
 
+    /// Dismisses the records that a consumer has put aside, up to a place and with it: somebody has seen to them, and they count
+    /// against no bound any more. Answers how many went. The log has them still, and a rebuild finds them again.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn dismiss_records(&self, consumer: &str, upto: &DeadPlace) -> Result<u64, StoreError> {
+        let dismiss = Statement::same(
+            "DELETE FROM dead_record WHERE consumer = ? AND (at, consumer, topic, part, pos) <= (?, ?, ?, ?, ?) RETURNING 1",
+        );
+        let dismiss = dismiss.bind(consumer).bind(upto.at).bind(upto.consumer.as_str()).bind(upto.topic.as_str());
+        let (tx, answers) = self.db().begin_with(&[dismiss.bind(upto.partition).bind(upto.offset)]).await?;
+        tx.commit().await?;
+        Ok(answers.first().map_or(0, |rows| rows.len() as u64))
+    }
+
     /// Lets a parked key be applied again, in order, by the consumer's own worker. What fails again is parked again.
     ///
     /// # Errors

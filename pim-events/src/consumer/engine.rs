@@ -202,9 +202,7 @@ impl<S: Sink> Engine<S> {
         let now = self.clock.now();
         let mut last = plan.statements(place, &entered.states, now);
         last.extend(plan.dead.iter().map(|(record, code)| ledger::bury(place, record, code, now)));
-        if plan.puts_aside() {
-            last.extend(ledger::stop_when_full(place.consumer, &self.settings.hold_limits(), now));
-        }
+        last.extend(ledger::stop_when_full(place.consumer, plan.adds(), &self.settings.hold_limits(), now));
         entered.tx.commit_with(last).await?;
         plan.tell(S::KIND, &self.signals, self.clock.now());
         self.tell(place, &plan.apply, began);
@@ -272,7 +270,8 @@ impl<S: Sink> Engine<S> {
             // Not even putting it aside worked before: without this the checkpoint would pass over it and it were gone.
             last.push(ledger::bury(place, item.record, code, now));
         }
-        last.extend(ledger::stop_when_full(place.consumer, &self.settings.hold_limits(), now));
+        let added = ledger::Added { held: item.event.is_ok(), dead: item.event.is_err() };
+        last.extend(ledger::stop_when_full(place.consumer, added, &self.settings.hold_limits(), now));
         entered.tx.commit_with(last).await?;
         self.signals.records(S::KIND, RecordFate::Parked, 1);
         pim_core::warn!(

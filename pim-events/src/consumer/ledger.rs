@@ -174,14 +174,28 @@ macro_rules! stop_when_full_of {
     };
 }
 
-/// Stops the consumer, should it hold as much as it may: keys, events in their sequences, or records that are no events.
-pub(crate) fn stop_when_full(consumer: &str, limits: &HoldLimits, now: Timestamp) -> [Statement; 3] {
+/// What a transaction has added to what a consumer keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// Events of held sequences, and with them keys.
+    pub(crate) held: bool,
+    /// Records that are no events.
+    pub(crate) dead: bool,
+}
+
+/// Stops the consumer, should it keep as much as it may of what was added. What was there before, and is more than it may have of
+/// that, an operator has seen and let be.
+pub(crate) fn stop_when_full(consumer: &str, added: Added, limits: &HoldLimits, now: Timestamp) -> Vec<Statement> {
     let stop = |text, max: u64| Statement::same(text).bind(consumer).bind(now).bind(consumer).bind(max).bind(max);
-    [
-        stop(stop_when_full_of!("held_key"), limits.keys),
-        stop(stop_when_full_of!("held_event"), limits.events),
-        stop(stop_when_full_of!("dead_record"), limits.records),
-    ]
+    let mut all = Vec::new();
+    if added.held {
+        all.push(stop(stop_when_full_of!("held_key"), limits.keys));
+        all.push(stop(stop_when_full_of!("held_event"), limits.events));
+    }
+    if added.dead {
+        all.push(stop(stop_when_full_of!("dead_record"), limits.records));
+    }
+    all
 }
 
 /// How much a consumer may hold before it stops.
@@ -190,6 +204,14 @@ pub(crate) struct HoldLimits {
     pub(crate) keys: u64,
     pub(crate) events: u64,
     pub(crate) records: u64,
+}
+
+impl HoldLimits {
+    /// Of each kind the larger one.
+    pub(crate) fn max(self, other: Self) -> Self {
+        let (keys, events) = (self.keys.max(other.keys), self.events.max(other.events));
+        Self { keys, events, records: self.records.max(other.records) }
+    }
 }
 
 /// Asks for heads and holds of `keys`; read the answer with [`states_of`].

@@ -13,7 +13,7 @@ use pim_data::backend::{DbError, Row, Statement, Transaction};
 use super::runner::{ProjectionSink, engine};
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
-use crate::consumer::ledger::{self, Place};
+use crate::consumer::ledger::{self, HoldLimits, Place};
 use crate::consumer::{ApplyError, ConsumerSettings, Engine, Step, Superseded, TooMany};
 use crate::event::Registry;
 use crate::signals::RebuildOutcome;
@@ -29,6 +29,8 @@ const APPLY_MS_MAX: u64 = 60_000;
 /// Most keys that may have been rewound, and their events that wait for the second look at the log.
 const REWOUND_MAX: u64 = 200_000;
 const REWOUND_EVENTS_MAX: u64 = 10_000_000;
+/// Records that are no events: those of years come at once, the dismissed ones too.
+const DEAD_RECORDS_MAX: u64 = 1_000_000;
 /// Most of their events that are remembered while the log is looked at, unless more is asked for.
 const NOTED_MAX: usize = 2_000_000;
 /// Rounds of catching up before a rebuild gives up: writers are faster than it is.
@@ -102,8 +104,8 @@ pub enum RebuildError {
     /// Writers are faster than the rebuild.
     #[error("the rebuild does not catch up")]
     Behind,
-    /// The rebuilt model was stopped, because it parked too many keys.
-    #[error("the rebuilt model parked too many keys")]
+    /// The rebuilt model was stopped, because it had to put aside more than it may: [`Rebuild::holding`] more helps.
+    #[error("the rebuilt model holds more keys, events or unreadable records than it may")]
     Stopped,
     /// The log has more events of the keys that were rewound than are remembered at once: [`Rebuild::remembering`] more helps.
     #[error("the log has more than {most} events of the keys that were rewound; remember more of them")]
@@ -137,6 +139,8 @@ pub struct Rebuild {
     projection: Arc<dyn Projection>,
     verdict: Verdict,
     noted_max: usize,
+    /// What the new tables' consumer may hold.
+    limits: HoldLimits,
 }
 
 impl std::fmt::Debug for Rebuild {
@@ -154,7 +158,17 @@ impl Rebuild {
         projection: Arc<dyn Projection>,
         verdict: Verdict,
     ) -> Self {
-        Self { store: store.clone(), bus, registry: registry.clone(), projection, verdict, noted_max: NOTED_MAX }
+        let (store, registry) = (store.clone(), registry.clone());
+        let limits = HoldLimits { keys: REWOUND_MAX, events: REWOUND_EVENTS_MAX, records: DEAD_RECORDS_MAX };
+        Self { store, bus, registry, projection, verdict, noted_max: NOTED_MAX, limits }
+    }
+
+    /// Lets the rebuilt model hold as much as a runner with these settings may, where that is more than the 200,000 keys,
+    /// 10,000,000 events and 1,000,000 unreadable records that it may hold anyway. It is what helps against
+    /// [`RebuildError::Stopped`].
+    pub fn holding(mut self, settings: &ConsumerSettings) -> Self {
+        self.limits = self.limits.max(settings.hold_limits());
+        self
     }
 
     /// How many events of rewound keys are remembered at most while the log is looked at, some hundred bytes of memory
@@ -380,8 +394,9 @@ impl Rebuild {
             batch_max: BATCH_MAX,
             // What was parked in months is parked again within a minute; the bounds of what is held remain.
             parked_per_minute_max: u32::MAX,
-            held_keys_max: REWOUND_MAX,
-            held_events_max: REWOUND_EVENTS_MAX,
+            held_keys_max: self.limits.keys,
+            held_events_max: self.limits.events,
+            dead_records_max: self.limits.records,
             apply_ms_max: APPLY_MS_MAX,
             ..ConsumerSettings::default()
         };

@@ -302,6 +302,26 @@ async fn what_is_held_is_listed_in_pages() {
     assert_eq!(paged, all);
 }
 
+/// Guard: `ReadStore::dismiss_records` removes what was seen, up to a place and of one consumer, and nothing behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_seen_to_makes_room() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    bury(&rig, 3).await;
+    let settings = ConsumerSettings { batch_max: 1, dead_records_max: 2, ..ConsumerSettings::default() };
+    let runner = stopped_for(&rig, settings.clone(), "dead_records").await;
+    runner.end().await;
+    let dead = rig.store.dead_records(10).await.unwrap();
+    let upto = DeadPlace::from(&dead[0]);
+    assert_eq!(rig.store.dismiss_records("another", &upto).await.unwrap(), 0);
+    assert_eq!(rig.store.dismiss_records("journal", &upto).await.unwrap(), 1);
+    assert_eq!(rig.store.dead_records(10).await.unwrap(), dead[1..]);
+    assert!(rig.store.resume("journal").await.unwrap());
+    let runner = stopped_for(&rig, settings, "dead_records").await;
+    runner.end().await;
+    assert_eq!(rig.store.dead_records(10).await.unwrap().len(), 2, "there was room for one more");
+}
+
 /// Takes its time for each event.
 struct Slow(Journal);
 

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{
-    ApplyError, ConsumerSettings, DOMAIN_TOPIC, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild,
-    RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
+    ApplyError, ConsumerSettings, DOMAIN_TOPIC, Event, NewRecord, Projection, ProjectionRunner, Publisher as _,
+    ReadTable, ReadTx, Rebuild, RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
 };
 use uuid::Uuid;
 
@@ -142,6 +142,32 @@ async fn with_more_parked_keys_than_a_minute_may_have() {
     assert!(rig.store.status(&rig.bus).await.unwrap().iter().all(|consumer| consumer.stopped.is_none()));
     runner.end().await;
     relay.end().await;
+}
+
+/// Guard: `Rebuild::follow`. A log that has more unreadable records than a consumer may put aside unless it is told otherwise is
+/// rebuilt all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_more_unreadable_records_than_a_consumer_has_room_for() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let record = NewRecord {
+        topic: DOMAIN_TOPIC.into(),
+        key: Uuid::nil(),
+        headers: pim_events::Headers::default(),
+        payload: "{}".into(),
+    };
+    let many = rig.bus.publish(vec![record; 10_001]).await.unwrap().len();
+    let journal: Arc<dyn Projection> = Arc::new(Journal::default());
+    let _installed = rig.projections(&Journal::default()).await;
+    // As if it had read them all, over the years.
+    let partition = pim_events::partition_of(Uuid::nil(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let read = Statement::same(
+        "INSERT INTO projection_checkpoint (consumer, topic, part, next_offset, event_at, at) VALUES (?, ?, ?, ?, 0, 0)",
+    );
+    let read = read.bind(journal.name()).bind(DOMAIN_TOPIC).bind(partition).bind(many as u64);
+    rig.store.db().begin().await.unwrap().commit_with(vec![read]).await.unwrap();
+    let report = rebuild(&rig, journal, Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.state, report.records), ("live", many as u64));
 }
 
 struct Wider;

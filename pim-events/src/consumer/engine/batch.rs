@@ -124,9 +124,9 @@ impl<'a> Attempt<'a> {
         Ok(plan)
     }
 
-    /// Whether something is held or buried, so that there is more of it than before.
-    pub(super) fn puts_aside(&self) -> bool {
-        !self.holds.is_empty() || !self.dead.is_empty()
+    /// Of what there is more than before.
+    pub(super) fn adds(&self) -> ledger::Added {
+        ledger::Added { held: !self.holds.is_empty(), dead: !self.dead.is_empty() }
     }
 
     /// Tells what became of the records, once it is committed.

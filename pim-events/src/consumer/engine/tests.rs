@@ -262,6 +262,27 @@ fn broken(offset: u64) -> Record {
     Record { topic: new.topic, partition: 0, offset, key: new.key, headers: new.headers, payload: new.payload, at }
 }
 
+/// Guard: `ledger::stop_when_full` asks for what was added. Records that an operator has seen stop no consumer for a gap.
+#[tokio::test]
+async fn what_was_dead_before_stops_nothing() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut engine = engine(&folder).await;
+    engine.settings.dead_records_max = 2;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    assert_eq!(engine.absorb(&place, 0, &[broken(0), broken(1)]).await.unwrap(), Step::Next(2));
+    assert!(is_stopped(&engine).await);
+    resume(&engine).await;
+    let gap = Record { offset: 2, ..numbered(Uuid::new_v4(), 2, 0) };
+    assert_eq!(engine.absorb(&place, 2, &[gap]).await.unwrap(), Step::Next(3));
+    assert!(!is_stopped(&engine).await, "a gap is no dead record");
+    assert_eq!(engine.absorb(&place, 3, &[broken(3)]).await.unwrap(), Step::Next(4));
+    assert!(is_stopped(&engine).await, "but this is one more");
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Guard: compare-and-set in `ledger::advance`. A worker whose position is stale is told so and moves nothing back.
 #[tokio::test]
 async fn a_stale_position_moves_no_checkpoint() {
