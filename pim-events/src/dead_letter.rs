@@ -300,7 +300,7 @@ impl ReadStore {
             return Err(refused);
         }
         let drain = (HoldReason::Draining, "unparked");
-        tx.commit_with(vec![set_reason(consumer, key, drain, false, self.clock().now())]).await?;
+        tx.commit_with(vec![set_reason(consumer, key, drain, self.clock().now())]).await?;
         Ok(())
     }
 }

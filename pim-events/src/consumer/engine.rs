@@ -256,33 +256,32 @@ impl<S: Sink> Engine<S> {
         }
         let now = self.clock.now();
         let mut last = Vec::new();
-        let mut told = None;
-        if let Ok(event) = &item.event {
-            told = Some((event.correlation, event.trace));
-            let mut state = entered.states.remove(&event.home).unwrap_or_default();
-            state.park(event.owner_epoch, event.n);
-            let parked = state.held_last.unwrap_or(state.head);
-            let hold = Hold { record: item.record, event, reason: HoldReason::Poison, code, last: parked };
-            last.extend(ledger::hold(place, &hold, now));
+        let event = item.event.as_ref().ok();
+        let state = event.and_then(|event| entered.states.remove(&event.home)).unwrap_or_default();
+        let hold = event.and_then(|event| item.held(event, state, code));
+        if let Some(hold) = &hold {
+            last.extend(ledger::hold(place, hold, now));
             let since = now.minus(PARKING_WINDOW);
             last.push(ledger::stop_above(place.consumer, self.settings.parked_per_minute_max, since, now));
-        } else {
+        }
+        if event.is_none() {
             // Not even putting it aside worked before: without this the checkpoint would pass over it and it were gone.
             last.push(ledger::bury(place, item.record, code, now));
         }
-        let added = ledger::Added { held: item.event.is_ok(), dead: item.event.is_err() };
+        let added = ledger::Added { held: hold.is_some(), dead: event.is_none() };
         last.extend(ledger::stop_when_full(place.consumer, added, &self.settings.hold_limits(), now));
         entered.tx.commit_with(last).await?;
-        self.signals.records(S::KIND, RecordFate::Parked, 1);
-        pim_core::warn!(
-            "key.parked",
-            request_id = told.map(|(request, _)| request),
-            trace_id = told.map(|(_, trace)| trace.trace_id()),
-            span_id = told.map(|(_, trace)| trace.span_id()),
-            consumer = place.consumer,
-            partition = place.partition,
-            code = code,
-        );
+        let fate = match (event, hold.map(|hold| hold.reason)) {
+            (Some(_), None) => RecordFate::Duplicate,
+            (None, None) | (_, Some(HoldReason::Poison)) => RecordFate::Parked,
+            (_, Some(HoldReason::Gap)) => RecordFate::Gap,
+            (_, Some(HoldReason::Rewound)) => RecordFate::Rewound,
+            (_, Some(HoldReason::Draining)) => RecordFate::Behind,
+        };
+        self.signals.records(S::KIND, fate, 1);
+        if fate == RecordFate::Parked {
+            tell_parked(place, event, code);
+        }
         Ok(Step::Next(entered.next))
     }
 
@@ -339,6 +338,18 @@ impl<S: Sink> Engine<S> {
             pim_core::warn!("consumer.outdated", consumer = place.consumer, stored = standing.version, known = known);
         }
     }
+}
+
+fn tell_parked(place: &Place, event: Option<&Event>, code: &'static str) {
+    pim_core::warn!(
+        "key.parked",
+        request_id = event.map(|event| event.correlation),
+        trace_id = event.map(|event| event.trace.trace_id()),
+        span_id = event.map(|event| event.trace.span_id()),
+        consumer = place.consumer,
+        partition = place.partition,
+        code = code,
+    );
 }
 
 /// A transaction in which the checkpoint has moved.

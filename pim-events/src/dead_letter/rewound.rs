@@ -99,7 +99,7 @@ impl ReadStore {
                 tx.query(statement).await?;
             }
         }
-        tx.query(ledger::set_reason(consumer, key, (HoldReason::Draining, "rewound"), false, now)).await?;
+        tx.query(ledger::set_reason(consumer, key, (HoldReason::Draining, "rewound"), now)).await?;
         Ok(())
     }
 }

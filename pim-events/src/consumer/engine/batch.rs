@@ -32,6 +32,31 @@ impl<'a> Item<'a> {
     pub(super) fn home(&self) -> Option<Uuid> {
         self.event.as_ref().ok().map(|event| event.home)
     }
+
+    /// What to do with its event, as its key stands.
+    fn take(&self, event: &Event, state: &mut KeyState) -> Disposition {
+        if self.is_superseded {
+            return Disposition::Duplicate;
+        }
+        state.take(event.owner_epoch, event.n, event.id)
+    }
+
+    /// How its event, which could not be applied, is held as its key stands now: it was tried before the key was locked, and
+    /// may have been applied by another worker, or its key be rewound.
+    pub(super) fn held(&'a self, event: &'a Event, known: KeyState, code: &'static str) -> Option<Hold<'a>> {
+        let mut state = known;
+        let (reason, code) = match self.take(event, &mut state) {
+            Disposition::Duplicate => return None,
+            Disposition::Hold(reason) => (reason, "order"),
+            Disposition::Apply => {
+                state = known;
+                state.park(event.owner_epoch, event.n);
+                (HoldReason::Poison, code)
+            }
+        };
+        let last = state.held_last.unwrap_or(state.head);
+        Some(Hold { record: self.record, event, reason, code, last })
+    }
 }
 
 /// An event in its newest version, if its consumer handles the type.
@@ -97,12 +122,8 @@ impl<'a> Attempt<'a> {
                     continue;
                 }
             };
-            if item.is_superseded {
-                plan.duplicates += 1;
-                continue;
-            }
             let state = states.entry(event.home).or_default();
-            match state.take(event.owner_epoch, event.n, event.id) {
+            match item.take(event, state) {
                 Disposition::Duplicate => plan.duplicates += 1,
                 Disposition::Hold(reason) => {
                     plan.holds.push((item, reason, state.held_last.unwrap_or(state.head)));
@@ -166,7 +187,7 @@ impl<'a> Attempt<'a> {
             // A rewound successor in the same batch outranks the filled gap.
             if states.get(key).is_some_and(|state| state.hold == Some(HoldReason::Gap)) {
                 let reason = (HoldReason::Draining, "gap_filled");
-                all.push(ledger::set_reason(place.consumer, *key, reason, false, now));
+                all.push(ledger::set_reason(place.consumer, *key, reason, now));
             }
         }
         all

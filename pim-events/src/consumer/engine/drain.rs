@@ -59,8 +59,7 @@ impl<S: Sink> Engine<S> {
                     tokio::time::sleep(pause_before(tries)).await;
                 }
                 Err(error) => {
-                    let reason = (HoldReason::Poison, error.code());
-                    let set = ledger::set_reason(place.consumer, key, reason, true, self.clock.now());
+                    let set = ledger::give_up(place.consumer, key, error.code(), self.clock.now());
                     let (tx, answers) = self.db.begin_with(&alone(place)).await?;
                     // Another version may not fail at it.
                     if self.may_drain(&answers)? {
@@ -205,7 +204,7 @@ impl<S: Sink> Engine<S> {
                 Order::Rewound => (HoldReason::Rewound, "order"),
                 _ => (HoldReason::Gap, "order"),
             };
-            all.push(ledger::set_reason(consumer, key, reason, false, now));
+            all.push(ledger::set_reason(consumer, key, reason, now));
         }
         all.push(ledger::release(consumer, key));
         all

@@ -2,6 +2,7 @@
 
 mod drains;
 mod ends;
+mod overtaken;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -56,13 +57,18 @@ async fn engine(folder: &std::path::Path) -> Engine<Count> {
 }
 
 async fn engine_of<S: Sink>(folder: &std::path::Path, sink: S) -> Engine<S> {
+    engine_over(folder, |_| sink).await
+}
+
+/// With a sink that uses the database as others do.
+async fn engine_over<S: Sink>(folder: &std::path::Path, sink: impl FnOnce(&Db) -> S) -> Engine<S> {
     let db = Db::open(&folder.join("ledger.db"), DbSettings::default()).await.unwrap();
     let mut tx = db.begin().await.unwrap();
     tx.script(&ledger::LEDGER_SCHEMA.text(db.engine()).unwrap()).await.unwrap();
     tx.commit().await.unwrap();
     let settings = ConsumerSettings::default();
     Engine {
-        sink,
+        sink: sink(&db),
         db,
         registry: Registry::builder().event::<Told>().build().unwrap(),
         settings,

@@ -87,21 +87,31 @@ pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement
     [key, row, again.bind(event.id)]
 }
 
-/// Changes why a key is held; `tried` counts a failed try. Answers a row when the key was held.
+/// Changes why a key is held, which was read behind the lock of its partition. Answers a row when the key was held.
 pub(crate) fn set_reason(
     consumer: &str,
     key: Uuid,
     (reason, code): (HoldReason, &'static str),
-    tried: bool,
     now: Timestamp,
 ) -> Statement {
     Statement::same(
-        "UPDATE held_key SET reason = ?, code = ?, tries = tries + ?, since = ?
-         WHERE consumer = ? AND home_key = ? RETURNING 1",
+        "UPDATE held_key SET reason = ?, code = ?, since = ? WHERE consumer = ? AND home_key = ? RETURNING 1",
     )
     .bind(reason.name())
     .bind(code)
-    .bind(u8::from(tried))
+    .bind(now)
+    .bind(consumer)
+    .bind(key)
+}
+
+/// Parks a key again whose sequence could not be applied, one try more. Nobody had it locked meanwhile: it may have been
+/// rewound, and what was given up is not let go by a try.
+pub(crate) fn give_up(consumer: &str, key: Uuid, code: &'static str, now: Timestamp) -> Statement {
+    Statement::same(
+        "UPDATE held_key SET reason = 'poison', code = ?, tries = tries + 1, since = ?
+         WHERE consumer = ? AND home_key = ? AND reason = 'draining' RETURNING 1",
+    )
+    .bind(code)
     .bind(now)
     .bind(consumer)
     .bind(key)
