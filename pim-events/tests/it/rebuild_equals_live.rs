@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{
-    ApplyError, ConsumerSettings, DOMAIN_TOPIC, Event, NewRecord, Projection, ProjectionRunner, Publisher as _,
-    ReadTable, ReadTx, Rebuild, RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _, Verdict,
+    ApplyError, ConsumerSettings, DOMAIN_TOPIC, DomainEvent as _, Event, NewRecord, Projection, ProjectionRunner,
+    Publisher as _, ReadTable, ReadTx, Rebuild, RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _,
+    Verdict,
 };
 use uuid::Uuid;
 
-use super::rig::{Folder, Journal, POISON, Rig, Running, eventually, patient};
+use super::rig::{Folder, Happened, Journal, POISON, Rig, Running, eventually, patient};
 
 /// Guard: `verify_and_copy` compares counts and hash at the same position, while writers go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,6 +169,64 @@ async fn with_more_unreadable_records_than_a_consumer_has_room_for() {
     rig.store.db().begin().await.unwrap().commit_with(vec![read]).await.unwrap();
     let report = rebuild(&rig, journal, Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.records), ("live", many as u64));
+}
+
+/// A read model with a name that is none in SQL, and more columns than are usual.
+struct Wide;
+
+const WIDE: &[&str] = &[
+    "c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9", "c10", "c11", "c12", "c13", "c14", "c15", "c16", "c17",
+    "c18", "c19", "c20", "c21", "c22", "c23", "c24", "c25", "c26", "c27", "c28", "c29", "c30", "c31", "c32", "c33",
+    "c34", "c35", "c36", "c37", "c38", "c39",
+];
+
+#[async_trait]
+impl Projection for Wide {
+    fn name(&self) -> &'static str {
+        "a-B"
+    }
+    fn schema(&self) -> SqlPair {
+        let columns = WIDE.join(" bigint, ");
+        SqlPair::generated(format!("CREATE TABLE wide ({columns} bigint)"))
+    }
+    fn tables(&self) -> &'static [ReadTable] {
+        &[ReadTable { name: "wide", columns: WIDE }]
+    }
+    fn handles(&self, event_type: &str) -> bool {
+        event_type == Happened::TYPE
+    }
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        let (columns, values) = (WIDE.join(", "), vec!["x"; WIDE.len()].join(", "));
+        for _ in batch {
+            let text = format!(
+                "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 1000)
+                 INSERT INTO wide ({columns}) SELECT {values} FROM c"
+            );
+            tx.query(Statement::of(SqlPair::generated(text))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Guards: `green::plain` and the bound of `copy_from_file`. What installs and runs is rebuilt, whatever its name and its width.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_its_name_and_its_width() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    let _relay = Running::relay(rig.relay());
+    let wide: Arc<dyn Projection> = Arc::new(Wide);
+    let settings = ConsumerSettings { pause_max_ms: 20, ..ConsumerSettings::default() };
+    let all = vec![Arc::clone(&wide)];
+    let opened = ProjectionRunner::open(&rig.store, rig.subscriber(), &rig.registry, all, &settings).await;
+    let _runner = Running::projections(opened.unwrap());
+    let rows = async || {
+        let rows = rig.store.query(Statement::same("SELECT count(*) FROM wide WHERE c39 > 0")).await.unwrap();
+        rows[0].count(0).unwrap()
+    };
+    eventually("a thousand rows", || async { rows().await == 1000 }).await;
+    let report = rebuild(&rig, wide, Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+    assert_eq!((report.state, report.rebuilt[0].rows, rows().await), ("live", 1000, 1000));
 }
 
 struct Wider;

@@ -25,8 +25,8 @@ pub(super) async fn summarise(
     tables: &'static [ReadTable],
 ) -> Result<Vec<TableSummary>, StoreError> {
     let mut all = Vec::with_capacity(tables.len());
-    for table in tables {
-        let mut pages = Pages::open(tx, engine, table).await?;
+    for (index, table) in tables.iter().enumerate() {
+        let mut pages = Pages::open(tx, engine, (index, table)).await?;
         let (mut rows, mut sum) = (0_u64, [0_u128; 2]);
         loop {
             let page = pages.next(tx).await?;
@@ -53,15 +53,16 @@ enum Pages {
 }
 
 impl Pages {
-    async fn open(tx: &mut Transaction, engine: Engine, table: &ReadTable) -> Result<Self, DbError> {
+    /// The cursor has a number: a table's name may be longer, or quoted.
+    async fn open(tx: &mut Transaction, engine: Engine, (index, table): (usize, &ReadTable)) -> Result<Self, DbError> {
         let columns = table.columns.join(", ");
         if engine == Engine::Sqlite {
             let select = format!("SELECT {columns} FROM {} LIMIT ? OFFSET ?", table.name);
             return Ok(Self::Offset { select, read: 0 });
         }
-        let name = table.name;
-        tx.script(&format!("DECLARE pim_pages_{name} NO SCROLL CURSOR FOR SELECT {columns} FROM {name}")).await?;
-        Ok(Self::Cursor { fetch: format!("FETCH FORWARD {PAGE_ROWS} FROM pim_pages_{name}") })
+        let cursor = format!("pim_pages_{index}");
+        tx.script(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {columns} FROM {}", table.name)).await?;
+        Ok(Self::Cursor { fetch: format!("FETCH FORWARD {PAGE_ROWS} FROM {cursor}") })
     }
 
     async fn next(&mut self, tx: &mut Transaction) -> Result<Vec<Row>, DbError> {

@@ -8,8 +8,9 @@ use crate::consumer::ledger;
 use crate::projection::store::schema_of;
 use crate::projection::{ReadStore, ReadTable};
 
-/// Rows that are copied at once from a file.
-const COPY_ROWS: u64 = 1000;
+/// Most rows that are copied at once from a file, and most values: of a statement SQLite binds 32,766.
+const COPY_ROWS: usize = 1000;
+const COPY_VALUES: usize = 32_000;
 
 impl Rebuild {
     /// Puts the new tables, heads, positions and held events in the place of the old ones.
@@ -114,11 +115,12 @@ async fn copy_from_file(
     let which = if consumer.is_some() { " WHERE consumer = ?" } else { "" };
     let select = format!("SELECT {columns} FROM {}{which} LIMIT ? OFFSET ?", table.name);
     let row = format!("({})", vec!["?"; table.columns.len()].join(", "));
+    let most = COPY_ROWS.min(COPY_VALUES / table.columns.len().max(1)) as u64;
     let mut offset = 0_u64;
     // Bounded by the rows of a table that nobody else writes; its own order therefore stays, page by page.
     loop {
         let page = Statement::of(SqlPair::generated(select.clone()));
-        let page = page.bind_all(consumer.map(Value::from)).bind(COPY_ROWS).bind(offset);
+        let page = page.bind_all(consumer.map(Value::from)).bind(most).bind(offset);
         let rows = green.query(page).await?;
         if rows.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
+use sha2::{Digest as _, Sha256};
 
 use super::RebuildError;
 use crate::consumer::Superseded;
@@ -35,7 +36,7 @@ impl Green {
     pub(super) async fn open(live: &ReadStore, name: &str, folder: &Path) -> Result<Self, RebuildError> {
         let clock = live.clock().clone();
         let Some(server) = &live.server else {
-            let file = folder.join(format!("rebuild-{name}.db"));
+            let file = folder.join(format!("rebuild-{}.db", plain(name)));
             remove(&file).map_err(RebuildError::Folder)?;
             let store = ReadStore::open(&file, clock).await?;
             let (live, place) = (live.db().clone(), Place::File(file));
@@ -49,7 +50,7 @@ impl Green {
         };
         let patient = Server { settings, ..server.clone() };
         let live = patient.connect().await?;
-        let schema = format!("rebuild_{name}");
+        let schema = format!("rebuild_{}", plain(name));
         script(&live, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")).await?;
         let secrets = Arc::new(InSchema { secrets: Arc::clone(&server.secrets), schema: schema.clone() });
         let store = ReadStore::open_on(Server { secrets, ..patient }, clock).await?;
@@ -73,6 +74,19 @@ impl Green {
             Place::Schema(schema) => drop(script(&live, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await),
         }
     }
+}
+
+/// Longest name that leaves room for the `rebuild_` of a schema; a server cuts what is longer.
+const PLAIN_MAX: usize = 55;
+
+/// A name for places of a read model's: its own, or where that would be read in another way, or cut, by a server, a connection
+/// string or a file system, its digest.
+pub(super) fn plain(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.len() <= PLAIN_MAX && name.bytes().all(is_plain) {
+        return name.to_owned();
+    }
+    Sha256::digest(name).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn script(db: &Db, text: &str) -> Result<(), RebuildError> {
@@ -106,4 +120,21 @@ fn remove(file: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_server_would_take_for_one_are_told_apart() {
+        let long = "a".repeat(PLAIN_MAX);
+        assert_eq!((plain("claims_by_day"), plain(&long)), ("claims_by_day".to_owned(), long.clone()));
+        let names = ["a-b", "a_b", "A_B", "a/b", "a\"b", &format!("{long}b"), &format!("{long}c")];
+        let mut all: Vec<String> = names.iter().map(|name| plain(name)).collect();
+        assert!(all.iter().all(|name| name.len() <= PLAIN_MAX && plain(name) == *name), "{all:?}");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), names.len());
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pim_data::backend::{Db, ServerSettings, SqlPair, Statement, Transaction};
 
 use super::RebuildError;
+use super::green::plain;
 use crate::projection::ReadStore;
 use crate::projection::store::Server;
 
@@ -34,7 +35,7 @@ impl Turn {
     }
 
     fn in_folder(name: &'static str, folder: &Path) -> Result<Self, RebuildError> {
-        let path = folder.join(format!("rebuild-{name}.lock"));
+        let path = folder.join(format!("rebuild-{}.lock", plain(name)));
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
         let file = file.map_err(RebuildError::Folder)?;
         match file.try_lock() {
