@@ -15,7 +15,7 @@ pub use head::{Head, Order};
 pub use hold::{Disposition, HoldReason, KeyState};
 pub use tail::Tail;
 
-pub(crate) use engine::{Engine, Sink, Step};
+pub(crate) use engine::{Ahead, Engine, Sink, Step};
 pub(crate) use superseded::{Superseded, TooMany};
 pub(crate) use worker::Worker;
 

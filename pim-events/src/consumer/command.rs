@@ -43,7 +43,8 @@ pub enum Effect {
 
 /// A command that events drive, such as drafting a claim when an encounter is completed.
 ///
-/// `handle` may run several times for one event; of all runs at most one commits. Ids that it makes must derive from
+/// `handle` may run several times for one event; of all runs at most one commits, and none that another worker has overtaken by
+/// the time it is about to: it may have read what came later. Ids that it makes must derive from
 /// the event ([`Event::derive_id`]). It acts as the service that runs it, on behalf of who wrote the event.
 #[async_trait]
 pub trait CommandHandler: Send + Sync + 'static {

@@ -1,5 +1,6 @@
 //! One batch at a time: checkpoint, heads, holds and effects commit together, and a failure parks one key.
 
+mod ahead;
 mod batch;
 mod drain;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::bus::Record;
 use crate::event::{Event, Registry};
 use crate::pace::GoesOn;
 use crate::signals::{ConsumerKind, EventSignals, RecordFate};
+pub(crate) use ahead::Ahead;
 use batch::{Attempt, Item};
 
 /// Where events take effect.
@@ -40,9 +42,9 @@ pub(crate) trait Sink: Send + Sync + 'static {
 
     fn handles(&self, event_type: &str) -> bool;
 
-    /// Effects in other stores, idempotent by event. Remembers what became of each event for [`Sink::apply`]. False when it was
-    /// not to go on before all of them had their turn.
-    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError>;
+    /// Effects in other stores, idempotent by event, of what still lies ahead. Remembers what became of each event for
+    /// [`Sink::apply`]. False when it was not to go on before all of them had their turn.
+    async fn prepare(&self, events: &[Event], ahead: &Ahead<'_>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError>;
 
     /// Forgets what became of events of these keys: their shard may be set back before they come again.
     fn forget(&self, _keys: &BTreeSet<Uuid>) {}
@@ -176,7 +178,8 @@ impl<S: Sink> Engine<S> {
             }
             let mut states = ledger::states_of(states)?;
             let plan = Attempt::plan(items, &mut states)?;
-            if !self.sink.prepare(&plan.apply, goes_on).await? {
+            let ahead = Ahead { db: &self.db, place, position: Some(expected) };
+            if !self.sink.prepare(&plan.apply, &ahead, goes_on).await? {
                 return Ok(Step::Ended);
             }
         }

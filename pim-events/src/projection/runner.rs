@@ -13,7 +13,9 @@ use tokio::time::timeout;
 use super::{Projection, ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger::Place;
-use crate::consumer::{ApplyError, ConsumerSettings, ConsumerSettingsError, Engine, PATIENCE, Sink, Worker, guarded};
+use crate::consumer::{
+    Ahead, ApplyError, ConsumerSettings, ConsumerSettingsError, Engine, PATIENCE, Sink, Worker, guarded,
+};
 use crate::event::{Event, Registry};
 use crate::pace::{GoesOn, Stop, until};
 use crate::signals::ConsumerKind;
@@ -136,7 +138,7 @@ impl Sink for ProjectionSink {
         self.projection.handles(event_type)
     }
 
-    async fn prepare(&self, _events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+    async fn prepare(&self, _: &[Event], _: &Ahead<'_>, _: GoesOn<'_>) -> Result<bool, ApplyError> {
         Ok(true)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pim_core::context::RequestContext;
 use pim_core::identity::Actor;
+use pim_core::shard::HomeKey;
 use pim_data::backend::Statement;
 use pim_data::unit::Unit;
 use pim_events::{
@@ -244,11 +245,19 @@ async fn a_stopped_consumer_runs_nothing() {
     relay.end().await;
 }
 
-/// Answers, and while it does so the first time another worker passes the event.
+/// Answers, and while it has a step in hand for the first time another worker passes that, with all that is before it.
 struct Overtaken {
     store: ReadStore,
     partition: u16,
+    step: u64,
     before: AtomicBool,
+}
+
+impl Overtaken {
+    async fn at(step: u64, rig: &Rig, home: HomeKey) -> Arc<Self> {
+        let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+        Arc::new(Self { store: rig.store.clone(), partition, step, before: AtomicBool::new(false) })
+    }
 }
 
 #[async_trait]
@@ -262,19 +271,38 @@ impl CommandHandler for Overtaken {
     }
 
     async fn handle(&self, cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
-        if !self.before.swap(true, Ordering::SeqCst) {
+        let step = event.decode::<Happened>()?.step;
+        if step == self.step && !self.before.swap(true, Ordering::SeqCst) {
+            // The log begins with the key's first event.
             let passes = Statement::same(
-                "UPDATE projection_checkpoint SET next_offset = next_offset + 1 WHERE consumer = 'answer' AND topic = ? AND part = ?",
+                "UPDATE projection_checkpoint SET next_offset = ? WHERE consumer = 'answer' AND topic = ? AND part = ?",
             );
             let head = Statement::same(
                 "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, event_id, at) VALUES ('answer', ?, ?, ?, ?, 0)",
             );
             let head = head.bind(event.home).bind(event.owner_epoch.0).bind(event.n).bind(event.id);
-            let passes = passes.bind(DOMAIN_TOPIC).bind(self.partition);
+            let passes = passes.bind(event.n).bind(DOMAIN_TOPIC).bind(self.partition);
             self.store.db().begin().await?.commit_with(vec![passes, head]).await?;
         }
         Answer.handle(cx, unit, event).await
     }
+}
+
+/// Guard: `Ahead::has`, asked right before a command is committed. A worker that was overtaken may have decided on what came later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_worker_has_passed_is_not_commanded() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _relay = Running::relay(rig.relay());
+    let home = patient();
+    let overtaken = Overtaken::at(2, &rig, home).await;
+    let running = Running::commands(commands_of(&rig, overtaken.clone()).await);
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    eventually("it is passed", || async { overtaken.before.load(Ordering::SeqCst) }).await;
+    rig.write(home, Uuid::new_v4(), &[3, 4]).await;
+    eventually("the next are read", || async { rig.store.head("answer", home.uuid()).await.unwrap().n >= 3 }).await;
+    running.end().await;
+    assert_eq!(answers(&rig).await.len(), 1, "of the fourth, and of none that was passed");
 }
 
 /// Guard: `CommandSink::forget`. What a worker remembers of a batch that another one passed says nothing of a shard that was set
@@ -285,14 +313,14 @@ async fn what_was_set_back_is_not_taken_for_done() {
     let rig = Rig::open(folder.path()).await;
     let _relay = Running::relay(rig.relay());
     let home = patient();
-    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
-    let overtaken = Arc::new(Overtaken { store: rig.store.clone(), partition, before: AtomicBool::new(false) });
+    // The first is answered, and then both are passed, which come in one batch.
+    let overtaken = Overtaken::at(3, &rig, home).await;
     let _running = Running::commands(commands_of(&rig, overtaken.clone()).await);
-    rig.write(home, Uuid::new_v4(), &[2]).await;
+    rig.write(home, Uuid::new_v4(), &[2, 3]).await;
     eventually("answered", || async { answers(&rig).await.len() == 1 }).await;
-    // The number two is the answer's own. When the third has come, nothing of the first is in hand any more.
-    rig.write(home, Uuid::new_v4(), &[3]).await;
-    eventually("the next is read", || async { rig.store.head("answer", home.uuid()).await.unwrap().n == 3 }).await;
+    // The number three is the answer's own. When the fourth has come, nothing of the first is in hand any more.
+    rig.write(home, Uuid::new_v4(), &[5]).await;
+    eventually("the next is read", || async { rig.store.head("answer", home.uuid()).await.unwrap().n == 4 }).await;
 
     let mut tx = powerful(&rig, home).await.begin().await.unwrap();
     tx.script("DELETE FROM command_inbox").await.unwrap();
@@ -302,7 +330,7 @@ async fn what_was_set_back_is_not_taken_for_done() {
         "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
          SELECT consumer, home_key, ?, 'rewound', 'order', 0, 0, owner_epoch, n FROM inbox_head WHERE home_key = ?",
     );
-    let rewound = rewound.bind(partition).bind(home.uuid());
+    let rewound = rewound.bind(overtaken.partition).bind(home.uuid());
     rig.store.db().begin().await.unwrap().commit_with(vec![rewound]).await.unwrap();
     rig.store.unpark_command(rig.subscriber().as_ref(), overtaken.as_ref(), home.uuid()).await.unwrap();
     eventually("all of it is gone through", || async { rig.store.held_keys(None, 9).await.unwrap().is_empty() }).await;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{CommandHandler, CommandSettings, Effect, Target};
 use crate::consumer::inbox::{self, InboxPart};
-use crate::consumer::{ApplyError, FailureClass, PATIENCE, Sink, guarded, guarded_call};
+use crate::consumer::{Ahead, ApplyError, FailureClass, PATIENCE, Sink, guarded, guarded_call};
 use crate::event::Event;
 use crate::pace::GoesOn;
 use crate::signals::ConsumerKind;
@@ -58,7 +58,7 @@ impl CommandSink {
 
     /// The commands of one key, in order; the first that fails ends the lane, so that nothing overtakes it. False when it was not
     /// to go on.
-    async fn lane(&self, events: Vec<&Event>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+    async fn lane(&self, events: Vec<&Event>, ahead: &Ahead<'_>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
         for event in events {
             if !goes_on() {
                 return Ok(false);
@@ -66,7 +66,7 @@ impl CommandSink {
             if matches!(self.memo().get(&event.id), Some((_, Outcome::Done))) {
                 continue;
             }
-            let outcome = match self.run(event).await {
+            let outcome = match self.run(event, ahead).await {
                 Ok(()) => Outcome::Done,
                 Err(error) if error.class() == FailureClass::Transient => return Err(error),
                 Err(error) => Outcome::Failed { class: error.class(), code: error.code() },
@@ -87,7 +87,7 @@ impl CommandSink {
     }
 
     /// Runs one command until it is committed, refused, or found to be committed before.
-    async fn run(&self, event: &Event) -> Result<(), ApplyError> {
+    async fn run(&self, event: &Event, ahead: &Ahead<'_>) -> Result<(), ApplyError> {
         let consumer = self.handler.name();
         let target = guarded_call(|| self.handler.target(event))?;
         let cx = event.context(&self.service, Deadline::after(self.patience));
@@ -109,6 +109,11 @@ impl CommandSink {
             let handled = handled.unwrap_or(Err(ApplyError::Unit(UnitError::Deadline)));
             if takes_too_long(&cx, &handled) && self.answers(&db, event, target).await {
                 return Err(ApplyError::Later { code: PATIENCE });
+            }
+            // If the event is not passed now, what the handler has read is of before that. A commit that is late all the same is
+            // refused where a later command has written what was read. Else the plan is another one: from the start again.
+            if matches!(handled, Ok(Effect::Commit)) && !ahead.has(event).await? {
+                return Err(DbError::Busy.into());
             }
             let committed = match handled {
                 Ok(Effect::Nothing) => return Ok(()),
@@ -150,7 +155,7 @@ impl Sink for CommandSink {
         self.handler.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+    async fn prepare(&self, events: &[Event], ahead: &Ahead<'_>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
         if self.memo().len() > MEMO_MAX {
             self.memo().clear();
         }
@@ -158,7 +163,7 @@ impl Sink for CommandSink {
         for event in events {
             lanes.entry(event.home).or_default().push(event);
         }
-        let running = lanes.into_values().map(|lane| self.lane(lane, goes_on)).collect::<Vec<_>>();
+        let running = lanes.into_values().map(|lane| self.lane(lane, ahead, goes_on)).collect::<Vec<_>>();
         let mut running = futures_util::stream::iter(running).buffer_unordered(LANES_MAX);
         let mut is_whole = true;
         while let Some(outcome) = running.next().await {

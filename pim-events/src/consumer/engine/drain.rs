@@ -7,7 +7,9 @@ use pim_data::backend::{DbError, Row, Statement, Transaction};
 use uuid::Uuid;
 
 use super::batch::Ready;
-use super::{ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger, pause_before};
+use super::{
+    Ahead, ApplyError, Engine, Event, FailureClass, HoldReason, Place, Sink, Standing, Step, ledger, pause_before,
+};
 use crate::consumer::head::{Head, Order};
 use crate::consumer::ledger::HeldEvent;
 use crate::pace::GoesOn;
@@ -92,8 +94,9 @@ impl<S: Sink> Engine<S> {
                 return Ok(());
             }
             let mut ignored = Vec::new();
+            let ahead = Ahead { db: &self.db, place, position: None };
             if let Found::Run { events, .. } = self.found(place, key, rest, size, &mut ignored)?
-                && !self.sink.prepare(&events, goes_on).await?
+                && !self.sink.prepare(&events, &ahead, goes_on).await?
             {
                 return Ok(());
             }

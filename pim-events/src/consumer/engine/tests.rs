@@ -36,7 +36,7 @@ impl Sink for Count {
         true
     }
 
-    async fn prepare(&self, _events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+    async fn prepare(&self, _: &[Event], _: &Ahead<'_>, _: GoesOn<'_>) -> Result<bool, ApplyError> {
         Ok(true)
     }
 

@@ -17,8 +17,8 @@ impl Sink for NotYet {
         self.count.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event], goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
-        self.count.prepare(events, goes_on).await
+    async fn prepare(&self, events: &[Event], ahead: &Ahead<'_>, goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+        self.count.prepare(events, ahead, goes_on).await
     }
 
     async fn apply(&self, tx: &mut Transaction, events: &[Event]) -> Result<(), ApplyError> {
@@ -66,7 +66,7 @@ impl Sink for Elsewhere {
         self.count.handles(event_type)
     }
 
-    async fn prepare(&self, events: &[Event], _goes_on: GoesOn<'_>) -> Result<bool, ApplyError> {
+    async fn prepare(&self, events: &[Event], _: &Ahead<'_>, _: GoesOn<'_>) -> Result<bool, ApplyError> {
         self.prepared.fetch_add(events.len(), Ordering::SeqCst);
         Ok(true)
     }

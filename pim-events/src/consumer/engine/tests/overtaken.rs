@@ -19,8 +19,8 @@ impl Sink for Overtaken {
         true
     }
 
-    async fn prepare(&self, events: &[Event]) -> Result<(), ApplyError> {
-        let Some(event) = events.first() else { return Ok(()) };
+    async fn prepare(&self, events: &[Event], _: &Ahead<'_>, _: GoesOn<'_>) -> Result<bool, ApplyError> {
+        let Some(event) = events.first() else { return Ok(true) };
         let sick = ApplyError::Rejected { code: "sick" };
         if self.before.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(sick);
