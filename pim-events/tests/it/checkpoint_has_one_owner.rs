@@ -1,10 +1,12 @@
-//! Two workers that own the same partition: the checkpoint lets one of them win each batch, nothing is applied twice.
+//! Two workers that own the same partition: they take turns at its checkpoint, and nothing is applied twice.
 
 use uuid::Uuid;
 
 use super::rig::{Folder, Journal, Rig, Running, eventually, patient};
 
-/// Guard: compare-and-set in `ledger::advance`, first statement of the transaction.
+/// Guard: the transaction's first statement takes the checkpoint's row, so that whoever comes second reads the heads behind the
+/// first one, and `Head::order` tells it what it need not apply. That a stale position moves no checkpoint back is seen in
+/// `consumer::engine::tests::a_stale_position_moves_no_checkpoint`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn also_when_both_read_the_same_batch() {
     let folder = Folder::new();
