@@ -1,7 +1,7 @@
-//! One session: a persona, a token, and the steps of its plan, each at its time.
+//! One session: a persona, its tokens, and the steps of its plan, each at its time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::Method;
@@ -9,29 +9,34 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use pim_core::clock::Clock;
 use pim_core::signal::Spans;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
+use super::lookup::{Holds, Lookup};
 use super::operation::Operation;
 use super::plan::PlannedSession;
 use super::random::below;
 use super::record::{Measured, Recorder};
-use super::way::{Next, Way, pick};
+use super::way::{Next, Place, Way, pick};
 use super::worklist::Worklist;
 use crate::client::Client;
 use crate::rig::Drain;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-const TOKEN_GOOD_FOR: Duration = Duration::from_secs(10 * 60);
+/// How long a failure keeps others from asking again.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+/// A token lives for a quarter of an hour, and what is sent with it is still on its way for a while.
+const TOKEN_HOLDS: Holds =
+    Holds { fresh: Duration::from_secs(10 * 60), good: Duration::from_secs(14 * 60), failed: FAILED_FOR };
+/// Who is there when the run begins will do for all of it.
+const PLACES_HOLD: Holds = Holds { fresh: Duration::MAX, good: Duration::MAX, failed: FAILED_FOR };
 /// Most providers that are looked up.
 const PLACES_MAX: usize = 200;
 const PERSONAS_PER_ROLE: u64 = 8;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct SignedIn {
     pub(super) authorization: HeaderValue,
     pub(super) told: Value,
-    until: Instant,
 }
 
 /// What all sessions of a run share.
@@ -48,9 +53,11 @@ pub(super) struct Shared {
     ended: OnceLock<Instant>,
     /// Tells the keys of two runs apart.
     pub(super) run: uuid::Uuid,
-    tokens: Mutex<BTreeMap<String, SignedIn>>,
-    /// Facility and provider of whom patients may book with; looked up once, by the first who books.
-    places: OnceCell<Vec<(String, String)>>,
+    token_holds: Holds,
+    /// By subject, of which there are a few of each role: nobody waits while another one signs in.
+    tokens: Mutex<BTreeMap<String, Arc<Lookup<SignedIn>>>>,
+    /// Whom patients may book with; looked up once, by the first who books.
+    places: Arc<Lookup<Vec<Place>>>,
     /// Visits whose claims wait for billing.
     pub(super) settling: Worklist,
 }
@@ -67,8 +74,9 @@ impl Shared {
             stop: Drain::new(),
             ended: OnceLock::new(),
             run: uuid::Uuid::new_v4(),
-            tokens: Mutex::new(BTreeMap::new()),
-            places: OnceCell::new(),
+            token_holds: TOKEN_HOLDS,
+            tokens: Mutex::default(),
+            places: Lookup::new(PLACES_HOLD),
             settling: Worklist::default(),
         }
     }
@@ -107,38 +115,40 @@ impl Shared {
     }
 
     /// Signs a persona in, or takes the token that it has.
-    async fn sign_in(&self, role: &str, choice: u64) -> Option<SignedIn> {
+    async fn sign_in(&self, role: &'static str, choice: u64) -> Option<Arc<SignedIn>> {
         let roster = if matches!(role, "admin" | "sre") { 2 } else { PERSONAS_PER_ROLE };
         let subject = format!("{role}-{}", below(choice, roster));
-        let mut tokens = self.tokens.lock().await;
-        if let Some(known) = tokens.get(&subject).filter(|known| known.until > Instant::now()) {
-            return Some(known.clone());
-        }
-        let url = format!("{}/v1/dev/token", self.gateway);
-        let told = self.client.post_json(&url, &json!({"role": role, "subject": subject}), PATIENCE).await.ok()?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", told["access_token"].as_str()?)).ok()?;
-        authorization.set_sensitive(true);
-        let signed = SignedIn { authorization, told, until: Instant::now() + TOKEN_GOOD_FOR };
-        tokens.insert(subject, signed.clone());
-        Some(signed)
+        let token = {
+            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(tokens.entry(subject.clone()).or_insert_with(|| Lookup::new(self.token_holds)))
+        };
+        let (client, url) = (self.client.clone(), format!("{}/v1/dev/token", self.gateway));
+        let ask = async move {
+            let told = client.post_json(&url, &json!({"role": role, "subject": subject}), PATIENCE).await.ok()?;
+            let mut authorization =
+                HeaderValue::from_str(&format!("Bearer {}", told["access_token"].as_str()?)).ok()?;
+            authorization.set_sensitive(true);
+            Some(SignedIn { authorization, told })
+        };
+        token.get(ask).await
     }
 
-    /// Whom a patient may book with; empty when nobody is there, or nobody says so.
-    async fn places(&self, signed: &SignedIn) -> &[(String, String)] {
-        let look = || async {
-            let url = format!("{}/v1/admin/providers?limit={PLACES_MAX}", self.gateway);
-            let headers = HeaderMap::from_iter([(AUTHORIZATION, signed.authorization.clone())]);
-            let (status, _, bytes) =
-                self.client.exchange(Method::GET, &url, headers, None, PATIENCE).await.map_err(drop)?;
-            let told: Value = serde_json::from_slice(&bytes).map_err(drop)?;
-            let listed = told["items"].as_array().filter(|_| status.is_success()).ok_or(())?;
+    /// Whom a patient may book with, chosen by a draw; none when nobody is there, or nobody says so.
+    async fn place(&self, signed: &SignedIn, bits: u64) -> Option<Place> {
+        let (client, url) = (self.client.clone(), format!("{}/v1/admin/providers?limit={PLACES_MAX}", self.gateway));
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, signed.authorization.clone())]);
+        let look = async move {
+            let (status, _, bytes) = client.exchange(Method::GET, &url, headers, None, PATIENCE).await.ok()?;
+            let told: Value = serde_json::from_slice(&bytes).ok()?;
+            let listed = told["items"].as_array().filter(|_| status.is_success())?;
             let text = |provider: &Value, member: &str| provider[member].as_str().map(str::to_owned);
-            let place = |provider: &Value| Some((text(provider, "facility_id_of")?, text(provider, "id")?));
+            let place = |provider: &Value| {
+                Some(Place { facility: text(provider, "facility_id_of")?, provider: text(provider, "id")? })
+            };
             let in_use = listed.iter().filter(|provider| provider["active"] == true);
-            Ok::<_, ()>(in_use.filter_map(place).collect())
+            Some(in_use.filter_map(place).collect::<Vec<Place>>())
         };
-        // What failed is tried again by the next who books.
-        self.places.get_or_try_init(look).await.map_or(&[], Vec::as_slice)
+        pick(&self.places.get(look).await?, bits).cloned()
     }
 }
 
@@ -148,14 +158,18 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         shared.turn_away(&session);
         return;
     };
-    let mut way = Way::new(&shared, &session, &signed);
+    let mut way = Way::new(&shared, &session, signed);
     for step in &session.steps {
         let intended = shared.intended(session.at_us + step.at_us);
         if !shared.comes_due(intended).await {
             return;
         }
+        // Who thinks for longer than a token lives needs another one; who gets none is refused with what they have.
+        if let Some(signed) = shared.sign_in(session.role, session.choice).await {
+            way.signed = signed;
+        }
         if step.operation == Operation::AppointmentBook {
-            way.place = pick(shared.places(&signed).await, session.choice.rotate_left(29));
+            way.place = shared.place(&way.signed, session.choice.rotate_left(29)).await;
         }
         let (method, path, body) = match way.next(step) {
             Next::Ask(method, path, body) => (method, path, body),
@@ -176,5 +190,107 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         if let Some((status, document)) = answer {
             way.learn(operation, status, &document);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::extract::State;
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use http::StatusCode;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::persona::{PlannedStep, Script};
+
+    const NEVER: Holds = Holds { fresh: Duration::ZERO, good: Duration::ZERO, failed: Duration::ZERO };
+
+    /// A gateway that numbers the tokens it gives, notes which it is shown, and never answers the first clinician.
+    #[derive(Debug, Default)]
+    struct Gateway {
+        tokens: AtomicU32,
+        tokens_max: u32,
+        hangs: Notify,
+        shown: Mutex<Vec<String>>,
+    }
+
+    impl Gateway {
+        async fn sign_in(
+            State(gateway): State<Arc<Self>>,
+            Json(asked): Json<Value>,
+        ) -> Result<Json<Value>, StatusCode> {
+            if asked["subject"] == "clinician-0" {
+                gateway.hangs.notify_one();
+                std::future::pending::<()>().await;
+            }
+            let number = gateway.tokens.fetch_add(1, Ordering::Relaxed) + 1;
+            let told = json!({"access_token": format!("t{number}"), "patient_id": "p"});
+            if number > gateway.tokens_max { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(Json(told)) }
+        }
+
+        async fn note(State(gateway): State<Arc<Self>>, headers: HeaderMap) -> Json<Value> {
+            let token = headers[AUTHORIZATION].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
+            gateway.shown.lock().unwrap().push(token);
+            Json(Value::Null)
+        }
+
+        /// Serves, for sessions whose tokens hold so long.
+        async fn start(tokens_max: u32, token_holds: Holds) -> (Arc<Self>, Arc<Shared>) {
+            let gateway = Arc::new(Self { tokens_max, ..Self::default() });
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let router = Router::new().route("/v1/dev/token", post(Self::sign_in)).fallback(Self::note);
+            let router = router.with_state(Arc::clone(&gateway));
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            let shared = Shared { token_holds, ..Shared::new(url, Spans::default()) };
+            (gateway, Arc::new(shared))
+        }
+
+        fn shown(&self) -> Vec<String> {
+            self.shown.lock().unwrap().clone()
+        }
+    }
+
+    /// The first of a role asks twice.
+    fn session(role: &'static str) -> PlannedSession {
+        let step = PlannedStep { operation: Operation::SummaryRead, act: None, at_us: 0 };
+        PlannedSession { number: 0, at_us: 0, role, choice: 0, script: Script::Portal, steps: vec![step; 2] }
+    }
+
+    /// Guard: who signs in keeps nobody else from it, nor from going on.
+    #[tokio::test]
+    async fn a_sign_in_that_hangs_keeps_no_other_persona_waiting() {
+        let (gateway, shared) = Gateway::start(1, TOKEN_HOLDS).await;
+        let hanging = tokio::spawn(play(Arc::clone(&shared), session("clinician")));
+        gateway.hangs.notified().await;
+        let others = async {
+            play(Arc::clone(&shared), session("patient")).await;
+            play(Arc::clone(&shared), session("patient")).await;
+        };
+        tokio::select! {
+            biased;
+            _ended = hanging => panic!("the patients went on when the clinician had given up"),
+            () = others => {}
+        }
+        assert_eq!(gateway.shown(), vec!["t1"; 4], "one token is enough for one persona");
+    }
+
+    /// Guard: a token is that of the step, not of the session.
+    #[tokio::test]
+    async fn who_thinks_for_longer_than_a_token_lives_asks_for_another() {
+        let (gateway, shared) = Gateway::start(9, NEVER).await;
+        play(shared, session("patient")).await;
+        let shown = gateway.shown();
+        assert!(shown.len() == 2 && shown[0] != shown[1], "{shown:?}");
+    }
+
+    #[tokio::test]
+    async fn whom_nobody_signs_in_again_goes_on_with_what_they_have() {
+        let (gateway, shared) = Gateway::start(1, NEVER).await;
+        play(shared, session("patient")).await;
+        assert_eq!(gateway.shown(), ["t1", "t1"]);
     }
 }

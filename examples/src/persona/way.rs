@@ -1,5 +1,7 @@
 //! The way of a session: what it has found, and the request that each of its steps comes to.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use pim_core::context::TraceContext;
@@ -20,17 +22,25 @@ const GIVEN: &[&str] = &["Alma", "Boris", "Clea", "Dov", "Esra", "Finn"];
 const FAMILY: &[&str] = &["Thornfield", "Wildbrook", "Stonewick", "Marshley"];
 const INITIALS: &str = "abcdefghijklmnopqrstuvwxyz";
 
+/// Where and by whom a patient is seen.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) facility: String,
+    pub(super) provider: String,
+}
+
 /// What a session knows on its way.
 pub(super) struct Way<'s> {
     shared: &'s Shared,
     session: &'s PlannedSession,
-    signed: &'s SignedIn,
+    /// As whom the next request is sent.
+    pub(super) signed: Arc<SignedIn>,
     patient: Option<String>,
     encounter: Option<String>,
     /// The claim as it was told last.
     claim: Value,
-    /// Facility and provider to book with.
-    pub(super) place: Option<&'s (String, String)>,
+    /// Whom to book with.
+    pub(super) place: Option<Place>,
     keys: u32,
 }
 
@@ -51,7 +61,7 @@ pub(super) fn pick<T>(list: &[T], bits: u64) -> Option<&T> {
 }
 
 impl<'s> Way<'s> {
-    pub(super) fn new(shared: &'s Shared, session: &'s PlannedSession, signed: &'s SignedIn) -> Self {
+    pub(super) fn new(shared: &'s Shared, session: &'s PlannedSession, signed: Arc<SignedIn>) -> Self {
         let patient = signed.told["patient_id"].as_str().map(str::to_owned);
         let mut way =
             Self { shared, session, signed, patient, encounter: None, claim: Value::Null, place: None, keys: 0 };
@@ -150,7 +160,7 @@ impl<'s> Way<'s> {
             Operation::TimelineRead => get(format!("{}/timeline?limit=20", self.patient_path()?)),
             Operation::ClaimList => get(format!("{}/claims?limit=50", self.patient_path()?)),
             Operation::AppointmentBook => {
-                let (facility, provider) = self.place?;
+                let Place { facility, provider } = self.place.as_ref()?;
                 post(
                     format!("{}/appointments", self.patient_path()?),
                     json!({"facility_id": facility, "provider_id": provider, "scheduled_at": "2026-04-01T10:00:00Z"}),
