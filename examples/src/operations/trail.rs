@@ -5,7 +5,7 @@ use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
 use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::cluster::Cluster;
-use pim_data::fan_out::{FanOut, FanOutError, Next, ShardFailure};
+use pim_data::fan_out::{FanOut, FanOutError, Gathered, Next, ShardFailure};
 use pim_data::repository::{Page, ReadError};
 
 use crate::rig::Failure;
@@ -55,23 +55,73 @@ impl Trail {
         filter: &AuditFilter,
         pages_max: usize,
     ) -> Result<Self, TrailError> {
-        let (mut page, mut entries) = (Page::FIRST, Vec::new());
-        for _ in 0..pages_max {
-            let part = cluster.audit(cx, permit, fan_out, filter, page).await?;
-            if let Some(failure) = part.failed.into_iter().next() {
-                return Err(failure.into());
-            }
-            match part.next {
-                // The map has changed meanwhile: the same page once more.
-                Next::Again => continue,
-                Next::After(place) => page.after = Some(place),
-                Next::End => page.after = None,
-            }
-            entries.extend(part.rows);
-            if page.after.is_none() {
-                return Ok(Self { entries, complete: true });
-            }
+        let ask = |page| cluster.audit(cx, permit, fan_out, filter, page);
+        let (entries, complete) = pages(pages_max, ask).await?;
+        Ok(Self { entries, complete })
+    }
+}
+
+/// What is on so many pages at most, and whether it is all.
+async fn pages<R, P: Copy, A>(pages_max: usize, ask: impl Fn(Page<P>) -> A) -> Result<(Vec<R>, bool), TrailError>
+where
+    A: Future<Output = Result<Gathered<R, P>, FanOutError>>,
+{
+    let (mut page, mut rows, mut whole) = (Page::FIRST, Vec::new(), 0);
+    while whole < pages_max {
+        let part = ask(page).await?;
+        if let Some(failure) = part.failed.into_iter().next() {
+            return Err(failure.into());
         }
-        Ok(Self { entries, complete: false })
+        match part.next {
+            // The map has changed meanwhile: the same page once more. Ends: shards answer nobody whose time is over.
+            Next::Again => continue,
+            Next::After(place) => page.after = Some(place),
+            Next::End => page.after = None,
+        }
+        whole += 1;
+        rows.extend(part.rows);
+        if page.after.is_none() {
+            return Ok((rows, true));
+        }
+    }
+    Ok((rows, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
+    use pim_core::shard::ShardId;
+
+    use super::*;
+
+    /// What is on two pages at most, the first of which is whole once the map has changed so often.
+    async fn found(changes: usize, then: Next<u8>) -> (Vec<usize>, bool) {
+        let asked = Cell::new(0);
+        let ask = |page: Page<u8>| {
+            let before = asked.replace(asked.get() + 1);
+            assert_eq!(page.after.is_some(), before > changes, "the same page as long as the map changes");
+            let next = if before < changes { Next::Again } else { then };
+            ready(Ok(Gathered { rows: vec![before], failed: Vec::new(), next }))
+        };
+        pages(2, ask).await.unwrap()
+    }
+
+    /// Guard: what is there is not told to be unknown, nor to be too long, because buckets move.
+    #[tokio::test]
+    async fn a_page_that_is_asked_for_again_is_one_page() {
+        assert_eq!(found(5, Next::End).await, (vec![5], true));
+        assert_eq!(found(5, Next::After(7)).await, (vec![5, 6], false), "pages have a bound all the same");
+    }
+
+    #[tokio::test]
+    async fn whoever_runs_out_of_time_is_told_so() {
+        let ask = |_: Page<u8>| {
+            let failed = vec![ShardFailure { shard: ShardId(1), reason: "a test", error: ReadError::Deadline }];
+            ready(Ok(Gathered { rows: vec![0], failed, next: Next::Again }))
+        };
+        let late = pages(2, ask).await.unwrap_err();
+        assert!(matches!(late, TrailError::Shard(ShardFailure { error: ReadError::Deadline, .. })), "{late}");
     }
 }
