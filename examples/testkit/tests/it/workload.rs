@@ -2,16 +2,20 @@
 
 mod refusals;
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use pim_testkit::caller::{Caller, fresh_key};
 use pim_testkit::program::Program;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -84,6 +88,8 @@ struct Inner {
     /// Writers come to an end of their own when this says so.
     is_over: AtomicBool,
     acknowledgement: Notify,
+    /// What the first writer said who did not put up with something.
+    broken: watch::Sender<Option<String>>,
     told: Mutex<Told>,
     /// Patients of whom everybody writes, instead of new ones; set before anybody writes.
     regulars: OnceLock<Vec<String>>,
@@ -121,7 +127,13 @@ impl Workload {
         let mut writers = JoinSet::new();
         for (place, caller) in (0..).zip(callers) {
             let workload = self.clone();
-            writers.spawn(async move { workload.write_on(&caller, place).await });
+            writers.spawn(async move {
+                let ended = AssertUnwindSafe(workload.write_on(&caller, place)).catch_unwind().await;
+                if let Err(panic) = ended {
+                    workload.tell(panic.as_ref());
+                    resume_unwind(panic);
+                }
+            });
         }
         Writers(writers)
     }
@@ -141,6 +153,21 @@ impl Workload {
         }
         let last = writer.last;
         self.0.told.lock().await.answered.extend(last);
+    }
+
+    /// Those who wait for what writers do hear at once why one of them has ended, not that nobody writes any more.
+    fn tell(&self, panic: &(dyn Any + Send)) {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        self.0.broken.send_if_modified(|first| {
+            first.is_none() && first.replace(said.unwrap_or("a writer broke off").to_owned()).is_none()
+        });
+    }
+
+    /// Comes to an end when a writer did not put up with something, and then as that writer did.
+    async fn breaks(&self) -> Infallible {
+        let mut broken = self.0.broken.subscribe();
+        let said = broken.wait_for(Option::is_some).await.expect("it is told as long as there is a workload").clone();
+        panic!("{}", said.unwrap_or_default())
     }
 
     /// Registers patients to whom the writers return, each writer to patients of its own.
@@ -181,20 +208,32 @@ impl Workload {
     #[cfg(feature = "postgres")]
     pub(crate) async fn departure(&self) -> u64 {
         let give_up = Instant::now() + PATIENCE;
-        loop {
-            let flying = self.in_flight();
-            if flying > 0 {
-                return flying;
+        let departs = async {
+            loop {
+                let flying = self.in_flight();
+                if flying > 0 {
+                    return flying;
+                }
+                assert!(Instant::now() < give_up, "nobody writes any more");
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            assert!(Instant::now() < give_up, "nobody writes any more");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        tokio::select! {
+            biased;
+            never = self.breaks() => match never {},
+            flying = departs => flying,
         }
     }
 
     /// Waits until the next write is acknowledged.
     pub(crate) async fn acknowledgement(&self) {
-        let next = timeout(PATIENCE, self.0.acknowledgement.notified()).await;
-        next.expect("writes are acknowledged while nothing is wrong");
+        tokio::select! {
+            biased;
+            never = self.breaks() => match never {},
+            next = timeout(PATIENCE, self.0.acknowledgement.notified()) => {
+                next.expect("writes are acknowledged while nothing is wrong");
+            }
+        }
     }
 
     /// How many records have been acknowledged in all.

@@ -69,6 +69,22 @@ async fn one_for_good_is_the_failure_of_whoever_joins_the_writers() {
     }
 }
 
+/// Guard: whoever waits for writers hears at once what one of them did not put up with.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_for_good_is_the_failure_of_whoever_waits_for_a_write() {
+    let (place, _gateway) = refuses(StatusCode::CONFLICT).await;
+    let workload = Workload::default();
+    let _writers = workload.begin(&place).await;
+    let waits = workload.clone();
+    let told = tokio::spawn(async move { waits.acknowledgement().await }).await.expect_err("is not put up with");
+    assert!(told.to_string().contains("urn:pim:problem:of-a-test"), "{told}");
+    #[cfg(feature = "postgres")]
+    {
+        let told = tokio::spawn(async move { workload.departure().await }).await.expect_err("is not put up with");
+        assert!(told.to_string().contains("urn:pim:problem:of-a-test"), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_for_later_is_a_write_without_an_answer() {
     let for_later = [
