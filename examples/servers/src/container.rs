@@ -87,7 +87,7 @@ pub fn postgres() -> Result<Contained, ContainerError> {
     });
     let started = started.join().unwrap_or_else(|_| Err(io::Error::other("the client panicked")));
     let (id, port) = started.map_err(|why| refused(told(&why)))?;
-    Ok(Contained { port, _guard: Guard::arm(CLEAN_UP, OsStr::new(&id))?, image, id })
+    Ok(Contained { port, _guard: Guard::arm(CLEAN_UP, &[OsStr::new(&id)])?, image, id })
 }
 
 async fn start(name: &str, tag: &str) -> Result<(String, u16), TestcontainersError> {

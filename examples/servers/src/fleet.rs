@@ -195,7 +195,7 @@ impl Fleet {
         let at = |path: &Path| at(path.to_owned());
         let fleet = Self { programs: Programs::find()?, folder: folder.to_owned(), password: random()?, shards };
         fs::create_dir_all(folder).map_err(at(folder))?;
-        let guard = Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder))?;
+        let guard = Guard::arm(SERVERS, &[folder.as_os_str()]).map_err(at(folder))?;
         fleet.make_secrets()?;
         for shard in 0..shards {
             fleet.create_shard(shard)?;
@@ -298,7 +298,7 @@ impl Fleet {
             return Err(FleetError::Absent { folder: folder.to_owned() });
         }
         backup::keep_needed_archive(folder);
-        drop(Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder.to_owned()))?);
+        drop(Guard::arm(SERVERS, &[folder.as_os_str()]).map_err(at(folder.to_owned()))?);
         if folder.exists() {
             return Err(FleetError::Exists { folder: folder.to_owned() });
         }

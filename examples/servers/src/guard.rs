@@ -49,8 +49,19 @@ rm -rf "$1"
 "#
 );
 
-/// Stops and removes the servers whose folders' paths begin so: those of one shard.
-pub(crate) const SOME_SERVERS: &str = concat!(stop!(), "stop \"$1\"\nrm -rf \"$1\"*\n");
+/// Stops and removes the servers whose folders' paths begin so: those of one shard. What they archived goes too, where a
+/// second argument says that nobody needs it.
+pub(crate) const SOME_SERVERS: &str = concat!(
+    stop!(),
+    r#"
+stop "$1"
+# Whoever copies a segment may outlive its server by a moment.
+for try in 1 2 3; do
+    rm -rf "$1"* ${2:+"$2"} && break
+    sleep 0.1
+done
+"#
+);
 
 /// Runs a script when it goes, or when this process goes.
 #[derive(Debug)]
@@ -59,10 +70,10 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Arms a shell script; its `$1` is the argument.
-    pub(crate) fn arm(script: &str, argument: &OsStr) -> io::Result<Self> {
+    /// Arms a shell script; its `$1` and so on are the arguments.
+    pub(crate) fn arm(script: &str, arguments: &[&OsStr]) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &format!("{WAIT}{script}"), "guard"]).arg(argument).current_dir("/");
+        shell.args(["-c", &format!("{WAIT}{script}"), "guard"]).args(arguments).current_dir("/");
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own: what ends the test's group must not end its cleaning up.
         Ok(Self { shell: shell.process_group(0).spawn()? })

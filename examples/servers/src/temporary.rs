@@ -93,5 +93,5 @@ fn folder() -> PathBuf {
 fn make(programs: &Programs, folder: &Path) -> io::Result<Guard> {
     fs::create_dir(folder)?;
     programs.give(folder)?;
-    Guard::arm(SERVERS, folder.as_os_str())
+    Guard::arm(SERVERS, &[folder.as_os_str()])
 }

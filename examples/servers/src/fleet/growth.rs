@@ -1,7 +1,9 @@
 //! One more shard's servers, and one fewer, while the others serve.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::backup::group_of;
 use super::{Fleet, FleetError, SHARDS_MAX, at, secret_of, server_name, shards_in};
@@ -10,7 +12,7 @@ use crate::guard::{Guard, SOME_SERVERS};
 impl Fleet {
     /// Starts a primary with a synchronous standby for one more shard, and provides their secrets; returns the shard's number.
     /// Nobody uses them until a map is published that names them. When that does not succeed, or this process ends meanwhile,
-    /// no server is left behind.
+    /// no server is left behind, nor what it archived.
     ///
     /// # Errors
     /// When there are as many as there may be, or a server does not become ready.
@@ -23,10 +25,10 @@ impl Fleet {
         // Segments of both would have the same names.
         let archive = self.archive();
         let log = archive.as_ref().map(|archive| archive.join(group_of(Some(shard))));
-        if let Some(folder) = log.filter(|folder| folder.exists()) {
+        if let Some(folder) = log.clone().filter(|folder| folder.exists()) {
             return Err(FleetError::Archived { folder });
         }
-        let guard = self.guard_of(shard)?;
+        let guard = self.guard_of(shard, log.as_deref())?;
         self.forget_secrets_of(shard)?;
         self.create_shard(shard)?;
         if let Some(archive) = &archive {
@@ -54,7 +56,8 @@ impl Fleet {
         };
         // Secrets first: with them the shard counts.
         self.forget_secrets_of(shard)?;
-        drop(self.guard_of(shard)?);
+        // Backups need what they archived.
+        drop(self.guard_of(shard, None)?);
         let left = ['a', 'b'].map(|letter| self.folder.join(server_name(shard, letter)));
         if let Some(folder) = left.into_iter().find(|folder| folder.exists()) {
             return Err(FleetError::Exists { folder });
@@ -63,10 +66,12 @@ impl Fleet {
         Ok(shard)
     }
 
-    fn guard_of(&self, shard: u16) -> Result<Guard, FleetError> {
+    /// For the servers of a shard, and for what they archive if it is told where.
+    fn guard_of(&self, shard: u16, log: Option<&Path>) -> Result<Guard, FleetError> {
         // Both of its servers' folders begin so, and no other's.
         let both = self.folder.join(server_name(shard, 'a').trim_end_matches('a'));
-        Guard::arm(SOME_SERVERS, both.as_os_str()).map_err(at(both))
+        let arguments: Vec<&OsStr> = [both.as_os_str()].into_iter().chain(log.map(Path::as_os_str)).collect();
+        Guard::arm(SOME_SERVERS, &arguments).map_err(at(both.clone()))
     }
 
     fn forget_secrets_of(&self, shard: u16) -> Result<(), FleetError> {

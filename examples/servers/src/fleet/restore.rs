@@ -63,7 +63,7 @@ impl Fleet {
         // All of them before the first is put anywhere.
         ServersBackup::check(from, tell)?;
         fs::create_dir_all(folder).map_err(at(folder.to_owned()))?;
-        let guard = Guard::arm(SERVERS, folder.as_os_str()).map_err(at(folder.to_owned()))?;
+        let guard = Guard::arm(SERVERS, &[folder.as_os_str()]).map_err(at(folder.to_owned()))?;
         let fleet =
             Self { programs, folder: folder.to_owned(), password: backup.password.clone(), shards: backup.shards };
         let reached = fleet.recover_all(from, &backup, until, tell)?;

@@ -92,6 +92,38 @@ fn for_whoever_comes_while_another_begins() {
     assert!(matches!(other.take_away(), Err(FleetError::Changed { found: 1, known: 2 })), "it meant another one");
 }
 
+/// Guard: servers that did not come leave nothing in the archive, where it would keep those out who come next.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn not_for_a_shard_that_did_not_come() {
+    let servers = TemporaryFleet::new(1).expect("starts");
+    let folder = folder_of(&servers);
+    servers.back_up(&folder.join("copy"), &mut |_| {}).expect("is copied");
+    let mut fleet = Fleet::open(&folder).expect("is found");
+    let log = fleet.archive().expect("is linked").join("shard_1");
+    // The last that is done for it cannot be done, because something has come there meanwhile.
+    let link = fleet.service_secrets().join("shard-1-standby");
+    let refused = thread::scope(|scope| {
+        let adding = scope.spawn(|| fleet.add());
+        for _ in 0..3000 {
+            if folder.join("shard_1_a").exists() {
+                break;
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        fs::write(&link, "of somebody else").expect("writes");
+        adding.join().expect("ends").expect_err("nobody could be told of it")
+    });
+    assert!(matches!(&refused, FleetError::Path { path, .. } if *path == link), "{refused}");
+    assert!(!folder.join("shard_1_a").exists() && !log.exists(), "something is left of it");
+    assert_eq!(fleet.add().expect("starts"), 1);
+    assert!(log.is_dir());
+    assert_archived(&fleet);
+    // It counted: what it has archived is not lost with it.
+    assert_eq!(fleet.take_away().expect("stops"), 1);
+    assert!(log.is_dir());
+}
+
 /// Guards: a standby that is missing keeps nobody from a backup, archives when it is back, and so does who was set otherwise.
 #[test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
