@@ -3,6 +3,7 @@
 mod drains;
 mod ends;
 mod overtaken;
+mod patience;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

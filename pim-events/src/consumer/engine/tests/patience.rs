@@ -1,0 +1,32 @@
+//! What the engine must do with what took too long.
+
+use super::*;
+
+/// Guard: `take_back` asks the store. What was cut short parks its key where the store answers, and waits for it where it does not.
+#[tokio::test]
+async fn a_store_that_is_silent_is_what_took_too_long() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut engine = engine(&folder).await;
+    engine.settings.tries_max = 0;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    let record = sound(0);
+    let took_too_long = || *engine.sink.fails.lock().unwrap() = Some(ApplyError::Later { code: PATIENCE });
+
+    let mut readers = Vec::new();
+    for _ in 0..DbSettings::default().readers_max {
+        readers.push(engine.db.read().await.unwrap());
+    }
+    took_too_long();
+    let silent = engine.absorb(&place, 0, std::slice::from_ref(&record)).await.unwrap_err();
+    drop(readers);
+    assert_eq!((silent.class(), held(&engine).await), (FailureClass::Transient, 0), "{silent:?}");
+
+    took_too_long();
+    assert_eq!(engine.absorb(&place, 0, std::slice::from_ref(&record)).await.unwrap(), Step::Next(1));
+    let rows = engine.db.query(Statement::same("SELECT code FROM held_key")).await.unwrap();
+    assert_eq!(rows[0].text(0).unwrap(), PATIENCE);
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
