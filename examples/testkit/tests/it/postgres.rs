@@ -9,5 +9,6 @@ mod kills_lose_nothing;
 mod moves_lose_nothing;
 mod no_person_in_a_refusal;
 mod promises;
+mod seeding_goes_on;
 mod statements_agree;
 mod stock;
