@@ -1,4 +1,5 @@
-//! A billing cycle submits every draft of its period, also of a bucket that changes its shard while the cycle runs.
+//! A billing cycle submits every draft of its period and counts them, also of a bucket that changes its shard while the cycle runs,
+//! and while another shard is away.
 
 use std::time::Duration;
 
@@ -32,47 +33,80 @@ fn context() -> RequestContext {
 
 /// A patient of the second shard, with a draft.
 async fn drafted(world: &World) -> (PatientId, ClaimId) {
+    let patient_id = second_shards(world).await;
+    (patient_id, draft(world, patient_id, "encounter").await)
+}
+
+async fn second_shards(world: &World) -> PatientId {
     let clinician = world.clinician();
     for number in 0..100 {
         let mut body = world.registration();
         body["syn_number"] = json!(format!("SYN-{number:08}"));
         let registered = world.post(&clinician, "/v1/patients", &format!("patient-{number}"), &body).await;
         let patient_id: PatientId = registered.id().parse().unwrap();
-        if world.cluster.router().route(&patient_id).shard != ShardId(1) {
-            continue;
+        if world.cluster.router().route(&patient_id).shard == ShardId(1) {
+            return patient_id;
         }
-        let path = format!("/v1/patients/{patient_id}/encounters");
-        let encounter_id: EncounterId =
-            world.post(&clinician, &path, "encounter", &world.scheduling()).await.id().parse().unwrap();
-        let mut unit = world.cluster.begin(&context(), patient_id);
-        let id: ClaimId = Id::child_derived(patient_id.bucket(), unit.at(), b"claim", 0);
-        let (facility_id, total) = (world.facility, Money::usd_cents(12_000));
-        let claim = Claim {
-            id,
-            version: 0,
-            patient_id,
-            facility_id,
-            encounter_id,
-            state: ClaimState::Draft,
-            lines: Vec::new(),
-            payments: Vec::new(),
-            total,
-            paid: Money::usd_cents(0),
-        };
-        let scope = SystemScope::new("draft a claim for a test");
-        let permit = Permit::<Write>::system(scope, LabAction::Write, LabResource::Claim);
-        let version = unit.save(&permit, &claim).unwrap();
-        unit.append(&ClaimDrafted { claim_id: id, version, patient_id, facility_id, encounter_id, total }).unwrap();
-        unit.commit().await.unwrap();
-        return (patient_id, id);
     }
     panic!("no patient of the second shard");
 }
 
+/// The draft of an encounter that is planned for it.
+async fn draft(world: &World, patient_id: PatientId, encounter: &str) -> ClaimId {
+    let path = format!("/v1/patients/{patient_id}/encounters");
+    let planned = world.post(&world.clinician(), &path, encounter, &world.scheduling()).await;
+    let encounter_id: EncounterId = planned.id().parse().unwrap();
+    let mut unit = world.cluster.begin(&context(), patient_id);
+    let id: ClaimId = Id::child_derived(patient_id.bucket(), unit.at(), encounter.as_bytes(), 0);
+    let (facility_id, total) = (world.facility, Money::usd_cents(12_000));
+    let claim = Claim {
+        id,
+        version: 0,
+        patient_id,
+        facility_id,
+        encounter_id,
+        state: ClaimState::Draft,
+        lines: Vec::new(),
+        payments: Vec::new(),
+        total,
+        paid: Money::usd_cents(0),
+    };
+    let scope = SystemScope::new("draft a claim for a test");
+    let permit = Permit::<Write>::system(scope, LabAction::Write, LabResource::Claim);
+    let version = unit.save(&permit, &claim).unwrap();
+    unit.append(&ClaimDrafted { claim_id: id, version, patient_id, facility_id, encounter_id, total }).unwrap();
+    unit.commit().await.unwrap();
+    id
+}
+
 async fn asked(world: &World) {
-    let period = json!({"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"});
-    let cycle = world.post(&world.session("admin", &[], None), "/v1/billing-cycles", "cycle", &period).await;
+    asked_for(world, "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z").await;
+}
+
+async fn asked_for(world: &World, from: &str, to: &str) {
+    let period = json!({"from": from, "to": to});
+    let cycle = world.post(&world.session("admin", &[], None), "/v1/billing-cycles", to, &period).await;
     assert_eq!(cycle.status, StatusCode::CREATED, "{:?}", cycle.body);
+}
+
+/// Changes what a shard's database looks like.
+async fn changed(world: &World, shard: u16, sql: &str) {
+    let mut tx = world.cluster.database(ShardId(shard)).unwrap().begin().await.unwrap();
+    tx.script(sql).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// As another program sees it that cannot read the claims of the first shard.
+async fn without_claims(world: &World) -> Cluster {
+    changed(world, 0, "ALTER TABLE claim_row RENAME TO claim_row_away").await;
+    world.beside().await.cluster
+}
+
+/// State and count of the only cycle.
+async fn told(world: &World) -> (String, u64) {
+    let cycles = world.get(&world.session("admin", &[], None), "/v1/billing-cycles").await;
+    let cycle = &cycles.body["items"][0];
+    (cycle["state"].as_str().unwrap_or_default().to_owned(), cycle["submitted"].as_u64().unwrap())
 }
 
 /// Moves the patient's bucket to the first shard.
@@ -128,4 +162,65 @@ async fn by_a_worker_whose_map_is_old() {
     assert_eq!(stale.cluster.router().route(&patient).shard, ShardId(1), "it has not heard of the move");
     finished(&stale.cluster, worker).await;
     assert_eq!(state(&world, claim).await, "submitted");
+}
+
+/// Guard: a shard that does not answer keeps no claim of another one waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_shard_that_is_away() {
+    let world = World::new().await;
+    let (_, claim) = drafted(&world).await;
+    asked(&world).await;
+    let (cluster, worker) = (without_claims(&world).await, Uuid::new_v4());
+    assert!(step(&cluster, worker).await.is_err(), "the first shard is away");
+    assert_eq!(state(&world, claim).await, "submitted");
+    assert_eq!(told(&world).await, ("running".to_owned(), 1));
+    assert!(step(&cluster, worker).await.is_err(), "nothing of the first shard is passed over");
+    changed(&world, 0, "ALTER TABLE claim_row_away RENAME TO claim_row").await;
+    finished(&cluster, worker).await;
+    assert_eq!(told(&world).await, ("done".to_owned(), 1));
+}
+
+/// Guard: cycles have their turns, whichever was asked for first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_cycle_behind_one_that_cannot_go_on() {
+    let world = World::new().await;
+    let (_, claim) = drafted(&world).await;
+    asked_for(&world, "2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z").await;
+    world.pass(Duration::from_secs(1));
+    asked(&world).await;
+    let (cluster, worker) = (without_claims(&world).await, Uuid::new_v4());
+    for _ in 0..2 {
+        world.pass(Duration::from_secs(1));
+        assert!(step(&cluster, worker).await.is_err(), "the first shard is away");
+    }
+    assert_eq!(state(&world, claim).await, "submitted");
+}
+
+/// Guard: what is submitted is counted, whatever becomes of the rest of its page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_counts_those_of_a_page_that_fails() {
+    let world = World::new().await;
+    let patient = second_shards(&world).await;
+    let mut claims = Vec::new();
+    for number in 0..5 {
+        claims.push(draft(&world, patient, &format!("encounter-{number}")).await);
+    }
+    claims.sort_unstable_by_key(|claim| claim.uuid());
+    asked(&world).await;
+    let third = claims[2].uuid().simple();
+    let refuse = format!(
+        "CREATE TRIGGER refuse_third BEFORE UPDATE ON claim_row WHEN NEW.id = X'{third}' \
+         BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    );
+    changed(&world, 1, &refuse).await;
+    let worker = Uuid::new_v4();
+    assert!(step(&world.cluster, worker).await.unwrap(), "the buckets of the first shard");
+    assert!(step(&world.cluster, worker).await.is_err(), "the third is refused");
+    assert_eq!(told(&world).await, ("running".to_owned(), 4));
+    changed(&world, 1, "DROP TRIGGER refuse_third").await;
+    finished(&world.cluster, worker).await;
+    assert_eq!(told(&world).await, ("done".to_owned(), 5));
+    for claim in claims {
+        assert_eq!(state(&world, claim).await, "submitted");
+    }
 }
