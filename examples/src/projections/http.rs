@@ -135,8 +135,8 @@ async fn show_revenue(
     let bad = || Problem::of(problem::INVALID_QUERY).detail("give from and to as dates such as 2026-01-31");
     let date = |text: &str| text.parse::<jiff::civil::Date>().map(|date| date.to_string()).map_err(|_| bad());
     let (from, to) = (date(&span.from)?, date(&span.to)?);
-    let lines =
-        revenue(&Sight::of(&store, &permit).by(&caller), &from, &to, span.facility.map(FacilityId::uuid)).await?;
+    let sight = Sight::of(&store, &permit).by(&caller);
+    let lines = revenue(&sight, &from, &to, span.facility.map(FacilityId::uuid)).await?;
     let wants_csv =
         headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.contains("text/csv"));
     if wants_csv {

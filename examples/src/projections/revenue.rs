@@ -19,7 +19,7 @@ use crate::billing::{ClaimMoved, ClaimState, Money, PaymentMade};
 pub struct Revenue;
 
 /// Most lines of one answer.
-const LINES_MAX: u32 = 10_000;
+const LINES_MAX: usize = 10_000;
 
 #[async_trait]
 impl Projection for Revenue {
@@ -103,7 +103,7 @@ pub struct RevenueLine {
 /// Revenue from a day to a day, both included; the permit must reach every row, since a line is nobody's own.
 ///
 /// # Errors
-/// [`QueryError`].
+/// [`QueryError`], also where there are more than 10,000 lines.
 pub async fn revenue(
     sight: &Sight<'_>,
     from: &str,
@@ -113,9 +113,11 @@ pub async fn revenue(
     if *sight.scope() != Scope::All {
         return Ok(Vec::new());
     }
+    // One more than there may be tells that they are too many.
+    let asked = LINES_MAX + 1;
     let text = format!(
         "SELECT facility_id, day, claims, billed_cents, payments, paid_cents FROM revenue_by_day \
-         WHERE day BETWEEN ? AND ? AND facility_id = coalesce(?, facility_id) ORDER BY day, facility_id LIMIT {LINES_MAX}"
+         WHERE day BETWEEN ? AND ? AND facility_id = coalesce(?, facility_id) ORDER BY day, facility_id LIMIT {asked}"
     );
     let select = Statement::of(SqlPair::generated(text)).bind(from).bind(to).bind(facility);
     let line = |row: &Row| {
@@ -128,5 +130,9 @@ pub async fn revenue(
             paid: Money::usd_cents(row.int(5)?),
         })
     };
-    sight.query(&Revenue, select).await?.iter().map(line).collect()
+    let rows = sight.query(&Revenue, select).await?;
+    if rows.len() > LINES_MAX {
+        return Err(QueryError::TooMany { most: LINES_MAX });
+    }
+    rows.iter().map(line).collect()
 }

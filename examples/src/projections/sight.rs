@@ -84,6 +84,12 @@ pub enum QueryError {
     /// A row that is not what it must be.
     #[error("a read model's row does not have the expected form")]
     Row(#[from] ColumnError),
+    /// Lines that are left out would look like lines that are not there.
+    #[error("more than {most} lines: ask for a shorter span, or for one facility")]
+    TooMany {
+        /// As many as it may have.
+        most: usize,
+    },
 }
 
 impl IntoProblem for QueryError {
@@ -94,6 +100,7 @@ impl IntoProblem for QueryError {
                 Problem::of(problem::UNAVAILABLE).detail("the read models cannot be read").retry_after_secs(1)
             }
             Self::Row(_) => Problem::of(problem::INTERNAL),
+            Self::TooMany { .. } => Problem::of(problem::INVALID_QUERY).detail(self.to_string()),
         }
     }
 }
