@@ -5,9 +5,14 @@ mod degradation;
 mod examination;
 mod lineage;
 mod operation;
+mod outbox;
 mod reference;
 mod relocation;
 mod retention;
+
+use pim_core::problem::Problem;
+use pim_core::shard::ShardId;
+use serde_json::{Value, json};
 
 use crate::rig::{Declaration, Endpoints};
 use crate::routes::Upstream;
@@ -21,6 +26,7 @@ fn endpoints() -> Endpoints<Stores> {
     reference::endpoints()
         .merge(audit::endpoints())
         .merge(operation::endpoints())
+        .merge(outbox::endpoints())
         .merge(examination::endpoints())
         .merge(relocation::endpoints())
         .merge(degradation::endpoints())
@@ -29,4 +35,9 @@ fn endpoints() -> Endpoints<Stores> {
         .merge(crate::operations::endpoints())
         .merge(crate::chaos::endpoints())
         .merge(crate::backup::endpoints())
+}
+
+/// A shard, or the control database, whose part is missing from an answer that looks at all of them.
+fn unanswered(shard: Option<ShardId>, problem: Problem) -> Value {
+    json!({ "shard": shard, "problem": problem.kind().slug })
 }

@@ -4,16 +4,20 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_data::audit::CheckpointError;
 use pim_data::backend::{DbError, Statement};
-use pim_events::{OutboxError, Source, StatusError, StoreError};
+use pim_events::{Backlog, OutboxError, StatusError, StoreError};
 use serde::Serialize;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::workers::Stores;
 
+/// How long it is waited for the outboxes to answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// Most events whose freshness is looked at: the newest ones.
 const FRESHNESS_EVENTS_MAX: u32 = 100_000;
 
@@ -121,10 +125,7 @@ async fn look(stores: &Stores, between: impl AsyncFn()) -> Result<Found, Summary
     let given = Given::by(stores).await?;
     between().await;
     let mut found = Found { facts: given.facts, duplicated: before.beyond(&given), ..Found::default() };
-    let now = stores.cluster.clock().now();
-    for source in Source::all(&stores.cluster) {
-        found.outbox_backlog += source.status(now).await?.backlog;
-    }
+    found.outbox_backlog = Backlog::of(&stores.cluster, Instant::now() + ANSWERED_WITHIN).await.into_events()?;
     // After the outboxes: what has left them is on the bus.
     let consumers = stores.reads.status(&stores.bus).await?;
     found.consumer_lag = consumers.iter().flat_map(|consumer| &consumer.partitions).map(|part| part.lag).sum();

@@ -233,6 +233,12 @@ impl Cluster {
         self.everything().into_iter().map(|shard| shard.id())
     }
 
+    /// The shards that the map asks for and that could not be opened here: what is read of all others lacks what they have.
+    #[must_use]
+    pub fn missing(&self) -> Vec<ShardId> {
+        self.0.fleet.misses(&self.map())
+    }
+
     /// The database of a shard, or the control database by [`CONTROL`]. For other crates of a unit's parts, and for operations.
     /// Whoever keeps it asks again when [`Cluster::changes`] tells: a map may name other servers.
     #[must_use]
@@ -256,7 +262,7 @@ impl Cluster {
     pub async fn health(&self) -> Vec<ShardHealth> {
         let everything = self.everything();
         let mut all = join_all(everything.iter().map(Shard::health)).await;
-        let missing = self.0.fleet.misses(&self.map()).into_iter().map(ShardHealth::missing);
+        let missing = self.missing().into_iter().map(ShardHealth::missing);
         // The control database stays last.
         let last = all.len().saturating_sub(1);
         all.splice(last..last, missing);

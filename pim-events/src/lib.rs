@@ -27,8 +27,8 @@ pub use event::{
     Registry, RegistryBuilder, RegistryError, UpcastError,
 };
 pub use outbox::{
-    AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxOutlet, OutboxStatus,
-    Relay, RelaySettings, RelaySettingsError, Source, Sources,
+    AppendError, AppendExt, Backlog, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt, OutboxError, OutboxOutlet,
+    OutboxStatus, Relay, RelaySettings, RelaySettingsError, Source, Sources,
 };
 pub use projection::{
     ConsumerStatus, PartitionStatus, Projection, ProjectionRunner, READ_MODEL_BEHIND, ReadStore, ReadTable, ReadTx,

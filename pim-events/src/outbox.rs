@@ -1,6 +1,7 @@
 //! The outbox: facts written in the unit of work, and the leased relay that brings them to the bus.
 
 mod append;
+mod backlog;
 mod cursor;
 mod lease;
 mod outlet;
@@ -12,6 +13,7 @@ mod status;
 mod window;
 
 pub use append::{AppendError, AppendExt, EVENT_BYTES_MAX, EVENTS_PER_UNIT_MAX, EventsExt};
+pub use backlog::Backlog;
 pub use outlet::OutboxOutlet;
 pub use relay::{Relay, RelaySettings, RelaySettingsError};
 pub use source::{Source, Sources};

@@ -9,6 +9,7 @@ mod doctor;
 mod document;
 mod journal;
 mod nine;
+mod outbox;
 mod process;
 pub(crate) mod programs;
 mod retention;
@@ -177,7 +178,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         Verb::Journey { request_id, format } => ask::journey(request_id, format, json),
         Verb::Lineage { entity, id, as_of, verify } => ask::lineage(entity, id, as_of.as_deref(), *verify, json),
         Verb::Shard { verb } => ask::shard(verb, json),
-        Verb::Outbox => ask::show("outbox", "/v1/admin/outbox", Role::Sre, json),
+        Verb::Outbox => outbox::run(json),
         Verb::Dlq { verb } => ask::dlq(verb, json),
         Verb::Projection { verb } => ask::projection(verb, json),
         Verb::Audit { verb } => ask::audit(verb, json),

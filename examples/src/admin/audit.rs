@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
+use super::unanswered;
 use crate::operations::{Intent, operate};
 use crate::rig::{Answer, Asked, Caller, Command, Cursor, Endpoints, Failure, May, Nothing, Operation, PageQuery};
 use crate::workers::Stores;
@@ -75,8 +76,7 @@ async fn look(
 
 /// A shard whose records are missing from the page; its cursor asks for the same page again.
 fn failed(failure: ShardFailure) -> Value {
-    let shard = (failure.shard != CONTROL).then_some(failure.shard.0);
-    json!({ "shard": shard, "problem": failure.error.into_problem().kind().slug })
+    unanswered((failure.shard != CONTROL).then_some(failure.shard), failure.error.into_problem())
 }
 
 fn text_of(place: AuditPlace) -> String {

@@ -1,4 +1,4 @@
-//! Shards, their map, and the outbox.
+//! Shards and their map.
 
 use axum::extract::State;
 use pim_core::problem::{self, Problem, ProblemType};
@@ -6,7 +6,6 @@ use pim_core::rbac::{Read, Write};
 use pim_core::shard::{MapError, MapVersion, ShardMap};
 use pim_data::cluster::Cluster;
 use pim_data::fence::PublishError;
-use pim_events::Source;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -30,7 +29,6 @@ pub(super) fn endpoints() -> Endpoints<Stores> {
         .serve(Operation::tell("/v1/admin/shards/map", "Shows the shard map in force"), map)
         .serve(Operation::operate("/v1/admin/shards/map", "Publishes a shard map"), publish)
         .serve(Operation::operate("/v1/admin/shards/map/rollback", "Goes back to an earlier shard map"), roll_back)
-        .serve(Operation::tell("/v1/admin/outbox", "Tells what the outboxes still hold"), outbox)
 }
 
 async fn shards(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
@@ -145,15 +143,4 @@ fn unpublished(error: PublishError) -> Problem {
 fn refused(error: &MapError) -> Problem {
     let findings: Value = serde_json::to_value(error.findings()).unwrap_or_default();
     Problem::of(INVALID_MAP).with("findings", findings)
-}
-
-async fn outbox(State(cluster): State<Cluster>, May(_permit): May<Read>) -> Result<Answer, Failure> {
-    let now = cluster.clock().now();
-    let mut items = Vec::new();
-    for source in Source::all(&cluster) {
-        let status = source.status(now).await;
-        items.push(status.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?);
-    }
-    let backlog: u64 = items.iter().map(|status| status.backlog).sum();
-    Answer::ok(&json!({ "backlog": backlog, "items": items }))
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use pim_events::{ConsumerStatus, Source};
+use pim_events::{Backlog, ConsumerStatus};
 use tokio::time::Instant;
 
 use crate::workers::Stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it is waited for the outboxes to answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// While others need the machine more than whoever looks.
 const LOOK_SELDOM: Duration = Duration::from_millis(100);
@@ -50,24 +52,17 @@ pub async fn settle_until(stores: &Stores, give_up: Instant) -> anyhow::Result<(
 /// Events that wait in outboxes, and those that the slowest consumer has before it.
 ///
 /// # Errors
-/// When a store cannot be read.
+/// When a store cannot be read: what waits in a shard that is away is not known.
 pub async fn backlog(stores: &Stores) -> anyhow::Result<u64> {
-    let (now, mut waiting) = (stores.cluster.clock().now(), 0);
-    for source in Source::all(&stores.cluster) {
-        waiting += source.status(now).await?.backlog;
-    }
+    let waiting = Backlog::of(&stores.cluster, Instant::now() + ANSWERED_WITHIN).await.into_events()?;
     let consumers = stores.reads.status(&stores.bus).await?;
     let lag = |consumer: &ConsumerStatus| consumer.partitions.iter().map(|part| part.lag).sum::<u64>();
     Ok(waiting + consumers.iter().map(lag).max().unwrap_or(0))
 }
 
 async fn is_quiet(stores: &Stores) -> bool {
-    let now = stores.cluster.clock().now();
-    for source in Source::all(&stores.cluster) {
-        match source.status(now).await {
-            Ok(status) if status.backlog == 0 => {}
-            _ => return false,
-        }
+    if Backlog::of(&stores.cluster, Instant::now() + ANSWERED_WITHIN).await.events() != Some(0) {
+        return false;
     }
     match stores.reads.status(&stores.bus).await {
         Ok(consumers) => consumers.iter().all(|consumer| consumer.partitions.iter().all(|part| part.lag == 0)),

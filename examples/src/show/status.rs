@@ -1,12 +1,17 @@
 //! The status line.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pim_events::Source;
+use pim_events::Backlog;
+use tokio::time::Instant;
 
 use crate::persona::Snapshot;
 use crate::workers::Stores;
+
+/// The line is not kept waiting for a shard.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Prints one line a second on a terminal, in place; nothing elsewhere.
 #[derive(Debug)]
@@ -29,11 +34,9 @@ impl StatusLine {
         if self.line.is_hidden() {
             return;
         }
-        let now = stores.cluster.clock().now();
-        let mut backlog = 0;
-        for source in Source::all(&stores.cluster) {
-            backlog += source.status(now).await.map_or(0, |status| status.backlog);
-        }
+        let backlog = Backlog::of(&stores.cluster, Instant::now() + ANSWERED_WITHIN).await.events();
+        // One that has not told is not empty.
+        let backlog = backlog.map_or_else(|| "?".to_owned(), |events| events.to_string());
         let consumers = stores.reads.status(&stores.bus).await.unwrap_or_default();
         let parked: u64 = consumers.iter().map(|consumer| consumer.held_keys).sum();
         let lag_ms = consumers.iter().flat_map(|it| &it.partitions).filter_map(|part| part.lag_ms).max().unwrap_or(0);

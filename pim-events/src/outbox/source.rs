@@ -26,7 +26,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// The outboxes of all shards that are open now, that of the control database last. [`Sources`] follow a map that names others.
+    /// The outboxes of all shards that are open now, that of the control database last. [`Sources`] follow a map that names others;
+    /// whoever sums up asks for the [`Backlog`](super::Backlog), which names those that are not open.
     #[must_use]
     pub fn all(cluster: &Cluster) -> Vec<Self> {
         let of = |shard: ShardId| {

@@ -9,6 +9,7 @@ use pim_data::backend::Engine;
 const ENGINE: Engine = Engine::Sqlite;
 
 mod append_refuses_what_is_wrong;
+mod backlogs_name_who_is_missing;
 mod backups_lose_no_event;
 mod bad_code_parks_its_key;
 mod bus_keeps_what_it_acknowledged;

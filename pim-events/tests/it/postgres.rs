@@ -17,6 +17,7 @@ promises! {
     rig in "rig.rs",
     append_refuses_what_is_wrong in "append_refuses_what_is_wrong.rs",
     bad_code_parks_its_key in "bad_code_parks_its_key.rs",
+    backlogs_name_who_is_missing in "backlogs_name_who_is_missing.rs",
     checkpoint_has_one_owner in "checkpoint_has_one_owner.rs",
     commands_happen_once in "commands_happen_once.rs",
     facts_reach_read_models in "facts_reach_read_models.rs",
@@ -36,6 +37,7 @@ promises! {
 
 // What only a server promises.
 promises! {
+    backlogs_wait_for_nobody in "backlogs_wait_for_nobody.rs",
     done_commands_are_confirmed in "done_commands_are_confirmed.rs",
     events_live_where_their_bucket_does in "events_live_where_their_bucket_does.rs",
     long_statements_are_halved in "long_statements_are_halved.rs",
