@@ -4,6 +4,7 @@ mod change;
 
 use axum::extract::State;
 use pim_core::id::Id;
+use pim_core::identity::Subject;
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::Write;
 use pim_core::role::ClosedEnum as _;
@@ -131,8 +132,9 @@ impl NewRecord for NewProvider {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewAccount {
-    #[schema(value_type = String, example = "u-77")]
-    subject: Label,
+    /// What the identity provider calls them: opaque, and no name.
+    #[schema(value_type = String, example = "u-77", max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
+    subject: String,
     #[schema(value_type = String, example = "clinician")]
     role: Label,
     #[serde(default)]
@@ -154,12 +156,15 @@ impl NewRecord for NewAccount {
         if LabRole::from_name(&self.role.0).is_none_or(|role| role == LabRole::Service) {
             return refused("role must be patient, clinician, admin or sre");
         }
-        let (subject, role) = (self.subject.0.clone(), self.role.0.clone());
+        // The trail shows it.
+        let Ok(subject) = self.subject.parse::<Subject>() else {
+            return refused("subject must be 1 to 64 characters of A-Z a-z 0-9 . _ : -");
+        };
         Ok(Account {
             id,
             version,
-            subject,
-            role,
+            subject: subject.to_string(),
+            role: self.role.0.clone(),
             facilities: self.facilities.clone(),
             patient: self.patient,
             active: true,

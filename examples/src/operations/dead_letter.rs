@@ -28,6 +28,9 @@ const KEY_REWOUND: ProblemType =
 const KEY_TOO_LONG: ProblemType =
     ProblemType::new("key-too-long", 409, "The log has too many events of the key to go through them again");
 
+/// No event has this type; `event_types` lists those that there are.
+const UNKNOWN_EVENT_TYPE: ProblemType = ProblemType::new("unknown-event-type", 404, "There is no such type of event");
+
 /// Events of a held key that its entry shows; how many there are is told beside.
 const LETTERS_MAX: u32 = 20;
 
@@ -194,6 +197,9 @@ async fn replay(
     command: Command<Replaying>,
 ) -> Result<Answer, Failure> {
     let Replaying { selection, dry_run } = command.body;
+    // What is asked for goes into the trail, where no text of anybody's own belongs.
+    selection.consumer.as_deref().map_or(Ok(()), known_consumer)?;
+    selection.event_type.as_deref().map_or(Ok(()), |name| known_event_type(&stores, name))?;
     let selection = &ReplaySelection::from(selection);
     if dry_run {
         let plan = stores.reads.plan_replay(selection).await.map_err(unavailable)?;
@@ -206,6 +212,14 @@ async fn replay(
     };
     let intent = Intent::new("dead_letter.replay", "", asked);
     operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+}
+
+fn known_event_type(stores: &Stores, name: &str) -> Result<(), Problem> {
+    if stores.registry.version_of(name).is_some() {
+        return Ok(());
+    }
+    let known: Vec<&'static str> = stores.registry.types().map(|(known, ..)| known).collect();
+    Err(Problem::of(UNKNOWN_EVENT_TYPE).with("event_types", known))
 }
 
 #[cfg(test)]
