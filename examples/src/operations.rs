@@ -4,7 +4,7 @@ mod dead_letter;
 mod ledger;
 mod trail;
 
-pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, operate, operate_to_its_end};
+pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, answered, operate, operate_to_its_end};
 pub use trail::{Trail, TrailError};
 
 use std::sync::Arc;

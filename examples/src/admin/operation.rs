@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, answered, operate};
 use crate::rig::{Answer, Asked, Command, Endpoints, Failure, May, Operation, reasons};
 use crate::workers::Stores;
 
@@ -99,6 +99,11 @@ async fn roll_back(
     command: Command<WayBack>,
 ) -> Result<Answer, Failure> {
     let to = MapVersion(command.body.to);
+    if !query.dry_run
+        && let Some(known) = answered(&cluster, &permit, &command.cx).await?
+    {
+        return Ok(known);
+    }
     cluster.refresh_map().await.map_err(PublishError::from).map_err(unpublished)?;
     // Where there is none, that is no operation.
     let next = cluster.way_back(to).map_err(unpublished)?;

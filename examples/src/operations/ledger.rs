@@ -127,7 +127,24 @@ pub async fn operate(
     doing.through(&intent, RENEWED_EVERY, effect).await
 }
 
-/// The same in a task of its own, for what goes on when the caller's time is over and takes as long as it takes.
+/// What came of an equal submission before, for whoever refuses what the present state of things does not allow: it did when
+/// that one was done, and is no reason to keep its answer back.
+///
+/// # Errors
+/// `idempotency-mismatch` for another one under the same key, and what reading the row fails by.
+pub async fn answered(
+    cluster: &Cluster,
+    permit: &Permit<Write>,
+    cx: &RequestContext,
+) -> Result<Option<Answer>, Failure> {
+    let (permit, id) = (permit.for_resource(LabResource::Operation), id_of(cx)?);
+    match cluster.begin_control(cx, id).load::<OperationRecord>(&permit, id).await {
+        Err(UnitError::Replay(stored)) => Ok(Some(Answer::replayed(stored))),
+        other => other.map(|_| None).map_err(Failure::from),
+    }
+}
+
+/// As [`operate`], in a task of its own, for what goes on when the caller's time is over and takes as long as it takes.
 ///
 /// # Errors
 /// As [`operate`].
