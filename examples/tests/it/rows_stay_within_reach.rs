@@ -12,7 +12,11 @@ async fn a_patient_reads_only_their_own_record_and_changes_none() {
     let (own, other) = (world.registered("own").await.id(), world.registered("other").await.id());
     let token = world.session("patient", &[], Some(own.parse().unwrap()));
     assert_eq!(world.get(&token, &format!("/v1/patients/{own}")).await.status, StatusCode::OK);
-    for path in [format!("/v1/patients/{other}"), format!("/v1/patients/{other}/encounters")] {
+    let encounters = format!("/v1/patients/{other}/encounters");
+    let planned = world.post(&world.clinician(), &encounters, "planned", &world.scheduling()).await.id();
+    let listed = world.get(&world.clinician(), &encounters).await;
+    assert_eq!(listed.body["items"][0]["id"], json!(planned), "there is something to see: {:?}", listed.body);
+    for path in [format!("/v1/patients/{other}"), format!("/v1/encounters/{planned}"), encounters] {
         let answered = world.get(&token, &path).await;
         let sees_nothing = answered.status == StatusCode::NOT_FOUND || answered.body["items"] == json!([]);
         assert!(sees_nothing, "{path}: {:?}", answered.body);
