@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
-use super::identity::Persona;
 use super::keyfile::{KeyFileError, random_token};
+use super::session::Session;
 
 const CODES_MAX: u64 = 1024;
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
@@ -19,7 +19,8 @@ struct Grant {
     challenge: String,
     client_id: String,
     redirect_uri: String,
-    persona: Persona,
+    /// It began with the sign-in, so that a revocation meanwhile ends it.
+    session: Session,
 }
 
 /// The codes that have been handed out and not been used.
@@ -37,14 +38,14 @@ impl Codes {
         challenge: &str,
         client_id: &str,
         redirect_uri: &str,
-        persona: Persona,
+        session: Session,
     ) -> Result<String, KeyFileError> {
         let code = random_token()?;
         let grant = Grant {
             challenge: challenge.to_owned(),
             client_id: client_id.to_owned(),
             redirect_uri: redirect_uri.to_owned(),
-            persona,
+            session,
         };
         self.0.insert(code.clone(), grant).await;
         Ok(code)
@@ -57,10 +58,10 @@ impl Codes {
         verifier: &str,
         client_id: &str,
         redirect_uri: &str,
-    ) -> Option<Persona> {
+    ) -> Option<Session> {
         let grant = self.0.remove(code).await?;
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
         let fits = challenge == grant.challenge && client_id == grant.client_id && redirect_uri == grant.redirect_uri;
-        fits.then_some(grant.persona)
+        fits.then_some(grant.session)
     }
 }

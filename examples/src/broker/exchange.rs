@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::GATEWAY_AUDIENCE;
 use super::identity::Persona;
 use super::keychain::Keychain;
-use super::session::Sessions;
+use super::session::{Session, Sessions};
 use crate::policy::{LabRole, POLICY_VERSION};
 use crate::rig::{Failure, TRUST_DOMAIN, TXN_ISSUER};
 
@@ -37,14 +37,15 @@ impl Issuer {
         self.clock.now().as_micros() / 1_000_000
     }
 
-    /// An access token (RFC 9068) for a persona.
-    pub(super) fn access_token(&self, persona: &Persona, sid: Uuid) -> Result<String, Failure> {
+    /// An access token (RFC 9068) for a session.
+    pub(super) fn access_token(&self, session: &Session) -> Result<String, Failure> {
+        let persona = &session.persona;
         check_persona(persona)?;
         let now = self.now();
         let claims = json!({
             "iss": self.url, "aud": GATEWAY_AUDIENCE, "sub": persona.subject, "client_id": "pim-lab",
             "jti": Uuid::now_v7(), "iat": now, "exp": now + seconds(ACCESS_LIFETIME),
-            "tctx": context_of(persona, sid),
+            "auth_time": session.began_at, "tctx": context_of(persona, session.sid),
         });
         self.sign("at+jwt", &claims)
     }
@@ -58,7 +59,9 @@ impl Issuer {
         let context = access.claims.get("tctx").cloned().unwrap_or(Value::Null);
         let context: SessionContext =
             serde_json::from_value(context).map_err(|_| Problem::of(problem::TOKEN_CLAIMS))?;
-        if !sessions.is_good(context.sid, &access.subject, access.issued_at).await {
+        // By the sign-in, not by the token: one that was made in the moment of a revocation looks newer than that.
+        let began_at = access.claims.get("auth_time").and_then(Value::as_i64).unwrap_or(access.issued_at);
+        if !sessions.is_good(context.sid, &access.subject, began_at).await {
             return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session has been revoked").into());
         }
         let now = self.now();
@@ -101,4 +104,34 @@ fn check_persona(persona: &Persona) -> Result<(), Failure> {
 
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use pim_core::clock::Timestamp;
+    use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
+
+    use super::super::GATEWAY_AUDIENCE;
+    use super::super::identity::PersonaDirectory;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_that_was_made_while_its_subject_was_revoked_is_no_good() {
+        let folder = std::env::temp_dir().join(format!("pim-exchange-{}", Uuid::new_v4()));
+        let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
+        let keys = Keychain::open(folder.clone(), Duration::from_secs(24 * 3600), clock.clone()).expect("opens");
+        let ring = KeyRing::new(keys.clone(), clock.clone());
+        let accepted = VerifierSettings::access_token("urn:broker", GATEWAY_AUDIENCE);
+        let verifier = TokenVerifier::new(accepted, ring, clock.clone());
+        let issuer = Issuer { url: "urn:broker".to_owned(), keys, clock: clock.clone() };
+        let (sessions, now) = (Sessions::new(), issuer.now());
+        let session = Session::begin(PersonaDirectory::of(&folder).of_role("clinician"), now);
+        clock.advance(Duration::from_secs(2));
+        let refreshed = verifier.verify(&issuer.access_token(&session).expect("issues")).await.expect("verifies");
+        assert!(issuer.transaction_token(&refreshed, &sessions).await.is_ok());
+        // Whoever revokes read the clock before the token was made, and is heard after it.
+        sessions.revoke_subject(&session.persona.subject, now + 1).await;
+        assert!(issuer.transaction_token(&refreshed, &sessions).await.is_err());
+        let _leftover = std::fs::remove_dir_all(folder);
+    }
 }

@@ -27,7 +27,7 @@ use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
-use super::session::Sessions;
+use super::session::{Session, Sessions};
 use crate::rig::{Drain, Endpoints, Failure, Operation, Parts, Service, document, sessions};
 use crate::routes::Upstream;
 use crate::signals::Hub;
@@ -191,7 +191,8 @@ async fn authorize(
     }
     let hint = asked.login_hint.as_str();
     let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
-    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, persona).await;
+    let session = Session::begin(persona, broker.0.issuer.now());
+    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, session).await;
     let code = issued.map_err(|_| Problem::of(problem::INTERNAL))?;
     let state = percent_encoding::utf8_percent_encode(&asked.state, percent_encoding::NON_ALPHANUMERIC);
     let separator = if asked.redirect_uri.contains('?') { '&' } else { '?' };
@@ -220,14 +221,14 @@ async fn token(
 ) -> Result<Json<Value>, Failure> {
     let Form(asked) = form.map_err(|_| Problem::of(problem::INVALID_BODY).detail("send a form"))?;
     let inner = &broker.0;
-    let (sid, persona) = match asked.grant_type.as_str() {
+    let session = match asked.grant_type.as_str() {
         "authorization_code" => {
             let redeemed =
                 inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
-            (Uuid::new_v4(), redeemed.ok_or_else(|| refused("the code is not good"))?)
+            redeemed.ok_or_else(|| refused("the code is not good"))?
         }
         "refresh_token" => {
-            inner.sessions.rotate(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
+            inner.sessions.redeem(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
         }
         EXCHANGE => {
             broker.check_gateway(&headers)?;
@@ -235,8 +236,11 @@ async fn token(
         }
         _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
     };
-    let access = inner.issuer.access_token(&persona, sid)?;
-    let refresh = inner.sessions.refresh_token(sid, persona).await.map_err(|_| Problem::of(problem::INTERNAL))?;
+    if !inner.sessions.is_good(session.sid, &session.persona.subject, session.began_at).await {
+        return Err(refused("the session has been revoked"));
+    }
+    let access = inner.issuer.access_token(&session)?;
+    let refresh = inner.sessions.refresh_token(session).await.map_err(|_| Problem::of(problem::INTERNAL))?;
     let expires_in = ACCESS_LIFETIME.as_secs();
     Ok(Json(json!({
         "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": expires_in,
@@ -303,8 +307,9 @@ async fn dev_token(
         _ => bad(),
     })?;
     let persona = persona_of(&broker, asked).ok_or_else(bad)?;
-    let sid = Uuid::new_v4();
-    let access = broker.0.issuer.access_token(&persona, sid)?;
+    let session = Session::begin(persona, broker.0.issuer.now());
+    let access = broker.0.issuer.access_token(&session)?;
+    let Session { sid, persona, .. } = session;
     Ok(Json(json!({
         "access_token": access, "token_type": "Bearer", "expires_in": ACCESS_LIFETIME.as_secs(), "sid": sid,
         "subject": persona.subject, "role": persona.role, "facility_id": persona.facilities.first(),

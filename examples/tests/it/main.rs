@@ -17,6 +17,7 @@ mod one_effect_for_each_submission;
 mod operations_are_writes;
 mod real_identifiers_stay_out;
 mod reference_is_cached;
+mod revoked_sessions_stay_ended;
 mod rows_stay_within_reach;
 mod served_over_loopback;
 mod spans_are_for_operations;
