@@ -139,7 +139,8 @@ impl Broker {
         if aws_lc_rs::constant_time::verify_slices_are_equal(&given, wanted.as_bytes()).is_ok() {
             return Ok(());
         }
-        Err(Problem::of(problem::UNAUTHENTICATED).detail("client authentication is required").into())
+        // Not 401: that says of the token which the gateway shows that it is not good.
+        Err(Problem::of(problem::FORBIDDEN).detail("client authentication is required").into())
     }
 }
 

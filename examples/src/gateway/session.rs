@@ -1,6 +1,7 @@
 //! From an access token to a session context: exchanged at the broker, once for each token, and kept while it is good.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -38,6 +39,8 @@ pub struct SessionExchange {
     url: String,
     authorization: HeaderValue,
     held: Cache<[u8; 32], Arc<Held>>,
+    /// Whether the broker does not take our secret, so that it is told once.
+    is_shut_out: Arc<AtomicBool>,
     clock: Clock,
 }
 
@@ -51,7 +54,8 @@ impl SessionExchange {
             .unwrap_or_else(|_| HeaderValue::from_static(""));
         authorization.set_sensitive(true);
         let held = Cache::builder().max_capacity(SESSIONS_MAX).time_to_live(Duration::from_secs(60)).build();
-        Self { client, url: format!("{broker}/oauth/token"), authorization, held, clock }
+        let is_shut_out = Arc::new(AtomicBool::new(false));
+        Self { client, url: format!("{broker}/oauth/token"), authorization, held, is_shut_out, clock }
     }
 
     /// The session context of an access token. Of many callers at once one asks the broker.
@@ -59,7 +63,7 @@ impl SessionExchange {
     /// A broker that does not answer leaves what is held in use until its end; after that nobody passes.
     pub(super) async fn context_of(&self, access_token: &str, request: &Extensions) -> Result<Arc<Held>, Problem> {
         let key: [u8; 32] = Sha256::digest(access_token.as_bytes()).into();
-        let now = self.clock.now().as_micros() / 1_000_000;
+        let now = self.now();
         let known = self.held.get(&key).await;
         if let Some(known) = &known {
             if known.expires_at - now > MARGIN_SECS {
@@ -67,14 +71,24 @@ impl SessionExchange {
             }
             self.held.invalidate(&key).await;
         }
-        let fetched = self.held.try_get_with(key, self.exchange(access_token, request, now)).await;
-        match (fetched, known) {
-            (Ok(held), _) => Ok(held),
-            (Err(problem), Some(known)) if problem.kind() == problem::UNAVAILABLE && known.expires_at > now => {
-                Ok(known)
+        let renewed = async {
+            match (self.exchange(access_token, request, now).await, known) {
+                // Held again, for whoever waits here and whoever comes.
+                (Err(problem), Some(known)) if problem.kind() == problem::UNAVAILABLE && self.is_good(&known) => {
+                    Ok(known)
+                }
+                (exchanged, _) => exchanged,
             }
-            (Err(problem), _) => Err(problem.as_ref().clone()),
-        }
+        };
+        self.held.try_get_with(key, renewed).await.map_err(|problem| problem.as_ref().clone())
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.now().as_micros() / 1_000_000
+    }
+
+    fn is_good(&self, held: &Held) -> bool {
+        held.expires_at > self.now()
     }
 
     async fn exchange(&self, access_token: &str, asking: &Extensions, now: i64) -> Result<Arc<Held>, Problem> {
@@ -101,6 +115,11 @@ impl SessionExchange {
         if status == StatusCode::UNAUTHORIZED {
             return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session is not good any more"));
         }
+        // A public answer says nothing of our secret; the log does, once.
+        let is_shut_out = status == StatusCode::FORBIDDEN;
+        if !self.is_shut_out.swap(is_shut_out, Ordering::Relaxed) && is_shut_out {
+            pim_core::error!("gateway.secret_refused");
+        }
         if !status.is_success() {
             return Err(unavailable());
         }
@@ -109,5 +128,81 @@ impl SessionExchange {
         let (Some(mut token), Some(life)) = (token, granted["expires_in"].as_i64()) else { return Err(unavailable()) };
         token.set_sensitive(true);
         Ok(Arc::new(Held { token, expires_at: now + life }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use pim_core::clock::Timestamp;
+    use serde_json::json;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::rig::{Drain, ServeSettings, bind};
+
+    const LIFE_SECS: i64 = 8;
+
+    /// Grants a context that is soon over, once; whoever asks again is not let in any more.
+    struct Broker {
+        url: String,
+        drain: Drain,
+        serving: JoinHandle<()>,
+    }
+
+    impl Broker {
+        async fn start() -> Self {
+            let is_granted = Arc::new(AtomicBool::new(false));
+            let grant = move || {
+                let context = json!({"access_token": "a.b.c", "expires_in": LIFE_SECS});
+                let is_again = is_granted.swap(true, Ordering::SeqCst);
+                async move { if is_again { Err(StatusCode::UNAUTHORIZED) } else { Ok(Json(context)) } }
+            };
+            let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.expect("a port");
+            let (url, drain) = (bound.url(), Drain::new());
+            let serving = tokio::spawn(bound.serve(Router::new().route("/oauth/token", post(grant)), drain.clone()));
+            Self { url, drain, serving }
+        }
+
+        async fn close(self) {
+            self.drain.begin();
+            self.serving.await.expect("ends");
+        }
+    }
+
+    fn exchange_with(broker: &Broker) -> (SessionExchange, Clock) {
+        let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
+        (SessionExchange::new(Client::new(), &broker.url, "secret", clock.clone()), clock)
+    }
+
+    async fn asked(exchange: &SessionExchange) -> Result<HeaderValue, u16> {
+        let context = exchange.context_of("token", &Extensions::new()).await;
+        context.map(|held| held.token.clone()).map_err(|problem| problem.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_good_to_its_end_while_the_broker_is_away() {
+        let broker = Broker::start().await;
+        let (exchange, clock) = exchange_with(&broker);
+        let granted = asked(&exchange).await.expect("granted");
+        broker.close().await;
+        for _ in 0..3 {
+            assert_eq!(asked(&exchange).await.as_ref(), Ok(&granted));
+        }
+        let (one, other) = tokio::join!(asked(&exchange), asked(&exchange));
+        assert_eq!((one.as_ref(), other.as_ref()), (Ok(&granted), Ok(&granted)), "at the same time");
+        clock.advance(Duration::from_secs(LIFE_SECS.unsigned_abs()));
+        assert_eq!(asked(&exchange).await, Err(503), "nobody passes after the end");
+    }
+
+    #[tokio::test]
+    async fn what_the_broker_has_ended_is_not_held_any_longer() {
+        let broker = Broker::start().await;
+        let (exchange, _clock) = exchange_with(&broker);
+        assert!(asked(&exchange).await.is_ok());
+        assert_eq!(asked(&exchange).await, Err(401));
+        broker.close().await;
+        assert_eq!(asked(&exchange).await, Err(503));
     }
 }

@@ -27,6 +27,7 @@ struct Edge {
     reached: Arc<AtomicU64>,
     headers: Arc<Mutex<HeaderMap>>,
     hub: Hub,
+    settings: GatewaySettings,
     folder: std::path::PathBuf,
 }
 
@@ -72,7 +73,7 @@ async fn narrow(calls_per_second: u32, in_flight_max: usize) -> Edge {
     let url = serve(upstream).await;
     let mut upstreams: BTreeMap<_, _> = Upstream::ALL.into_iter().map(|upstream| (upstream, url.clone())).collect();
     upstreams.insert(Upstream::Broker, broker_url.clone());
-    let gateway = Gateway::new(GatewaySettings {
+    let settings = GatewaySettings {
         broker: broker_url,
         secret: gateway_secret(&folder).unwrap(),
         upstreams,
@@ -81,9 +82,9 @@ async fn narrow(calls_per_second: u32, in_flight_max: usize) -> Edge {
         address_calls_per_second: 10_000,
         clock: Clock::system(),
         hub: hub.clone(),
-    });
-    let gateway = serve(gateway.unwrap().into_router(Drain::new())).await;
-    Edge { gateway, reached, headers, hub, folder }
+    };
+    let gateway = serve(Gateway::new(settings.clone()).unwrap().into_router(Drain::new())).await;
+    Edge { gateway, reached, headers, hub, settings, folder }
 }
 
 impl Edge {
@@ -184,6 +185,20 @@ async fn tokens_that_are_not_good() {
         assert_eq!(edge.raw(&bytes).await, (401, expected.to_owned()));
     }
     assert_eq!(edge.reached.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_blame_a_token_for_a_secret_of_its_own() {
+    let mut edge = edge(1000).await;
+    let token = edge.token("clinician").await;
+    let bytes = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n");
+    let settings = GatewaySettings { secret: "another broker's".to_owned(), ..edge.settings.clone() };
+    let of_another = serve(Gateway::new(settings).unwrap().into_router(Drain::new())).await;
+    let own = std::mem::replace(&mut edge.gateway, of_another);
+    assert_eq!(edge.raw(&bytes).await, (503, "unavailable".to_owned()), "signing in again would not help");
+    assert_eq!(edge.reached.load(Ordering::SeqCst), 0);
+    edge.gateway = own;
+    assert_eq!(edge.raw(&bytes).await.0, 200, "the token is good");
 }
 
 #[tokio::test(flavor = "multi_thread")]

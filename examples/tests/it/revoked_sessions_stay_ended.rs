@@ -190,6 +190,21 @@ async fn nor_redeems_a_code_of_before() {
 }
 
 #[tokio::test]
+async fn nobody_but_the_gateway_exchanges_or_revokes() {
+    let place = Place::new();
+    let tokens = place.signed_in().await;
+    let other = format!("Basic {}", STANDARD.encode("gateway:another"));
+    for by in [None, Some(other.as_str())] {
+        // Not 401, which is said of the token.
+        assert_eq!(place.exchanged(&tokens.access, by).await, StatusCode::FORBIDDEN);
+        let what = json!({"subject": CLINICIAN}).to_string();
+        let (status, _) = place.asked("/sessions/revoke", "application/json", by, what).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+    }
+    assert!(place.refreshed(&tokens.refresh).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_session_ends_alone() {
     let place = Place::new();
     let (ended, other) = (place.signed_in().await, place.signed_in().await);
