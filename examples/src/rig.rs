@@ -1,5 +1,6 @@
 //! What every program of the lab is built with: listening, sessions, permits, commands, answers, draining.
 
+mod accept;
 mod answer;
 mod caller;
 mod command;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::RefusedHeads;
+use super::accept::Accepting;
 
 /// How a program listens.
 #[derive(Clone, Debug)]
@@ -169,6 +170,7 @@ impl Bound {
         http.max_headers(65).max_buf_size(32 * 1024);
         let slots = Arc::new(Semaphore::new(self.settings.connections_max));
         let graceful = GracefulShutdown::new();
+        let mut accepting = Accepting::default();
         let begun = drain.begun();
         tokio::pin!(begun);
         loop {
@@ -176,11 +178,12 @@ impl Bound {
                 slot = Arc::clone(&slots).acquire_owned() => slot,
                 () = &mut begun => break,
             };
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            // Nobody closes the semaphore.
+            let Ok(slot) = slot else { break };
+            let (stream, peer) = tokio::select! {
+                taken = accepting.next(|| self.listener.accept()) => taken,
                 () = &mut begun => break,
             };
-            let (Ok(slot), Ok((stream, peer))) = (slot, accepted) else { continue };
             // Small answers must not wait for the peer's delayed acknowledgement.
             let _unsupported = stream.set_nodelay(true);
             let take = move |request: http::Request<Incoming>| {
