@@ -37,6 +37,7 @@ pub use postgres::{PostgresError, PostgresSettings, ServerPlaces};
 pub use program::{Declaration, ServiceFlags, ServiceSettings};
 pub use read::{list, list_control, show, show_control};
 pub(crate) use row::{control_row, patient_row, row};
+pub(crate) use serve::DRAIN_GRACE_MS;
 pub use serve::{Bound, Drain, Peer, ServeError, ServeSettings, bind};
 pub(crate) use service::exposition;
 pub use service::{Parts, Service};

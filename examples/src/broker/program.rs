@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Broker, BrokerSettings, KEY_ROTATION, Profile};
-use crate::rig::{Checked, Drain, ServeSettings, bind};
+use crate::rig::{Checked, DRAIN_GRACE_MS, Drain, ServeSettings, bind};
 use crate::signals;
 
 /// Settings of the broker program.
@@ -25,6 +25,8 @@ pub struct BrokerProgram {
     /// Seconds between two signing keys: 60 to 7,776,000. A key is published ten minutes before it signs, and until its last
     /// token is over.
     pub key_rotation_secs: u64,
+    /// For how long readiness says no before the listener closes, so that nobody sends more.
+    pub drain_grace_ms: u64,
 }
 
 impl Default for BrokerProgram {
@@ -34,6 +36,7 @@ impl Default for BrokerProgram {
             data_dir: PathBuf::from("target/pim-data"),
             profile: Profile::Lab,
             key_rotation_secs: KEY_ROTATION.as_secs(),
+            drain_grace_ms: DRAIN_GRACE_MS,
         }
     }
 }
@@ -59,7 +62,7 @@ impl BrokerProgram {
         println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
         let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
         let router = broker.into_router(drain.clone(), hub);
-        bound.serve(router, drain).await;
+        bound.serve(router, drain.later_by(Duration::from_millis(self.drain_grace_ms))).await;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pim_core::clock::Clock;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::{Gateway, GatewaySettings};
 use crate::broker::gateway_secret;
 use crate::chaos;
 use crate::client::Client;
-use crate::rig::{Checked, Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
+use crate::rig::{Checked, DRAIN_GRACE_MS, Drain, HttpKeys, Parts, ServeSettings, Service, bind, sessions};
 use crate::routes::Upstream;
 use crate::signals;
 
@@ -45,6 +46,8 @@ pub struct GatewayProgram {
     pub persona_calls_per_second: u32,
     /// Calls a second from one network (/24 or /56), up to a million.
     pub address_calls_per_second: u32,
+    /// For how long readiness says no before the listeners close, so that nobody sends more.
+    pub drain_grace_ms: u64,
 }
 
 impl Default for GatewayProgram {
@@ -62,6 +65,7 @@ impl Default for GatewayProgram {
             in_flight_max: 512,
             persona_calls_per_second: 200,
             address_calls_per_second: 5_000,
+            drain_grace_ms: DRAIN_GRACE_MS,
         }
     }
 }
@@ -110,8 +114,9 @@ impl GatewayProgram {
             "event": "ready", "service": "gateway", "url": bound.url(), "internal_url": internal.url(),
         });
         println!("{ready}");
-        let inside = internal.serve(inside, drain.clone());
-        tokio::join!(bound.serve(gateway.into_router(drain.clone()), drain), inside);
+        let closing = drain.later_by(Duration::from_millis(self.drain_grace_ms));
+        let inside = internal.serve(inside, closing.clone());
+        tokio::join!(bound.serve(gateway.into_router(drain), closing), inside);
         Ok(())
     }
 }

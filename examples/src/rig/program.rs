@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{Layers, SettingsError};
-use super::{Drain, Endpoints, HttpKeys, Parts, PostgresSettings, ServeSettings, Service, bind, document, sessions};
+use super::{
+    DRAIN_GRACE_MS, Drain, Endpoints, HttpKeys, Parts, PostgresSettings, ServeSettings, Service, bind, document,
+    sessions,
+};
 use crate::chaos;
 use crate::journey::Programs;
 use crate::routes::Upstream;
@@ -99,7 +102,7 @@ impl Default for ServiceSettings {
             jwks_url: "http://127.0.0.1:8081/jwks.json".to_owned(),
             programs: Programs::default(),
             connections_max: 2048,
-            drain_grace_ms: 200,
+            drain_grace_ms: DRAIN_GRACE_MS,
             drain_timeout_ms: 10_000,
         }
     }
@@ -201,15 +204,9 @@ impl Declaration {
         stores.programs = settings.programs;
         let sessions = sessions(HttpKeys::at(settings.jwks_url.parse()?), Clock::system());
         // Readiness says no at once; the listener closes when the grace is over.
-        let (unready, closing) = (Drain::new(), Drain::new());
+        let unready = Drain::new();
         unready.on_signal();
-        let (begun, then) = (unready.begun(), closing.clone());
-        let grace = Duration::from_millis(settings.drain_grace_ms);
-        tokio::spawn(async move {
-            begun.await;
-            tokio::time::sleep(grace).await;
-            then.begin();
-        });
+        let closing = unready.later_by(Duration::from_millis(settings.drain_grace_ms));
         tokio::spawn(chaos::watch(stores.cluster.clone(), hub.clone(), unready.begun()));
         tokio::spawn(stores.reference_followed(closing.clone()).await?);
         // On servers the relay's program may not, and admin's may.

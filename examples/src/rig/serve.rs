@@ -17,6 +17,9 @@ use tokio::sync::{Semaphore, watch};
 use super::RefusedHeads;
 use super::accept::Accepting;
 
+/// For how long readiness says no before a listener closes, unless something else is set.
+pub(crate) const DRAIN_GRACE_MS: u64 = 200;
+
 /// How a program listens.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
@@ -97,6 +100,19 @@ impl Drain {
             // The sender lives in every clone; when all are gone nothing is left to serve either.
             let _closed = told.wait_for(|begun| *begun).await;
         }
+    }
+
+    /// One that begins this much later. In between readiness says no, and the listener still takes whoever has not heard of it.
+    #[must_use]
+    pub fn later_by(&self, grace: Duration) -> Self {
+        let later = Self::new();
+        let (begun, then) = (self.begun(), later.clone());
+        tokio::spawn(async move {
+            begun.await;
+            tokio::time::sleep(grace).await;
+            then.begin();
+        });
+        later
     }
 
     /// Begins when the process is told to stop, by Ctrl-C or SIGTERM.

@@ -99,16 +99,25 @@ impl Program {
         self.child.kill().await.context("cannot kill the program")
     }
 
-    /// SIGTERM, then waits: the exit code, and the summary line if there was one.
+    /// SIGTERM, and no more: it goes on for as long as it drains.
     ///
     /// # Errors
-    /// When it does not end in time.
-    pub async fn stop(mut self) -> Result<(Option<i32>, Option<Value>)> {
+    /// When it has ended already.
+    pub async fn terminate(&self) -> Result<()> {
         let pid = self.child.id().context("the program has ended already")?;
         let told = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
         if !told.success() {
             bail!("cannot tell process {pid} to stop");
         }
+        Ok(())
+    }
+
+    /// SIGTERM, then waits: the exit code, and the summary line if there was one.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> Result<(Option<i32>, Option<Value>)> {
+        self.terminate().await?;
         let summary = timeout(ENDS_WITHIN, event(&mut self.lines, "summary")).await.context("it does not drain")?.ok();
         let status = timeout(ENDS_WITHIN, self.child.wait()).await.context("it does not end")??;
         Ok((status.code(), summary))

@@ -19,6 +19,7 @@ mod own_writes_are_read_back;
 mod postgres;
 mod power_cuts_leave_no_purge_untold;
 mod power_cuts_lose_nothing;
+mod programs_say_that_they_stop;
 mod reference_reaches_services;
 mod runs_say_what_they_are_worth;
 mod services_shows_what_it_promises;
