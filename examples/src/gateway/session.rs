@@ -16,6 +16,7 @@ use pim_core::clock::Clock;
 use pim_core::problem::{self, Problem};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
 
 use crate::client::Client;
 
@@ -109,9 +110,14 @@ impl SessionExchange {
             .body(Full::new(Bytes::from(form)))
             .map_err(|_| unavailable())?;
         super::forward::name_request(request.headers_mut(), asking);
-        let response = self.client.send(request, PATIENCE).await.map_err(|_| unavailable())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| unavailable())?;
+        let answered = async {
+            let (head, body) = self.client.send(request, PATIENCE).await.ok()?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok()?;
+            Some((head.status, body.to_bytes()))
+        };
+        // The body too: everybody with this token waits for it.
+        let answered = timeout(PATIENCE, answered).await.ok().flatten();
+        let (status, body) = answered.ok_or_else(unavailable)?;
         if status == StatusCode::UNAUTHORIZED {
             return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session is not good any more"));
         }
@@ -123,7 +129,7 @@ impl SessionExchange {
         if !status.is_success() {
             return Err(unavailable());
         }
-        let granted: Value = serde_json::from_slice(&body.to_bytes()).map_err(|_| unavailable())?;
+        let granted: Value = serde_json::from_slice(&body).map_err(|_| unavailable())?;
         let token = granted["access_token"].as_str().and_then(|text| HeaderValue::from_str(text).ok());
         let (Some(mut token), Some(life)) = (token, granted["expires_in"].as_i64()) else { return Err(unavailable()) };
         token.set_sensitive(true);
@@ -137,6 +143,8 @@ mod tests {
     use axum::{Json, Router};
     use pim_core::clock::Timestamp;
     use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -171,9 +179,9 @@ mod tests {
         }
     }
 
-    fn exchange_with(broker: &Broker) -> (SessionExchange, Clock) {
+    fn exchange_with(broker: &str) -> (SessionExchange, Clock) {
         let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
-        (SessionExchange::new(Client::new(), &broker.url, "secret", clock.clone()), clock)
+        (SessionExchange::new(Client::new(), broker, "secret", clock.clone()), clock)
     }
 
     async fn asked(exchange: &SessionExchange) -> Result<HeaderValue, u16> {
@@ -184,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_is_good_to_its_end_while_the_broker_is_away() {
         let broker = Broker::start().await;
-        let (exchange, clock) = exchange_with(&broker);
+        let (exchange, clock) = exchange_with(&broker.url);
         let granted = asked(&exchange).await.expect("granted");
         broker.close().await;
         for _ in 0..3 {
@@ -199,10 +207,26 @@ mod tests {
     #[tokio::test]
     async fn what_the_broker_has_ended_is_not_held_any_longer() {
         let broker = Broker::start().await;
-        let (exchange, _clock) = exchange_with(&broker);
+        let (exchange, _clock) = exchange_with(&broker.url);
         assert!(asked(&exchange).await.is_ok());
         assert_eq!(asked(&exchange).await, Err(401));
         broker.close().await;
         assert_eq!(asked(&exchange).await, Err(503));
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_stops_in_the_middle_of_its_answer_holds_nobody() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let _stopped = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("somebody asks");
+            // What comes unasked is no answer.
+            stream.read_u8().await.expect("a request");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{").await.expect("a beginning");
+            std::future::pending::<()>().await;
+        });
+        let (exchange, _clock) = exchange_with(&url);
+        let answer = timeout(PATIENCE * 5, asked(&exchange)).await.expect("long before this");
+        assert_eq!(answer, Err(503));
     }
 }
