@@ -8,5 +8,7 @@ fn the_second_install_is_refused() {
     assert_eq!(Telemetry::builder("test").install().unwrap_err(), InstallError::Twice);
     pim_core::info!("still-here");
     let report = first.shutdown();
-    assert_eq!((report.taken, report.written, report.dropped), (1, 1, 0));
+    // Tests that run beside this one log through it too.
+    assert!(report.taken >= 1, "{report:?}");
+    assert_eq!((report.written, report.dropped), (report.taken, 0));
 }

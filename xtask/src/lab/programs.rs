@@ -27,21 +27,28 @@ pub(super) fn built(example: &str) -> Result<PathBuf> {
         build.args(ON_SERVERS);
     }
     run(&mut build, example)?;
-    let program = target_dir().join("debug/examples").join(example);
-    if program.is_file() { Ok(program) } else { Err(refused(&format!("{example} is not in {}", program.display()))) }
+    found(example)
 }
 
 /// Builds all of them, as those that keep their rows on servers.
 pub(super) fn build_on_servers() -> Result<()> {
-    run(cargo(&BUILD).arg("--examples").args(ON_SERVERS), "the programs")
+    run(cargo(&BUILD).arg("--examples").args(ON_SERVERS), "the programs")?;
+    // Before servers are made for them.
+    found("services").map(drop)
 }
 
 /// `services`, as it is built for servers.
 pub(super) fn services_on_servers() -> Result<Command> {
     build_on_servers()?;
-    let mut command = Command::new(target_dir().join("debug/examples/services"));
+    let mut command = Command::new(found("services")?);
     command.arg("--json");
     Ok(command)
+}
+
+/// Where an example lies, if it has been built.
+fn found(example: &str) -> Result<PathBuf> {
+    let program = target_dir().join("debug/examples").join(example);
+    if program.is_file() { Ok(program) } else { Err(refused(&format!("{example} is not at {}", program.display()))) }
 }
 
 fn run(build: &mut Command, what: &str) -> Result<()> {
