@@ -12,4 +12,4 @@ pub use cycle::{BillingCycle, CycleState};
 pub use http::endpoints;
 pub use signals::{CHORE_OVERDUE, CHORE_RUNS, ChoreOutcome, ChoreSignals, SWEPT_RECORDS};
 pub use upkeep::{CHORE_LEASE, Upkeep, UpkeepError, UpkeepSettings, UpkeepSettingsError};
-pub use worker::{JobError, LEASE, run, step};
+pub use worker::{JobError, LEASE, Worker, run};

@@ -37,7 +37,8 @@ pub struct BillingCycle {
     /// Claims drafted before here.
     #[schema(value_type = String, format = DateTime)]
     pub period_to: Timestamp,
-    /// Claims that this cycle has submitted, at least: those of a worker that was killed before it wrote them down are missing.
+    /// Claims that this cycle has submitted, at least: those are missing whose commit was not answered in time, and those of a
+    /// worker that was killed, or could not write them down within three seconds of being told to stop.
     pub submitted: u64,
     /// The bucket that is being looked at; those before it are done. Buckets, for they can change their shard meanwhile.
     pub bucket_at: u16,

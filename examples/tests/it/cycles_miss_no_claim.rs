@@ -4,22 +4,22 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use pim_core::context::{RequestContext, RequestId};
+use pim_core::context::{IdempotencyScope, RequestContext, RequestId};
 use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_core::shard::ShardId;
-use pim_data::cluster::Cluster;
+use pim_data::backend::Statement;
+use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::relocation::Mover;
 use pim_events::{AppendExt as _, OutboxOutlet, RetentionSettings};
 use pim_lab::billing::{Claim, ClaimDrafted, ClaimState, Money};
 use pim_lab::ids::{ClaimId, EncounterId, PatientId};
-use pim_lab::jobs::step;
+use pim_lab::jobs::{Worker, run};
 use pim_lab::policy::{LabAction, LabResource};
 use pim_lab::rig::Drain;
 use pim_lab::workers::service_actor;
-use serde_json::json;
-use uuid::Uuid;
+use serde_json::{Value, json};
 
 use crate::world::World;
 
@@ -38,17 +38,34 @@ async fn drafted(world: &World) -> (PatientId, ClaimId) {
 }
 
 async fn second_shards(world: &World) -> PatientId {
+    second_shards_from(world, 0).await.0
+}
+
+/// The first of these numbers, and the number behind it.
+async fn second_shards_from(world: &World, first: u32) -> (PatientId, u32) {
     let clinician = world.clinician();
-    for number in 0..100 {
+    for number in first..first + 100 {
         let mut body = world.registration();
         body["syn_number"] = json!(format!("SYN-{number:08}"));
         let registered = world.post(&clinician, "/v1/patients", &format!("patient-{number}"), &body).await;
         let patient_id: PatientId = registered.id().parse().unwrap();
         if world.cluster.router().route(&patient_id).shard == ShardId(1) {
-            return patient_id;
+            return (patient_id, number + 1);
         }
     }
     panic!("no patient of the second shard");
+}
+
+/// Two patients of the second shard, of two buckets, as they lie there.
+async fn neighbours(world: &World) -> (PatientId, PatientId) {
+    let (one, mut next) = second_shards_from(world, 0).await;
+    loop {
+        let (other, behind) = second_shards_from(world, next).await;
+        next = behind;
+        if other.bucket() != one.bucket() {
+            return if one.bucket().get() < other.bucket().get() { (one, other) } else { (other, one) };
+        }
+    }
 }
 
 /// The draft of an encounter that is planned for it.
@@ -102,10 +119,14 @@ async fn without_claims(world: &World) -> Cluster {
     world.beside().await.cluster
 }
 
+async fn only_cycle(world: &World) -> Value {
+    let cycles = world.get(&world.session("admin", &[], None), "/v1/billing-cycles").await;
+    cycles.body["items"][0].clone()
+}
+
 /// State and count of the only cycle.
 async fn told(world: &World) -> (String, u64) {
-    let cycles = world.get(&world.session("admin", &[], None), "/v1/billing-cycles").await;
-    let cycle = &cycles.body["items"][0];
+    let cycle = only_cycle(world).await;
     (cycle["state"].as_str().unwrap_or_default().to_owned(), cycle["submitted"].as_u64().unwrap())
 }
 
@@ -122,9 +143,13 @@ async fn moved(world: &World, patient: PatientId) {
     assert_eq!(world.cluster.router().route(&patient).shard, ShardId(0));
 }
 
-async fn finished(cluster: &Cluster, worker: Uuid) {
+fn worker() -> Worker {
+    Worker::new(Drain::new())
+}
+
+async fn finished(cluster: &Cluster, worker: &mut Worker) {
     for _ in 0..STEPS_MAX {
-        if !step(cluster, worker).await.unwrap() {
+        if !worker.step(cluster).await.unwrap() {
             return;
         }
     }
@@ -142,11 +167,11 @@ async fn of_a_bucket_that_moves_to_a_shard_that_was_looked_at() {
     let world = World::new().await;
     let (patient, claim) = drafted(&world).await;
     asked(&world).await;
-    let worker = Uuid::new_v4();
-    assert!(step(&world.cluster, worker).await.unwrap(), "the buckets of the first shard");
+    let mut worker = worker();
+    assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
     assert_eq!(state(&world, claim).await, "draft");
     moved(&world, patient).await;
-    finished(&world.cluster, worker).await;
+    finished(&world.cluster, &mut worker).await;
     assert_eq!(state(&world, claim).await, "submitted");
 }
 
@@ -156,11 +181,11 @@ async fn by_a_worker_whose_map_is_old() {
     let world = World::new().await;
     let (patient, claim) = drafted(&world).await;
     asked(&world).await;
-    let (stale, worker) = (world.beside().await, Uuid::new_v4());
-    assert!(step(&stale.cluster, worker).await.unwrap(), "the buckets of the first shard");
+    let (stale, mut worker) = (world.beside().await, worker());
+    assert!(worker.step(&stale.cluster).await.unwrap(), "the buckets of the first shard");
     moved(&world, patient).await;
     assert_eq!(stale.cluster.router().route(&patient).shard, ShardId(1), "it has not heard of the move");
-    finished(&stale.cluster, worker).await;
+    finished(&stale.cluster, &mut worker).await;
     assert_eq!(state(&world, claim).await, "submitted");
 }
 
@@ -170,13 +195,16 @@ async fn beside_a_shard_that_is_away() {
     let world = World::new().await;
     let (_, claim) = drafted(&world).await;
     asked(&world).await;
-    let (cluster, worker) = (without_claims(&world).await, Uuid::new_v4());
-    assert!(step(&cluster, worker).await.is_err(), "the first shard is away");
+    let (cluster, mut worker) = (without_claims(&world).await, worker());
+    assert!(worker.step(&cluster).await.is_err(), "the first shard is away");
     assert_eq!(state(&world, claim).await, "submitted");
     assert_eq!(told(&world).await, ("running".to_owned(), 1));
-    assert!(step(&cluster, worker).await.is_err(), "nothing of the first shard is passed over");
+    let version = only_cycle(&world).await["version"].as_u64().unwrap();
+    assert!(worker.step(&cluster).await.is_err(), "nothing of the first shard is passed over");
+    let later = only_cycle(&world).await["version"].as_u64().unwrap();
+    assert_eq!(later, version + 1, "there is nothing to write but that it is still at it");
     changed(&world, 0, "ALTER TABLE claim_row_away RENAME TO claim_row").await;
-    finished(&cluster, worker).await;
+    finished(&cluster, &mut worker).await;
     assert_eq!(told(&world).await, ("done".to_owned(), 1));
 }
 
@@ -188,10 +216,10 @@ async fn of_a_cycle_behind_one_that_cannot_go_on() {
     asked_for(&world, "2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z").await;
     world.pass(Duration::from_secs(1));
     asked(&world).await;
-    let (cluster, worker) = (without_claims(&world).await, Uuid::new_v4());
+    let (cluster, mut worker) = (without_claims(&world).await, worker());
     for _ in 0..2 {
         world.pass(Duration::from_secs(1));
-        assert!(step(&cluster, worker).await.is_err(), "the first shard is away");
+        assert!(worker.step(&cluster).await.is_err(), "the first shard is away");
     }
     assert_eq!(state(&world, claim).await, "submitted");
 }
@@ -213,14 +241,103 @@ async fn and_counts_those_of_a_page_that_fails() {
          BEGIN SELECT RAISE(ABORT, 'not this one'); END"
     );
     changed(&world, 1, &refuse).await;
-    let worker = Uuid::new_v4();
-    assert!(step(&world.cluster, worker).await.unwrap(), "the buckets of the first shard");
-    assert!(step(&world.cluster, worker).await.is_err(), "the third is refused");
+    let mut worker = worker();
+    assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
+    assert!(worker.step(&world.cluster).await.is_err(), "the third is refused");
     assert_eq!(told(&world).await, ("running".to_owned(), 4));
     changed(&world, 1, "DROP TRIGGER refuse_third").await;
-    finished(&world.cluster, worker).await;
+    finished(&world.cluster, &mut worker).await;
     assert_eq!(told(&world).await, ("done".to_owned(), 5));
     for claim in claims {
         assert_eq!(state(&world, claim).await, "submitted");
     }
+}
+
+/// Guard: a claim that waits for something keeps others waiting for a second, and not until the page has no time left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_one_that_waits() {
+    let world = World::new().await;
+    let (waits, other) = neighbours(&world).await;
+    for number in 0..4 {
+        draft(&world, waits, &format!("encounter-{number}")).await;
+    }
+    let claim = draft(&world, other, "other").await;
+    asked(&world).await;
+    // As a move leaves it that has stopped half-way.
+    let drain =
+        |state| format!("UPDATE pim_bucket_owned SET state = '{state}' WHERE bucket = {}", waits.bucket().get());
+    changed(&world, 1, &drain("draining")).await;
+    let mut worker = worker();
+    assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
+    assert!(worker.step(&world.cluster).await.is_err(), "one bucket takes no writes");
+    assert_eq!(state(&world, claim).await, "submitted");
+    assert_eq!(told(&world).await, ("running".to_owned(), 1));
+    changed(&world, 1, &drain("owned")).await;
+    finished(&world.cluster, &mut worker).await;
+    assert_eq!(told(&world).await, ("done".to_owned(), 5));
+}
+
+/// Guard: a claim that has failed is tried when nothing else is left to do, also by whoever comes to it first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_those_that_have_failed() {
+    let world = World::new().await;
+    let (before, behind) = neighbours(&world).await;
+    let failing = draft(&world, before, "failing").await;
+    asked(&world).await;
+    // Refused until another one is submitted.
+    let refuse = format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON claim_row WHEN NEW.id = X'{}' \
+         AND NOT EXISTS (SELECT 1 FROM claim_row WHERE state = 'submitted') BEGIN SELECT RAISE(ABORT, 'not yet'); END",
+        failing.uuid().simple()
+    );
+    changed(&world, 1, &refuse).await;
+    let mut worker = worker();
+    assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
+    assert!(worker.step(&world.cluster).await.is_err(), "it is refused");
+    let later = draft(&world, behind, "later").await;
+    assert!(worker.step(&world.cluster).await.unwrap(), "the later one goes first");
+    assert_eq!((state(&world, later).await, state(&world, failing).await), ("submitted".into(), "submitted".into()));
+    finished(&world.cluster, &mut worker).await;
+    assert_eq!(told(&world).await, ("done".to_owned(), 2));
+}
+
+/// Guard: a commit that was not answered is found by its record, so each submission and each note leaves one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_leaves_a_record_of_each_submission_and_note() {
+    let world = World::new().await;
+    let (_, claim) = drafted(&world).await;
+    asked(&world).await;
+    let recorded = async |shard: ShardId, ask| world.cluster.database(shard).unwrap().query(ask).await.unwrap().len();
+    let notes = async || recorded(CONTROL, Statement::same("SELECT scope FROM idempotency")).await;
+    let before = notes().await;
+    finished(&world.cluster, &mut worker()).await;
+    assert!(notes().await > before, "the notes of two pages");
+    let cycle = only_cycle(&world).await;
+    let scope =
+        IdempotencyScope::new("billing-cycle", "SUBMIT", cycle["id"].as_str().unwrap(), &claim.to_string(), b"");
+    let ask = Statement::same("SELECT 1 FROM idempotency WHERE scope = ?").bind(scope.scope());
+    assert_eq!(recorded(ShardId(1), ask).await, 1);
+}
+
+/// Guard: a worker that is told to stop writes down what it has submitted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_counts_those_of_a_worker_that_is_stopped() {
+    let world = World::new().await;
+    let patient = second_shards(&world).await;
+    for number in 0..30 {
+        draft(&world, patient, &format!("encounter-{number}")).await;
+    }
+    asked(&world).await;
+    let submitted = async || {
+        let ask = Statement::same("SELECT id FROM claim_row WHERE state = 'submitted'");
+        world.cluster.database(ShardId(1)).unwrap().query(ask).await.unwrap().len() as u64
+    };
+    let stop = Drain::new();
+    let running = tokio::spawn(run(world.cluster.clone(), stop.clone()));
+    while submitted().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.begin();
+    running.await.unwrap();
+    assert_eq!(told(&world).await.1, submitted().await);
 }

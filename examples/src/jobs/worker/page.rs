@@ -38,9 +38,55 @@ impl Run {
         Some(Self { shard, first, last: here.last()? })
     }
 
-    /// The one behind it.
-    pub(super) fn next(self, map: &ShardMap) -> Option<Self> {
-        Self::at(map, self.last.get() + 1)
+    /// The place behind it.
+    pub(super) const fn behind(self) -> Place {
+        Place { bucket: self.last.get() + 1, after: None }
+    }
+
+    /// The place behind the first of a page's drafts.
+    pub(super) fn behind_those(self, drafts: &[Draft], count: usize) -> Place {
+        let is_page_full = drafts.len() >= PAGE as usize;
+        match drafts.get(..count).and_then(<[Draft]>::last) {
+            Some(last) if is_page_full || count < drafts.len() => {
+                Place { bucket: last.bucket, after: Some(last.claim) }
+            }
+            _ => self.behind(),
+        }
+    }
+
+    /// The next drafts, behind a claim of its first bucket.
+    pub(super) async fn drafts(
+        self,
+        turn: &Turn<'_>,
+        cx: &RequestContext,
+        after: Option<Uuid>,
+    ) -> Result<Vec<Draft>, JobError> {
+        let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Claim);
+        let page = drafts(turn.cycle(), self, after);
+        let rows = turn.cluster().select::<Claim>(cx, &permit, self.shard, page).await?;
+        let drafts: Result<_, UnitError> = rows.iter().map(Draft::of).collect();
+        Ok(drafts?)
+    }
+}
+
+/// A claim to be submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Draft {
+    pub(super) claim: Uuid,
+    patient: Uuid,
+    pub(super) bucket: u16,
+}
+
+impl Draft {
+    fn of(row: &Row) -> Result<Self, UnitError> {
+        let bucket = u16::try_from(row.count(2)?).unwrap_or(u16::MAX);
+        Ok(Self { claim: row.uuid(0)?, patient: row.uuid(1)?, bucket })
+    }
+
+    /// Submits it; whether this has done it.
+    pub(super) async fn submit(&self, turn: &Turn<'_>, cx: &RequestContext) -> Result<bool, JobError> {
+        let scope = turn.submission("SUBMIT", &self.claim.to_string());
+        submit(turn.cluster(), &cx.clone().with_idempotency(scope), self.claim, self.patient).await
     }
 }
 
@@ -59,55 +105,9 @@ impl Place {
         Self { bucket: cycle.bucket_at, after: cycle.after }
     }
 
-    /// Behind the rows of a page of a run.
-    fn behind(rows: &[Row], run: Run) -> Result<Self, UnitError> {
-        let Some(last) = rows.last().filter(|_| rows.len() >= PAGE as usize) else {
-            return Ok(Self { bucket: run.last.get() + 1, after: None });
-        };
-        let bucket = u16::try_from(last.count(2)?).unwrap_or(u16::MAX);
-        Ok(Self { bucket, after: Some(last.uuid(0)?) })
-    }
-
     /// Whether nothing is left.
     pub(super) fn is_end(self) -> bool {
         Bucket::new(self.bucket).is_err()
-    }
-}
-
-/// What a page came to.
-pub(super) struct Page {
-    /// Claims that it has submitted, also when it has failed.
-    pub(super) submitted: u64,
-    /// What comes behind it.
-    pub(super) end: Result<Place, JobError>,
-}
-
-impl Page {
-    /// Submits the next drafts of a run, behind a claim of its first bucket.
-    pub(super) async fn of(turn: &Turn<'_>, run: Run, after: Option<Uuid>) -> Self {
-        let mut submitted = 0;
-        let end = pass(turn, run, after, &mut submitted).await;
-        Self { submitted, end }
-    }
-}
-
-async fn pass(turn: &Turn<'_>, run: Run, after: Option<Uuid>, submitted: &mut u64) -> Result<Place, JobError> {
-    let (cx, cluster) = (turn.context()?, turn.cluster());
-    let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::Claim);
-    let rows = cluster.select::<Claim>(&cx, &permit, run.shard, drafts(turn.cycle(), run, after)).await?;
-    let mut failed = None;
-    for row in &rows {
-        let (claim, patient) = (row.uuid(0).map_err(UnitError::from)?, row.uuid(1).map_err(UnitError::from)?);
-        let scope = turn.submission("SUBMIT", &claim.to_string());
-        match submit(cluster, &cx.clone().with_idempotency(scope), claim, patient).await {
-            Ok(is_moved) => *submitted += u64::from(is_moved),
-            // The others do not wait for it.
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(Place::behind(&rows, run)?),
     }
 }
 

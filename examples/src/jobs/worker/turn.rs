@@ -9,6 +9,7 @@ use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::unit::{Tries, Unit, UnitError};
 use pim_events::AppendExt as _;
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::cycle::{BillingCycle, CycleState};
@@ -28,6 +29,9 @@ pub(super) struct Turn<'a> {
     worker: Uuid,
     request: RequestId,
     cycle: BillingCycle,
+    /// When it last said that the cycle is its own.
+    leased: Instant,
+    has_submitted: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -36,8 +40,9 @@ impl<'a> Turn<'a> {
         let request = RequestId::mint();
         let cx = context(request)?;
         let Some(id) = open_cycle(cluster, &cx, worker).await? else { return Ok(None) };
+        let leased = Instant::now();
         let cycle = lease(cluster, &cx, id, worker).await?;
-        Ok(cycle.map(|cycle| Self { cluster, worker, request, cycle }))
+        Ok(cycle.map(|cycle| Self { cluster, worker, request, cycle, leased, has_submitted: false }))
     }
 
     pub(super) const fn cluster(&self) -> &'a Cluster {
@@ -46,6 +51,11 @@ impl<'a> Turn<'a> {
 
     pub(super) const fn cycle(&self) -> &BillingCycle {
         &self.cycle
+    }
+
+    /// Whether it has submitted anything.
+    pub(super) const fn has_submitted(&self) -> bool {
+        self.has_submitted
     }
 
     /// A piece of this turn, with time of its own.
@@ -58,10 +68,27 @@ impl<'a> Turn<'a> {
         IdempotencyScope::new(ACTOR, what, &self.cycle.id.to_string(), key, b"")
     }
 
+    /// Adds to what the cycle has submitted, and keeps it. Writes only where there is something to say: whoever cannot go on
+    /// fills no trail.
+    pub(super) async fn tell(&mut self, submitted: u64) -> Result<(), JobError> {
+        if submitted == 0 && self.leased.elapsed() < LEASE / 4 {
+            return Ok(());
+        }
+        self.note(submitted, None).await
+    }
+
     /// Adds to what the cycle has submitted, keeps it, and goes to a place if there is one.
     ///
     /// What was submitted counts also when somebody else has the cycle by now; where that one is, stays.
-    pub(super) async fn note(&self, submitted: u64, place: Option<Place>) -> Result<(), JobError> {
+    pub(super) async fn note(&mut self, submitted: u64, place: Option<Place>) -> Result<(), JobError> {
+        self.has_submitted |= submitted > 0;
+        let leased = Instant::now();
+        self.write(submitted, place).await?;
+        self.leased = leased;
+        Ok(())
+    }
+
+    async fn write(&self, submitted: u64, place: Option<Place>) -> Result<(), JobError> {
         let scope = self.submission("NOTE", &Uuid::new_v4().to_string());
         let cx = self.context()?.with_idempotency(scope);
         let mut tries = Tries::of(self.cluster, &cx);
