@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pim_core::context::RequestContext;
 use pim_core::shard::HomeKey;
 use pim_data::backend::{SqlPair, Statement};
-use pim_data::unit::Unit;
+use pim_data::unit::{CommitFacts, PartCall, PartError, Unit, UnitPart};
 use pim_events::{
     ApplyError, BusError, CommandHandler, CommandSettings, ConsumerSettings, DOMAIN_TOPIC, DomainEvent, Effect,
     EmbeddedBus, Event, Projection, ProjectionRunner, ReadTable, ReadTx, Record, Registry, Subscriber, Tail, Target,
@@ -22,7 +22,7 @@ use super::commands_happen_once::{Answer, answers, commands_with, settings};
 use super::rig::{BOMB, Folder, Happened, Journal, POISON, Rig, Running, eventually, patient};
 
 /// Two keys of one partition.
-async fn neighbours(rig: &Rig) -> (HomeKey, HomeKey) {
+pub(super) async fn neighbours(rig: &Rig) -> (HomeKey, HomeKey) {
     let (one, partitions) = (patient(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
     let is_near = |key: &HomeKey| partition_of(key.uuid(), partitions) == partition_of(one.uuid(), partitions);
     (one, std::iter::repeat_with(patient).find(is_near).unwrap())
@@ -34,10 +34,22 @@ async fn held(rig: &Rig, consumer: &str, home: HomeKey) -> Option<(String, u64)>
     keys.into_iter().find(|key| key.key == home.uuid()).map(|key| (key.code, key.tries))
 }
 
+fn few_tries() -> ConsumerSettings {
+    ConsumerSettings { pause_max_ms: 20, tries_max: 1, ..ConsumerSettings::default() }
+}
+
 async fn run(rig: &Rig, bus: Arc<dyn Subscriber>, registry: &Registry, projection: Arc<dyn Projection>) -> Running {
-    let settings =
-        ConsumerSettings { pause_max_ms: 20, tries_max: 1, apply_ms_max: 100, ..ConsumerSettings::default() };
-    let runner = ProjectionRunner::open(&rig.store, bus, registry, vec![projection], &settings).await;
+    run_with(rig, bus, registry, projection, &few_tries()).await
+}
+
+async fn run_with(
+    rig: &Rig,
+    bus: Arc<dyn Subscriber>,
+    registry: &Registry,
+    projection: Arc<dyn Projection>,
+    settings: &ConsumerSettings,
+) -> Running {
+    let runner = ProjectionRunner::open(&rig.store, bus, registry, vec![projection], settings).await;
     Running::projections(runner.unwrap())
 }
 
@@ -211,6 +223,63 @@ async fn a_command_that_never_answers() {
     ends(relay).await;
 }
 
+/// A part of a unit that panics when it is committed.
+#[derive(Debug, Default)]
+struct Fuse;
+
+impl UnitPart for Fuse {
+    fn facts(&self) -> u64 {
+        0
+    }
+
+    fn statements(&mut self, _: &CommitFacts<'_>) -> Result<Vec<Statement>, PartError> {
+        panic!("not this one")
+    }
+
+    fn call(&mut self, _: &CommitFacts<'_>) -> Result<Option<PartCall>, PartError> {
+        panic!("not this one")
+    }
+}
+
+/// Answers, but poison with such a part.
+struct Armed;
+
+#[async_trait]
+impl CommandHandler for Armed {
+    fn name(&self) -> &'static str {
+        Answer.name()
+    }
+
+    fn handles(&self, event_type: &str) -> bool {
+        Answer.handles(event_type)
+    }
+
+    async fn handle(&self, cx: &RequestContext, unit: &mut Unit, event: &Event) -> Result<Effect, ApplyError> {
+        if event.decode::<Happened>()?.step == POISON {
+            unit.part::<Fuse>();
+            return Ok(Effect::Commit);
+        }
+        Answer.handle(cx, unit, event).await
+    }
+}
+
+/// Guard: `CommandSink::run` commits behind `guarded`. What panics only then parks its key too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_commit_panics() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (sick, well) = neighbours(&rig).await;
+    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
+    rig.write(well, Uuid::new_v4(), &[2]).await;
+    let relay = Running::relay(rig.relay());
+    let running = Running::commands(commands_with(&rig, Arc::new(Armed), settings()).await);
+    eventually("the sick key is held", || async { held(&rig, "answer", sick).await == Some(("panic".into(), 0)) })
+        .await;
+    eventually("the well key is answered", || async { answers(&rig).await.len() == 1 }).await;
+    ends(running).await;
+    ends(relay).await;
+}
+
 /// The journal, but it goes on for ever over poison.
 struct Stuck(Journal);
 
@@ -253,7 +322,10 @@ async fn a_projection_that_never_answers() {
     rig.write(sick, Uuid::new_v4(), &[POISON]).await;
     rig.write(well, Uuid::new_v4(), &[1]).await;
     let relay = Running::relay(rig.relay());
-    let runner = run(&rig, rig.subscriber(), &rig.registry, Arc::new(Stuck(Journal::default()))).await;
+    // Long enough for the well key on a machine that is busy.
+    let patient = ConsumerSettings { apply_ms_max: 1000, ..few_tries() };
+    let stuck = Arc::new(Stuck(Journal::default()));
+    let runner = run_with(&rig, rig.subscriber(), &rig.registry, stuck, &patient).await;
     eventually("the well key is applied", || async { rig.order_of(well).await == [1] }).await;
     let is_parked = || async { held(&rig, "journal", sick).await == Some(("patience".into(), 0)) };
     eventually("the sick key is parked", is_parked).await;

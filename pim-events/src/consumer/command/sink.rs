@@ -79,9 +79,14 @@ impl CommandSink {
         Ok(true)
     }
 
+    /// Within this time a store answers that is not what a command has waited for.
+    fn soon(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.patience / 4
+    }
+
     /// Whether the command's shard answers quickly, so that it is not what a command has waited for.
     async fn answers(&self, db: &Db, event: &Event, target: Target) -> bool {
-        let until = tokio::time::Instant::now() + self.patience / 4;
+        let until = self.soon();
         let asked = inbox::is_done(db, self.handler.name(), (event.id, target.key().uuid()), until);
         matches!(timeout_at(until, asked).await, Ok(Ok(_)))
     }
@@ -107,19 +112,20 @@ impl CommandSink {
             let handling = guarded(self.handler.handle(&cx, &mut unit, event));
             let handled = timeout_at(cx.deadline().instant(), handling).await;
             let handled = handled.unwrap_or(Err(ApplyError::Unit(UnitError::Deadline)));
+            // If the event is not passed now, what the handler has read is of before that. A commit that is late all the same is
+            // refused where a later command has written what was read. Else the plan is another one: from the start again.
+            if matches!(handled, Ok(Effect::Commit)) && !ahead.has(event, self.soon()).await? {
+                return Err(DbError::Busy.into());
+            }
+            // Right before the commit, which would only say that its time is over, again and again.
             if takes_too_long(&cx, &handled) && self.answers(&db, event, target).await {
                 return Err(ApplyError::Later { code: PATIENCE });
             }
-            // If the event is not passed now, what the handler has read is of before that. A commit that is late all the same is
-            // refused where a later command has written what was read. Else the plan is another one: from the start again.
-            if matches!(handled, Ok(Effect::Commit)) && !ahead.has(event).await? {
-                return Err(DbError::Busy.into());
-            }
             let committed = match handled {
                 Ok(Effect::Nothing) => return Ok(()),
-                Ok(Effect::Commit) => unit.commit().await.map(drop),
-                Err(ApplyError::Unit(error)) => Err(error),
-                Err(error) => return Err(error),
+                // A part is the program's own code. Where it panics nothing is written.
+                Ok(Effect::Commit) => guarded(async { unit.commit().await.map(drop).map_err(ApplyError::from) }).await,
+                Err(error) => Err(error),
             };
             match committed {
                 Ok(()) => {
@@ -129,9 +135,9 @@ impl CommandSink {
                     return Ok(());
                 }
                 // Done, if it is confirmed: looked up once more.
-                Err(error) if inbox::lost_race(&error) => {}
-                Err(error) if tries.again(&error).await => {}
-                Err(error) => return Err(error.into()),
+                Err(ApplyError::Unit(error)) if inbox::lost_race(&error) => {}
+                Err(ApplyError::Unit(error)) if tries.again(&error).await => {}
+                Err(error) => return Err(error),
             }
         }
     }

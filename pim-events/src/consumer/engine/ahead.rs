@@ -2,6 +2,7 @@
 //! the event meanwhile.
 
 use pim_data::backend::{Db, DbError};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Event, HoldReason, Place, ledger};
 
@@ -14,10 +15,11 @@ pub(crate) struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// Whether nobody has applied the event since, passed it, or put it aside.
-    pub(crate) async fn has(&self, event: &Event) -> Result<bool, DbError> {
+    /// Whether nobody has applied the event since, passed it, or put it aside; [`DbError::Late`] without an answer until `until`.
+    pub(crate) async fn has(&self, event: &Event, until: Instant) -> Result<bool, DbError> {
         let asked = [ledger::position(self.place), ledger::states(self.place.consumer, [event.home])];
-        let answers = self.db.read().await?.snapshot(&asked).await?;
+        let answers = async { self.db.read_until(until).await?.snapshot(&asked).await };
+        let answers = timeout_at(until, answers).await.unwrap_or(Err(DbError::Late))?;
         let [position, states] = &answers[..] else { return Err(DbError::Closed) };
         let position = position.first().map(|row| row.count(0)).transpose()?;
         let state = ledger::states_of(states)?.remove(&event.home).unwrap_or_default();

@@ -30,3 +30,26 @@ async fn a_store_that_is_silent_is_what_took_too_long() {
     drop(engine);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// Guard: `Ahead::has` gives up when it is told to. It is asked between a command's decision and its commit.
+#[tokio::test]
+async fn whether_an_event_lies_ahead_is_not_asked_for_ever() {
+    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let engine = engine(&folder).await;
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    let event = sound(0).event().unwrap();
+    let ahead = Ahead { db: &engine.db, place: &place, position: Some(0) };
+    let soon = || tokio::time::Instant::now() + Duration::from_millis(100);
+    let mut readers = Vec::new();
+    for _ in 0..DbSettings::default().readers_max {
+        readers.push(engine.db.read().await.unwrap());
+    }
+    let asked = tokio::time::timeout(Duration::from_secs(5), ahead.has(&event, soon())).await;
+    assert!(matches!(asked, Ok(Err(DbError::Late))), "{asked:?}");
+    drop(readers);
+    assert!(ahead.has(&event, tokio::time::Instant::now() + Duration::from_secs(10)).await.unwrap());
+    drop(engine);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
