@@ -77,7 +77,7 @@ pub(super) const TO_RETRY: SqlPair = SqlPair::of(
 
 impl OutboxRow {
     fn of(row: &Row, origin: Origin) -> Result<Self, RowError> {
-        // No consumer would read an event of another type, and its key would wait for the number for ever.
+        // Nobody could have appended it: whoever typed it meant another, which consumers would pass over, or wait for.
         if !is_name(row.text(7)?) {
             return Err(RowError::Form("event_type"));
         }

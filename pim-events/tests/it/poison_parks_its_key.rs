@@ -89,7 +89,7 @@ async fn a_record_that_is_no_event_is_put_aside() {
     assert!(!serde_json::to_string(&dead).unwrap().contains("secret"));
 }
 
-/// Guards: `ledger::bury` keeps what any database takes, and `Event::from_wire` refuses a type that is no name. A NUL in a record
+/// Guards: `ledger::bury` keeps what any database takes, and `Event::from_wire` refuses a type that has one. A NUL in a record
 /// would keep its partition for ever, since a server stores it nowhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_database_takes_is_put_aside_too() {

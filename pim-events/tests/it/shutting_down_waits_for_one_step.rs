@@ -108,7 +108,7 @@ impl CommandHandler for Slow {
 /// Guard: `CommandSink::lane` asks before each command. What was done stays done, and the rest is done by the next runner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_batch_of_commands() {
-    const COMMANDS: usize = 100;
+    const COMMANDS: usize = 40;
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
     let steps: Vec<u64> = (1001..).map(|step| 2 * step).take(COMMANDS).collect();
