@@ -143,7 +143,8 @@ pub struct ConsumerSettings {
     /// Tries of an event whose handler asks for another, before its key is parked: up to 1,000.
     pub tries_max: u32,
     /// Longest that a projection may take over one batch, in milliseconds: 10 to an hour. A batch that takes longer is halved; one
-    /// event that always does, although the store answers, parks its key. Commands have [`CommandSettings::patience`].
+    /// event that always does, although the store answers, parks its key. On a server a statement of it may take nine tenths of
+    /// that, and wait for a lock half as long; that lock's holder parks nothing. Commands have [`CommandSettings::patience`].
     pub apply_ms_max: u64,
     /// Keys parked within a minute that stop the consumer.
     pub parked_per_minute_max: u32,

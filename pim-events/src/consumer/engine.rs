@@ -203,7 +203,8 @@ impl<S: Sink> Engine<S> {
             return Err(self.take_back(place, entered.tx, error).await);
         }
         let now = self.clock.now();
-        let mut last = plan.statements(place, &entered.states, now);
+        let mut last = vec![ledger::relax()];
+        last.extend(plan.statements(place, &entered.states, now));
         last.extend(plan.dead.iter().map(|(record, code)| ledger::bury(place, record, code, now)));
         last.extend(ledger::stop_when_full(place.consumer, plan.adds(), &self.settings.hold_limits(), now));
         entered.tx.commit_with(last).await?;
@@ -222,10 +223,24 @@ impl<S: Sink> Engine<S> {
         let until = tokio::time::Instant::now() + ANSWER_MAX;
         let asked = async { self.db.read_until(until).await?.query(ledger::standing(place.consumer)).await };
         match tokio::time::timeout_at(until, asked).await {
-            Ok(Ok(_)) => error,
+            Ok(Ok(_)) => self.until_free(place).await.map_or_else(Into::into, |()| error),
             Ok(Err(silent)) => silent.into(),
             Err(_) => DbError::Late.into(),
         }
+    }
+
+    /// Waits until the server has ended what was cut short: it goes on with the statement in hand, for as long as that may take, and
+    /// keeps the checkpoint locked meanwhile. Less of the batch would only meet that lock.
+    async fn until_free(&self, place: &Place) -> Result<(), DbError> {
+        // A lock is waited for half as long as a statement may take.
+        for _ in 0..2 {
+            match self.db.begin_with(&[ledger::hasten_locks(), ledger::lock(place)]).await {
+                Ok((tx, _)) => return tx.rollback().await,
+                Err(DbError::Busy) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(DbError::Busy)
     }
 
     /// Tells of what has been committed. What was prepared outside has told of itself.
@@ -288,7 +303,8 @@ impl<S: Sink> Engine<S> {
         Ok(Step::Next(entered.next))
     }
 
-    /// Begins the transaction whose first statement moves the checkpoint; `None` when it was refused.
+    /// Begins the transaction whose first statement moves the checkpoint; `None` when it was refused. Unless it is to park, what is
+    /// done in it has the time of a batch.
     async fn enter(
         &self,
         place: &Place,
@@ -299,6 +315,7 @@ impl<S: Sink> Engine<S> {
         let now = self.clock.now();
         let next = items.last().map_or(expected, |item| item.record.offset + 1);
         let event_at = items.last().and_then(|item| item.event.as_ref().ok()).map_or(now, |event| event.time);
+        let hurry = before.is_none().then(|| ledger::hurry(self.settings.apply_max()));
         let mut first: Vec<Statement> = [ledger::hasten_locks()].into_iter().chain(before).collect();
         let begin = first.len();
         first.extend([
@@ -306,8 +323,9 @@ impl<S: Sink> Engine<S> {
             ledger::standing(place.consumer),
             ledger::states(place.consumer, items.iter().filter_map(Item::home)),
         ]);
+        first.extend(hurry);
         let (tx, answers) = self.db.begin_with(&first).await?;
-        let [moved, standing, states] = answers.get(begin..).unwrap_or_default() else {
+        let [moved, standing, states, ..] = answers.get(begin..).unwrap_or_default() else {
             return Err(DbError::Closed.into());
         };
         let standing = Standing::of(standing)?;

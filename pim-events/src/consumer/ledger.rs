@@ -5,6 +5,7 @@ mod held;
 pub(crate) use held::{HeldEvent, Hold, draining, drop_held, give_up, held, hold, release, set_reason};
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_core::role::ClosedEnum;
@@ -77,6 +78,35 @@ pub(crate) fn hasten_locks() -> Statement {
 pub(crate) const HASTEN_LOCKS: SqlPair = SqlPair::of(
     "SELECT set_config('lock_timeout',
                        (extract(epoch FROM current_setting('statement_timeout')::interval) * 500)::bigint::text, true)",
+    "SELECT 1",
+);
+
+/// Lets a statement that follows take no longer than most of `patience`, and wait for a lock half as long: so it is the server that
+/// ends it, and says why, before its batch is cut short here. What holds already stays where it is less.
+pub(crate) fn hurry(patience: Duration) -> Statement {
+    Statement::of(HURRY).bind(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).saturating_mul(9) / 10)
+}
+
+// Zero is no limit. The settings are set in the order in which they are written here.
+pub(crate) const HURRY: SqlPair = SqlPair::of(
+    "SELECT set_config('pim.statement_timeout', current_setting('statement_timeout'), true),
+            set_config('pim.lock_timeout', current_setting('lock_timeout'), true),
+            set_config('lock_timeout', (millis / 2)::text, true),
+            set_config('statement_timeout', millis::text, true)
+     FROM (SELECT least(?::bigint,
+                        nullif((extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint, 0))
+                  AS millis) AS allowed",
+    "SELECT ?",
+);
+
+/// Takes [`hurry`] back: what the consumer itself writes behind a batch is no part of it.
+pub(crate) fn relax() -> Statement {
+    Statement::of(RELAX)
+}
+
+pub(crate) const RELAX: SqlPair = SqlPair::of(
+    "SELECT set_config('statement_timeout', current_setting('pim.statement_timeout'), true),
+            set_config('lock_timeout', current_setting('pim.lock_timeout'), true)",
     "SELECT 1",
 );
 

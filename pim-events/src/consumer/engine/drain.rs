@@ -105,13 +105,14 @@ impl<S: Sink> Engine<S> {
         // Nobody else is at the key's head or hold before either is read.
         let [hasten, lock, standing] = alone(place);
         let states = ledger::states(place.consumer, [key]);
-        let first = [hasten, lock, standing, states, ledger::held(place.consumer, key, STEP_MAX)];
+        let held = ledger::held(place.consumer, key, STEP_MAX);
+        let first = [hasten, lock, standing, states, held, ledger::hurry(self.settings.apply_max())];
         let (mut tx, answers) = self.db.begin_with(&first).await?;
         if !self.may_drain(&answers)? {
             return Ok(tx.rollback().await?);
         }
-        let (mut last, mut applied) = (Vec::new(), Vec::new());
-        let outcome = match self.found(place, key, answers.get(3..).unwrap_or_default(), size, &mut last) {
+        let (mut last, mut applied) = (vec![ledger::relax()], Vec::new());
+        let outcome = match self.found(place, key, answers.get(3..5).unwrap_or_default(), size, &mut last) {
             Ok(Found::Done) => Ok(()),
             Ok(Found::Run { run, events }) => {
                 applied.clone_from(&events);
