@@ -1,5 +1,7 @@
 //! As much of the audit trail of all shards as one answer needs.
 
+use std::time::Duration;
+
 use pim_core::context::RequestContext;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Permit, Read};
@@ -7,8 +9,12 @@ use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::cluster::Cluster;
 use pim_data::fan_out::{FanOut, FanOutError, Gathered, Next, ShardFailure};
 use pim_data::repository::{Page, ReadError};
+use tokio::time::sleep;
 
 use crate::rig::Failure;
+
+/// Before the same page is asked for once more: all shards answer for it.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Records that match, oldest first.
 #[derive(Debug)]
@@ -74,7 +80,10 @@ where
         }
         match part.next {
             // The map has changed meanwhile: the same page once more. Ends: shards answer nobody whose time is over.
-            Next::Again => continue,
+            Next::Again => {
+                sleep(PAUSE).await;
+                continue;
+            }
             Next::After(place) => page.after = Some(place),
             Next::End => page.after = None,
         }
@@ -91,6 +100,7 @@ where
 mod tests {
     use std::cell::Cell;
     use std::future::ready;
+    use std::time::Instant;
 
     use pim_core::shard::ShardId;
 
@@ -113,6 +123,13 @@ mod tests {
     async fn a_page_that_is_asked_for_again_is_one_page() {
         assert_eq!(found(5, Next::End).await, (vec![5], true));
         assert_eq!(found(5, Next::After(7)).await, (vec![5, 6], false), "pages have a bound all the same");
+    }
+
+    #[tokio::test]
+    async fn a_page_is_not_asked_for_again_in_haste() {
+        let since = Instant::now();
+        found(3, Next::End).await;
+        assert!(since.elapsed() >= PAUSE * 3, "{:?}", since.elapsed());
     }
 
     #[tokio::test]
