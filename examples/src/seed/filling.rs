@@ -263,7 +263,8 @@ mod tests {
     #[tokio::test]
     async fn the_time_of_a_transaction_begins_with_it() {
         let (stores, _folder) = open(1).await;
-        let patience = Duration::from_secs(2);
+        // Enough for the slowest of them on a busy disk.
+        let patience = Duration::from_secs(5);
         let filling = Filling { patience, ..Filling::of(&stores, &settings(2)).unwrap() };
         filling.fill_chunk(ShardId(0), &[0]).await.unwrap();
         tokio::time::sleep(patience + Duration::from_millis(100)).await;
