@@ -261,17 +261,25 @@ impl ReadStore {
         self.query(asked).await?.iter().map(dead_record).collect()
     }
 
-    /// Dismisses the records that a consumer has put aside, up to a place and with it: somebody has seen to them, and they count
-    /// against no bound any more. Answers how many went. The log has them still, and a rebuild finds them again.
+    /// Dismisses the records of a partition that a consumer has put aside, up to an offset and with it: somebody has seen to them,
+    /// and they count against no bound any more. Answers how many went. The log has them still, and a rebuild finds them again.
+    ///
+    /// A consumer puts the records of a partition aside in order of their offsets, so that none comes in before one that was listed.
+    /// Of the times by which they are listed that is not true: workers have clocks of their own, and commit when they do.
     ///
     /// # Errors
     /// [`StoreError::Db`].
-    pub async fn dismiss_records(&self, consumer: &str, upto: &DeadPlace) -> Result<u64, StoreError> {
+    pub async fn dismiss_records(
+        &self,
+        consumer: &str,
+        (topic, partition): (&str, u64),
+        upto: u64,
+    ) -> Result<u64, StoreError> {
         let dismiss = Statement::same(
-            "DELETE FROM dead_record WHERE consumer = ? AND (at, consumer, topic, part, pos) <= (?, ?, ?, ?, ?) RETURNING 1",
+            "DELETE FROM dead_record WHERE consumer = ? AND topic = ? AND part = ? AND pos <= ? RETURNING 1",
         );
-        let dismiss = dismiss.bind(consumer).bind(upto.at).bind(upto.consumer.as_str()).bind(upto.topic.as_str());
-        let (tx, answers) = self.db().begin_with(&[dismiss.bind(upto.partition).bind(upto.offset)]).await?;
+        let dismiss = dismiss.bind(consumer).bind(topic).bind(partition).bind(upto);
+        let (tx, answers) = self.db().begin_with(&[dismiss]).await?;
         tx.commit().await?;
         Ok(answers.first().map_or(0, |rows| rows.len() as u64))
     }

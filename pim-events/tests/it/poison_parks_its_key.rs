@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pim_core::clock::Timestamp;
 use pim_core::shard::HomeKey;
-use pim_data::backend::SqlPair;
+use pim_data::backend::{SqlPair, Statement};
 use pim_events::{
     ApplyError, ConsumerSettings, DOMAIN_TOPIC, DeadPlace, Event, HeldPlace, NewRecord, Projection, ProjectionRunner,
     Publisher as _, ReadTable, ReadTx, ReplaySelection, Subscriber as _, UnparkError, partition_of,
@@ -302,7 +303,7 @@ async fn what_is_held_is_listed_in_pages() {
     assert_eq!(paged, all);
 }
 
-/// Guard: `ReadStore::dismiss_records` removes what was seen, up to a place and of one consumer, and nothing behind it.
+/// Guard: `ReadStore::dismiss_records` removes what was seen, up to an offset and of one consumer, and nothing behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_seen_to_makes_room() {
     let folder = Folder::new();
@@ -312,14 +313,44 @@ async fn what_was_seen_to_makes_room() {
     let runner = stopped_for(&rig, settings.clone(), "dead_records").await;
     runner.end().await;
     let dead = rig.store.dead_records(10).await.unwrap();
-    let upto = DeadPlace::from(&dead[0]);
-    assert_eq!(rig.store.dismiss_records("another", &upto).await.unwrap(), 0);
-    assert_eq!(rig.store.dismiss_records("journal", &upto).await.unwrap(), 1);
+    let (partition, upto) = (("domain.v1", dead[0].partition), dead[0].offset);
+    assert_eq!(rig.store.dismiss_records("another", partition, upto).await.unwrap(), 0);
+    assert_eq!(rig.store.dismiss_records("journal", partition, upto).await.unwrap(), 1);
     assert_eq!(rig.store.dead_records(10).await.unwrap(), dead[1..]);
     assert!(rig.store.resume("journal").await.unwrap());
     let runner = stopped_for(&rig, settings, "dead_records").await;
     runner.end().await;
     assert_eq!(rig.store.dead_records(10).await.unwrap().len(), 2, "there was room for one more");
+}
+
+/// Guard: `ReadStore::dismiss_records` goes by partition and offset. A worker whose clock is behind, or that commits late, puts
+/// records aside with an earlier time than those which were listed already.
+#[tokio::test]
+async fn what_nobody_saw_is_not_dismissed() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    put_aside(&rig, [(0, 4, 100), (0, 7, 200)]).await;
+    let listed = rig.store.dead_records(10).await.unwrap();
+    put_aside(&rig, [(1, 3, 150), (0, 9, 150)]).await;
+    let last = &listed[1];
+    let partition = (last.topic.as_str(), last.partition);
+    assert_eq!(rig.store.dismiss_records("journal", partition, last.offset).await.unwrap(), 2);
+    let left = rig.store.dead_records(10).await.unwrap();
+    let left: Vec<_> = left.iter().map(|record| (record.partition, record.offset)).collect();
+    assert_eq!(left, [(0, 9), (1, 3)]);
+}
+
+/// Records with a partition, an offset and a time.
+async fn put_aside(rig: &Rig, records: [(u64, u64, i64); 2]) {
+    let row = |(partition, offset, at): (u64, u64, i64)| {
+        let row = Statement::same(
+            "INSERT INTO dead_record (consumer, topic, part, pos, home_key, code, digest, headers, payload, at)
+             VALUES ('journal', 'domain.v1', ?, ?, ?, 'envelope', ?, '{}', '{}', ?)",
+        );
+        let row = row.bind(partition).bind(offset).bind(Uuid::nil()).bind(vec![0_u8]);
+        row.bind(Timestamp::from_micros(at))
+    };
+    rig.store.db().begin().await.unwrap().commit_with(records.map(row).to_vec()).await.unwrap();
 }
 
 /// Takes its time for each event.
