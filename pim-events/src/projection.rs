@@ -7,6 +7,7 @@ mod store;
 
 pub use rebuild::{Rebuild, RebuildError, RebuildReport, RebuildState, TableSummary, Verdict};
 pub use runner::{ProjectionRunner, RunnerError};
+pub(crate) use status::Known;
 pub use status::{ConsumerStatus, PartitionStatus, StatusError};
 pub use store::{READ_MODEL_BEHIND, ReadStore, StoreError};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pim_events::Backlog;
+use pim_events::{Backlog, ConsumerStatus};
 use tokio::time::Instant;
 
 use crate::persona::Snapshot;
@@ -37,9 +37,10 @@ impl StatusLine {
         let backlog = Backlog::of(&stores.cluster, Instant::now() + ANSWERED_WITHIN).await.events();
         // One that has not told is not empty.
         let backlog = backlog.map_or_else(|| "?".to_owned(), |events| events.to_string());
-        let consumers = stores.reads.status(&stores.bus).await.unwrap_or_default();
-        let parked: u64 = consumers.iter().map(|consumer| consumer.held_keys).sum();
-        let lag_ms = consumers.iter().flat_map(|it| &it.partitions).filter_map(|part| part.lag_ms).max().unwrap_or(0);
+        let consumers = stores.reads.status(&stores.bus).await.ok();
+        let parked = consumers.as_deref().map(|all| all.iter().map(|consumer| consumer.held_keys).sum::<u64>());
+        let parked = parked.map_or_else(|| "?".to_owned(), |keys| keys.to_string());
+        let lag_ms = consumers.as_deref().and_then(lag_ms).map_or_else(|| "?".to_owned(), |ms| ms.to_string());
         let mut line = String::new();
         if let Some(traffic) = traffic {
             let rate = traffic.requests.saturating_sub(self.requests_before);
@@ -59,5 +60,48 @@ impl StatusLine {
     /// Leaves the last one where it is.
     pub(super) fn end(&self) {
         self.line.abandon();
+    }
+}
+
+/// Age of the oldest record that a consumer has not read; `None` when there is one whose age is not known.
+fn lag_ms(consumers: &[ConsumerStatus]) -> Option<u64> {
+    let mut partitions = consumers.iter().flat_map(|consumer| &consumer.partitions);
+    partitions.try_fold(0, |worst, partition| Some(partition.lag_ms?.max(worst)))
+}
+
+#[cfg(test)]
+mod tests {
+    use pim_core::clock::Timestamp;
+    use pim_events::PartitionStatus;
+
+    use super::*;
+
+    fn standing(lag_ms: Option<u64>) -> ConsumerStatus {
+        let partition = PartitionStatus {
+            topic: "t".into(),
+            partition: 0,
+            next_offset: 0,
+            end_offset: 1,
+            lag: 1,
+            lag_ms,
+            moved_at: Timestamp::from_micros(0),
+        };
+        ConsumerStatus {
+            consumer: "c".into(),
+            version: None,
+            state: None,
+            partitions: vec![partition],
+            held_keys: 0,
+            held_since: None,
+            stopped: None,
+        }
+    }
+
+    /// Guard: a consumer that stands before a record that cannot be read is not shown as one that is fresh.
+    #[test]
+    fn an_age_that_is_not_known_is_not_zero() {
+        assert_eq!(lag_ms(&[standing(Some(3)), standing(Some(5))]), Some(5));
+        assert_eq!(lag_ms(&[standing(Some(3)), standing(None)]), None);
+        assert_eq!(lag_ms(&[]), Some(0));
     }
 }

@@ -1,11 +1,10 @@
 //! What all outboxes of a cluster hold: asked at once, and honest about who did not answer.
 
 use futures_util::future::join_all;
-use pim_core::clock::Timestamp;
 use pim_core::shard::ShardId;
 use pim_data::backend::DbError;
 use pim_data::cluster::Cluster;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{OutboxError, OutboxStatus, Source};
 use crate::event::Origin;
@@ -24,7 +23,8 @@ impl Backlog {
     /// Asks every outbox at once, and waits for none of them longer than until an instant.
     pub async fn of(cluster: &Cluster, until: Instant) -> Self {
         let now = cluster.clock().now();
-        let answers = join_all(Source::all(cluster).into_iter().map(|source| answer(source, now, until))).await;
+        let sources = Source::all(cluster);
+        let answers = join_all(sources.iter().map(|source| source.status_until(now, until))).await;
         let (mut outboxes, mut failed) = (Vec::new(), Vec::new());
         for answer in answers {
             match answer {
@@ -51,11 +51,6 @@ impl Backlog {
         let all = self.events().unwrap_or_default();
         self.failed.into_iter().next().map_or(Ok(all), Err)
     }
-}
-
-async fn answer(source: Source, now: Timestamp, until: Instant) -> Result<OutboxStatus, OutboxError> {
-    let late = |_| Err(OutboxError { origin: source.origin, source: DbError::Unanswered });
-    timeout_at(until, source.status(now)).await.unwrap_or_else(late)
 }
 
 fn not_open(shard: ShardId) -> OutboxError {

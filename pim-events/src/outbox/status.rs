@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use pim_data::backend::{DbError, Engine, SqlPair, Statement};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::Source;
@@ -63,6 +64,12 @@ impl Source {
     /// [`OutboxError`] when the database does not answer.
     pub async fn status(&self, now: Timestamp) -> Result<OutboxStatus, OutboxError> {
         self.read_status(now).await.map_err(|source| OutboxError { origin: self.origin, source })
+    }
+
+    /// The same, but waits no longer than until an instant.
+    pub(crate) async fn status_until(&self, now: Timestamp, until: Instant) -> Result<OutboxStatus, OutboxError> {
+        let late = |_| Err(OutboxError { origin: self.origin, source: DbError::Unanswered });
+        timeout_at(until, self.status(now)).await.unwrap_or_else(late)
     }
 
     async fn read_status(&self, now: Timestamp) -> Result<OutboxStatus, DbError> {

@@ -1,13 +1,19 @@
 //! How far consumers are: lag in offsets and seconds, held keys, stops. Positions are compared, rows never counted.
 
+use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pim_core::clock::Timestamp;
-use pim_data::backend::{DbError, Statement};
+use pim_data::backend::{DbError, Row, Statement};
+use tokio::time::{Instant, timeout_at};
 
 use super::{ReadStore, StoreError};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::ledger;
+
+/// How long a bus may take for a status.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// One partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -23,7 +29,7 @@ pub struct PartitionStatus {
     /// Records not yet read.
     pub lag: u64,
     /// Age of the oldest record not yet read, in milliseconds; zero when there is none. Not known when that record cannot be
-    /// read, as when its segment of the archive was moved away.
+    /// read: its segment of the archive was moved away, or the bus does not answer this time.
     pub lag_ms: Option<u64>,
     /// When the consumer moved last, or began.
     pub moved_at: Timestamp,
@@ -48,6 +54,25 @@ pub struct ConsumerStatus {
     pub stopped: Option<String>,
 }
 
+/// What is known when a bus does not tell all.
+pub(crate) struct Known {
+    /// Every consumer, without the partitions of which the bus does not tell the end.
+    pub(crate) consumers: Vec<ConsumerStatus>,
+    /// Why it does not tell an end.
+    pub(crate) endless: Option<BusError>,
+    /// Why it does not tell, this time, how old a record is. That a record is lost is no such reason.
+    pub(crate) ageless: Option<BusError>,
+}
+
+/// Where a consumer stands in a partition.
+struct Place {
+    consumer: usize,
+    topic: String,
+    partition: u16,
+    next_offset: u64,
+    moved_at: Timestamp,
+}
+
 /// Why a status is not known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,20 +92,17 @@ impl From<DbError> for StatusError {
 }
 
 impl ReadStore {
-    /// How far every consumer of this store is.
+    /// How far every consumer of this store is. All partitions are asked about at once.
     ///
     /// # Errors
-    /// [`StatusError`] when store or bus do not answer.
+    /// [`StatusError`] when store or bus do not answer; the bus has thirty seconds.
     pub async fn status(&self, bus: &dyn Subscriber) -> Result<Vec<ConsumerStatus>, StatusError> {
-        let (all, unknown) = self.known_status(bus).await?;
-        unknown.map_or(Ok(all), |error| Err(error.into()))
+        let known = self.known_status(bus, Instant::now() + ANSWERED_WITHIN).await?;
+        known.endless.map_or(Ok(known.consumers), |error| Err(error.into()))
     }
 
-    /// The same, without the partitions of which the bus does not tell the end; and why it does not.
-    pub(crate) async fn known_status(
-        &self,
-        bus: &dyn Subscriber,
-    ) -> Result<(Vec<ConsumerStatus>, Option<BusError>), StatusError> {
+    /// The same, as far as the bus tells it until an instant.
+    pub(crate) async fn known_status(&self, bus: &dyn Subscriber, until: Instant) -> Result<Known, StatusError> {
         let asked = [
             Statement::same(
                 "SELECT c.consumer, c.topic, c.part, c.next_offset, v.version, v.state, c.at
@@ -92,7 +114,7 @@ impl ReadStore {
         ];
         let answers = self.db().read().await?.snapshot(&asked).await?;
         let [positions, held, stops] = &answers[..] else { return Err(DbError::Closed.into()) };
-        let (mut all, mut unknown): (Vec<ConsumerStatus>, Option<BusError>) = (Vec::new(), None);
+        let (mut all, mut places): (Vec<ConsumerStatus>, Vec<Place>) = (Vec::new(), Vec::new());
         for row in positions {
             let name = row.text(0).map_err(DbError::from)?;
             if all.last().is_none_or(|last| last.consumer != name) {
@@ -106,14 +128,7 @@ impl ReadStore {
                     stopped: None,
                 });
             }
-            let topic = row.text(1).map_err(DbError::from)?;
-            let partition = u16::try_from(row.count(2).map_err(DbError::from)?).unwrap_or(u16::MAX);
-            let stands = (row.count(3).map_err(DbError::from)?, row.time(6).map_err(DbError::from)?);
-            match (self.partition(bus, (topic, partition), stands).await, all.last_mut()) {
-                (Ok(partition), Some(last)) => last.partitions.push(partition),
-                (Ok(_), None) => {}
-                (Err(error), _) => unknown = unknown.or(Some(error)),
-            }
+            places.push(place(row, all.len() - 1)?);
         }
         for row in held {
             let name = row.text(0).map_err(DbError::from)?;
@@ -128,29 +143,53 @@ impl ReadStore {
                 status.stopped = row.text_or_null(1).map_err(DbError::from)?.map(str::to_owned);
             }
         }
-        Ok((all, unknown))
+        let mut known = Known { consumers: all, endless: None, ageless: None };
+        let answers = join_all(places.iter().map(|place| self.partition(bus, place, until))).await;
+        for (place, answer) in places.iter().zip(answers) {
+            match answer {
+                Ok((partition, ageless)) => {
+                    known.ageless = known.ageless.or(ageless);
+                    known.consumers[place.consumer].partitions.push(partition);
+                }
+                Err(error) => known.endless = known.endless.or(Some(error)),
+            }
+        }
+        Ok(known)
     }
 
+    /// One partition; and why the age of its oldest record is not known this time.
     async fn partition(
         &self,
         bus: &dyn Subscriber,
-        (topic, partition): (&str, u16),
-        (next_offset, moved_at): (u64, Timestamp),
-    ) -> Result<PartitionStatus, BusError> {
-        let end_offset = bus.end_offset(topic, partition).await?;
-        // A consumer that stands before what cannot be read is what a status is asked for.
-        let oldest = bus.fetch(topic, partition, next_offset, 1).await.ok();
-        let now = self.clock().now();
-        let age = oldest.map(|oldest| oldest.first().map_or(Duration::ZERO, |record| now.since(record.at)));
-        Ok(PartitionStatus {
+        place: &Place,
+        until: Instant,
+    ) -> Result<(PartitionStatus, Option<BusError>), BusError> {
+        let (topic, partition, next_offset) = (place.topic.as_str(), place.partition, place.next_offset);
+        let end_offset = in_time(until, bus.end_offset(topic, partition)).await?;
+        let mut status = PartitionStatus {
             topic: topic.to_owned(),
             partition,
             next_offset,
             end_offset,
             lag: end_offset.saturating_sub(next_offset),
-            lag_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            moved_at,
-        })
+            lag_ms: Some(0),
+            moved_at: place.moved_at,
+        };
+        if status.lag == 0 {
+            return Ok((status, None));
+        }
+        // A consumer that stands before what cannot be read is what a status is asked for.
+        let (lag_ms, ageless) = match in_time(until, bus.fetch(topic, partition, next_offset, 1)).await {
+            Ok(oldest) => (Some(oldest.first().map_or(0, |record| self.age_ms(record.at))), None),
+            Err(error) if is_lost(&error) => (None, None),
+            Err(error) => (None, Some(error)),
+        };
+        status.lag_ms = lag_ms;
+        Ok((status, ageless))
+    }
+
+    fn age_ms(&self, at: Timestamp) -> u64 {
+        u64::try_from(self.clock().now().since(at).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Lets a stopped consumer run again; false when it was not stopped.
@@ -170,4 +209,23 @@ impl ReadStore {
         }
         Ok(was_stopped)
     }
+}
+
+fn place(row: &Row, consumer: usize) -> Result<Place, DbError> {
+    Ok(Place {
+        consumer,
+        topic: row.text(1)?.to_owned(),
+        partition: u16::try_from(row.count(2)?).unwrap_or(u16::MAX),
+        next_offset: row.count(3)?,
+        moved_at: row.time(6)?,
+    })
+}
+
+/// Whether it is the record that is lost, and will not be there at the next look either.
+const fn is_lost(error: &BusError) -> bool {
+    matches!(error, BusError::SegmentMissing { .. } | BusError::Corrupt { .. })
+}
+
+async fn in_time<T>(until: Instant, answer: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
+    timeout_at(until, answer).await.unwrap_or(Err(BusError::Log(DbError::Unanswered)))
 }

@@ -8,17 +8,22 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pim_core::clock::Clock;
 use pim_core::role::ClosedEnum as _;
 use pim_core::signal::{GaugeFamily, LabelSet};
 use pim_data::backend::{DbError, Statement};
+use tokio::time::Instant;
 
 use super::{Bound, ConsumerKind, EventSignals, SourceLabel, whole};
 use crate::bus::{BusError, Subscriber};
 use crate::consumer::HoldReason;
 use crate::outbox::{OutboxError, Source, Sources};
 use crate::pace::{Stop, sleep, until};
-use crate::projection::{PartitionStatus, ReadStore, StatusError, StoreError};
+use crate::projection::{Known, PartitionStatus, ReadStore, StatusError, StoreError};
+
+/// What has not answered by then is not seen by this look.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often a watch looks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,6 +63,7 @@ pub struct Watch {
     subject: Subject,
     signals: EventSignals,
     pause: Duration,
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Watch {
@@ -88,16 +94,20 @@ impl Watch {
     }
 
     fn of(subject: Subject, signals: &EventSignals, settings: &WatchSettings) -> Self {
-        Self { subject, signals: signals.clone(), pause: Duration::from_millis(settings.pause_ms.max(100)) }
+        let pause = Duration::from_millis(settings.pause_ms.max(100));
+        Self { subject, signals: signals.clone(), pause, patience: ANSWERED_WITHIN }
     }
 
-    /// Watches until `shutdown`.
+    /// Watches until `shutdown`. A look waits five seconds at most for what it looks at, and for nothing once it is to end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, mut stop) = Stop::pair();
         let watching = async {
             while !stop.is_set() {
-                // What does not answer is missed by its own users first, and told by them.
-                let _unknown = self.look().await;
+                tokio::select! {
+                    // What does not answer is missed by its own users first, and told by them.
+                    _unknown = self.look() => {}
+                    () = stop.wait() => return,
+                }
                 sleep(self.pause, &mut stop).await;
             }
         };
@@ -106,25 +116,28 @@ impl Watch {
 
     async fn look(&self) -> Result<(), WatchError> {
         let Some(bound) = &self.signals.0 else { return Ok(()) };
+        let until = Instant::now() + self.patience;
         match &self.subject {
-            Subject::Outboxes { sources, clock } => outboxes(bound, &sources.now(), clock).await,
+            Subject::Outboxes { sources, clock } => outboxes(bound, &sources.now(), clock, until).await,
             Subject::Consumers { store, bus } => {
                 // Dead letters are in the store, whether the bus answers or not.
-                let lags = consumers(bound, store, bus.as_ref()).await;
-                dead_letters(bound, store).await?;
-                lags
+                let (lags, letters) =
+                    tokio::join!(consumers(bound, store, bus.as_ref(), until), dead_letters(bound, store));
+                lags.and(letters.map_err(WatchError::from))
             }
         }
     }
 }
 
-async fn outboxes(bound: &Bound, sources: &[Source], clock: &Clock) -> Result<(), WatchError> {
+async fn outboxes(bound: &Bound, sources: &[Source], clock: &Clock, until: Instant) -> Result<(), WatchError> {
+    let now = clock.now();
+    let answers = join_all(sources.iter().map(|source| source.status_until(now, until))).await;
     // Also those that are gone: what was said of them last holds no more.
     let mut worst: BTreeMap<SourceLabel, [u64; 3]> = SourceLabel::ALL.iter().map(|label| (*label, [0; 3])).collect();
     let (mut silent, mut outcome) = (BTreeSet::<SourceLabel>::new(), Ok(()));
-    for source in sources {
+    for (source, answer) in sources.iter().zip(answers) {
         let label = source.origin.into();
-        let status = match source.status(clock.now()).await {
+        let status = match answer {
             Ok(status) => status,
             Err(error) => {
                 silent.insert(label);
@@ -153,13 +166,14 @@ fn tell<L: LabelSet + Copy>(family: &GaugeFamily<L>, label: L, found: u64, is_wh
     gauge.set(if is_whole { found } else { found.max(gauge.get()) });
 }
 
-async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber) -> Result<(), WatchError> {
-    let (all, unknown) = store.known_status(bus).await?;
+async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber, until: Instant) -> Result<(), WatchError> {
+    let Known { consumers: all, endless, ageless } = store.known_status(bus, until).await?;
     let now = store.clock().now();
-    // A record that cannot be read is as old at least as its consumer has stood before it.
+    // How long a consumer has stood before a record that is lost is all that will be known of its age. Of one that was not told
+    // this time nothing is known, and the gauge is as it was.
     let lag_ms = |part: &PartitionStatus| {
         let stood = || u64::try_from(now.since(part.moved_at).as_millis()).unwrap_or(u64::MAX);
-        part.lag_ms.unwrap_or_else(stood)
+        part.lag_ms.unwrap_or_else(|| if ageless.is_none() { stood() } else { 0 })
     };
     for kind in ConsumerKind::ALL {
         // A consumer with a read model is a projection.
@@ -169,11 +183,12 @@ async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber) -> Re
             (records, it.partitions.iter().map(lag_ms).max().unwrap_or(0))
         });
         let worst = lags.fold((0, 0), |worst, lag| (lag.0.max(worst.0), lag.1.max(worst.1)));
-        tell(&bound.lag_records, *kind, worst.0, unknown.is_none());
-        tell(&bound.lag_seconds, *kind, worst.1.div_ceil(1000), unknown.is_none());
+        tell(&bound.lag_records, *kind, worst.0, endless.is_none());
+        let is_aged = endless.is_none() && ageless.is_none();
+        tell(&bound.lag_seconds, *kind, worst.1.div_ceil(1000), is_aged);
     }
     bound.stopped.get(()).set(whole(all.iter().filter(|it| it.stopped.is_some()).count() as u64));
-    unknown.map_or(Ok(()), |error| Err(error.into()))
+    endless.or(ageless).map_or(Ok(()), |error| Err(error.into()))
 }
 
 async fn dead_letters(bound: &Bound, store: &ReadStore) -> Result<(), StoreError> {
