@@ -269,8 +269,16 @@ async fn behind_one_that_waits() {
     changed(&world, 1, &drain("draining")).await;
     let mut worker = worker();
     assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
-    assert!(worker.step(&world.cluster).await.is_err(), "one bucket takes no writes");
-    assert_eq!(state(&world, claim).await, "submitted");
+    let submitted = async {
+        while state(&world, claim).await != "submitted" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Less than a page has.
+    let submitted = tokio::time::timeout(Duration::from_secs(4), submitted);
+    let (stepped, submitted) = tokio::join!(worker.step(&world.cluster), submitted);
+    assert!(stepped.is_err(), "one bucket takes no writes");
+    assert!(submitted.is_ok(), "the other does not wait for it");
     assert_eq!(told(&world).await, ("running".to_owned(), 1));
     changed(&world, 1, &drain("owned")).await;
     finished(&world.cluster, &mut worker).await;
