@@ -26,35 +26,33 @@ pub(super) fn built(example: &str) -> Result<PathBuf> {
         // As the lab that is running was built, so that nothing is built twice.
         build.args(ON_SERVERS);
     }
-    run(&mut build, example)?;
-    found(example)
+    run(&mut build, example, example)?;
+    Ok(place_of(example))
 }
 
 /// Builds all of them, as those that keep their rows on servers.
 pub(super) fn build_on_servers() -> Result<()> {
-    run(cargo(&BUILD).arg("--examples").args(ON_SERVERS), "the programs")?;
-    // Before servers are made for them.
-    found("services").map(drop)
+    run(cargo(&BUILD).arg("--examples").args(ON_SERVERS), "the programs", "services")
 }
 
 /// `services`, as it is built for servers.
 pub(super) fn services_on_servers() -> Result<Command> {
     build_on_servers()?;
-    let mut command = Command::new(found("services")?);
+    let mut command = Command::new(place_of("services"));
     command.arg("--json");
     Ok(command)
 }
 
-/// Where an example lies, if it has been built.
-fn found(example: &str) -> Result<PathBuf> {
-    let program = target_dir().join("debug/examples").join(example);
-    if program.is_file() { Ok(program) } else { Err(refused(&format!("{example} is not at {}", program.display()))) }
+fn place_of(example: &str) -> PathBuf {
+    target_dir().join("debug/examples").join(example)
 }
 
-fn run(build: &mut Command, what: &str) -> Result<()> {
+/// Builds, unless it is not to: then an example says for all of them whether somebody has.
+fn run(build: &mut Command, what: &str, example: &str) -> Result<()> {
     match env::var(BUILD_VARIABLE).ok().as_deref() {
         None | Some("") => must(build).map_err(|error| refused(&format!("{what} cannot be built: {error:#}"))),
-        Some(NEVER) => Ok(()),
+        Some(NEVER) if place_of(example).is_file() => Ok(()),
+        Some(NEVER) => Err(refused(&format!("{} is not there", place_of(example).display()))),
         Some(other) => {
             Err(Failure::Usage.because(format!("{BUILD_VARIABLE} is {NEVER} or not set, and not {other:?}")))
         }
