@@ -96,7 +96,7 @@ pub(crate) const HURRY: SqlPair = SqlPair::of(
      FROM (SELECT least(?::bigint,
                         nullif((extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint, 0))
                   AS millis) AS allowed",
-    "SELECT ?",
+    "SELECT ?, 1, 1, 1",
 );
 
 /// Takes [`hurry`] back: what the consumer itself writes behind a batch is no part of it.
@@ -107,7 +107,7 @@ pub(crate) fn relax() -> Statement {
 pub(crate) const RELAX: SqlPair = SqlPair::of(
     "SELECT set_config('statement_timeout', current_setting('pim.statement_timeout'), true),
             set_config('lock_timeout', current_setting('pim.lock_timeout'), true)",
-    "SELECT 1",
+    "SELECT 1, 1",
 );
 
 /// Lets one worker of a consumer park at a time, so that each sees all that the others have parked.
