@@ -5,6 +5,8 @@ mod ends;
 mod overtaken;
 mod patience;
 
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pim_data::backend::{DbSettings, Statement};
@@ -53,16 +55,48 @@ impl Sink for Count {
     }
 }
 
-async fn engine(folder: &std::path::Path) -> Engine<Count> {
+/// A folder that goes with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Deref for Folder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The one partition, with a checkpoint at its beginning.
+async fn begun<S: Sink>(engine: &Engine<S>) -> Place {
+    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
+    engine.position(&place).await.unwrap();
+    place
+}
+
+async fn engine(folder: &Path) -> Engine<Count> {
     engine_of(folder, Count::default()).await
 }
 
-async fn engine_of<S: Sink>(folder: &std::path::Path, sink: S) -> Engine<S> {
+async fn engine_of<S: Sink>(folder: &Path, sink: S) -> Engine<S> {
     engine_over(folder, |_| sink).await
 }
 
 /// With a sink that uses the database as others do.
-async fn engine_over<S: Sink>(folder: &std::path::Path, sink: impl FnOnce(&Db) -> S) -> Engine<S> {
+async fn engine_over<S: Sink>(folder: &Path, sink: impl FnOnce(&Db) -> S) -> Engine<S> {
     let db = Db::open(&folder.join("ledger.db"), DbSettings::default()).await.unwrap();
     let mut tx = db.begin().await.unwrap();
     tx.script(&ledger::LEDGER_SCHEMA.text(db.engine()).unwrap()).await.unwrap();
@@ -157,11 +191,9 @@ async fn a_store_that_does_not_answer_parks_nothing() {
         UnitError::Deadline.into(),
         UnitError::UnknownShard(pim_core::shard::ShardId(7)).into(),
     ];
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let record = sound(0);
     for failure in failures {
         let name = format!("{failure:?}");
@@ -171,19 +203,15 @@ async fn a_store_that_does_not_answer_parks_nothing() {
     }
     assert_eq!(engine.absorb(&place, 0, std::slice::from_ref(&record)).await.unwrap(), Step::Next(1));
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `ledger::hold` compares what it would keep under a number with what is kept there. A key that is parked does not come
 /// by its head, and would apply what was given up when it is un-parked.
 #[tokio::test]
 async fn a_held_key_that_was_set_back_is_named() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     engine.sink.sick.store(true, Ordering::SeqCst);
     let key = Uuid::new_v4();
     let lost = numbered(key, 2, 0);
@@ -197,8 +225,6 @@ async fn a_held_key_that_was_set_back_is_named() {
     assert_eq!(reason().await, "poison", "a repeat is no other event");
     assert_eq!(engine.absorb(&place, 3, &[at(&numbered(key, 2, 0), 3)]).await.unwrap(), Step::Next(4));
     assert_eq!(reason().await, "rewound");
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// The other half of it: what the store says of the event itself puts it aside.
@@ -217,8 +243,7 @@ fn what_speaks_of_the_event_parks_it() {
 /// Guard: `park` compares what it saw. What failed before an operator resumed the consumer is tried anew, not parked.
 #[tokio::test]
 async fn what_failed_before_a_resume_is_tried_anew() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let mut engine = engine(&folder).await;
     engine.settings.parked_per_minute_max = 0;
     let [one, other] = [0, 1].map(|partition| Place { consumer: "c", topic: "t".into(), partition });
@@ -238,15 +263,12 @@ async fn what_failed_before_a_resume_is_tried_anew() {
     assert!(!is_stopped(&engine).await, "nothing has failed since it was resumed");
     assert_eq!(engine.absorb(&other, 0, std::slice::from_ref(&late)).await.unwrap(), Step::Next(1));
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (1, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `ledger::stop_above` counts from the resume on. What was parked before has been answered for.
 #[tokio::test]
 async fn a_resumed_consumer_has_its_minute_anew() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let mut engine = engine(&folder).await;
     engine.settings.parked_per_minute_max = 1;
     engine.sink.sick.store(true, Ordering::SeqCst);
@@ -259,8 +281,6 @@ async fn a_resumed_consumer_has_its_minute_anew() {
             resume(&engine).await;
         }
     }
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn broken(offset: u64) -> Record {
@@ -272,12 +292,10 @@ fn broken(offset: u64) -> Record {
 /// Guard: `ledger::stop_when_full` asks for what was added. Records that an operator has seen stop no consumer for a gap.
 #[tokio::test]
 async fn what_was_dead_before_stops_nothing() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let mut engine = engine(&folder).await;
     engine.settings.dead_records_max = 2;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     assert_eq!(engine.absorb(&place, 0, &[broken(0), broken(1)]).await.unwrap(), Step::Next(2));
     assert!(is_stopped(&engine).await);
     resume(&engine).await;
@@ -286,15 +304,12 @@ async fn what_was_dead_before_stops_nothing() {
     assert!(!is_stopped(&engine).await, "a gap is no dead record");
     assert_eq!(engine.absorb(&place, 3, &[broken(3)]).await.unwrap(), Step::Next(4));
     assert!(is_stopped(&engine).await, "but this is one more");
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: compare-and-set in `ledger::advance`. A worker whose position is stale is told so and moves nothing back.
 #[tokio::test]
 async fn a_stale_position_moves_no_checkpoint() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
     let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
     assert_eq!(engine.position(&place).await.unwrap(), 0);
@@ -304,15 +319,12 @@ async fn a_stale_position_moves_no_checkpoint() {
     assert_eq!(engine.position(&place).await.unwrap(), 5);
     let kept = engine.db.query(Statement::same("SELECT count(*) FROM dead_record")).await.unwrap();
     assert_eq!(kept[0].count(0).unwrap(), 5);
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `park` buries what is no event. A record that cannot be put aside is not passed over.
 #[tokio::test]
 async fn nothing_vanishes_when_it_cannot_be_put_aside() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
     let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
     assert_eq!(engine.position(&place).await.unwrap(), 0);
@@ -328,21 +340,17 @@ async fn nothing_vanishes_when_it_cannot_be_put_aside() {
     assert_eq!(engine.absorb(&place, 0, &[broken(0)]).await.unwrap(), Step::Next(1));
     let kept = engine.db.query(Statement::same("SELECT count(*) FROM dead_record")).await.unwrap();
     assert_eq!(kept[0].count(0).unwrap(), 1);
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `is_outdated`, in `enter` and in `drain`. Code of another version than the read model's applies, parks and drains
 /// nothing, and goes on where it was once the version is its own again.
 #[tokio::test]
 async fn another_version_writes_nothing() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let mut engine = engine(&folder).await;
     engine.sink.version = Some(1);
     let engine = engine;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let become_version = async |version: u32| {
         let set = "INSERT INTO projection_version (name, version, state, at) VALUES ('c', ?, 'live', 0)
                    ON CONFLICT (name) DO UPDATE SET version = excluded.version";
@@ -372,8 +380,6 @@ async fn another_version_writes_nothing() {
     assert_eq!(engine.absorb(&place, 1, std::slice::from_ref(&next)).await.unwrap(), Step::Next(2));
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 2));
     assert!(!engine.told_outdated.load(Ordering::SeqCst));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 async fn key_held(engine: &Engine<Count>) -> Uuid {

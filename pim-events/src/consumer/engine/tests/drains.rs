@@ -35,19 +35,15 @@ impl Sink for NotYet {
 /// Guard: `drain_key` pauses before each try, as a batch does. What is held for a gap alone is not poison milliseconds later.
 #[tokio::test]
 async fn what_is_to_come_later_is_given_time() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine_of(&folder, NotYet { count: Count::default(), since: std::sync::Mutex::default() }).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let key = Uuid::new_v4();
     let told = [numbered(key, 2, 0), Record { offset: 1, ..numbered(key, 1, 0) }];
     assert_eq!(engine.absorb(&place, 0, &told).await.unwrap(), Step::Next(2));
     assert!(engine.drain(&place, || true).await.unwrap());
     let held = engine.db.query(Statement::same("SELECT reason FROM held_key")).await.unwrap();
     assert_eq!((held.len(), engine.sink.count.given.load(Ordering::SeqCst)), (0, 2));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Its effects are elsewhere, and counted.
@@ -80,11 +76,9 @@ impl Sink for Elsewhere {
 /// effect before an operator resumes it, whatever is un-parked meanwhile.
 #[tokio::test]
 async fn a_stopped_consumer_drains_nothing() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine_of(&folder, Elsewhere::default()).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let run = async |text: &'static str| {
         let tx = engine.db.begin().await.unwrap();
         tx.commit_with(vec![Statement::same(text)]).await.unwrap();
@@ -106,18 +100,14 @@ async fn a_stopped_consumer_drains_nothing() {
     run("DELETE FROM consumer_stop").await;
     assert!(engine.drain(&place, || true).await.unwrap());
     assert_eq!(came_to(), (1, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `may_drain`. The stop may come between preparing and applying, or to a consumer that prepares nothing.
 #[tokio::test]
 async fn a_step_of_a_stopped_consumer_writes_nothing() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     engine.sink.sick.store(true, Ordering::SeqCst);
     let key = Uuid::new_v4();
     assert_eq!(engine.absorb(&place, 0, &[numbered(key, 1, 0)]).await.unwrap(), Step::Next(1));
@@ -131,6 +121,4 @@ async fn a_step_of_a_stopped_consumer_writes_nothing() {
     resume(&engine).await;
     engine.drain_step(&place, key, 1, &|| true).await.unwrap();
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (0, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -11,11 +11,9 @@ fn times(most: usize) -> impl Fn() -> bool + Send + Sync {
 /// Guard: `absorb_items` asks before each step. What was done by then is kept, and what is left is done by the next start.
 #[tokio::test]
 async fn a_batch_ends_between_two_steps() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let told: Vec<Record> = (0..10).map(|offset| Record { offset, ..sound(0) }).collect();
     engine.sink.sick.store(true, Ordering::SeqCst);
     // Ten, five, two and one of them are tried, and the first is parked; so is the second.
@@ -25,18 +23,14 @@ async fn a_batch_ends_between_two_steps() {
     engine.sink.sick.store(false, Ordering::SeqCst);
     assert_eq!(engine.absorb(&place, 2, &told[2..]).await.unwrap(), Step::Next(10));
     assert_eq!((held(&engine).await, engine.sink.given.load(Ordering::SeqCst)), (2, 8));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `drain_key` asks before each try. What ends in the middle of its tries is not parked for that.
 #[tokio::test]
 async fn a_drain_ends_between_two_tries() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = engine(&folder).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     engine.sink.sick.store(true, Ordering::SeqCst);
     assert_eq!(engine.absorb(&place, 0, &[sound(0)]).await.unwrap(), Step::Next(1));
     let tx = engine.db.begin().await.unwrap();
@@ -44,6 +38,4 @@ async fn a_drain_ends_between_two_tries() {
     assert!(engine.drain(&place, times(2)).await.unwrap());
     let rows = engine.db.query(Statement::same("SELECT reason FROM held_key")).await.unwrap();
     assert_eq!(rows[0].text(0).unwrap(), "draining");
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }

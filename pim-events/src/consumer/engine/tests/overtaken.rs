@@ -54,26 +54,20 @@ async fn the_hold(engine: &Engine<Overtaken>) -> (String, u64, u64) {
 /// Guard: `Item::held` decides behind the lock.
 #[tokio::test]
 async fn a_failed_event_keeps_what_was_rewound() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     let engine = overtaken(&folder, 0).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     assert_eq!(engine.absorb(&place, 0, &[sound(0)]).await.unwrap(), Step::Next(1));
     assert_eq!(the_hold(&engine).await, ("rewound".into(), 0, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// Guard: `ledger::give_up` parks what still drains.
 #[tokio::test]
 async fn a_failed_drain_keeps_what_was_rewound() {
-    let folder = std::env::temp_dir().join(format!("pim-engine-{}", Uuid::new_v4().simple()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new();
     // A step of a hundred is halved six times before it is one event.
     let engine = overtaken(&folder, 6).await;
-    let place = Place { consumer: "c", topic: "t".into(), partition: 0 };
-    engine.position(&place).await.unwrap();
+    let place = begun(&engine).await;
     let late = numbered(Uuid::new_v4(), 2, 0);
     assert_eq!(engine.absorb(&place, 0, std::slice::from_ref(&late)).await.unwrap(), Step::Next(1));
     assert_eq!(the_hold(&engine).await, ("gap".into(), 0, 1));
@@ -83,6 +77,4 @@ async fn a_failed_drain_keeps_what_was_rewound() {
     engine.db.begin().await.unwrap().commit_with(vec![first, drains]).await.unwrap();
     assert!(engine.drain(&place, || true).await.unwrap());
     assert_eq!(the_hold(&engine).await, ("rewound".into(), 0, 1));
-    drop(engine);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
