@@ -40,7 +40,7 @@ impl Sink for Overtaken {
     }
 }
 
-async fn overtaken(folder: &std::path::Path, before: usize) -> Engine<Overtaken> {
+async fn overtaken(folder: &Path, before: usize) -> Engine<Overtaken> {
     engine_over(folder, |db| Overtaken { db: db.clone(), before: AtomicUsize::new(before) }).await
 }
 
