@@ -115,6 +115,19 @@ impl Ensemble {
         settings
     }
 
+    /// Has the standby apply what is committed from now on an hour late.
+    ///
+    /// Its startup process hears of a new setting some time after the reload has ended, and may apply a commit at once until then.
+    pub(crate) fn shows_the_past(&self) {
+        const WAITS: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'RecoveryApplyDelay'";
+        self.second.configure(&[("recovery_min_apply_delay", "1h")]).expect("lags");
+        let give_up = Instant::now() + PATIENCE;
+        while self.second.sql("postgres", WAITS).expect("answers") != "1" {
+            assert!(Instant::now() < give_up, "the standby never waits before it applies a commit");
+            self.first.sql("postgres", "SELECT pg_current_xact_id()").expect("commits");
+        }
+    }
+
     fn place(&self) -> &Path {
         self.folder.path()
     }
