@@ -58,6 +58,26 @@ async fn ends(running: Running) {
     tokio::time::timeout(Duration::from_secs(20), running.end()).await.expect("it ends");
 }
 
+/// Runs commands for two keys of a partition, of which one has poison for the handler: it is held with this code, and the other
+/// is answered.
+async fn holds_the_sick_alone(handler: Arc<dyn CommandHandler>, settings: CommandSettings, code: &str) {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let (sick, well) = neighbours(&rig).await;
+    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
+    rig.write(well, Uuid::new_v4(), &[2]).await;
+    let relay = Running::relay(rig.relay());
+    let running = Running::commands(commands_with(&rig, handler, settings).await);
+    let is_held = || async { held(&rig, "answer", sick).await == Some((code.to_owned(), 0)) };
+    eventually("the sick key is held", is_held).await;
+    eventually("the well key is answered", || async { answers(&rig).await.len() == 1 }).await;
+    // Also while one is under way.
+    rig.store.unpark("answer", sick.uuid()).await.unwrap();
+    ends(running).await;
+    assert_eq!(answers(&rig).await.len(), 1);
+    ends(relay).await;
+}
+
 /// The next version of what happened.
 #[derive(Serialize, Deserialize)]
 struct HappenedSince {
@@ -166,18 +186,7 @@ impl CommandHandler for Aimless {
 /// Guard: `CommandSink::run` asks for the target behind `guarded_call`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_whose_target_panics() {
-    let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let (sick, well) = neighbours(&rig).await;
-    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
-    rig.write(well, Uuid::new_v4(), &[2]).await;
-    let relay = Running::relay(rig.relay());
-    let running = Running::commands(commands_with(&rig, Arc::new(Aimless), settings()).await);
-    eventually("the sick key is held", || async { held(&rig, "answer", sick).await == Some(("panic".into(), 0)) })
-        .await;
-    eventually("the well key is answered", || async { answers(&rig).await.len() == 1 }).await;
-    ends(running).await;
-    ends(relay).await;
+    holds_the_sick_alone(Arc::new(Aimless), settings(), "panic").await;
 }
 
 /// Answers, but goes on for ever over poison.
@@ -204,23 +213,9 @@ impl CommandHandler for Silent {
 /// Guard: `CommandSink::run` waits for the handler no longer than `patience`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_never_answers() {
-    let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let (sick, well) = neighbours(&rig).await;
-    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
-    rig.write(well, Uuid::new_v4(), &[2]).await;
-    let relay = Running::relay(rig.relay());
     let mut settings = CommandSettings { patience: Duration::from_millis(600), ..settings() };
     settings.consumer.tries_max = 1;
-    let running = Running::commands(commands_with(&rig, Arc::new(Silent), settings).await);
-    eventually("the sick key is held", || async { held(&rig, "answer", sick).await == Some(("patience".into(), 0)) })
-        .await;
-    eventually("the well key is answered", || async { answers(&rig).await.len() == 1 }).await;
-    // Also while one is under way.
-    rig.store.unpark("answer", sick.uuid()).await.unwrap();
-    ends(running).await;
-    assert_eq!(answers(&rig).await.len(), 1);
-    ends(relay).await;
+    holds_the_sick_alone(Arc::new(Silent), settings, "patience").await;
 }
 
 /// A part of a unit that panics when it is committed.
@@ -266,18 +261,7 @@ impl CommandHandler for Armed {
 /// Guard: `CommandSink::run` commits behind `guarded`. What panics only then parks its key too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_whose_commit_panics() {
-    let folder = Folder::new();
-    let rig = Rig::open(folder.path()).await;
-    let (sick, well) = neighbours(&rig).await;
-    rig.write(sick, Uuid::new_v4(), &[POISON]).await;
-    rig.write(well, Uuid::new_v4(), &[2]).await;
-    let relay = Running::relay(rig.relay());
-    let running = Running::commands(commands_with(&rig, Arc::new(Armed), settings()).await);
-    eventually("the sick key is held", || async { held(&rig, "answer", sick).await == Some(("panic".into(), 0)) })
-        .await;
-    eventually("the well key is answered", || async { answers(&rig).await.len() == 1 }).await;
-    ends(running).await;
-    ends(relay).await;
+    holds_the_sick_alone(Arc::new(Armed), settings(), "panic").await;
 }
 
 /// The journal, but it goes on for ever over poison.
