@@ -1,8 +1,8 @@
 //! The audit trail: 64 hash chains a shard, written with the rows they tell of.
 //!
 //! [`Cluster::verify_audit`](crate::cluster::Cluster::verify_audit) has three kinds of witnesses. The chain itself finds what was
-//! changed, removed, reordered or put in. The newest signed checkpoint, kept outside of the databases, finds what was cut off or
-//! rewritten before it. And history, rows and the numbers of home keys find what was cut off behind it: each committed change
+//! changed, removed, reordered or put in. Signed checkpoints, kept outside of the databases, find what was cut off or
+//! rewritten before the newest of them. And history, rows and the numbers of home keys find what was cut off behind it: each committed change
 //! has one record and one period of history, each row is what its history ends with, and each home key's number is that of its
 //! newest record.
 //!

@@ -79,7 +79,9 @@ impl Cluster {
         let records = signed.missing(place, &audit::heads(self).await.map_err(audit::CheckpointError::from)?);
         let told = self.tell(&db, cx, permit.system_scope(), shard, reason).await;
         told.map_err(|source| LossError::Shard { shard, source })?;
+        let of_shard = report.forks.iter().filter(|((shard, _), _)| *shard == place);
         let loss = audit::Loss {
+            forks: of_shard.map(|((_, lane), seq)| (*lane, *seq)).collect(),
             shard: shard.0,
             user: cx.actor().subject().as_str().to_owned(),
             request: cx.request_id().to_string(),

@@ -11,13 +11,13 @@ mod view;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pim_core::shard::{Bucket, Lane};
+use pim_core::shard::{Bucket, Lane, ShardId};
 
 use self::ledger::{Differing, Ledger};
 use self::view::View;
 use super::checkpoint::CheckpointError;
 use super::verify::{AuditFinding, AuditFindingKind, Chains};
-use crate::backend::SqlPair;
+use crate::backend::{DbError, SqlPair};
 use crate::cluster::{CONTROL, Cluster};
 use crate::entity::Table;
 
@@ -69,14 +69,24 @@ pub(super) async fn look(
 
 /// Walks along one lane's chains of all databases, and compares nothing.
 pub(super) async fn walk_lane(cluster: &Cluster, lane: Lane, chains: &mut Chains<'_>) -> Result<(), CheckpointError> {
-    for source in cluster.sources() {
-        let Some(db) = cluster.database(source) else { continue };
-        let mut view = View::of(&db, source).await?;
-        chains.know_tombstones(cluster).await?;
+    let mut views = views_of(cluster, |_| true).await?;
+    chains.know_tombstones(cluster).await?;
+    for view in &mut views {
         let mut unread = Ledger::new(&[], BTreeSet::new(), std::iter::once(view.retained()));
         view.records(lane, PAGE, Some(&mut *chains), &mut unread).await?;
     }
     Ok(())
+}
+
+/// A snapshot of each of these databases.
+async fn views_of(cluster: &Cluster, is_one: impl Fn(ShardId) -> bool) -> Result<Vec<View>, DbError> {
+    let mut views = Vec::new();
+    for source in cluster.sources().filter(|source| is_one(*source)) {
+        if let Some(db) = cluster.database(source) {
+            views.push(View::of(&db, source).await?);
+        }
+    }
+    Ok(views)
 }
 
 /// Reads everything once: by lane the records and the numbers of the keys, then rows and history.
@@ -86,12 +96,7 @@ async fn walk(
     named: BTreeSet<Bucket>,
     mut chains: Option<&mut Chains<'_>>,
 ) -> Result<Ledger, CheckpointError> {
-    let mut views = Vec::new();
-    for source in cluster.sources().filter(|source| (*source == CONTROL) == is_control) {
-        if let Some(db) = cluster.database(source) {
-            views.push(View::of(&db, source).await?);
-        }
-    }
+    let mut views = views_of(cluster, |source| (source == CONTROL) == is_control).await?;
     if let Some(chains) = chains.as_deref_mut() {
         chains.know_tombstones(cluster).await?;
     }

@@ -2,6 +2,7 @@
 
 mod lines;
 mod restored;
+mod signed;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,9 +15,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pim_core::problem::{self, IntoProblem, Problem};
 
 use self::lines::{Lines, read};
-pub(crate) use self::lines::{Loss, Purge, Reason, Signed};
+pub(crate) use self::lines::{Loss, Purge, Reason};
 pub(crate) use self::restored::Later;
 pub use self::restored::LaterCheckpoints;
+pub(crate) use self::signed::Signed;
 use super::verify::{VerifyReport, heads};
 use crate::backend::DbError;
 use crate::cluster::Cluster;

@@ -1,5 +1,7 @@
 //! Verifying the trail: every chain against itself and the checkpoints, and what it tells against the history.
 
+use std::collections::BTreeMap;
+
 use pim_core::clock::Timestamp;
 use pim_core::shard::Lane;
 use serde::Serialize;
@@ -31,7 +33,7 @@ pub enum AuditFindingKind {
     Index,
     /// The newest checkpoint signed a record here that is gone.
     Truncated,
-    /// The newest checkpoint signed another record here.
+    /// A checkpoint signed another record here.
     Rewritten,
     /// A line of the checkpoint file is not signed by our key; `seq` is the line.
     Forged,
@@ -149,6 +151,9 @@ pub struct VerifyReport {
     pub losses: Vec<AuditLoss>,
     /// What is wrong, at most a hundred.
     pub findings: Vec<AuditFinding>,
+    /// The first record of each chain that is another than a checkpoint signed.
+    #[serde(skip)]
+    pub(crate) forks: BTreeMap<(Option<u16>, u64), u64>,
 }
 
 impl VerifyReport {
@@ -184,9 +189,10 @@ impl VerifyReport {
 }
 
 impl Cluster {
-    /// Checks every chain of every shard, the newest signed checkpoint against them, and that history and trail agree.
+    /// Checks every chain of every shard, all signed checkpoints against them, and that history and trail agree.
     ///
-    /// Each database is read in one snapshot while all serve. Memory is bounded by the home keys of one lane.
+    /// Each database is read in one snapshot while all serve. Memory is bounded by the home keys of one lane, and by
+    /// one record for each checkpoint and lane of what [retention](crate::retention) has not removed.
     ///
     /// # Errors
     /// [`CheckpointError`] when a shard or the checkpoint file cannot be read.
@@ -210,7 +216,7 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Checks the chains of one lane in every database, and what the newest signed checkpoint says of them. A key's records
+    /// Checks the chains of one lane in every database, and what signed checkpoints say of them. A key's records
     /// are in its bucket's lane, also those that were written before the bucket moved. Data and trail are not compared, so
     /// [`VerifyReport::agrees`] says nothing beyond the chains.
     ///
@@ -222,7 +228,7 @@ impl Cluster {
         let mut report = VerifyReport::default();
         let mut signed = self.checkpointed(&mut report).await?;
         self.is_whole().await?;
-        signed.heads.retain(|(_, signed_lane), _| *signed_lane == u64::from(lane.get()));
+        signed.keep_lane(u64::from(lane.get()));
         agreement::walk_lane(self, lane, &mut Chains { signed: &mut signed, report: &mut report, at: None }).await?;
         report.truncated(signed);
         report.verified = report.findings.is_empty();
@@ -283,11 +289,9 @@ impl Chains<'_> {
         if before.purged.as_ref().is_some_and(|(end, signed_hash)| *end == seq && *signed_hash != hex(&hash)) {
             add(AuditFindingKind::Rewritten);
         }
-        if self.signed.heads.get(&place).is_some_and(|(signed, _)| *signed == seq) {
-            let is_same = self.signed.heads.remove(&place).is_some_and(|(_, signed_hash)| signed_hash == hex(&hash));
-            if !is_same {
-                add(AuditFindingKind::Rewritten);
-            }
+        if self.signed.denies(place, seq, &hash) {
+            add(AuditFindingKind::Rewritten);
+            self.report.forks.entry(place).or_insert(seq);
         }
         self.at = Some(At { place, seq, hash, purged: before.purged });
         Ok(())

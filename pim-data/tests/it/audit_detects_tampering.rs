@@ -138,18 +138,36 @@ async fn a_record_that_is_appended_by_the_rules_is_found_by_history_alone() {
     assert!(!report.verified && report.findings.iter().any(told), "{report:?}");
 }
 
-#[tokio::test]
-async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
-    let (world, account) = World::with_changes().await;
-    world.cluster.checkpoint_audit().await.expect("signs");
+/// Rewrites the newest record by the rules of the chain.
+async fn rewrite_the_end(world: &World, account: &Account) {
     let shard = world.cluster.router().route(&account.id).shard;
     let db = world.cluster.database(shard).expect("a shard");
     let last = &db.query(Statement::same("SELECT previous, body FROM audit WHERE seq = 4")).await.expect("runs")[0];
     let forged = last.text(1).expect("text").replace("\"points\":3", "\"points\":8");
     let hash = continued(last.digest(0).expect("a hash"), &forged);
-    tamper(&world, &account, &format!("UPDATE audit SET body = '{forged}', hash = {} WHERE seq = 4", bytes(&hash)))
-        .await;
+    tamper(world, account, &format!("UPDATE audit SET body = '{forged}', hash = {} WHERE seq = 4", bytes(&hash))).await;
+}
+
+#[tokio::test]
+async fn a_consistently_rewritten_record_is_found_by_the_checkpoint_alone() {
+    let (world, account) = World::with_changes().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    rewrite_the_end(&world, &account).await;
     assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Rewritten)]);
+}
+
+/// Guard: `Signed` compares what every line signed. The program that was deceived goes on from the forged record, and the newest
+/// checkpoint vouches for what it finds.
+#[tokio::test]
+async fn what_was_rewritten_before_the_next_checkpoint_is_found_for_ever() {
+    let (world, account) = World::with_changes().await;
+    world.cluster.checkpoint_audit().await.expect("signs");
+    rewrite_the_end(&world, &account).await;
+    for points in 10..12 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+        world.cluster.checkpoint_audit().await.expect("signs");
+        assert_eq!(found(&world, &account).await, [(4, AuditFindingKind::Rewritten)]);
+    }
 }
 
 /// Their file, and what it says.

@@ -142,3 +142,25 @@ async fn and_not_for_the_future() {
     let refused = world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await;
     assert!(matches!(refused, Err(LossError::Unsound { findings: 1.. })), "{refused:?}");
 }
+
+/// Guard: `Signed::point` gives up what was signed from where the chain is another, and nothing before that. The shard has been
+/// written to again, past what was signed, before anybody signed or said anything.
+#[tokio::test]
+async fn and_what_was_signed_before_it_still_speaks() {
+    let (world, [account, _]) = set_back(&[HERE]).await;
+    for points in 7..10 {
+        world.change(account.id, |account| account.points = points).await.expect("commits");
+    }
+    assert_eq!(kinds(&verify(&world.cluster).await), [(Some(0), AuditFindingKind::Rewritten)]);
+    let permit = write(ShopResource::Account);
+    world.cluster.accept_loss(&cx(), &permit, HERE, &reason(), &[]).await.expect("is given up");
+    let report = verify(&world.cluster).await;
+    assert!(report.verified && report.agrees, "{report:?}");
+
+    let lane = world.cluster.router().route(&account.id).bucket.lane().get();
+    let rewrite =
+        format!("DROP TRIGGER audit_no_update; UPDATE audit SET hash = zeroblob(32) WHERE lane = {lane} AND seq = 1;");
+    world.raw(account.id, &rewrite).await.expect("runs");
+    let found: Vec<_> = verify(&world.cluster).await.findings.iter().map(|it| (it.seq, it.kind)).collect();
+    assert!(found.contains(&(1, AuditFindingKind::Rewritten)), "{found:?}");
+}

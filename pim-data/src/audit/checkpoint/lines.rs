@@ -3,7 +3,6 @@
 //! No line signs less than the one before it, unless it says that everything was restored as it was at an earlier line, or
 //! that what a shard has lost is given up.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use pim_core::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::signed::Signed;
 use super::{CheckpointError, CheckpointKey, Head, Heads, sync_name};
 use crate::audit::verify::{AuditFinding, AuditFindingKind, AuditLoss, AuditRestore, VerifyReport};
 use crate::cluster::CONTROL;
@@ -45,13 +45,13 @@ pub(super) struct Body {
     heads: Vec<String>,
     /// What retention is about to remove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    purge: Option<Purge>,
+    pub(super) purge: Option<Purge>,
     /// That everything was restored, which lets this line sign less than the one before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    back: Option<Back>,
+    pub(super) back: Option<Back>,
     /// That what one shard has lost is given up, which lets this line and others sign less of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    loss: Option<Loss>,
+    pub(super) loss: Option<Loss>,
 }
 
 /// That everything stands again where it stood at an earlier line, or soon after it.
@@ -89,10 +89,13 @@ pub(crate) struct Loss {
     pub(crate) reason: String,
     /// The lines before this one that sign less of the shard, counted from one.
     pub(crate) lines: Vec<u64>,
+    /// The first record of each lane that was signed and is another now: what was signed from there on is given up.
+    #[serde(default)]
+    pub(crate) forks: Vec<(u64, u64)>,
 }
 
 impl Loss {
-    fn place(&self) -> Option<u16> {
+    pub(super) fn place(&self) -> Option<u16> {
         (self.shard != CONTROL.0).then_some(self.shard)
     }
 }
@@ -108,64 +111,6 @@ pub(crate) struct Purge {
     pub(crate) request: String,
     /// The last record of each lane that goes, as `shard/lane:seq:hash`.
     pub(crate) ends: Vec<String>,
-}
-
-/// What the lines of the file say, taken together.
-#[derive(Debug, Default)]
-pub(crate) struct Signed {
-    /// Where each chain stood at the newest line.
-    pub(in crate::audit) heads: Heads,
-    /// Up to where each chain was purged.
-    pub(crate) tombstones: Heads,
-    /// Lines that sign less than the one before them, with the shards of which they do, as long as nobody has given that up.
-    pub(crate) set_back: BTreeMap<u64, BTreeSet<Option<u16>>>,
-}
-
-impl Signed {
-    /// Takes over what a line says; `line` is its place in the file.
-    fn take(&mut self, line: u64, body: &Body, heads: Heads) {
-        let mut back = if body.back.is_some() { BTreeSet::new() } else { set_back(&self.heads, &heads) };
-        if let Some(loss) = &body.loss {
-            back.remove(&loss.place());
-            for accepted in &loss.lines {
-                if let Some(shards) = self.set_back.get_mut(accepted) {
-                    shards.remove(&loss.place());
-                }
-            }
-        }
-        self.set_back.insert(line, back);
-        self.set_back.retain(|_, shards| !shards.is_empty());
-        if let Some(back) = &body.back {
-            self.tombstones = back.purged.iter().filter_map(|text| head_of(text)).collect();
-        }
-        self.heads = heads;
-        for (place, end) in body.purge.iter().flat_map(|purge| &purge.ends).filter_map(|text| head_of(text)) {
-            let known = self.tombstones.entry(place).or_insert_with(|| end.clone());
-            if known.0 < end.0 {
-                *known = end;
-            }
-        }
-    }
-
-    /// How many records of a shard the newest line names that `now` does not have.
-    pub(crate) fn missing(&self, shard: Option<u16>, now: &[String]) -> u64 {
-        let now: Heads = now.iter().filter_map(|text| head_of(text)).collect();
-        let of_shard = self.heads.iter().filter(|(place, _)| place.0 == shard);
-        of_shard.map(|(place, (end, _))| end.saturating_sub(now.get(place).map_or(0, |head| head.0))).sum()
-    }
-}
-
-/// Whether no chain is shorter than it was, or another at its old end.
-pub(super) fn goes_on_from(before: &Heads, now: &Heads) -> bool {
-    set_back(before, now).is_empty()
-}
-
-/// Shards of which a chain is shorter than it was, or another at its old end.
-fn set_back(before: &Heads, now: &Heads) -> BTreeSet<Option<u16>> {
-    let goes_on = |place: &(Option<u16>, u64), (seq, hash): &Head| {
-        now.get(place).is_some_and(|(end, at_end)| end > seq || (end == seq && at_end == hash))
-    };
-    before.iter().filter(|(place, head)| !goes_on(place, head)).map(|(place, _)| place.0).collect()
 }
 
 /// The end of a file of lines.

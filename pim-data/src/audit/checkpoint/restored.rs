@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use pim_core::clock::Timestamp;
 use serde::Serialize;
 
-use super::lines::{Back, Reason, Tail, digest, goes_on_from, head_of, next, parse, tail};
+use super::lines::{Back, Reason, Tail, digest, head_of, next, parse, tail};
+use super::signed::goes_on_from;
 use super::{CheckpointError, CheckpointKey, Heads, KEY_FILE, LINES_FILE, blocking};
 use crate::audit::verify::{VerifyReport, heads};
 use crate::cluster::Cluster;
