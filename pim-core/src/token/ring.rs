@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use super::TokenError;
 use super::key::{KeySet, VerifyKey};
@@ -17,8 +18,12 @@ use crate::clock::{Clock, Timestamp};
 const FRESH_FOR: Duration = Duration::from_secs(5 * 60);
 /// After this long keys are not used any more, whatever happens.
 const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
-/// Between two fetches at least.
+/// Between two fetches at least, from the end of the one to the beginning of the other.
 const PAUSE: Duration = Duration::from_secs(2);
+/// For who has a good key, the pause doubles with each refresh in a row that brought nothing, up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// So long does who has a good key wait for newer ones.
+const REFRESH_MAX: Duration = Duration::from_secs(1);
 const UNKNOWN_MAX: usize = 64;
 
 /// Fetches the key set of an issuer. Implemented by the program that has the I/O.
@@ -49,17 +54,74 @@ struct Held {
     /// SHA-256 of the set's text, and how many different sets came before.
     digest: [u8; 32],
     generation: u64,
-    fetched_at: Timestamp,
+    fetched: Moment,
+}
+
+/// An instant by two clocks, of which nobody can set the second one back: a wall clock that is must not keep keys young.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Moment {
+    fn now(clock: &Clock) -> Self {
+        Self { wall: clock.now(), steady: Instant::now() }
+    }
+
+    fn age(&self, clock: &Clock) -> Duration {
+        clock.now().since(self.wall).max(self.steady.elapsed())
+    }
 }
 
 #[derive(Default)]
 struct Fetching {
-    last: Option<Timestamp>,
+    /// When the last fetch ended.
+    ended: Option<Moment>,
+    /// The same of the last refresh: a fetch for who had a good key. What others ask for, with ids that nobody knows, puts off no
+    /// refresh for longer than a pause.
+    refreshed: Option<Moment>,
+    /// Refreshes in a row that brought nothing.
+    failures: u32,
     /// Ids that the newest set did not have, newest last; spares the issuer from guesses.
     unknown: VecDeque<String>,
 }
 
-/// The keys of one issuer. Fetches are single-flight and paced.
+impl Fetching {
+    /// Whether the pause is over. Who has a good key can wait longer: an issuer that hangs would cost one caller after the other.
+    fn is_due(&self, clock: &Clock, has_good: bool) -> bool {
+        let is_over = |ended: Option<Moment>, pause| ended.is_none_or(|ended| ended.age(clock) >= pause);
+        let longer = PAUSE.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
+        is_over(self.ended, PAUSE) && (!has_good || is_over(self.refreshed, longer))
+    }
+}
+
+/// A fetch under way. It counts as failed until a set has come, and ends with the value: also when its caller goes away.
+struct Attempt<'f> {
+    fetching: &'f mut Fetching,
+    clock: &'f Clock,
+    is_refresh: bool,
+}
+
+impl<'f> Attempt<'f> {
+    fn begin(fetching: &'f mut Fetching, clock: &'f Clock, is_refresh: bool) -> Self {
+        fetching.failures = fetching.failures.saturating_add(u32::from(is_refresh));
+        Self { fetching, clock, is_refresh }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let ended = Some(Moment::now(self.clock));
+        self.fetching.ended = ended;
+        if self.is_refresh {
+            self.fetching.refreshed = ended;
+        }
+    }
+}
+
+/// The keys of one issuer. Fetches are single-flight and paced, and who has a good key waits a second for newer ones at most,
+/// for which the runtime needs its timers.
 pub struct KeyRing {
     source: Box<dyn KeySource>,
     clock: Clock,
@@ -109,12 +171,9 @@ impl KeyRing {
         if is_fresh && fetching.unknown.iter().any(|unknown| unknown == key_id) {
             return Err(TokenError::UnknownKey);
         }
-        let now = self.clock.now();
-        let may_fetch = fetching.last.is_none_or(|last| now.since(last) >= PAUSE);
-        if may_fetch {
-            fetching.last = Some(now);
-        }
-        let has_fetched = may_fetch && self.fetch(&mut fetching).await;
+        let has_good = self.held_key(key_id, GOOD_FOR).is_some();
+        let may_fetch = fetching.is_due(&self.clock, has_good);
+        let has_fetched = may_fetch && self.fetch(&mut fetching, has_good).await;
         if let Some(key) = self.held_key(key_id, GOOD_FOR) {
             return Ok(key);
         }
@@ -131,10 +190,17 @@ impl KeyRing {
     }
 
     /// Fetches now, and says whether a good set came. One that cannot be had or is bad leaves the held one in force.
-    async fn fetch(&self, fetching: &mut Fetching) -> bool {
-        let Ok(text) = self.source.fetch().await else { return false };
+    async fn fetch(&self, fetching: &mut Fetching, has_good: bool) -> bool {
+        let attempt = Attempt::begin(fetching, &self.clock, has_good);
+        let fetched = if has_good {
+            timeout(REFRESH_MAX, self.source.fetch()).await.unwrap_or(Err(KeySourceError("not in time")))
+        } else {
+            self.source.fetch().await
+        };
+        let Ok(text) = fetched else { return false };
         let Ok(keys) = KeySet::from_jwks(&text) else { return false };
-        fetching.unknown.retain(|unknown| keys.get(unknown).is_none());
+        attempt.fetching.failures = 0;
+        attempt.fetching.unknown.retain(|unknown| keys.get(unknown).is_none());
         let digest = Sha256::digest(text.as_bytes()).into();
         let known = self.held.load().as_ref().map(|held| (held.generation, held.digest == digest));
         let generation = known.map_or(0, |(generation, is_same)| generation + u64::from(!is_same));
@@ -142,7 +208,7 @@ impl KeyRing {
         if keys.skipped() > 0 && known.is_none_or(|(_, is_same)| !is_same) {
             crate::warn!("key_set.unknown_types_skipped", skipped = keys.skipped());
         }
-        self.held.store(Some(Arc::new(Held { keys, digest, generation, fetched_at: self.clock.now() })));
+        self.held.store(Some(Arc::new(Held { keys, digest, generation, fetched: Moment::now(&self.clock) })));
         true
     }
 
@@ -153,10 +219,10 @@ impl KeyRing {
     }
 
     fn is_within(&self, held: &Held, most: Duration) -> bool {
-        self.clock.now().since(held.fetched_at) < most
+        held.fetched.age(&self.clock) < most
     }
 
     fn age(&self) -> Option<Duration> {
-        self.held.load().as_ref().map(|held| self.clock.now().since(held.fetched_at))
+        self.held.load().as_ref().map(|held| held.fetched.age(&self.clock))
     }
 }

@@ -2,14 +2,17 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
-use pim_core::token::{KeySet, TokenError};
+use pim_core::token::{KeyRing, KeySet, KeySource, KeySourceError, TokenError, TokenVerifier, VerifierSettings};
 use serde_json::{Value, json};
+use tokio::time::{Instant, advance, sleep, timeout};
 
-use crate::issuer::{Issuer, NOW, Source, claims, clock, verifier, with};
+use crate::issuer::{AUDIENCE, ISSUER, Issuer, NOW, Source, claims, clock, verifier, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -134,6 +137,114 @@ async fn nobody_waits_for_a_refresh_while_keys_are_good() {
     assert!(second.as_mut().poll(&mut cx).is_ready());
     assert!(first.await.is_ok());
     assert_eq!(source.fetches(), 2);
+}
+
+/// The wall clock stands still here, as one does for an hour that is set back by one.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_keeps_no_key() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let source = Source::of(json!({"keys": [old.signer.jwk(), new.signer.jwk()]}).to_string());
+    let verifier = verifier(&source, &clock());
+    assert!(verifier.verify(&old.good()).await.is_ok());
+    source.set(Some(new.jwks()));
+    advance(5 * MINUTE).await;
+    assert_eq!(verifier.verify(&old.good()).await.unwrap_err(), TokenError::UnknownKey, "withdrawn");
+    source.set(None);
+    advance(60 * MINUTE).await;
+    assert_eq!(verifier.verify(&new.good()).await.unwrap_err(), TokenError::KeysUnavailable);
+    source.set(Some(new.jwks()));
+    advance(2 * SECOND).await;
+    assert!(verifier.verify(&new.good()).await.is_ok(), "nor is the pause any longer");
+}
+
+/// Hangs when it is told to; says whether it does, and how often it was asked.
+#[derive(Clone)]
+struct Hanging(Source, Arc<(AtomicBool, AtomicU32)>);
+
+impl Hanging {
+    fn hang(&self, hangs: bool) {
+        self.1.0.store(hangs, Ordering::SeqCst);
+    }
+
+    fn asked(&self) -> u32 {
+        self.1.1.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl KeySource for Hanging {
+    async fn fetch(&self) -> Result<String, KeySourceError> {
+        self.1.1.fetch_add(1, Ordering::SeqCst);
+        if self.1.0.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.0.fetch().await
+    }
+}
+
+/// A verifier whose keys are good and not fresh, and their issuer, which hangs from now on.
+async fn beside_a_hanging_issuer(issuer: &Issuer) -> (TokenVerifier, Hanging) {
+    let source = Hanging(Source::of(issuer.jwks()), Arc::default());
+    let settings = VerifierSettings::access_token(ISSUER, AUDIENCE);
+    let verifier = TokenVerifier::new(settings, KeyRing::new(source.clone(), clock()), clock());
+    assert!(verifier.verify(&issuer.good()).await.is_ok());
+    advance(5 * MINUTE).await;
+    source.hang(true);
+    (verifier, source)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_hangs_costs_nobody_more_than_a_second_while_keys_are_good() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let (verifier, source) = beside_a_hanging_issuer(&old).await;
+    let (token, began) = (old.good(), Instant::now());
+    let mut waited = 0;
+    while began.elapsed() < 10 * MINUTE {
+        let asked = Instant::now();
+        assert!(timeout(MINUTE, verifier.verify(&token)).await.expect("does not hang").is_ok(), "keys are good");
+        assert!(asked.elapsed() <= SECOND + Duration::from_millis(1), "{:?}", asked.elapsed());
+        waited += u32::from(!asked.elapsed().is_zero());
+        sleep(SECOND).await;
+    }
+    // After 4, 8, 16 and 32 seconds, and then each minute.
+    assert!((5..=15).contains(&waited) && source.asked() == waited + 1, "{waited} of {}", source.asked());
+    source.hang(false);
+    source.0.set(Some(new.jwks()));
+    advance(MINUTE).await;
+    assert_eq!(verifier.verify(&token).await.unwrap_err(), TokenError::UnknownKey, "it is asked again within a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_go_away_are_not_followed_by_one_every_two_seconds() {
+    let issuer = Issuer::new();
+    let (verifier, source) = beside_a_hanging_issuer(&issuer).await;
+    let (token, mut lost) = (issuer.good(), 0);
+    for _ in 0..600 {
+        // Less time than a refresh may take.
+        match timeout(Duration::from_millis(500), verifier.verify(&token)).await {
+            Ok(answer) => assert!(answer.is_ok()),
+            Err(_elapsed) => lost += 1,
+        }
+        sleep(SECOND).await;
+    }
+    assert!((5..=15).contains(&lost) && source.asked() == lost + 1, "{lost} of {}", source.asked());
+}
+
+/// Guard: whoever asks with ids that nobody knows, and does not wait, keeps no refresh from callers with good keys.
+#[tokio::test(start_paused = true)]
+async fn guesses_put_off_no_refresh() {
+    let (old, new, stranger) = (Issuer::new(), Issuer::new(), Issuer::new());
+    let (verifier, source) = beside_a_hanging_issuer(&old).await;
+    let (known, guess) = (old.good(), stranger.good());
+    assert!(timeout(MINUTE, verifier.verify(&known)).await.expect("does not hang").is_ok());
+    for _ in 0..30 {
+        advance(2 * SECOND).await;
+        assert!(timeout(SECOND, verifier.verify(&guess)).await.is_err(), "it waits for its answer");
+    }
+    source.hang(false);
+    source.0.set(Some(new.jwks()));
+    advance(2 * SECOND).await;
+    assert_eq!(verifier.verify(&old.good()).await.unwrap_err(), TokenError::UnknownKey, "it has been refreshed");
 }
 
 #[tokio::test]
