@@ -40,7 +40,7 @@ use std::fmt;
 use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
-/// Most series of one family.
+/// Most series of one family, as who scrapes it counts them: a histogram has a series for each bucket of each label set.
 pub const SERIES_MAX: usize = 2_000;
 
 /// Bucket bounds for latencies, in seconds; every objective's threshold is one of them.
@@ -146,6 +146,17 @@ pub struct Descriptor {
     pub owner: &'static str,
     /// File name of the runbook that reads it, empty when none does.
     pub runbook: &'static str,
+}
+
+impl Descriptor {
+    /// How many series each of its label sets has.
+    const fn series_each(&self) -> usize {
+        match self.kind {
+            Kind::Counter | Kind::Gauge => 1,
+            // The bucket without a bound, the sum and the count come on top.
+            Kind::Histogram => self.buckets.len() + 3,
+        }
+    }
 }
 
 /// All signals of one crate.
@@ -277,7 +288,7 @@ impl SignalRegistry {
         if !declared.eq(dimensions.iter().cloned()) {
             return Err(SignalError::Labels { name });
         }
-        let series = dimensions.iter().map(Vec::len).product();
+        let series = dimensions.iter().map(Vec::len).product::<usize>() * signal.series_each();
         if series > SERIES_MAX {
             return Err(SignalError::Series { name, series });
         }

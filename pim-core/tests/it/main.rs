@@ -17,3 +17,4 @@ mod no_permit_no_code;
 mod policies_agree_with_a_plain_oracle;
 mod requests_are_named_at_the_edge;
 mod routes_never_mix_maps;
+mod series_are_bounded;
