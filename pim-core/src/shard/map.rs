@@ -286,6 +286,9 @@ impl ShardMap {
     /// The next version with the shards, servers and owners of an earlier map: a way back from this one. What changes hands
     /// again has a risen epoch, and a shard that the earlier map does not know stays, retired.
     ///
+    /// A shard that was draining there and gets buckets back is live in this step, since none that drains takes any: what it had
+    /// given away is to stay with it until somebody says again that it drains. From there the way back to the same map says it.
+    ///
     /// ```
     /// use pim_core::shard::{Bucket, ShardId, ShardMap};
     ///
@@ -307,6 +310,12 @@ impl ShardMap {
             }
         }
         shards.sort_by_key(|shard| shard.id);
+        for shard in shards.iter_mut().filter(|shard| shard.state == ShardState::Draining) {
+            let regains = |(now, then): (&ShardId, &ShardId)| *then == shard.id && now != then;
+            if self.owners.iter().zip(earlier.owners.iter()).any(regains) {
+                shard.state = ShardState::Live;
+            }
+        }
         let mut epochs = self.epochs.clone();
         for (bucket, epoch) in epochs.iter_mut().enumerate() {
             if self.owners[bucket] != earlier.owners[bucket] {
