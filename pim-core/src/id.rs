@@ -87,7 +87,9 @@ impl<K: IdKind> Id<K> {
         Self::build(millis(at), bucket.get(), tail(&Uuid::new_v4().as_bytes()[8..]))
     }
 
-    /// An id for a row in `bucket` that a retried command must find again: derived from `scope` and `ordinal`.
+    /// An id for a row in `bucket` that a retried command must find again: `at` in milliseconds, for index locality, and the rest
+    /// derived from `scope` and `ordinal`. A retry that comes with another `at` makes another id, so it has to be an instant that
+    /// stays, such as that of the event that is answered, and not the present.
     #[must_use]
     pub fn child_derived(bucket: Bucket, at: Timestamp, scope: &[u8], ordinal: u32) -> Self {
         let digest = digest(K::NAME, scope, ordinal);

@@ -96,7 +96,8 @@ async fn schedule(
     .await
 }
 
-/// The id of something new in a patient's record: a retried submission makes the same one.
+/// The id of something new in a patient's record, of the unit's instant and its key. A submission that is retried makes another
+/// one, which is not written: its key finds the answer of the first.
 fn child_id<K: pim_core::id::IdKind>(unit: &Unit, patient: PatientId) -> Id<K> {
     match unit.context().idempotency() {
         Some(scope) => Id::child_derived(patient.bucket(), unit.at(), scope.scope(), 0),

@@ -44,6 +44,15 @@ proptest! {
     }
 
     #[test]
+    fn derived_children_are_of_their_instant_too(millis in 0..4_000_000_000_000_i64, scope: Vec<u8>, ordinal: u32) {
+        let bucket = Bucket::new(7).unwrap();
+        let at = |micros: i64| Id::<Thing>::child_derived(bucket, Timestamp::from_micros(micros), &scope, ordinal);
+        prop_assert_eq!(at(millis * 1000), at(millis * 1000 + 999));
+        prop_assert!(at(millis * 1000) < at(millis * 1000 + 1000));
+        prop_assert_eq!(at(0).uuid().as_bytes()[8..].to_vec(), at(millis * 1000).uuid().as_bytes()[8..].to_vec());
+    }
+
+    #[test]
     fn later_children_sort_later(bucket in 0..4096_u16, millis in 0..4_000_000_000_000_i64) {
         let at = |millis: i64| Id::<Thing>::child_of(Bucket::new(bucket).unwrap(), Timestamp::from_micros(millis * 1000));
         prop_assert!(at(millis) < at(millis + 1));
