@@ -57,11 +57,36 @@ pub struct ShutdownReport {
     pub redacted: u64,
 }
 
-/// Keeps telemetry alive. Dropping it flushes within two seconds.
+/// Keeps telemetry alive. Dropping it flushes within two seconds, and the last lines tell what was lost.
 #[derive(Debug)]
-pub struct TelemetryGuard {
+pub struct TelemetryGuard(Ending);
+
+/// A writer whose end is told, by its last lines or to who asks for the report.
+#[derive(Debug)]
+struct Ending {
     writer: LogWriter,
-    is_flushed: bool,
+    is_reported: bool,
+}
+
+impl Ending {
+    const fn of(writer: LogWriter) -> Self {
+        Self { writer, is_reported: false }
+    }
+
+    fn report(mut self) -> ShutdownReport {
+        self.writer.tell_suppressed();
+        self.writer.flush();
+        self.is_reported = true;
+        self.writer.report()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.is_reported {
+            self.writer.close();
+        }
+    }
 }
 
 impl Telemetry {
@@ -87,7 +112,7 @@ impl TelemetryBuilder {
         let writer = LogWriter::start(self.service, target, &self.logs).map_err(|_| InstallError::Writer)?;
         let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
         stay_awake();
-        Ok(ScopedTelemetry { writer, _scope: tracing::subscriber::set_default(subscriber) })
+        Ok(ScopedTelemetry { ending: Ending::of(writer), _scope: tracing::subscriber::set_default(subscriber) })
     }
 
     /// Installs.
@@ -102,15 +127,16 @@ impl TelemetryBuilder {
         let writer = LogWriter::start(self.service, std::io::stderr(), &self.logs).map_err(|_| InstallError::Writer)?;
         let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
         tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::Foreign)?;
-        Ok(TelemetryGuard { writer, is_flushed: false })
+        Ok(TelemetryGuard(Ending::of(writer)))
     }
 }
 
-/// Telemetry of one thread, for tests and for programs that have a subscriber of their own. It ends with the value.
+/// Telemetry of one thread, for tests and for programs that have a subscriber of their own. It ends with the value, as
+/// [`TelemetryGuard`] does.
 #[derive(Debug)]
 #[must_use = "it ends with the value"]
 pub struct ScopedTelemetry {
-    writer: LogWriter,
+    ending: Ending,
     _scope: tracing::subscriber::DefaultGuard,
 }
 
@@ -118,14 +144,12 @@ impl ScopedTelemetry {
     /// Where access lines go.
     #[must_use]
     pub fn writer(&self) -> LogWriter {
-        self.writer.clone()
+        self.ending.writer.clone()
     }
 
     /// Writes what is queued, within two seconds, and says what became of all lines.
     pub fn shutdown(self) -> ShutdownReport {
-        self.writer.tell_suppressed();
-        self.writer.flush();
-        self.writer.report()
+        self.ending.report()
     }
 }
 
@@ -133,22 +157,11 @@ impl TelemetryGuard {
     /// Where access lines go.
     #[must_use]
     pub fn writer(&self) -> LogWriter {
-        self.writer.clone()
+        self.0.writer.clone()
     }
 
     /// Writes what is queued, within two seconds, and says what became of all lines.
-    pub fn shutdown(mut self) -> ShutdownReport {
-        self.writer.tell_suppressed();
-        self.writer.flush();
-        self.is_flushed = true;
-        self.writer.report()
-    }
-}
-
-impl Drop for TelemetryGuard {
-    fn drop(&mut self) {
-        if !self.is_flushed {
-            self.writer.flush();
-        }
+    pub fn shutdown(self) -> ShutdownReport {
+        self.0.report()
     }
 }

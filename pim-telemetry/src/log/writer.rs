@@ -100,9 +100,32 @@ impl LogWriter {
         }
     }
 
+    /// Tells what was lost and what was not shown, when there is any of it.
+    fn tell_incomplete(&self) {
+        let ShutdownReport { dropped, redacted, .. } = self.report();
+        if dropped + redacted > 0 {
+            let told = |count: u64| (count > 0).then(|| count.into());
+            let members = [("dropped", told(dropped)), ("redacted", told(redacted))];
+            self.take(super::line(Clock::system().now(), "warn", self.service, "log.incomplete", &members));
+        }
+    }
+
+    /// The end for who asks for no report: what is queued is written, then told what is missing; two seconds at most.
+    pub(crate) fn close(&self) {
+        let give_up = Instant::now() + FLUSH_WITHIN;
+        // First, so that a full queue has room for what is told, and has dropped all that it will.
+        self.flush_until(give_up);
+        self.tell_suppressed();
+        self.tell_incomplete();
+        self.flush_until(give_up);
+    }
+
     /// Waits until what is queued has been written, two seconds at most.
     pub fn flush(&self) {
-        let give_up = Instant::now() + FLUSH_WITHIN;
+        self.flush_until(Instant::now() + FLUSH_WITHIN);
+    }
+
+    fn flush_until(&self, give_up: Instant) {
         let (done, waiting) = sync_channel(1);
         let mut item = Item::Flush(done);
         // The queue may be full: what is in it goes first.
@@ -133,7 +156,7 @@ impl LogWriter {
 }
 
 fn write_all(items: &Receiver<Item>, target: impl Write, counts: &Counts) {
-    let mut batch = Batch { target, bytes: Vec::new(), lines: 0, counts };
+    let mut batch = Batch { target, bytes: Vec::new(), lines: 0, is_behind_torn: false, counts };
     loop {
         let item = items.try_recv().or_else(|empty| match empty {
             TryRecvError::Empty => {
@@ -159,6 +182,8 @@ struct Batch<'a, W> {
     target: W,
     bytes: Vec<u8>,
     lines: u64,
+    /// Whether the target has the beginning of a line and not its end, from whichever batch. What is sent next ends it first.
+    is_behind_torn: bool,
     counts: &'a Counts,
 }
 
@@ -179,15 +204,16 @@ impl<W: Write> Batch<'_, W> {
         // A terminal that is gone is no reason to stop the program; what it did not take is lost, and counted.
         let taken = self.taken();
         let is_flushed = self.target.flush().is_ok();
-        // The first one of a batch behind a torn line ends that.
-        let whole = self.bytes[..taken].get(1..).unwrap_or_default();
+        // The first break of a batch behind a torn line ends that.
+        let whole = self.bytes[..taken].get(usize::from(self.is_behind_torn)..).unwrap_or_default();
         let lines = whole.iter().filter(|byte| **byte == b'\n').count();
         let written = if is_flushed { u64::try_from(lines).unwrap_or(self.lines).min(self.lines) } else { 0 };
         self.counts.written.fetch_add(written, Ordering::Relaxed);
         self.counts.dropped.fetch_add(self.lines - written, Ordering::Relaxed);
-        let is_torn = self.bytes[..taken].last().is_some_and(|byte| *byte != b'\n');
+        // A target that takes nothing at all leaves it as it was.
+        self.is_behind_torn = self.bytes[..taken].last().map_or(self.is_behind_torn, |byte| *byte != b'\n');
         self.bytes.clear();
-        if is_torn {
+        if self.is_behind_torn {
             // The next line is not to be read as the rest of this one.
             self.bytes.push(b'\n');
         }

@@ -1,12 +1,13 @@
 //! A full queue drops and counts: taken is written and dropped together, exactly.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pim_telemetry::{LogSettings, LogWriter};
+use pim_telemetry::{LogSettings, LogWriter, Telemetry};
+use serde_json::Value;
 
 /// A terminal that takes nothing until it is let.
 #[derive(Clone)]
@@ -41,6 +42,44 @@ fn taken_is_written_and_dropped_together() {
     assert_eq!(lines as u64, report.written);
 }
 
+#[test]
+fn who_asks_for_no_report_reads_it_in_the_last_line() {
+    let (terminal, quiet) = (Stuck(Arc::default()), Stuck(Arc::default()));
+    let settings = LogSettings { queue_max: 8, ..LogSettings::default() };
+    let telemetry = Telemetry::builder("test").logs(settings).scoped(terminal.clone()).unwrap();
+    let held = terminal.0.lock().unwrap();
+    const LEVEL: tracing::Level = tracing::Level::WARN;
+    tracing::event!(target: "pim_shop::till", LEVEL, who = "Quillfeather");
+    (0..100).for_each(|_| telemetry.writer().take(format!("\"{}\"", "x".repeat(16 * 1024))));
+    let dropped = telemetry.writer().report().dropped;
+    drop(held);
+    drop(telemetry);
+    let text = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["level"]), (&"log.incomplete".into(), &"warn".into()));
+    assert_eq!((&last["dropped"], &last["redacted"]), (&dropped.into(), &1.into()));
+
+    let telemetry = Telemetry::builder("test").scoped(quiet.clone()).unwrap();
+    pim_core::info!("bolt.sold");
+    drop(telemetry);
+    let text = String::from_utf8(quiet.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "nothing was lost, and nothing is said of it: {text}");
+}
+
+#[test]
+fn lines_that_nobody_told_of_are_told_at_the_end() {
+    let terminal = Stuck(Arc::default());
+    let settings = LogSettings { info_per_second_max: 1, ..LogSettings::default() };
+    let telemetry = Telemetry::builder("test").logs(settings).scoped(terminal.clone()).unwrap();
+    (0..200).for_each(|_| pim_core::info!("bolt.sold"));
+    drop(telemetry);
+    let text = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.last().unwrap()["event"], "log.suppressed");
+    let sold = lines.iter().filter(|line| line["event"] == "bolt.sold").count() as u64;
+    assert_eq!(sold + lines.iter().filter_map(|line| line["suppressed"].as_u64()).sum::<u64>(), 200);
+}
+
 /// A terminal that is gone, but says so only when all is to be there.
 struct Gone;
 
@@ -63,17 +102,17 @@ fn what_the_target_does_not_take_counts_as_dropped() {
     assert_eq!((report.taken, report.written, report.dropped), (1, 0, 1));
 }
 
-/// A disk that is full in the middle of a line, once.
-#[derive(Clone, Default)]
-struct Torn(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+/// A disk that is full in the middle of a line, so many times.
+#[derive(Clone)]
+struct Torn(Arc<Mutex<Vec<u8>>>, Arc<AtomicUsize>);
 
 impl Write for Torn {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = self.0.lock().unwrap();
-        let is_over = self.1.load(Ordering::SeqCst);
+        let is_over = self.1.load(Ordering::SeqCst) == 0;
         let fits = if is_over { bytes.len() } else { bytes.len().min(10 - taken.len()) };
         if fits == 0 {
-            self.1.store(true, Ordering::SeqCst);
+            self.1.fetch_sub(1, Ordering::SeqCst);
             return Err(io::ErrorKind::StorageFull.into());
         }
         taken.extend_from_slice(&bytes[..fits]);
@@ -87,16 +126,22 @@ impl Write for Torn {
 
 #[test]
 fn a_line_behind_one_that_was_torn_begins_anew() {
-    let torn = Torn::default();
-    let writer = LogWriter::start("test", torn.clone(), &LogSettings::default()).unwrap();
-    for line in ["a first", "a second one", "a third"] {
-        writer.take(line.to_owned());
+    for times in [1, 2, 5] {
+        let torn = Torn(Arc::default(), Arc::new(AtomicUsize::new(times)));
+        let writer = LogWriter::start("test", torn.clone(), &LogSettings::default()).unwrap();
+        writer.take("a first".to_owned());
         writer.flush();
+        for _ in 0..times {
+            writer.take("a second one".to_owned());
+            writer.flush();
+        }
+        writer.take("a third".to_owned());
+        writer.flush();
+        let report = writer.report();
+        assert_eq!((report.written, report.dropped), (2, times as u64));
+        let text = String::from_utf8(torn.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["a first", "a ", "a third"], "full {times} times");
     }
-    let report = writer.report();
-    assert_eq!((report.written, report.dropped), (2, 1));
-    let text = String::from_utf8(torn.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text.lines().collect::<Vec<_>>(), ["a first", "a ", "a third"]);
 }
 
 /// Tells what it takes.
