@@ -16,6 +16,7 @@
 //! ```
 
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -104,6 +105,8 @@ shown! {
     Uuid => |it| Kind::Opaque(it.to_string());
     HomeKey => |it| Kind::Opaque(it.to_string());
     &Subject => |it| Kind::Opaque(it.to_string());
+    // File and line of a program's source: made by the compiler.
+    &Location<'_> => |it| Kind::Opaque(format!("{}:{}", it.file(), it.line()));
 }
 
 impl<T: Into<Self>> From<Option<T>> for Shown {

@@ -8,6 +8,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
 use crate::awake::stay_awake;
 use crate::log::{JsonLayer, LogSettings, LogWriter};
+use crate::panic::tell_places;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -115,24 +116,30 @@ impl TelemetryBuilder {
         Ok(ScopedTelemetry { ending: Ending::of(writer), _scope: tracing::subscriber::set_default(subscriber) })
     }
 
-    /// Installs.
+    /// Installs. From then on a panic is one line with its place and without its message, which may hold what somebody sent:
+    /// the hook that would write it to standard error is replaced.
     ///
     /// # Errors
-    /// [`InstallError::Twice`] the second time.
+    /// [`InstallError::Twice`] when it has been installed; one that failed may be tried again.
     pub fn install(self) -> Result<TelemetryGuard, InstallError> {
         let filter = EnvFilter::try_new(&self.logs.filter).map_err(|_| InstallError::Filter)?;
         if INSTALLED.swap(true, Ordering::SeqCst) {
             return Err(InstallError::Twice);
         }
+        self.installed(filter).inspect_err(|_| INSTALLED.store(false, Ordering::SeqCst))
+    }
+
+    fn installed(&self, filter: EnvFilter) -> Result<TelemetryGuard, InstallError> {
         let writer = LogWriter::start(self.service, std::io::stderr(), &self.logs).map_err(|_| InstallError::Writer)?;
         let subscriber = Registry::default().with(JsonLayer::new(writer.clone()).with_filter(filter));
         tracing::subscriber::set_global_default(subscriber).map_err(|_| InstallError::Foreign)?;
+        tell_places(writer.clone());
         Ok(TelemetryGuard(Ending::of(writer)))
     }
 }
 
 /// Telemetry of one thread, for tests and for programs that have a subscriber of their own. It ends with the value, as
-/// [`TelemetryGuard`] does.
+/// [`TelemetryGuard`] does. Panics stay as they are.
 #[derive(Debug)]
 #[must_use = "it ends with the value"]
 pub struct ScopedTelemetry {

@@ -7,6 +7,7 @@ pub mod exposition;
 mod install;
 mod log;
 pub mod observe;
+mod panic;
 pub mod process;
 pub mod trace;
 
