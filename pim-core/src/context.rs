@@ -1,10 +1,12 @@
 //! The request context: who, which request, which trace, until when. Every data and event call takes it first.
 
 mod layer;
+mod note;
 mod session;
 mod trace;
 
 pub use layer::{RequestContextLayer, TXN_TOKEN_HEADER, WithContext};
+pub use note::ContextNote;
 pub use session::{SessionContext, SessionError};
 pub use trace::{ParseTraceError, ParseTraceIdError, SpanId, TraceContext, TraceId};
 

@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower::{Layer, Service};
 
-use super::{RequestContext, RequestId, TraceContext};
+use super::{ContextNote, RequestContext, RequestId, TraceContext};
 use crate::deadline::Deadline;
 use crate::identity::{Actor, ActorVerifier};
 use crate::problem::{BAD_REQUEST, IntoProblem as _, Problem, UNAUTHENTICATED, response_of};
@@ -20,7 +20,8 @@ const BUDGET: Duration = Duration::from_secs(30);
 /// Verifies the request's token and puts the [`Actor`] and a [`RequestContext`] into its extensions.
 ///
 /// The actor stands in the answer's extensions too, and the [`ShardId`](crate::shard::ShardId) that the request's work went to, so that
-/// who observes from outside can say for whom and where it was.
+/// who observes from outside can say for whom and where it was; and a [`ContextNote`] in the request's extensions is told at once,
+/// for requests that get no answer from here.
 ///
 /// Put it inside [`RequestIdLayer`](crate::request_id::RequestIdLayer) and [`ProblemLayer`](crate::problem::ProblemLayer):
 /// id and trace are taken from there, and a refusal (401 by cause, 503 when keys cannot be had) gets its body there. A
@@ -93,6 +94,9 @@ impl RequestContextLayer {
         let own = Deadline::after(self.budget);
         let deadline = extensions.get::<Deadline>().map_or(own, |given| own.min(*given));
         let cx = RequestContext::new(id, actor.clone(), deadline).with_trace(trace);
+        if let Some(note) = extensions.get::<ContextNote>() {
+            note.take(&cx);
+        }
         extensions.insert(actor);
         extensions.insert(cx.clone());
         Ok(cx)

@@ -16,7 +16,8 @@ use super::measure::{Measure, Observer};
 /// Observes each request. Put it inside the layer that mints request ids, outside everything else.
 ///
 /// An [`Actor`] and a [`ShardId`] in the answer's extensions are named in the access line, and requests are counted by shard when
-/// the signals say so.
+/// the signals say so. Where no such answer comes, because time is over or the caller has gone, they are those of the
+/// [`ContextNote`](pim_core::context::ContextNote) that goes along with the request.
 #[derive(Clone, Debug)]
 pub struct ObserveLayer<R: ClosedEnum>(Observer<R>);
 
@@ -57,8 +58,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let measure = self.observer.begin(&request);
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let measure = self.observer.begin(&mut request);
         Answering { inner: self.inner.call(request), measure: Some(measure) }
     }
 }
@@ -94,7 +95,7 @@ where
         };
         let mut measure = this.measure.take();
         if let Some(measure) = &mut measure {
-            measure.ended = response.body().is_end_stream();
+            measure.ended |= response.body().is_end_stream();
             measure.status = Some(response.status().as_u16());
             measure.actor = response.extensions_mut().remove::<Actor>();
             measure.shard = response.extensions_mut().remove::<ShardId>();
@@ -124,7 +125,7 @@ impl<A: Body, R: ClosedEnum> Body for ObservedBody<A, R> {
             match &frame {
                 Some(Err(_)) => measure.status = Some(500),
                 // A server may not ask again after the last frame of a known length.
-                Some(Ok(_)) => measure.ended = this.inner.is_end_stream(),
+                Some(Ok(_)) => measure.ended |= this.inner.is_end_stream(),
                 None => measure.ended = true,
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use pim_core::clock::{Clock, Timestamp};
-use pim_core::context::{RequestId, TraceContext};
+use pim_core::context::{ContextNote, RequestId, TraceContext};
 use pim_core::identity::Actor;
 use pim_core::redact::Shown;
 use pim_core::request_id::TraceLink;
@@ -107,7 +107,8 @@ impl<R: ClosedEnum> Observer<R> {
         Self(Arc::new(Inner { service, signals, spans, lines, clock, route_of }))
     }
 
-    pub(super) fn begin<B>(&self, request: &http::Request<B>) -> Measure<R> {
+    pub(super) fn begin<B>(&self, request: &mut http::Request<B>) -> Measure<R> {
+        let note = request.extensions_mut().get_or_insert_default::<ContextNote>().clone();
         let extensions = request.extensions();
         Measure {
             observer: self.clone(),
@@ -119,9 +120,11 @@ impl<R: ClosedEnum> Observer<R> {
             began_at: self.0.clock.now(),
             began: Instant::now(),
             status: None,
-            ended: false,
+            // Of an answer to HEAD the head is all, whatever body the service made; nobody asks that body for its end.
+            ended: request.method() == Method::HEAD,
             actor: None,
             shard: None,
+            note,
         }
     }
 }
@@ -143,6 +146,8 @@ pub(super) struct Measure<R: ClosedEnum> {
     pub(super) actor: Option<Actor>,
     /// Where the request's work went, when it went to one shard.
     pub(super) shard: Option<ShardId>,
+    /// Who and where, in case no answer says so.
+    note: ContextNote,
 }
 
 impl<R: ClosedEnum> Drop for Measure<R> {
@@ -164,7 +169,7 @@ impl<R: ClosedEnum> Drop for Measure<R> {
         } else {
             histogram.observe_duration(took);
         }
-        if let (Some(shard), Some(signals)) = (self.shard, &inner.signals.by_shard) {
+        if let (Some(shard), Some(signals)) = (self.shard(), &inner.signals.by_shard) {
             signals.requests.get((ShardGroup::of(shard), outcome)).inc();
             signals.seconds.get(ShardGroup::of(shard)).observe_duration(took);
         }
@@ -184,15 +189,19 @@ impl<R: ClosedEnum> Drop for Measure<R> {
 }
 
 impl<R: ClosedEnum> Measure<R> {
+    fn shard(&self) -> Option<ShardId> {
+        self.shard.or_else(|| self.note.context()?.shard())
+    }
+
     fn access_line(&self, outcome: Outcome, took: Duration, suppressed: u64) -> String {
-        let actor = self.actor.as_ref();
+        let actor = self.actor.as_ref().or_else(|| Some(self.note.context()?.actor()));
         let members = [
             ("trace_id", Some(Shown::from(self.trace.trace_id()))),
             ("span_id", Some(Shown::from(self.trace.span_id()))),
             ("request_id", Some(Shown::from(self.request))),
             ("user_id", actor.map(|actor| Shown::from(actor.subject()))),
             ("role", actor.map(|actor| Shown::from(actor.role()))),
-            ("shard_id", self.shard.map(Shown::from)),
+            ("shard_id", self.shard().map(Shown::from)),
             ("method", Some(Shown::from(self.method))),
             ("route", Some(Shown::from(self.route.name()))),
             ("status", self.status.map(Shown::from)),

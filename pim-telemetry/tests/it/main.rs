@@ -1,6 +1,7 @@
 //! Promises of pim-telemetry.
 
 mod child;
+mod cut_short_requests_name_their_caller;
 mod drops_are_counted;
 mod install_once;
 mod lines_show_what_was_admitted;

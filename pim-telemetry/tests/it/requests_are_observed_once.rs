@@ -13,10 +13,11 @@ use pim_telemetry::exposition::{Format, render};
 use pim_telemetry::observe::{HttpSignals, ObserveLayer, Observer};
 use pim_telemetry::trace::{Span, SpanKind, TraceStore};
 use pim_telemetry::{LogSettings, LogWriter};
+use serde_json::Value;
 use tower::{Layer as _, ServiceExt as _};
 
 pim_core::closed_enum! {
-    enum Route { Stock = "GET /stock", Other = "other" }
+    pub(crate) enum Route { Stock = "GET /stock", Other = "other" }
 }
 
 const ROUTE: LabelDescriptor = LabelDescriptor { name: "route", values: &["GET /stock", "other"] };
@@ -50,15 +51,24 @@ impl Write for Lines {
     }
 }
 
-struct World {
-    registry: SignalRegistry,
+pub(crate) struct World {
+    pub(crate) registry: SignalRegistry,
     traces: TraceStore,
     lines: Lines,
-    writer: LogWriter,
-    layer: ObserveLayer<Route>,
+    pub(crate) writer: LogWriter,
+    pub(crate) layer: ObserveLayer<Route>,
 }
 
-fn world() -> World {
+impl World {
+    /// The access lines.
+    pub(crate) fn told(&self) -> Vec<Value> {
+        self.writer.flush();
+        let lines = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+pub(crate) fn world() -> World {
     let mut registry = SignalRegistry::new();
     let signals = HttpSignals::bind(&mut registry, &REQUESTS, &SECONDS).unwrap();
     let signals = signals.by_shard(&mut registry, &SHARD_REQUESTS, &SHARD_SECONDS).unwrap();
@@ -93,7 +103,7 @@ async fn an_answer_is_measured_when_its_body_ends() {
     world.writer.flush();
     let lines = String::from_utf8(world.lines.0.lock().unwrap().clone()).unwrap();
     assert_eq!(lines.lines().count(), 1, "{lines}");
-    let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
+    let line: Value = serde_json::from_str(lines.trim()).unwrap();
     assert_eq!((&line["status"], &line["route"]), (&200.into(), &"GET /stock".into()));
 }
 
@@ -114,7 +124,7 @@ async fn a_shard_that_the_work_went_to_is_told_and_counted() {
     }
     world.writer.flush();
     let lines = String::from_utf8(world.lines.0.lock().unwrap().clone()).unwrap();
-    let told: Vec<_> = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+    let told: Vec<_> = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
     assert_eq!((&told[0]["shard_id"], &told[1]["shard_id"]), (&3.into(), &12.into()), "{lines}");
     assert!(told[2].get("shard_id").is_none(), "{lines}");
     let text = world.registry.encode();
@@ -156,6 +166,28 @@ async fn a_caller_who_goes_away_in_the_middle_is_no_success() {
     let text = world.registry.encode();
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"cancelled\"} 1"), "{text}");
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 0"), "{text}");
+}
+
+/// Nobody asks for the body of an answer to HEAD, and many a service makes one.
+#[tokio::test]
+async fn an_answer_to_head_is_its_head() {
+    let world = world();
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"bolts"))))
+    }));
+    let mut request = request(TraceContext::root());
+    *request.method_mut() = Method::HEAD;
+    drop(service.oneshot(request).await.unwrap());
+    let text = world.registry.encode();
+    assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 1"), "{text}");
+    assert_eq!((&world.told()[0]["method"], &world.told()[0]["outcome"]), (&"HEAD".into(), &"success".into()));
+    // One that is given up before it has an answer is none.
+    let service = world.layer.layer(tower::service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<Full<Bytes>>, std::convert::Infallible>>()
+    }));
+    let request = Request::head("/stock").body(()).unwrap();
+    assert!(tokio::time::timeout(std::time::Duration::ZERO, service.oneshot(request)).await.is_err());
+    assert_eq!(world.told()[1]["outcome"], "cancelled");
 }
 
 #[tokio::test]
