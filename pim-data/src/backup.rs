@@ -3,7 +3,7 @@
 //! Every database is copied within one snapshot of its own; they are not of one instant. The order makes that harmless: what
 //! is made from events is copied before the events, and these before the shards that wrote them, so nothing in a backup is
 //! ahead of its source. What the copies of log and read models lack, the outboxes of the copied shards still have or send
-//! again; consumers skip what they know by its number.
+//! again; consumers skip what they know by its number. Maps come last, and with them whatever shards they have brought meanwhile.
 //!
 //! A restored directory raises the epoch of every bucket: numbers that were given out after the backup are given out again,
 //! and a consumer that was not restored with it must not take the new ones for the old.
@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 
 use pim_core::problem::{self, IntoProblem, Problem};
+use pim_core::shard::ShardId;
 
 use crate::audit::CheckpointError;
 use crate::backend::DbError;
@@ -90,6 +91,12 @@ pub enum BackupError {
     Map {
         /// Its version.
         version: u64,
+    },
+    /// A map has brought a shard while the others were copied, and its database is not open here.
+    #[error("a map has brought shard {shard} meanwhile, whose database is not open here yet: try again")]
+    Brought {
+        /// Which.
+        shard: ShardId,
     },
     /// The worker that copies files was stopped.
     #[error("the copying was interrupted")]

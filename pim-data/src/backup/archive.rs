@@ -1,11 +1,13 @@
 //! Making a backup: databases first, in the order that keeps consumers behind their sources, the manifest last.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pim_core::clock::Timestamp;
+use pim_core::shard::{ShardId, ShardMap};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 use super::BackupError;
 use crate::audit::hex;
 use crate::backend::{Db, DbError, Statement};
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::{CONTROL, Cluster, is_asked_for};
 
 const MANIFEST: &str = "backup.toml";
 pub(super) const LAYOUT: &str = "layout.toml";
@@ -148,17 +150,15 @@ impl Cluster {
                 Companion::File(name) => copy_file(from, into, Path::new(name)).await?,
             }
         }
+        let mut copied = BTreeSet::new();
         for source in self.sources() {
             let Some(db) = self.database(source).filter(|db| db.path().is_some()) else { continue };
             let place = if source == CONTROL { into.join("control.db") } else { shards.join(db.name()) };
             copy_database(&db, &place).await?;
+            copied.insert(source);
         }
-        for folder in FOLDERS {
-            copy_folder(from, into, folder).await?;
-        }
-        for file in FILES {
-            copy_file(from, into, Path::new(file)).await?;
-        }
+        let map = self.copy_maps(into).await?;
+        self.copy_brought(&map, &copied, &shards).await?;
         let (into, from) = (into.to_path_buf(), std::path::absolute(from).ok().filter(|path| path.to_str().is_some()));
         let files = blocking(move || seal(&into, taken_at, from)).await?;
         let took_ms = u64::try_from(begun.elapsed().min(Duration::MAX).as_millis()).unwrap_or(u64::MAX);
@@ -167,6 +167,34 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// Copies maps and keys, and what the directory was made as, all of one instant: nobody publishes meanwhile. The map that the
+    /// copy is opened by.
+    async fn copy_maps(&self, into: &Path) -> Result<ShardMap, BackupError> {
+        let from = self.data_dir();
+        let _still = self.0.directory.publishing().await?;
+        for folder in FOLDERS {
+            copy_folder(from, into, folder).await?;
+        }
+        for file in FILES {
+            copy_file(from, into, Path::new(file)).await?;
+        }
+        Ok(self.0.directory.newest_map()?)
+    }
+
+    /// Copies the databases that a map has brought while the others were copied: the copy is opened by that map.
+    async fn copy_brought(&self, map: &ShardMap, copied: &BTreeSet<ShardId>, shards: &Path) -> Result<(), BackupError> {
+        if self.0.settings.servers.is_some() {
+            return Ok(());
+        }
+        for described in map.shards().iter().filter(|it| is_asked_for(it) && !copied.contains(&it.id)) {
+            // Whoever else has published it may be the only one so far who has it open.
+            self.refresh_map().await?;
+            let db = self.database(described.id).ok_or(BackupError::Brought { shard: described.id })?;
+            copy_database(&db, &shards.join(db.name())).await?;
+        }
+        Ok(())
+    }
+
     /// Refuses databases of servers before anything is copied.
     fn is_embedded(&self, companions: &[Companion<'_>]) -> Result<(), BackupError> {
         let ours = self.sources().filter_map(|source| self.database(source));

@@ -1,15 +1,23 @@
 //! A backup taken under load restores to a system that verifies, refuses old routers and goes on.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pim_data::backup::{BackupError, Restoration, RestorePoint, restore};
-use pim_data::cluster::{Cluster, ClusterSettings, DirectoryError, OpenError};
+use pim_core::id::Id;
+use pim_core::shard::ShardId;
+use pim_data::backend::{Db, DbSettings, ReadGuard};
+use pim_data::backup::{BackupError, BackupReport, Companion, Restoration, RestorePoint, restore};
+use pim_data::cluster::{CONTROL, Cluster, ClusterSettings, DirectoryError, OpenError};
 use pim_data::consistency::Consistency;
 use pim_data::unit::Tries;
+use tokio::task::JoinHandle;
 
-use super::world::{Account, Folder, ShopResource, World, cx, policy, read, schema};
+use super::moving::eventually;
+use super::world::{Account, Customer, Folder, ShopResource, World, cx, policy, read, schema};
+use crate::maps::with_third;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_under_load_has_what_was_acknowledged_before_it_and_verifies() {
@@ -104,6 +112,65 @@ async fn what_is_no_whole_backup_is_refused() {
     let restored = restore(&place, &RestorePoint::default(), to(), schema()).await.expect("restores");
     drop(restored);
     assert!(!elsewhere.path().join("restored").exists(), "who does not finish leaves nothing");
+}
+
+/// A backup that has copied the shards and waits for the control database, until what is returned with it is dropped.
+async fn half_way(world: &World, place: &Path) -> (JoinHandle<Result<BackupReport, BackupError>>, ReadGuard) {
+    let settings = DbSettings { readers_max: 1, ..DbSettings::default() };
+    let companion = Db::open(&world.folder.path().join("read.db"), settings).await.expect("opens");
+    // Where the trail stands is signed first, and asks the control database too.
+    let first = companion.read().await.expect("holds it");
+    let (cluster, into) = (world.cluster.clone(), place.to_path_buf());
+    let backup =
+        tokio::spawn(async move { cluster.back_up(&into, &[Companion::Database("read.db", &companion)]).await });
+    eventually("the trail is signed", async || place.join("audit-checkpoints.jsonl").exists()).await;
+    let second = world.cluster.database(CONTROL).expect("is open").read().await.expect("holds it");
+    drop(first);
+    eventually("the last shard is copied", async || place.join("shards").join("shard-1.db").exists()).await;
+    (backup, second)
+}
+
+/// Guard: `copy_brought`. A map that is copied names shards which were not there when the copying began.
+#[tokio::test]
+async fn a_shard_that_a_map_brings_meanwhile_is_in_the_backup() {
+    let world = World::with(2, |settings| ClusterSettings { readers_max: 1, ..settings }).await;
+    let account = world.register().await;
+    let place = world.folder.path().join("backups").join("one");
+    let (backup, held) = half_way(&world, &place).await;
+    world.cluster.publish_map(&with_third(&world.cluster.map())).await.expect("publishes");
+    let map = world.cluster.map();
+    let empty = map.buckets_of(ShardId(0)).map(|(bucket, _)| bucket).filter(|it| *it != account.id.bucket());
+    let given: Vec<_> = empty.take(100).collect();
+    let next = map.reassign(given.iter().copied(), ShardId(2)).expect("a successor");
+    world.cluster.publish_map(&next).await.expect("publishes");
+    let is_there = |id: &Id<Customer>| given.contains(&id.bucket());
+    let id = std::iter::repeat_with(Id::random).find(is_there).expect("is drawn");
+    let brought = world.register_as(Account::new(id)).await;
+    drop(held);
+    backup.await.expect("comes to its end").expect("backs up");
+
+    let elsewhere = Folder::new();
+    let into = ClusterSettings::at(elsewhere.path().join("restored"));
+    let restored = restore(&place, &RestorePoint::default(), into, schema()).await.and_then(Restoration::finish);
+    let (cluster, report) = restored.expect("restores");
+    assert!(report.audit.verified && report.map_version == 4, "{report:?}");
+    let restored = World { cluster, policy: policy(), folder: elsewhere };
+    for account in [account, brought] {
+        restored.change(account.id, |account| account.points = 1).await.expect("takes writes");
+    }
+}
+
+/// Guard: `copy_maps` keeps the place of the publisher. A directory would remember a shard else that its map does not name.
+#[tokio::test]
+async fn maps_are_not_copied_while_somebody_publishes() {
+    let world = World::new(2).await;
+    let place = world.folder.path().join("backups").join("one");
+    let publishing = File::create(world.folder.path().join("maps").join("LOCK")).expect("opens");
+    publishing.lock().expect("locks");
+    let refused = world.cluster.back_up(&place, &[]).await;
+    assert!(matches!(&refused, Err(BackupError::Directory(DirectoryError::Publishing { .. }))), "{refused:?}");
+    publishing.unlock().expect("lets go");
+    world.cluster.back_up(&place, &[]).await.expect("backs up");
 }
 
 /// Guard: whoever is killed while they restore leaves a directory that nobody opens: its numbers may be given out twice.
