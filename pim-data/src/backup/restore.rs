@@ -53,7 +53,8 @@ pub struct RestorePoint {
 /// Nobody else opens the directory before [`Restoration::finish`], also when this process is killed on the way.
 ///
 /// # Errors
-/// [`BackupError`]; nothing is left of it then.
+/// [`BackupError`]; nothing is left of the directory then. Servers may have finished a publication and have had their epochs raised;
+/// another restore over them goes on from there, also when this process is killed or the [`Restoration`] is dropped.
 pub async fn restore(
     from: &Path,
     point: &RestorePoint,
@@ -69,12 +70,14 @@ pub async fn restore(
     let cluster = crate::cluster::open_as_it_is(settings, schema).await?;
     maps::catch_up(&cluster, origin.map(|it| it.0)).await?;
     crate::fence::finish_interrupted(&cluster).await?;
-    let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
-    cluster.publish_map(&next).await?;
+    // Before the epochs are raised: another place that somebody names by mistake leaves servers as they were.
     let later = match origin {
         Some(origin) => cluster.adopt_checkpoints(origin, point.to).await?,
         None => crate::audit::Later::default(),
     };
+    // Before the trail is read through, which takes its time: whoever holds an old map is shut out meanwhile.
+    let next = cluster.map().fenced().map_err(crate::fence::PublishError::Map)?;
+    cluster.publish_map(&next).await?;
     let audit = cluster.verify_audit().await?;
     let mut checkpoints = LaterCheckpoints::default();
     if audit.verified {
@@ -120,7 +123,7 @@ fn check_files(from: &Path, manifest: &Manifest) -> Result<(), BackupError> {
 
 /// A directory whose rows are restored, and which is kept shut until whoever restores has put the rest right too.
 ///
-/// Dropping it removes the directory.
+/// Dropping it removes the directory; the epochs of servers stay raised, and another restore over them goes on from there.
 #[derive(Debug)]
 #[must_use = "dropping it removes what was restored"]
 pub struct Restoration {
