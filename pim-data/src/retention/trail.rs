@@ -22,8 +22,23 @@ pub(super) struct Lane {
     pub(super) is_new: bool,
 }
 
-const SPANS: SqlPair = SqlPair::same(
-    "SELECT lane, MIN(seq), MAX(seq), MIN(CASE WHEN at >= ? THEN seq END) FROM audit GROUP BY lane ORDER BY lane",
+/// Records of a chain that one statement looks at: it has the time of a transaction, however long the trail has become.
+const PAGE: i64 = 1_000;
+
+/// Of each chain the first record, when that was written, and the last one; looked up lane by lane.
+const SPANS: SqlPair = SqlPair::of(
+    "SELECT l.lane, f.seq, f.at, e.seq FROM generate_series(0::bigint, 63) AS l(lane) \
+     CROSS JOIN LATERAL (SELECT a.seq, a.at FROM audit a WHERE a.lane = l.lane ORDER BY a.seq LIMIT 1) f \
+     CROSS JOIN LATERAL (SELECT a.seq FROM audit a WHERE a.lane = l.lane ORDER BY a.seq DESC LIMIT 1) e ORDER BY l.lane",
+    "WITH RECURSIVE l(lane) AS (SELECT 0 UNION ALL SELECT lane + 1 FROM l WHERE lane < 63) \
+     SELECT f.lane, f.seq, f.at, e.seq FROM l \
+     CROSS JOIN audit f ON f.lane = l.lane AND f.seq = (SELECT MIN(a.seq) FROM audit a WHERE a.lane = l.lane) \
+     CROSS JOIN audit e ON e.lane = l.lane AND e.seq = (SELECT MAX(a.seq) FROM audit a WHERE a.lane = l.lane) ORDER BY f.lane",
+);
+/// Of the next records of a chain the last one, and the first that is young enough.
+const LOOK: SqlPair = SqlPair::same(
+    "SELECT MAX(page.seq), MIN(CASE WHEN page.at >= ? THEN page.seq END) FROM \
+     (SELECT seq, at FROM audit WHERE lane = ? AND seq >= ? ORDER BY seq LIMIT ?) AS page",
 );
 const HASH: SqlPair = SqlPair::same("SELECT hash FROM audit WHERE lane = ? AND seq = ?");
 const TOMBSTONE: SqlPair = SqlPair::same(
@@ -33,8 +48,8 @@ const TOMBSTONE: SqlPair = SqlPair::same(
 const PURGE: SqlPair = SqlPair::same("DELETE FROM audit WHERE lane = ? AND seq <= ?");
 
 /// Every statement of this room.
-pub(super) fn pairs() -> [SqlPair; 4] {
-    [SPANS, HASH, TOMBSTONE, PURGE]
+pub(super) fn pairs() -> [SqlPair; 5] {
+    [SPANS, LOOK, HASH, TOMBSTONE, PURGE]
 }
 
 /// The chains of a database that have records to go.
@@ -46,10 +61,9 @@ pub(super) async fn lanes(
 ) -> Result<Vec<Lane>, DbError> {
     let shard = (source != CONTROL).then_some(source.0);
     let mut lanes = Vec::new();
-    for row in db.query(Statement::of(SPANS).bind(before)).await? {
-        let (lane, first, last) = (row.count(0)?, row.count(1)?, row.count(2)?);
-        // Everything before the first record that is young enough; the last one stays, the next will be tied to it.
-        let kept = if *row.get(3) == Value::Null { last } else { row.count(3)?.min(last) };
+    for row in db.query(Statement::of(SPANS)).await? {
+        let (lane, first, last) = (row.count(0)?, row.count(1)?, row.count(3)?);
+        let kept = if row.time(2)? >= before { first } else { kept_from(db, lane, (first, last), before).await? };
         let aged = kept.saturating_sub(1);
         let signed = tombstones.get(&(shard, lane)).filter(|(end, _)| *end >= aged);
         let (end, hash) = match signed {
@@ -66,6 +80,24 @@ pub(super) async fn lanes(
         }
     }
     Ok(lanes)
+}
+
+/// Everything goes that is before the first record which is young enough; the last one stays, the next will be tied to it.
+async fn kept_from(db: &Db, lane: u64, (mut next, last): (u64, u64), before: Timestamp) -> Result<u64, DbError> {
+    // Ends: each page has at least the record that it begins with, or nothing is behind it.
+    loop {
+        let look = Statement::of(LOOK).bind(before).bind(lane).bind(next).bind(PAGE);
+        let rows = db.query(look).await?;
+        let Some(row) = rows.first().filter(|row| *row.get(0) != Value::Null) else { return Ok(last) };
+        if *row.get(1) != Value::Null {
+            return Ok(row.count(1)?.min(last));
+        }
+        let seen = row.count(0)?;
+        if seen >= last {
+            return Ok(last);
+        }
+        next = seen + 1;
+    }
 }
 
 impl Lane {

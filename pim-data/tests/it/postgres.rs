@@ -74,5 +74,6 @@ promises! {
     terms_are_checked in "terms_are_checked.rs",
     units_gather in "units_gather.rs",
     units_go_together in "units_go_together.rs",
+    long_trails_are_signed_and_shortened in "long_trails_are_signed_and_shortened.rs",
     verifying_beside_retention in "verifying_beside_retention.rs",
 }
