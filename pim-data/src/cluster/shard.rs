@@ -21,10 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The number under which the control database goes where a shard is meant.
 pub const CONTROL: ShardId = ShardId::RESERVED;
 
-pub(super) const PROBE: SqlPair = SqlPair::same(
-    "SELECT COUNT(*), COALESCE(MAX(map_version), 0), (SELECT COUNT(*) FROM key_head) \
-     FROM pim_bucket_owned WHERE state = 'owned'",
-);
+/// Of nothing that grows with the rows: whoever has many of them is as reachable as others.
+pub(super) const PROBE: SqlPair =
+    SqlPair::same("SELECT COUNT(*), COALESCE(MAX(map_version), 0) FROM pim_bucket_owned WHERE state = 'owned'");
 
 /// A shard of the cluster; the control database is one too.
 #[derive(Clone, Debug)]
@@ -53,8 +52,6 @@ pub struct ShardHealth {
     pub buckets_owned: u64,
     /// The newest map version that its fence knows.
     pub map_version: u64,
-    /// Number of home keys that have rows here.
-    pub keys: u64,
     /// How far its replica connection may be behind, in milliseconds.
     pub replica_lag_ms_max: u64,
     /// The term of its primary: it rises with each promotion. `None` for a file.
@@ -77,7 +74,6 @@ impl ShardHealth {
             probe_us: 0,
             buckets_owned: 0,
             map_version: 0,
-            keys: 0,
             replica_lag_ms_max: 0,
             term: None,
             primary: None,
@@ -222,7 +218,6 @@ impl Shard {
             probe_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             buckets_owned: count(0),
             map_version: count(1),
-            keys: count(2),
             replica_lag_ms_max: u64::try_from(self.0.replica.delay.as_millis()).unwrap_or(u64::MAX),
             term,
             primary,

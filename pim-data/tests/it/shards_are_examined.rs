@@ -135,3 +135,16 @@ async fn a_database_that_cannot_be_read_is_a_finding_and_not_the_end() {
     assert_eq!((code, told.schema_version), (ShardFindingCode::Unreachable, None));
     assert!(message.contains("shard-1"), "{message}");
 }
+
+/// Guard: `shard::PROBE` reads no table of rows. To count millions of keys takes longer than a probe may, and a shard that answers
+/// was told to be out of reach.
+#[tokio::test]
+async fn whether_a_shard_answers_does_not_depend_on_how_much_it_has() {
+    let world = World::new(1).await;
+    let account = world.register().await;
+    // A probe that looks into a table which is not there would fail.
+    world.raw(account.id, "ALTER TABLE key_head RENAME TO elsewhere").await.expect("runs");
+    let health = world.cluster.health().await;
+    assert!(health.iter().all(|shard| shard.reachable), "{health:?}");
+    assert_eq!(health[0].buckets_owned, 4096);
+}
