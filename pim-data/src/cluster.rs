@@ -163,7 +163,7 @@ pub(crate) struct Inner {
     pub(crate) commits: watch::Sender<u64>,
     /// How many requests may be run again because of a server.
     pub(crate) repeats: Budget,
-    /// Whether a publication may be interrupted that whoever follows the maps is to finish.
+    /// Whether a publication or a move may be interrupted that whoever follows the maps is to finish.
     pub(crate) is_unfinished: AtomicBool,
 }
 

@@ -208,7 +208,7 @@ pub(super) async fn open(settings: ClusterSettings, schema: Schema) -> Result<Cl
         match crate::fence::finish_interrupted(&cluster).await {
             // Writers wait for the same standby, readers need not.
             Err(OpenError::Publish(error)) if error.awaits_a_standby() => {
-                cluster.0.is_unfinished.store(true, Ordering::Relaxed);
+                cluster.leave_unfinished();
             }
             finished => finished?,
         }

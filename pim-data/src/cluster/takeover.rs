@@ -244,15 +244,20 @@ impl Cluster {
         read.or(known)
     }
 
-    /// Goes on with what may have been interrupted, when no shard is missing any more: a publication that failed halfway, or what
-    /// [`Cluster::open`] left.
+    /// Has whoever follows the maps see to what is left halfway, from the next look on until it is done.
+    pub(crate) fn leave_unfinished(&self) {
+        self.0.is_unfinished.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on with what may have been interrupted, when no shard is missing any more: a publication that failed halfway, the
+    /// fence of a move, or what [`Cluster::open`] left.
     async fn finish_unfinished(&self) {
         if !self.0.fleet.misses(&self.map()).is_empty() || !self.0.is_unfinished.swap(false, Ordering::Relaxed) {
             return;
         }
         // Whoever publishes now finishes it, too; what fails is tried at the next look.
         if let Err(error) = crate::fence::finish_interrupted(self).await {
-            self.0.is_unfinished.store(true, Ordering::Relaxed);
+            self.leave_unfinished();
             pim_core::warn!("cluster.not_finished", code = error.code());
         }
     }

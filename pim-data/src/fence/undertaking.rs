@@ -1,7 +1,6 @@
 //! A publication that has begun to fence: it is seen through whoever asked for it may go.
 
 use std::panic::resume_unwind;
-use std::sync::atomic::Ordering;
 
 use super::PublishError;
 use crate::backend::DbError;
@@ -18,7 +17,7 @@ impl Cluster {
         let seen = tokio::spawn(async move {
             let outcome = work.await;
             if outcome.as_ref().is_err_and(PublishError::leaves_it_begun) {
-                cluster.0.is_unfinished.store(true, Ordering::Relaxed);
+                cluster.leave_unfinished();
             }
             outcome
         });
@@ -33,7 +32,8 @@ impl Cluster {
     }
 }
 
-/// Goes on with a publication that was interrupted after some shard had been fenced.
+/// Goes on with a publication that was interrupted after some shard had been fenced, and lifts the fences of moves that nobody
+/// carries out any more.
 pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenError> {
     if !cluster.is_governed() {
         // This program may not; one that may has begun it and goes on. Until then the old map is refused by the fence.
@@ -43,5 +43,9 @@ pub(crate) async fn finish_interrupted(cluster: &Cluster) -> Result<(), OpenErro
     let publishing = cluster.publishing().await?;
     cluster.catch_up(&publishing).await.map_err(failed)?;
     let lifted = crate::relocation::lift_abandoned(cluster).await;
-    lifted.map_err(|source| failed(PublishError::Shard { shard: CONTROL, source }))
+    if lifted.map_err(|source| failed(PublishError::Shard { shard: CONTROL, source }))? {
+        // Lifting waits for what a mover that is gone has left behind: that may just have given the buckets away.
+        cluster.catch_up(&publishing).await.map_err(failed)?;
+    }
+    Ok(())
 }

@@ -9,7 +9,8 @@ use crate::backend::{ColumnError, DbError};
 use crate::cluster::DirectoryError;
 use crate::fence::PublishError;
 
-/// A move that did not get further. The buckets are owned by one shard, as the map in force says, and take writes there.
+/// A move that did not get further. The buckets are owned by one shard, as the map in force says, and take writes there: where a
+/// shard did not answer, as soon as it does and somebody has looked for maps.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MoveError {

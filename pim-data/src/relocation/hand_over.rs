@@ -113,20 +113,22 @@ pub(crate) async fn copied_by(control: &Db, version: MapVersion) -> Result<BTree
 }
 
 /// Lifts the fences of moves that nobody carries out any more, so that their buckets take writes until one is resumed. What the
-/// source has given away by then is not its own any more: that is no fence.
-pub(crate) async fn lift_abandoned(cluster: &Cluster) -> Result<(), DbError> {
+/// source has given away by then is not its own any more: that is no fence. Whether any source was told so.
+pub(crate) async fn lift_abandoned(cluster: &Cluster) -> Result<bool, DbError> {
     let control = cluster.0.control.db();
-    let is_fenced = |it: &super::MoveRecord| matches!(it.step, MoveStep::Fenced | MoveStep::Activating);
-    let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(is_fenced).collect();
+    let fenced: Vec<_> = journal::open(control).await?.into_iter().filter(|it| it.step.is_shut()).collect();
     if fenced.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
-    // A mover that is alive lifts its own.
-    let Ok(Some(_moving)) = cluster.0.directory.moving() else { return Ok(()) };
+    let Ok(Some(_moving)) = cluster.0.directory.moving() else {
+        // A mover that is alive lifts its own. A backup or a retention run holds that place as well, and lifts nothing.
+        cluster.leave_unfinished();
+        return Ok(false);
+    };
     for it in fenced {
         if let Some(source) = cluster.shard(it.source) {
             lift(source.governed(), &it.buckets).await?;
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -42,6 +42,11 @@ impl MoveStep {
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Cancelled)
     }
+
+    /// Whether the buckets may take no writes.
+    pub(super) const fn is_shut(self) -> bool {
+        matches!(self, Self::Fenced | Self::Activating)
+    }
 }
 
 impl Serialize for MoveStep {

@@ -27,7 +27,9 @@ const PUBLISH_MIN: Duration = Duration::from_secs(1);
 /// How long shards that may not answer are asked whether a map that came to nothing can be forgotten.
 const FORGET_MAX: Duration = Duration::from_secs(1);
 
-/// A move that somebody carries out. Dropping it stops wherever it is; the next [`Mover::take_up`] goes on.
+/// A move that somebody carries out. Dropping it stops wherever it is; the next [`Mover::take_up`] goes on. Until then whoever
+/// follows the maps of this cluster sees to it that its buckets take writes: the fence is lifted, or a map that has begun to give
+/// them away comes into force.
 #[derive(Debug)]
 #[must_use = "a run does nothing until `step`"]
 pub struct Run {
@@ -80,6 +82,15 @@ impl Run {
     /// # Errors
     /// [`MoveError`]; the step may be done again, by this run or another.
     pub async fn step(&mut self, cx: &RequestContext) -> Result<MoveStep, MoveError> {
+        let stepped = self.go_on(cx).await;
+        if stepped.is_err() {
+            // Whoever has it in hand may wait before they go on; those who write need not.
+            self.leave();
+        }
+        stepped
+    }
+
+    async fn go_on(&mut self, cx: &RequestContext) -> Result<MoveStep, MoveError> {
         self.leads_there()?;
         match self.record.step {
             MoveStep::Planned => self.begin().await?,
@@ -347,6 +358,13 @@ impl Run {
         }
     }
 
+    /// A fence that may be up, or buckets that nobody may own yet, are seen to without an operator.
+    fn leave(&self) {
+        if self.record.step.is_shut() {
+            self.mover.cluster.leave_unfinished();
+        }
+    }
+
     /// What is in hand says no more than what is written down, also when this is dropped.
     async fn advance(&mut self, step: MoveStep) -> Result<(), MoveError> {
         let mut next = self.record.clone();
@@ -355,5 +373,12 @@ impl Run {
         journal::advance(self.mover.control(), &next, self.record.step).await?;
         self.record = next;
         Ok(())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Before the mover's place is free: whoever looks in between finds it taken, and looks again.
+        self.leave();
     }
 }

@@ -17,6 +17,7 @@ mod bulk_is_all_or_nothing;
 mod columns_have_any_name;
 mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
+mod fences_outlive_no_mover;
 mod files_are_made_once;
 mod history_and_audit_agree;
 mod history_is_automatic;

@@ -11,7 +11,7 @@ use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
-use super::moving::{at_step, filled, go_on_to, home_of, mover, rows_on};
+use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover, rows_on};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
 use crate::wire::{Trip, Wire};
 use crate::without_owner::WithoutOwner;
@@ -182,6 +182,37 @@ async fn a_fence_that_nobody_waits_for_any_more_is_lifted_too() {
     writes.rollback().await.expect("ends");
     cancels.await.expect("runs").expect("cancels");
     world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
+}
+
+/// Guard: nor is a bucket left between giver and taker by a call that goes on when its mover has gone, and nobody has seen yet.
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_gives_no_bucket_to_nobody() {
+    let world = World::with(2, |mut settings| {
+        settings.maps_every = Duration::from_millis(50);
+        settings
+    })
+    .await;
+    let account = filled(&world).await;
+    let (from, to) = home_of(&world, &account);
+    let bucket = account.id.bucket();
+    let (mover, _) = mover(&world.cluster);
+    let planned = mover.plan(&cx(), [bucket], to).await.expect("plans");
+    let mut run = at_step(&mover, &planned, MoveStep::Activating).await;
+    let (holder, onlooker) = (world.powerful(from).await, world.powerful(from).await);
+    let mut holds = holder.begin().await.expect("begins");
+    holds.script(&format!("SELECT pg_advisory_xact_lock_shared(7461, {bucket})")).await.expect("locks");
+    let request = cx();
+    tokio::select! {
+        end = run.step(&request) => panic!("somebody holds the bucket: {end:?}"),
+        () = is_waited_for(&onlooker, 7461, bucket.get().into()) => {}
+    }
+    drop(run);
+    // Whoever lifts the fence has seen by now that no shard follows the new map.
+    is_waited_for(&onlooker, 7461, 4096).await;
+    holds.rollback().await.expect("ends");
+    let write = async || world.change(account.id, |account| account.points = 7).await.is_ok();
+    eventually("somebody takes writes", write).await;
+    assert_eq!(world.cluster.router().route(&account.id).shard, to);
 }
 
 /// Guard: the fence locks first. Whoever is in the middle of a write commits before it, and what they wrote goes along.

@@ -26,6 +26,7 @@ promises! {
     columns_have_any_name in "columns_have_any_name.rs",
     fan_out_passes_nothing_over in "fan_out_passes_nothing_over.rs",
     fence_refuses_stale_router in "fence_refuses_stale_router.rs",
+    fences_outlive_no_mover in "fences_outlive_no_mover.rs",
     history_and_audit_agree in "history_and_audit_agree.rs",
     history_is_automatic in "history_is_automatic.rs",
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
