@@ -17,11 +17,17 @@ const BATCH: usize = 64;
 /// Records of one table that are known to be the same at both ends: by the digest of their identity, what they came to.
 pub(super) type Known = HashMap<u128, (u16, Tally)>;
 
+/// Records that an end has: their identities by the digests of these.
+type Identities = BTreeMap<u128, Vec<Value>>;
+
 impl Copier {
     /// Brings the records of a table to the target that are not known to be there; how many had to be written.
     pub(super) async fn records(&self, part: &BucketPart, known: &mut Known) -> Result<u64, MoveError> {
         let here = self.identities(&self.source, part).await?;
         known.retain(|it, _| here.contains_key(it));
+        if self.count_records(&self.target, part).await? != known.len() as u64 {
+            self.look_again(part, &here, known).await?;
+        }
         let missing: Vec<&Vec<Value>> =
             here.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
         let mut written = 0;
@@ -48,17 +54,15 @@ impl Copier {
                 known.insert(*it, (bucket_of(row, part)?, *tally));
             }
         }
-        if self.count_records(&self.target, part).await? != known.len() as u64 {
-            self.drop_surplus(part, known).await?;
-        }
         Ok(written)
     }
 
-    /// Removes what the source does not have any more.
-    async fn drop_surplus(&self, part: &BucketPart, known: &Known) -> Result<(), MoveError> {
+    /// Removes what the source does not have any more, and forgets what the target does not: its own sweep may have taken that.
+    async fn look_again(&self, part: &BucketPart, here: &Identities, known: &mut Known) -> Result<(), MoveError> {
         let there = self.identities(&self.target, part).await?;
+        known.retain(|it, _| there.contains_key(it));
         let surplus: Vec<&Vec<Value>> =
-            there.iter().filter(|(it, _)| !known.contains_key(it)).map(|(_, it)| it).collect();
+            there.iter().filter(|(it, _)| !here.contains_key(it)).map(|(_, it)| it).collect();
         for some in surplus.chunks(BATCH) {
             let dropped = batch::drop_records(self.target.db.engine(), part.table, part.identity, some);
             self.bring(dropped).await?;
@@ -74,7 +78,7 @@ impl Copier {
         Ok(answers.first().and_then(|rows| rows.first()).map_or(Ok(0), |row| row.count(0))?)
     }
 
-    async fn identities(&self, end: &End, part: &BucketPart) -> Result<BTreeMap<u128, Vec<Value>>, MoveError> {
+    async fn identities(&self, end: &End, part: &BucketPart) -> Result<Identities, MoveError> {
         let (columns, table, list) = (part.identity.join(", "), part.table, list_of(&self.buckets));
         let asked = [generated(format!("SELECT {columns} FROM {table} WHERE bucket IN ({list})"))];
         let answers = self.look(end, &asked).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pim_data::backend::{SqlPair, Statement};
 use pim_data::relocation::{MoveError, MoveRecord, MoveSettings, MoveStep, Mover, Run};
 
-use super::moving::{Tap, at_step, eventually, filled, go_on_to, home_of, mover, note, rows_on};
+use super::moving::{FILLED, Tap, at_step, eventually, filled, go_on_to, home_of, mover, note, rows_on};
 use super::world::{Account, World, cx};
 
 /// While a mover that is about to fence asks for this time whether the outbox is dry, somebody else does something.
@@ -163,6 +163,26 @@ async fn a_record_in_anothers_stead_is_brought_over() {
     let look = Statement::of(SqlPair::same("SELECT status FROM idempotency"));
     let rows = world.powerful(target).await.query(look).await.expect("reads");
     assert_eq!(rows.iter().map(|row| row.count(0).expect("a number")).collect::<Vec<_>>(), [299]);
+}
+
+/// Guard: records are known to be at the target only as long as it has them. Its own sweep takes what is past its time.
+#[tokio::test]
+async fn a_record_that_the_target_has_lost_is_brought_again() {
+    let world = World::new(2).await;
+    let account = filled(&world).await;
+    for ask in [1, 2] {
+        let (_, target) = home_of(&world, &account);
+        let (_mover, tap, mut run) = moving(&world, &account, HASTY).await;
+        let sweep = async {
+            assert_eq!(rows_on(&world, target, &account).await[6], 1, "it was brought");
+            let mut tx = world.powerful(target).await.begin().await.expect("begins");
+            tx.script("DELETE FROM idempotency").await.expect("runs");
+            tx.commit().await.expect("commits");
+        };
+        assert_eq!(at_ask(&mut run, &tap, ask, sweep).await.expect("goes on"), MoveStep::Fenced);
+        go_on_to(&mut run, MoveStep::Done).await;
+        assert_eq!(rows_on(&world, target, &account).await, FILLED);
+    }
 }
 
 /// Guard: a call that begins when its mover is long gone brings nothing to a shard that does not receive any more.
