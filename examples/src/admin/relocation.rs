@@ -1,4 +1,5 @@
-//! Moving buckets between shards, by an operator's word.
+//! Moving buckets between shards, by an operator's word. What was asked for goes on when whoever asked has gone: buckets that are
+//! about to change hands take no writes.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, operate_to_its_end};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Nothing, Operation};
 use crate::workers::Stores;
 
@@ -107,7 +108,7 @@ async fn start(
     May(permit): May<Write>,
     command: Command<Moving>,
 ) -> Result<Answer, Failure> {
-    let (asked, cx) = (&command.body, &command.cx);
+    let asked = command.body;
     // A shard that has just come is not unknown.
     cluster.refresh_map().await.map_err(|error| refused(error.into()))?;
     let buckets = asked.buckets(&cluster.map())?;
@@ -129,12 +130,13 @@ async fn start(
         Some(shard) => format!("shard {shard}"),
         None => format!("{}-{}", asked.first.unwrap_or(0), asked.last.or(asked.first).unwrap_or(0)),
     };
-    let effect = async {
-        let done = carry_out(&cluster, cx, &buckets, to).await.map_err(refused)?;
-        Answer::ok(&json!({"dry_run": false, "left": asked.left(&cluster.map(), &buckets), "moves": done}))
-    };
     let intent = Intent::new("shard.move", target, json!({"to": asked.to}));
-    operate(&cluster, &permit, cx, intent, effect).await
+    let (here, cx) = (cluster.clone(), command.cx.clone());
+    let effect = async move {
+        let done = carry_out(&here, &cx, &buckets, to).await.map_err(refused)?;
+        Answer::ok(&json!({"dry_run": false, "left": asked.left(&here.map(), &buckets), "moves": done}))
+    };
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }
 
 /// What is not at the target yet, in pieces that one move may take.
@@ -183,18 +185,19 @@ async fn reverse(
     Path(id): Path<String>,
     command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
-    let (id, cx) = (id_of(&id)?, &command.cx);
-    let effect = async {
-        let mover = mover(&cluster);
+    let id = id_of(&id)?;
+    let (mover, cx) = (mover(&cluster), command.cx.clone());
+    let effect = async move {
         // One that was broken off before goes on.
         let begun = mover.unfinished().await.map_err(refused)?.into_iter().find(|it| it.reverses == Some(id));
         let back = match begun {
             Some(begun) => begun,
-            None => mover.plan_reverse(cx, id).await.map_err(refused)?,
+            None => mover.plan_reverse(&cx, id).await.map_err(refused)?,
         };
-        Answer::ok(&mover.run(cx, back.id).await.map_err(refused)?)
+        Answer::ok(&mover.run(&cx, back.id).await.map_err(refused)?)
     };
-    operate(&cluster, &permit, cx, Intent::new("shard.move_reverse", id.to_string(), json!({})), effect).await
+    let intent = Intent::new("shard.move_reverse", id.to_string(), json!({}));
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }
 
 async fn cancel(
@@ -204,6 +207,8 @@ async fn cancel(
     command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
     let id = id_of(&id)?;
-    let effect = async { Answer::ok(&mover(&cluster).cancel(id).await.map_err(refused)?) };
-    operate(&cluster, &permit, &command.cx, Intent::new("shard.move_cancel", id.to_string(), json!({})), effect).await
+    let mover = mover(&cluster);
+    let effect = async move { Answer::ok(&mover.cancel(id).await.map_err(refused)?) };
+    let intent = Intent::new("shard.move_cancel", id.to_string(), json!({}));
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }

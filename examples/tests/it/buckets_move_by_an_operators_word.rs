@@ -85,6 +85,36 @@ async fn a_shard_is_emptied_in_pieces() {
     assert_eq!(seen.status, StatusCode::OK);
 }
 
+/// Guard: a caller who goes breaks nothing off, and finds out what came of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_goes_on_when_whoever_asked_has_gone() {
+    let world = World::new().await;
+    let (id, _, to) = patient(&world, "a").await;
+    let sre = world.session("sre", &[], None);
+    let body = json!({"first": id.bucket().get(), "to": to});
+    let mover = Mover::new(&world.cluster, std::sync::Arc::new(OutboxOutlet));
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    let begins = async {
+        while mover.unfinished().await.unwrap().is_empty() {
+            assert!(tokio::time::Instant::now() < give_up, "it does not begin");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        told = world.post(&sre, MOVES, "k", &body) => panic!("nobody relays yet: {:?}", told.body),
+        () = begins => {}
+    }
+    let _relay = relayed(&world);
+    let state = async || world.get(&sre, "/v1/admin/operations").await.body["items"][0]["state"].clone();
+    while state().await != "done" {
+        assert!(tokio::time::Instant::now() < give_up, "nobody went on with it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.cluster.router().route(&id).shard, ShardId(to));
+    let again = world.post(&sre, MOVES, "k", &body).await;
+    assert_eq!(again.body["moves"][0]["step"], "done", "the same key is the same operation");
+}
+
 /// Guard: a bucket whose mover died between fence and map does not wait for an operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_whose_mover_is_gone_is_brought_to_its_end() {
