@@ -129,6 +129,16 @@ pub enum FleetError {
         /// What it is instead.
         found: &'static str,
     },
+    /// A shard whose other server has taken over, and nobody was told.
+    #[error(
+        "{server} has taken over shard {shard}, and nobody was told: a copy would remove what it has acknowledged since"
+    )]
+    Succeeded {
+        /// Which shard.
+        shard: u16,
+        /// Who has taken over.
+        server: String,
+    },
     /// A shard whose standby is as it should be.
     #[error("{server} follows the primary of shard {shard} already, and commits wait for it")]
     Follows {
@@ -150,6 +160,8 @@ pub struct ShardServers {
     pub standby: ServerState,
     /// Whether each commit waits for the standby, by the primary's own account.
     pub is_synchronous: bool,
+    /// Whether the other one has taken over, and no secret names it yet.
+    pub is_succeeded: bool,
 }
 
 /// What a server is at present.
@@ -383,7 +395,9 @@ impl Fleet {
         let is_synchronous = !self.is_alone(&primary, shard)
             && primary.is_running()
             && primary.is_synchronous_with(standby.name()).is_ok_and(|it| it);
-        Ok(ShardServers { shard, primary: state_of(&primary), standby: state_of(&standby), is_synchronous })
+        let is_succeeded = !is_synchronous && self.is_succeeded(&primary, &standby, shard);
+        let (primary, standby) = (state_of(&primary), state_of(&standby));
+        Ok(ShardServers { shard, primary, standby, is_synchronous, is_succeeded })
     }
 
     /// A shard as a map tells of it, in TOML: its number, its name, and its servers by the names of their secrets.

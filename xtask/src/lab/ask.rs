@@ -86,7 +86,7 @@ pub(crate) enum ShardVerb {
         #[arg(long, value_name = "WORD", value_parser = degradation::word)]
         accept_loss: Option<String>,
     },
-    /// Copies a shard's primary anew to the server that should follow it and does not, whatever that one has.
+    /// Copies a shard's primary anew to the server that should follow it and does not, unless that one has taken over.
     Rejoin {
         /// Number of the shard.
         shard: u16,

@@ -285,6 +285,7 @@ pub(super) fn failed(error: FleetError) -> anyhow::Error {
         FleetError::NoStandby { .. }
         | FleetError::NoPrimary { .. }
         | FleetError::Follows { .. }
+        | FleetError::Succeeded { .. }
         | FleetError::Changed { .. } => Failure::Refused,
         _ => Failure::Threshold,
     };
@@ -292,6 +293,7 @@ pub(super) fn failed(error: FleetError) -> anyhow::Error {
         FleetError::Exists { .. } => ": `cargo xtask lab servers down`",
         FleetError::Absent { .. } => ": `cargo xtask lab servers up` starts them",
         FleetError::Programs(_) => ": see `cargo xtask lab doctor`",
+        FleetError::Succeeded { .. } => ": `cargo xtask lab shard promote SHARD` completes that",
         FleetError::NoStandby { .. } => ": `cargo xtask lab shard rejoin SHARD` makes it one while the primary runs",
         _ => "",
     };

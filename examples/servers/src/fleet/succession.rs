@@ -24,37 +24,39 @@ impl Fleet {
     /// take over; the shard's secrets name it from now on. It acknowledges alone until [`Fleet::rejoin`] has the old one
     /// follow. Returns its name.
     ///
-    /// One that was broken off before the secrets named the new primary is gone on with.
+    /// One that was broken off before the secrets named the new primary is gone on with, also when somebody has started
+    /// the old one since, or both were stopped.
     ///
     /// # Errors
     /// When the standby does not run; then nothing was changed. When a server does not do as told.
     pub fn take_over(&self, shard: u16) -> Result<String, FleetError> {
         let (old, new) = self.pair(shard)?;
-        match state_of(&new).role {
-            "standby" => {
-                write_secret(&self.alone(shard), new.name())?;
-                if old.is_running() {
-                    // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
-                    old.stop(Stop::Fast).or_else(|_| old.kill())?;
-                }
-                new.promote()?;
-            }
-            // It has taken over, and nobody was told.
-            "primary" if !old.is_running() && self.has_taken_over(&new, &old, shard)? => {
-                write_secret(&self.alone(shard), new.name())?;
-            }
-            found => return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found }),
+        if !new.is_running() && self.is_succeeded(&old, &new, shard) {
+            new.start()?;
+        }
+        let found = state_of(&new).role;
+        let has_taken_over = found == "primary" && self.has_taken_over(&new, &old, shard);
+        if found != "standby" && !has_taken_over {
+            return Err(FleetError::NoStandby { shard, server: new.name().to_owned(), found });
+        }
+        write_secret(&self.alone(shard), new.name())?;
+        if old.is_running() {
+            // A stop in order sends the standby all that there is; whoever does not stop must not go on writing.
+            old.stop(Stop::Fast).or_else(|_| old.kill())?;
+        }
+        if !has_taken_over {
+            new.promote()?;
         }
         self.tell(&new, &secret_of(shard))?;
         Ok(new.name().to_owned())
     }
 
-    /// Copies the primary of a shard anew to the server that should follow it and does not, whatever that one has. Commits
+    /// Copies the primary of a shard anew to the server that should follow it and does not, over whatever that one has. Commits
     /// wait for it from then on. Returns its name.
     ///
     /// # Errors
-    /// When the primary does not run, or the other one follows it already; then nothing was changed. When a server does not
-    /// do as told.
+    /// When the primary does not run, or the other one follows it already, or has taken over; then nothing was changed. When a
+    /// server does not do as told.
     pub fn rejoin(&self, shard: u16) -> Result<String, FleetError> {
         let (primary, standby) = self.pair(shard)?;
         let found = state_of(&primary).role;
@@ -63,6 +65,10 @@ impl Fleet {
         }
         if self.state_of(shard)?.is_synchronous {
             return Err(FleetError::Follows { shard, server: standby.name().to_owned() });
+        }
+        // Programs follow the newest history: what they have written since is there, and nowhere else.
+        if self.is_succeeded(&primary, &standby, shard) {
+            return Err(FleetError::Succeeded { shard, server: standby.name().to_owned() });
         }
         self.tell(&primary, &secret_of(shard))?;
         if standby.is_running() {
@@ -88,7 +94,10 @@ impl Fleet {
     /// When there is no such shard, or a server's folder cannot be read.
     pub fn acknowledges_alone(&self, shard: u16) -> Result<bool, FleetError> {
         let (primary, standby) = self.pair(shard)?;
-        let waits = primary.is_missing() || primary.waits_for(standby.name());
+        let waits = primary.is_missing()
+            || primary.waits_for(standby.name())
+            // Whoever has taken over streams from nobody; commits of the old one wait for it in vain.
+            || (self.is_succeeded(&primary, &standby, shard) && primary.insists_on(standby.name()));
         Ok(self.is_alone(&primary, shard) || !waits)
     }
 
@@ -118,12 +127,18 @@ impl Fleet {
     }
 
     /// Whether a primary became it behind the other one. One that was the primary before the other is not such: where the
-    /// other one's data tell nothing any more, it is known by the note that was taken before it was told to.
-    fn has_taken_over(&self, new: &LocalServer, old: &LocalServer, shard: u16) -> Result<bool, FleetError> {
-        match old.timeline() {
-            Ok(before) => Ok(new.timeline()? > before),
-            Err(_) => Ok(self.is_alone(new, shard)),
+    /// data of either tell nothing any more, it is known by the note that was taken before it was told to.
+    fn has_taken_over(&self, new: &LocalServer, old: &LocalServer, shard: u16) -> bool {
+        match old.timeline().and_then(|before| Ok(new.timeline()? > before)) {
+            Ok(it) => it,
+            Err(_) => self.is_alone(new, shard),
         }
+    }
+
+    /// Whether the server that no secret names has taken over from the one that they name. It need not run.
+    pub(super) fn is_succeeded(&self, named: &LocalServer, other: &LocalServer, shard: u16) -> bool {
+        let is_none = other.is_missing() || other.is_standby().is_ok_and(|it| it);
+        !is_none && self.has_taken_over(other, named, shard)
     }
 
     /// The note of who is told to take over, and acknowledges commits alone until the other one follows. Its name is one that

@@ -81,10 +81,19 @@ impl LocalServer {
     /// Whether commits wait for this standby alone, or waited when it last ran: by its settings, which also tell of a server
     /// that is dead or answers nobody, and by its own account where it gives one.
     pub(crate) fn waits_for(&self, standby: &str) -> bool {
+        self.is_set_to_wait_for(standby) && (!self.is_running() || self.is_synchronous_with(standby).unwrap_or(true))
+    }
+
+    /// The same, also while the standby does not stream, and nothing is acknowledged therefore.
+    pub(crate) fn insists_on(&self, standby: &str) -> bool {
+        let is_told = || self.sql("postgres", "SHOW synchronous_standby_names").is_ok_and(|names| names == standby);
+        self.is_set_to_wait_for(standby) && (!self.is_running() || is_told())
+    }
+
+    fn is_set_to_wait_for(&self, standby: &str) -> bool {
         let mut look = self.programs.command("postgres");
         let told = self.run_apart(look.args(["-C", "synchronous_standby_names", "-D"]).arg(self.data()));
-        let is_configured = told.is_ok_and(|names| names == standby);
-        is_configured && (!self.is_running() || self.is_synchronous_with(standby).unwrap_or(true))
+        told.is_ok_and(|names| names == standby)
     }
 
     /// Makes a standby a primary and returns when it takes writes. It waits for no standby of its own: one that is
@@ -105,18 +114,41 @@ impl LocalServer {
         Ok(self.sql("postgres", "SELECT pg_is_in_recovery()")? == "t")
     }
 
-    /// Which history its log continues; each promotion begins another one. Of a stopped server it is that of its last
-    /// checkpoint, which may be an earlier one and is never a later one.
+    /// Which history its log continues; each promotion begins another one. Of a server that is stopped, or answers nobody, it
+    /// is what its files say, which may be an earlier one and is never a later one.
     pub(crate) fn timeline(&self) -> Result<u32, LocalError> {
-        let told = if self.is_running() {
-            let question = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
-            self.sql("postgres", question)?
-        } else {
-            let mut look = self.programs.command("pg_controldata");
-            let told = self.run_apart(look.env("LC_ALL", "C").arg("-D").arg(self.data()))?;
-            let line = told.lines().find_map(|line| line.strip_prefix("Latest checkpoint's TimeLineID:"));
-            line.unwrap_or_default().trim().to_owned()
+        let question = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
+        let told = if self.is_running() { self.sql("postgres", question).ok() } else { None };
+        let timeline = match told {
+            Some(told) => told.parse().ok(),
+            None => {
+                newest_timeline(&self.run_apart(self.programs.command("pg_controldata").arg("-D").arg(self.data()))?)
+            }
         };
-        told.parse().map_err(|_| self.waited("told of its timeline"))
+        timeline.ok_or_else(|| self.waited("told of its timeline"))
+    }
+}
+
+/// Of what `pg_controldata` tells: a promotion comes before the first checkpoint of its history.
+fn newest_timeline(told: &str) -> Option<u32> {
+    let names = ["Latest checkpoint's TimeLineID:", "Min recovery ending loc's timeline:"];
+    let number = |line: &str| names.iter().find_map(|name| line.strip_prefix(name)?.trim().parse().ok());
+    told.lines().filter_map(number).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest_timeline;
+
+    /// Guard: who was stopped at once behind a promotion is known by what that wrote down first.
+    #[test]
+    fn a_history_is_known_before_its_first_checkpoint() {
+        let told = |checkpoint: u32, recovery: u32| {
+            newest_timeline(&format!(
+                "Latest checkpoint's TimeLineID:       {checkpoint}\nLatest checkpoint's PrevTimeLineID:   9\n\
+                 Min recovery ending loc's timeline:   {recovery}\n"
+            ))
+        };
+        assert_eq!((told(1, 2), told(2, 0), newest_timeline("")), (Some(2), Some(2), None));
     }
 }

@@ -98,6 +98,10 @@ fn findings_on(shard: &ShardServers) -> Vec<Value> {
         let what = format!("{} should be the primary and is {}", primary.name, primary.role);
         return vec![finding("primary", &primary.name, what, fix)];
     }
+    if shard.is_succeeded {
+        let what = format!("{} has taken over from {}, and nobody was told", standby.name, primary.name);
+        return vec![finding("primary", &standby.name, what, format!("cargo xtask lab shard promote {number}"))];
+    }
     let fix = format!("cargo xtask lab shard rejoin {number}");
     if standby.role != "standby" {
         let what = format!("{} should be the standby and is {}", standby.name, standby.role);
@@ -108,4 +112,26 @@ fn findings_on(shard: &ShardServers) -> Vec<Value> {
         return vec![finding("asynchronous", &primary.name, what, fix)];
     }
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use pim_servers::fleet::{ServerState, ShardServers};
+
+    use super::findings_on;
+
+    /// Guard: nobody is told to copy a server over the one that has taken over from it.
+    #[test]
+    fn whoever_has_taken_over_untold_is_to_be_promoted() {
+        let server = |name: &str, role| ServerState { name: name.to_owned(), port: 1, role };
+        let fix = |role, is_succeeded| {
+            let (primary, standby) = (server("shard_0_a", "primary"), server("shard_0_b", role));
+            let found = findings_on(&ShardServers { shard: 0, primary, standby, is_synchronous: false, is_succeeded });
+            found[0]["fix"].as_str().expect("what helps").to_owned()
+        };
+        for role in ["primary", "stopped", "silent"] {
+            assert_eq!(fix(role, true), "cargo xtask lab shard promote 0");
+            assert_eq!(fix(role, false), "cargo xtask lab shard rejoin 0");
+        }
+    }
 }
