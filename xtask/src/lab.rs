@@ -155,6 +155,18 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether it changes what this lab's folder leads to, and goes by what its gateway says.
+    fn is_of_this_folder(&self) -> bool {
+        match self {
+            Self::Up(_) | Self::Down => true,
+            Self::Servers { verb } => verb.changes_shards(),
+            Self::Backup { verb } => verb.copies_servers(),
+            _ => false,
+        }
+    }
+}
+
 /// Runs one verb.
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
     let json = args.json;
@@ -163,6 +175,9 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     }
     if let Some(folder) = &args.folder {
         journal::keep_in(std::path::absolute(folder)?);
+    }
+    if args.verb.is_of_this_folder() {
+        api::refuse_another()?;
     }
     match &args.verb {
         Verb::Up(up) => process::up(up, json),

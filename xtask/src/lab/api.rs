@@ -9,7 +9,7 @@ use ureq::Agent;
 use ureq::http::Response;
 
 use super::Role;
-use super::journal::State;
+use super::journal::{self, State};
 use crate::exit::Failure;
 
 /// Longer than the gateway has any operation take that is not waited for patiently: it says itself what came of that.
@@ -33,6 +33,19 @@ pub(super) fn reach(gateway: &str) -> Result<()> {
 /// The gateway that was named.
 pub(super) fn named() -> Option<&'static str> {
     NAMED.get().map(String::as_str)
+}
+
+/// Refuses a gateway of another lab than that of this folder: what it says is true of other servers.
+pub(super) fn refuse_another() -> Result<()> {
+    let is_ours = |named: &str| State::load().is_ok_and(|state| state.gateway.trim_end_matches('/') == named);
+    match named() {
+        Some(named) if !is_ours(named) => {
+            let folder = journal::folder();
+            let sentence = format!("--gateway {named}: not that of the lab in {}: name its --folder", folder.display());
+            Err(Failure::Usage.because(sentence))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A text as one segment of a path or one value of a query.

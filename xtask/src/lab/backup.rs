@@ -34,6 +34,13 @@ pub(crate) enum BackupVerb {
     },
 }
 
+impl BackupVerb {
+    /// Whether it copies the servers of this folder, beside what the lab copies.
+    pub(super) fn copies_servers(&self) -> bool {
+        matches!(self, Self::Create { .. }) && journal::process_folder().exists()
+    }
+}
+
 /// Arguments of `lab restore`.
 #[derive(Args, Debug)]
 pub(crate) struct RestoreArgs {

@@ -39,6 +39,13 @@ pub(crate) enum ServersVerb {
     Down,
 }
 
+impl ServersVerb {
+    /// Whether the map of the lab on them decides on it.
+    pub(super) fn changes_shards(&self) -> bool {
+        matches!(self, Self::Add | Self::Remove)
+    }
+}
+
 /// Runs one verb.
 pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
     match verb {

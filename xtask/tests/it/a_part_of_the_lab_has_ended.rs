@@ -84,6 +84,22 @@ fn and_what_the_doctor_finds_is_told_with_code_and_severity() {
     assert_eq!((told.code, &told.document("shard-doctor")["findings"]), (Some(4), &json!([finding])), "{told:?}");
 }
 
+/// Guard: the lab that is named is asked whether it uses servers, also where nobody has noted that it is one of processes.
+#[test]
+fn and_servers_that_the_map_of_a_named_gateway_leads_to_stay() {
+    const MAP: &str = r#"{"version": 1, "digest": "d",
+        "toml": "[[shards]]\nid = 0\n[[shards.endpoints]]\nrole = \"primary\"\n"}"#;
+    let led = Led::new("exit 0");
+    let gateway = format!("http://{}", stand_in::gateway(200, MAP));
+    note(&led.folder.join("lab"), &gateway, &[("gateway", true)]);
+    let refused = led.run(&["--gateway", &gateway, "servers", "remove"]);
+    assert_eq!(
+        (refused.code, refused.err.contains("map leads to the servers of shard 0")),
+        (Some(7), true),
+        "{refused:?}"
+    );
+}
+
 /// Guards: what a promotion loses is given up by somebody, or said not to be; whoever cannot be asked is not taken for nobody.
 #[test]
 fn and_a_promotion_says_that_nothing_is_given_up() {

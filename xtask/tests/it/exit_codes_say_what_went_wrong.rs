@@ -90,6 +90,17 @@ fn of_a_gateway_that_does_not_answer() {
     }
 }
 
+/// Guard: nothing of this folder is changed by what the gateway of another lab says.
+#[test]
+fn of_a_gateway_that_is_another_lab_s() {
+    let folder = Folder::new("other");
+    std::fs::create_dir_all(folder.path().join("process/data")).unwrap();
+    let verbs: [&[&str]; 5] = [&["up"], &["down"], &["backup", "create"], &["servers", "add"], &["servers", "remove"]];
+    let rows = verbs.map(|verb| (verb, 2, "name its --folder"));
+    check(&["--folder", &folder.join(""), "--gateway", "http://127.0.0.1:1"], &rows);
+    assert!(folder.path().join("process/data").exists(), "something was taken away");
+}
+
 #[test]
 fn of_what_a_gateway_answers() {
     for (status, code) in

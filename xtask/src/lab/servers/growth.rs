@@ -8,7 +8,7 @@ use pim_servers::fleet::Fleet;
 use serde_json::{Value, json};
 
 use super::super::Role;
-use super::super::api::Api;
+use super::super::api::{self, Api};
 use super::super::document::{print, say};
 use super::super::journal;
 use super::{failed, place};
@@ -56,9 +56,9 @@ pub(super) fn remove(json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The map of the lab on these servers, where one runs.
+/// The map of the lab on these servers, where one runs or is named.
 fn map_in_force() -> Result<Option<Value>> {
-    if !journal::process_folder().exists() {
+    if !journal::process_folder().exists() && api::named().is_none() {
         return Ok(None);
     }
     Api::of(Role::Sre).and_then(|api| api.get(MAP)).map(Some)
