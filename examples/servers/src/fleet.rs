@@ -206,7 +206,9 @@ impl Fleet {
         }
         let at = |path: &Path| at(path.to_owned());
         let fleet = Self { programs: Programs::find()?, folder: folder.to_owned(), password: random()?, shards };
-        fs::create_dir_all(folder).map_err(at(folder))?;
+        if !is_made(folder)? {
+            return Err(FleetError::Exists { folder: folder.to_owned() });
+        }
         let guard = Guard::arm(SERVERS, &[folder.as_os_str()]).map_err(at(folder))?;
         fleet.make_secrets()?;
         for shard in 0..shards {
@@ -422,6 +424,17 @@ impl Fleet {
             map.push_str(&format!("\n[[ranges]]\nfirst = {first}\nlast = {last}\nshard = {shard}\nepoch = 1\n"));
         }
         map
+    }
+}
+
+/// Makes a folder; `false` when somebody else has. What a guard is to remove must be one's own.
+fn is_made(folder: &Path) -> Result<bool, FleetError> {
+    let parent = folder.parent().unwrap_or(folder);
+    fs::create_dir_all(parent).map_err(at(parent.to_owned()))?;
+    match fs::create_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(FleetError::Path { path: folder.to_owned(), source }),
     }
 }
 

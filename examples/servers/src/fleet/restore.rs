@@ -1,10 +1,10 @@
 //! New servers from base backups and the archive behind them, all up to the same instant.
 
+use std::iter;
 use std::path::Path;
-use std::{fs, iter};
 
 use super::backup::{BackupError, ServersBackup, group_of, groups};
-use super::{Fleet, FleetError, Instant, UNSHARDED, UNSHARDED_DATABASES, at, secret_of, server_name};
+use super::{Fleet, FleetError, Instant, UNSHARDED, UNSHARDED_DATABASES, at, is_made, secret_of, server_name};
 use crate::guard::{Guard, SERVERS};
 use crate::local::{LocalServer, Source, Stop};
 use crate::programs::Programs;
@@ -50,8 +50,9 @@ impl Fleet {
         if backup.version != programs.major() {
             return Err(BackupError::Version { found: backup.version, known: programs.major() });
         }
+        let taken = || BackupError::Taken { folder: folder.to_owned() };
         if folder.exists() {
-            return Err(BackupError::Taken { folder: folder.to_owned() });
+            return Err(taken());
         }
         if let Some(target) = until.filter(|target| *target < backup.finished_at) {
             return Err(BackupError::TooEarly { target, first: backup.finished_at });
@@ -62,7 +63,9 @@ impl Fleet {
         }
         // All of them before the first is put anywhere.
         ServersBackup::check(from, tell)?;
-        fs::create_dir_all(folder).map_err(at(folder.to_owned()))?;
+        if !is_made(folder)? {
+            return Err(taken());
+        }
         let guard = Guard::arm(SERVERS, &[folder.as_os_str()]).map_err(at(folder.to_owned()))?;
         let fleet =
             Self { programs, folder: folder.to_owned(), password: backup.password.clone(), shards: backup.shards };

@@ -147,6 +147,13 @@ fn refuses(place: &Place, base: &Path, taken: &ServersBackup, archive: &Path) {
     let refusal = refused(Some(Instant::now()));
     assert!(matches!(refusal, BackupError::Recovery(RecoveryError::Beyond { .. })), "{refusal}");
     assert!(!other.exists(), "nothing is left of what was not restored");
+    // Somebody else restores to the same place, and was at it first.
+    let of_somebody = other.join("of-somebody");
+    let mut begins = |_: &str| fs::create_dir_all(&other).and_then(|()| fs::write(&of_somebody, "")).unwrap();
+    let refusal = Fleet::restore(base, &other, None, &mut begins).expect_err("is refused");
+    assert!(matches!(refusal, BackupError::Taken { .. }), "{refusal}");
+    assert!(of_somebody.exists(), "it is theirs");
+    fs::remove_dir_all(&other).unwrap();
 
     let away = archive.with_file_name("away");
     let all = archive.parent().unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use pim_servers::fleet::{Fleet, FleetError};
 use pim_servers::local::{LocalServer, Stop};
@@ -194,6 +195,22 @@ fn who_acknowledges_alone_is_known_also_when_it_is_dead() {
     assert!(is_alone());
     fs::remove_dir_all(&lost).expect("is gone");
     assert!(!is_alone(), "no note says so");
+}
+
+/// Guard: whoever comes second is refused, and removes nothing of the first one's.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn also_when_two_start_servers_in_one_place() {
+    let folder = std::env::temp_dir().join(format!("pim-fleet-twice-{}", std::process::id()));
+    let created = thread::scope(|scope| {
+        [(); 2].map(|()| scope.spawn(|| Fleet::create(&folder, 1))).map(|starting| starting.join().expect("ends"))
+    });
+    let (started, refused): (Vec<_>, Vec<_>) = created.into_iter().partition(Result::is_ok);
+    let unasked = Fleet::open(&folder).and_then(|fleet| fleet.state());
+    Fleet::remove(&folder).expect("stops");
+    assert_eq!(started.len(), 1, "{refused:?}");
+    assert!(matches!(refused[..], [Err(FleetError::Exists { .. })]), "{refused:?}");
+    assert!(unasked.expect("answers")[0].is_synchronous);
 }
 
 /// With owners and permissions.
