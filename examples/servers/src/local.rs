@@ -11,6 +11,7 @@ pub(crate) use recovery::{Source, last_before, name_of, number_of, segments};
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -331,9 +332,9 @@ impl LocalServer {
         self.write(&self.settings(), &lines.collect::<String>())
     }
 
-    /// Appends, and gives the file to the one who runs the server.
+    /// Appends, and gives the file to the one who runs the server; nobody else may read a new one.
     fn write(&self, file: &Path, text: &str) -> Result<(), LocalError> {
-        let written = OpenOptions::new().create(true).append(true).open(file);
+        let written = OpenOptions::new().create(true).append(true).mode(0o600).open(file);
         let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
         written.and_then(|()| self.programs.give(file)).map_err(self.in_its_folder())
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use pim_servers::temporary::TemporaryFleet;
+use pim_servers::temporary::{TemporaryFleet, TemporaryServers};
 
 /// Those of all programs that run.
 fn command_lines() -> HashSet<String> {
@@ -52,4 +53,23 @@ fn while_servers_are_made_copied_and_asked() {
     let secret = fs::read_to_string(fleet.secrets().join("fleet")).expect("is there");
     let telling: Vec<_> = seen.iter().filter(|line| line.contains(&secret)).collect();
     assert!(telling.is_empty(), "{telling:#?}");
+}
+
+/// Guard: nor is a password in a file that others may read, while a server is made.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn nor_has_a_file_that_others_may_read() {
+    let servers = TemporaryServers::new().expect("a folder");
+    let file = servers.folder().join("one/password");
+    let mut seen = HashSet::new();
+    thread::scope(|scope| {
+        let starting = scope.spawn(|| servers.primary("one").map(drop));
+        while !starting.is_finished() {
+            seen.extend(fs::metadata(&file).map(|it| it.permissions().mode() & 0o777));
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        starting.join().expect("ends").expect("starts");
+    });
+    assert_eq!(seen, HashSet::from([0o600]));
+    assert!(!file.exists());
 }
