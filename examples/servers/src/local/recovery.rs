@@ -124,6 +124,10 @@ impl LocalServer {
 /// Segments of 16 MiB in four GiB, which is what the middle of a segment's name counts.
 const SEGMENTS: u64 = 256;
 const SEGMENT_BITS: u32 = 24;
+/// What the names of a timeline's files begin with, and that of its history.
+const TIMELINE_DIGITS: usize = 8;
+const HISTORY: &str = ".history";
+const HISTORY_LEN: usize = TIMELINE_DIGITS + HISTORY.len();
 
 /// The number of the last segment that was read, from the log's `redo done at 0/5000148`; timelines share the numbers.
 fn stopped_at(log: &str) -> Option<u64> {
@@ -141,15 +145,35 @@ fn position_of(place: &str) -> Option<u64> {
     Some((u64::from(u32::from_str_radix(high, 16).ok()?) << 32) + u64::from(u32::from_str_radix(low, 16).ok()?))
 }
 
-/// The number of the newest segment of an archive.
+/// The number of the newest segment of an archive along its latest timeline, which is the one that is recovered. What a
+/// primary wrote behind the place where its successor went on is not on it.
 fn newest(archive: &Path) -> Option<u64> {
-    segments(archive).last().map(|(number, _)| *number)
+    let histories = names_in(archive).filter(|name| name.len() == HISTORY_LEN && name.ends_with(HISTORY));
+    let timelines = segments(archive).into_iter().map(|(_, name)| name).chain(histories);
+    let latest = timelines.map(|name| name[..TIMELINE_DIGITS].to_owned()).max()?;
+    let (own, before): (Vec<_>, Vec<_>) =
+        segments(archive).into_iter().partition(|(_, name)| name.starts_with(&latest));
+    let fork = || last_before_fork(&fs::read_to_string(archive.join(latest.clone() + HISTORY)).ok()?);
+    let own = own.last().map(|(number, _)| *number);
+    // One that has just begun may have none of its own yet.
+    own.or_else(|| fork().and_then(|fork| before.iter().map(|(number, _)| *number).filter(|it| *it <= fork).max()))
+}
+
+/// The number of the last segment before a timeline began, as its history says: each line has a timeline, and where the next
+/// one forks from it.
+fn last_before_fork(history: &str) -> Option<u64> {
+    let line = history.lines().rev().find(|line| line.starts_with(|it: char| it.is_ascii_digit()))?;
+    last_before(line.split_whitespace().nth(1)?)
+}
+
+fn names_in(archive: &Path) -> impl Iterator<Item = String> {
+    let names = fs::read_dir(archive).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.into_string().ok())
 }
 
 /// The whole segments of an archive by number, and within that by timeline.
 pub(crate) fn segments(archive: &Path) -> Vec<(u64, String)> {
-    let names = fs::read_dir(archive).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let names = names.filter_map(|name| name.into_string().ok());
+    let names = names_in(archive);
     let mut found: Vec<_> = names.filter_map(|name| Some((number_of(&name)?, name))).collect();
     found.sort();
     found
@@ -171,7 +195,29 @@ pub(crate) fn name_of(timeline: &str, number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{last_before, name_of, number_of, stopped_at};
+    use std::fs;
+
+    use super::{last_before, name_of, newest, number_of, stopped_at};
+
+    /// Guard: what was lost with a primary is nothing that a recovery should have come to.
+    #[test]
+    fn the_newest_segment_is_one_of_the_latest_history() {
+        let archive = std::env::temp_dir().join(format!("pim-newest-{}", std::process::id()));
+        fs::create_dir(&archive).expect("a folder");
+        let holds = |name: &str, text: &str| fs::write(archive.join(name), text).expect("writes");
+        assert_eq!(newest(&archive), None);
+        (3..=9).for_each(|number| holds(&name_of("00000001", number), ""));
+        assert_eq!(newest(&archive), Some(9));
+        holds("00000002.history", "1\t0/5000148\tno recovery target specified\n");
+        assert_eq!(newest(&archive), Some(5), "it goes on in the middle of one");
+        holds(&name_of("00000002", 6), "");
+        assert_eq!(newest(&archive), Some(6));
+        holds("00000003.history", "1\t0/5000148\tno reason\n\n2\t0/7000000\tno reason\n");
+        assert_eq!(newest(&archive), Some(6), "it begins with one of its own");
+        holds(&name_of("00000003", 7), "");
+        assert_eq!(newest(&archive), Some(7));
+        fs::remove_dir_all(&archive).expect("goes");
+    }
 
     #[test]
     fn places_in_the_log_are_numbers_of_segments() {

@@ -216,3 +216,38 @@ fn what_the_others_have_acknowledged_is_archived_beside_a_dead_primary() {
     assert_eq!(then.fleet.servers_of(1).unwrap().0.sql("shard-1", asked).unwrap(), "7");
     assert_eq!(then.fleet.unsharded_server().unwrap().sql("control", asked).unwrap(), "7");
 }
+
+/// Guard: segments of a primary that its successor never had do not make an archive a damaged one.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn what_a_failover_lost_is_nothing_that_the_archive_lacks() {
+    let place = Place::new("lost");
+    let fleet = Fleet::create(&place.0.join("servers"), 1).expect("starts");
+    let base = place.0.join("base");
+    fleet.back_up(&base, &mut |_| {}).expect("is copied");
+    let (primary, standby) = fleet.servers_of(0).unwrap();
+    let archive = fleet.archive().unwrap().join("shard_0");
+    primary.sql("shard-0", "CREATE TABLE written AS SELECT 1 AS number").unwrap();
+    standby.freeze().expect("stands still");
+    primary.require_synchronous("").expect("acknowledges alone");
+    // More than may be under way to the standby.
+    for number in 2..=5 {
+        primary.sql("shard-0", &format!("INSERT INTO written VALUES ({number})")).unwrap();
+        primary.close_segment(&archive).expect("is archived");
+    }
+    primary.kill().expect("dies");
+    standby.thaw().expect("goes on");
+    assert_eq!(fleet.take_over(0).expect("takes over"), standby.name());
+    standby.sql("shard-0", "INSERT INTO written VALUES (7)").unwrap();
+    fleet.close_archive().expect("is archived");
+    let newest = segments(&archive).into_iter().map(|file| file.file_name().unwrap().to_owned()).max().unwrap();
+    let lost = segments(&archive).iter().any(|file| {
+        let name = file.file_name().unwrap().to_string_lossy();
+        name.starts_with("00000001") && name[8..] > newest.to_string_lossy()[8..]
+    });
+    assert!(lost, "nothing was lost");
+
+    let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored");
+    let rows = rows_in(&then.fleet);
+    assert!(rows.contains(&1) && rows.contains(&7) && !rows.contains(&5), "{rows:?}");
+}
