@@ -31,6 +31,8 @@ const RATE: &str = "2";
 const READY_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How long a program may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long one that was killed may take to go: the system may be writing for it.
+const KILL_MAX: Duration = Duration::from_secs(10);
 /// How long what is under way may take to come to rest.
 const REST_MAX: Duration = Duration::from_secs(60);
 
@@ -243,7 +245,8 @@ pub(super) fn down(state: &State, json: bool) -> Result<()> {
     let missing = missing(state);
     let personas = state.programs.iter().find(|program| program.name == "persona-simulator");
     let traffic = personas.and_then(|personas| {
-        stop_all(&[personas]);
+        // Whoever does not end is told below.
+        stop_all(&[personas]).ok()?;
         journal::event_in(&fs::read_to_string(printed_by(&personas.name)).ok()?, "summary")
     });
     let run = at_rest();
@@ -307,10 +310,10 @@ fn is_quiet(run: &Value) -> bool {
 fn clean_up(noted: &[Running]) -> Result<()> {
     let programs = [noted, &unnoted(noted)].concat();
     let (edge, rest): (Vec<_>, Vec<_>) = programs.iter().partition(|it| FIRST_TO_STOP.contains(&it.name.as_str()));
-    stop_all(&edge);
     let (services, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| it.name.ends_with("-service"));
-    stop_all(&services);
-    stop_all(&rest);
+    let stopped = [edge, services, rest].map(|programs| stop_all(&programs));
+    // Whoever goes on writes to the servers, and is found again by what is noted.
+    stopped.into_iter().collect::<Result<()>>()?;
     servers::remove_if_any()?;
     let folder = journal::process_folder();
     if folder.exists() {
@@ -327,16 +330,31 @@ fn unnoted(noted: &[Running]) -> Vec<Running> {
     running.filter(|program| !noted.contains(program)).collect()
 }
 
-/// Lets them drain; who does not end in time is killed.
-fn stop_all(programs: &[&Running]) {
-    let give_up = Instant::now() + DRAIN_MAX;
-    programs.iter().for_each(|program| program.signal("-TERM"));
-    while programs.iter().any(|program| program.is_alive()) {
-        if Instant::now() > give_up {
-            programs.iter().for_each(|program| program.signal("-KILL"));
+/// Lets them drain; who does not end in time is killed. Fails when one does not end even so.
+fn stop_all(programs: &[&Running]) -> Result<()> {
+    stop_within([("-TERM", DRAIN_MAX), ("-KILL", KILL_MAX)], programs, Running::signal)
+}
+
+/// Sends one signal after the other, each once, and waits as long for what it does.
+fn stop_within(
+    signals: [(&str, Duration); 2],
+    programs: &[&Running],
+    mut send: impl FnMut(&Running, &str),
+) -> Result<()> {
+    for (signal, patience) in signals {
+        programs.iter().for_each(|program| send(program, signal));
+        let give_up = Instant::now() + patience;
+        while programs.iter().any(|program| program.is_alive()) && Instant::now() < give_up {
+            pause();
         }
-        pause();
     }
+    let left = programs.iter().filter(|program| program.is_alive());
+    let left: Vec<_> = left.map(|program| format!("{} (process {})", program.name, program.pid)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Threshold
+        .because(format!("killed, and has not ended: {}; look at it, and say it again", left.join(", "))))
 }
 
 /// What is wrong with a lab that should be running.
@@ -347,9 +365,29 @@ pub(super) fn missing(state: &State) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
-    use super::is_still;
+    use super::{Running, is_still, stop_within};
+
+    /// Guard: nobody is waited for without a bound, nor told the same twice.
+    #[test]
+    fn whoever_does_not_end_is_named() {
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("starts");
+        let running = Running::of("patient-service", child.id()).expect("runs");
+        let mut told = Vec::new();
+        let moment = Duration::from_millis(200);
+        let signals = [("-TERM", moment), ("-KILL", moment)];
+        let outcome = stop_within(signals, &[&running], |_, signal| told.push(signal.to_owned()));
+        let of_one_that_goes = stop_within(signals, &[&running], |it, _| it.signal("-KILL"));
+        child.wait().expect("ends");
+        let sentence = outcome.expect_err("it goes on").to_string();
+        assert!(sentence.contains(&format!("patient-service (process {})", running.pid)), "{sentence}");
+        assert_eq!(told, ["-TERM", "-KILL"]);
+        of_one_that_goes.expect("has ended");
+    }
 
     /// Guard: one quiet moment between two cycles of a worker is no rest.
     #[test]
