@@ -10,7 +10,7 @@ use crate::{generate, suite, tidy};
 #[derive(Args, Debug)]
 pub(crate) struct CiArgs {
     #[command(flatten)]
-    test: suite::TestArgs,
+    required: suite::RequireArgs,
     /// Skips `cargo deny`, for machines without it.
     #[arg(long)]
     no_deny: bool,
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &CiArgs) -> Result<()> {
         // The advisory database is fetched from a public host: where that is out of reach, the other three still hold.
         must(&mut cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     }
-    suite::run(&args.test)?;
+    suite::run_all(&args.required)?;
     // As a newcomer builds it, and with every backend.
     must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     let everything = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"];
@@ -32,4 +32,26 @@ pub(crate) fn run(args: &CiArgs) -> Result<()> {
     let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--locked"]);
     must(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     generate::check()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::CiArgs;
+
+    #[derive(Debug, Parser)]
+    struct Ci {
+        #[command(flatten)]
+        _args: CiArgs,
+    }
+
+    /// Guard: what decides runs every suite, whatever else `test` would do.
+    #[test]
+    fn nothing_takes_the_place_of_the_suites() {
+        Ci::try_parse_from(["ci", "--require", "postgres,docker", "--no-deny"]).expect("is what it takes");
+        for other in ["--crash=3", "--failovers=3", "--mutants", "--release", "a_name"] {
+            Ci::try_parse_from(["ci", other]).expect_err(other);
+        }
+    }
 }

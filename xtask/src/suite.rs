@@ -34,12 +34,19 @@ pub(crate) enum Server {
     Oidc,
 }
 
-/// Arguments of `cargo xtask test`.
+/// What a run may not do without.
 #[derive(Args, Debug)]
-pub(crate) struct TestArgs {
+pub(crate) struct RequireArgs {
     /// Servers whose suites must run; without one of them the run fails instead of saying so.
     #[arg(long, value_delimiter = ',')]
     require: Vec<Server>,
+}
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args, Debug)]
+pub(crate) struct TestArgs {
+    #[command(flatten)]
+    required: RequireArgs,
     #[command(flatten)]
     drill: drill::DrillArgs,
     /// Where the rows of the crash suites are.
@@ -224,46 +231,105 @@ fn lacks_disk() -> Result<(), String> {
     SmallDisk::is_to_be_had().map_err(|why| format!("no disk can be mounted: {why}"))
 }
 
-/// Runs the suites.
+/// Runs what was asked for: the suites, unless it is something else.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(area) = &args.mutants {
         return mutants::run(area);
     }
-    let (there, missing): (Vec<_>, Vec<_>) = SUITES.iter().partition(|suite| suite.is_there());
-    if let Some(suite) = missing.iter().find(|suite| args.require.contains(&suite.server)) {
-        let refusal = format!("{:?} is required, but cannot run here: {}", suite.server, suite.what);
-        return Err(Failure::Precondition.because(refusal));
-    }
-    if let Some(server) = args.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
-        return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
-    }
+    let there = there(&args.required)?;
     if args.drill.run(args.engine, if args.release { Profile::Release } else { Profile::Dev })? {
         return Ok(());
     }
-    // The end-to-end suites start the built programs, so these come first.
-    let of_workspace = Built::of_workspace(Profile::Test)?;
-    let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
-    test.envs(built::threads());
-    if let Some(filter) = &args.filter {
-        test.arg("--").arg(filter);
+    Run { there, is_container_required: args.required.has(Server::Docker), filter: args.filter.as_deref() }.all()
+}
+
+/// Runs every suite.
+pub(crate) fn run_all(required: &RequireArgs) -> Result<()> {
+    Run { there: there(required)?, is_container_required: required.has(Server::Docker), filter: None }.all()
+}
+
+/// The suites that can run here, if these are all that must.
+fn there(required: &RequireArgs) -> Result<Vec<&'static Suite>> {
+    let (there, missing): (Vec<_>, Vec<_>) = SUITES.iter().partition(|suite| suite.is_there());
+    if let Some(suite) = missing.iter().find(|suite| required.has(suite.server)) {
+        let refusal = format!("{:?} is required, but cannot run here: {}", suite.server, suite.what);
+        return Err(Failure::Precondition.because(refusal));
     }
-    // Nothing is left untried because something else failed.
-    let mut outcomes = vec![must(&mut test)];
-    let all = |of, built: &Built| -> Vec<_> {
-        there.iter().filter(|suite| suite.of == of).map(|suite| suite.run(built, args)).collect()
-    };
-    outcomes.extend(all(Of::Workspace, &of_workspace));
-    let (meanwhile, on_servers) = thread::scope(|scope| {
-        let meanwhile = scope.spawn(|| all(Of::WorkspaceMeanwhile, &of_workspace));
-        let is_needed = there.iter().any(|suite| suite.of == Of::Servers);
-        let built = is_needed.then(|| Built::on_servers(Profile::Test));
-        (meanwhile.join(), built.transpose())
-    });
-    outcomes.extend(meanwhile.map_err(|_| anyhow!("the suites beside the build were broken off"))?);
-    if let Some(built) = on_servers? {
-        outcomes.extend(all(Of::Servers, &built));
+    if let Some(server) = required.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
+        return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
-    outcomes.into_iter().collect()
+    Ok(there)
+}
+
+impl RequireArgs {
+    fn has(&self, server: Server) -> bool {
+        self.require.contains(&server)
+    }
+}
+
+/// The suites of a run, and which of their tests.
+struct Run<'a> {
+    there: Vec<&'static Suite>,
+    /// A suite must not take another server for one that is required.
+    is_container_required: bool,
+    filter: Option<&'a str>,
+}
+
+impl Run<'_> {
+    fn all(&self) -> Result<()> {
+        // The end-to-end suites start the built programs, so these come first.
+        let of_workspace = Built::of_workspace(Profile::Test)?;
+        let mut test = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+        test.envs(built::threads());
+        if let Some(filter) = self.filter {
+            test.arg("--").arg(filter);
+        }
+        // Nothing is left untried because something else failed.
+        let mut outcomes = vec![must(&mut test)];
+        outcomes.extend(self.suites(Of::Workspace, &of_workspace));
+        let (meanwhile, on_servers) = thread::scope(|scope| {
+            let meanwhile = scope.spawn(|| self.suites(Of::WorkspaceMeanwhile, &of_workspace));
+            let is_needed = self.there.iter().any(|suite| suite.of == Of::Servers);
+            let built = is_needed.then(|| Built::on_servers(Profile::Test));
+            (meanwhile.join(), built.transpose())
+        });
+        outcomes.extend(meanwhile.map_err(|_| anyhow!("the suites beside the build were broken off"))?);
+        let on_servers = on_servers?;
+        outcomes.extend(on_servers.iter().flat_map(|built| self.suites(Of::Servers, built)));
+        if let Some(filter) = self.filter {
+            outcomes.push(self.refuse_unknown(filter, &of_workspace, on_servers.as_ref(), built::is_of_docs));
+        }
+        outcomes.into_iter().collect()
+    }
+
+    fn suites(&self, of: Of, built: &Built) -> Vec<Result<()>> {
+        self.there.iter().filter(|suite| suite.of == of).map(|suite| suite.run(built, self)).collect()
+    }
+
+    /// Refuses a name that no test of the run has: libtest says that all went well.
+    fn refuse_unknown(
+        &self,
+        filter: &str,
+        of_workspace: &Built,
+        on_servers: Option<&Built>,
+        is_of_docs: impl FnOnce(&str) -> Result<bool>,
+    ) -> Result<()> {
+        if of_workspace.has_any(filter)? {
+            return Ok(());
+        }
+        for suite in &self.there {
+            let built = if suite.of == Of::Servers { on_servers } else { Some(of_workspace) };
+            let number =
+                built.map(|built| built.number_of(suite.package, &suite.arguments(Some(filter)))).transpose()?;
+            if number.is_some_and(|it| it > 0) {
+                return Ok(());
+            }
+        }
+        if is_of_docs(filter)? {
+            return Ok(());
+        }
+        Err(Failure::Usage.because(format!("no test that runs here has `{filter}` in its name")))
+    }
 }
 
 impl Suite {
@@ -276,15 +342,19 @@ impl Suite {
         lacks.is_ok()
     }
 
-    fn run(&self, built: &Built, args: &TestArgs) -> Result<()> {
+    /// What its programs are told; none but the tests of this name, where somebody asked for one.
+    fn arguments<'a>(&'a self, filter: Option<&'a str>) -> Vec<&'a str> {
+        let named = filter.unwrap_or(self.tests);
+        self.flags.iter().copied().chain([named]).filter(|it| !it.is_empty()).collect()
+    }
+
+    fn run(&self, built: &Built, run: &Run<'_>) -> Result<()> {
         eprintln!("{}:", self.what);
-        let named = args.filter.as_deref().unwrap_or(self.tests);
-        let arguments: Vec<&str> = self.flags.iter().copied().chain([named]).filter(|it| !it.is_empty()).collect();
-        if args.filter.is_none() {
+        let arguments = self.arguments(run.filter);
+        if run.filter.is_none() {
             built.has(self.package, &arguments)?;
         }
-        // A suite must not take another server for one that is required.
-        let required = args.require.contains(&Server::Docker);
-        built.run(self.package, &arguments, required.then(|| (REQUIRE_VARIABLE, "docker".to_owned())))
+        let setting = run.is_container_required.then(|| (REQUIRE_VARIABLE, "docker".to_owned()));
+        built.run(self.package, &arguments, setting)
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::artifacts::Artifact;
 use crate::lab::programs::{BUILD_VARIABLE, NEVER};
-use crate::shell::must;
+use crate::shell::{cargo, must, output_of};
 
 /// What keeps its rows on servers, and what starts these.
 const ON_SERVERS: [&str; 6] = ["pim-servers", "pim-data", "pim-events", "pim-lab", "pim-lending", "pim-testkit"];
@@ -63,15 +63,24 @@ impl Built {
 
     /// Refuses tests that there are none of: who runs no test of that name has shown nothing, and libtest says that all went well.
     pub(super) fn has(&self, package: &str, arguments: &[&str]) -> Result<()> {
-        let listed = |it: &Artifact| {
-            let mut list = Command::new(&it.path);
-            list.current_dir(&it.folder).arg("--list").args(arguments).stderr(Stdio::null());
-            let output = list.output().with_context(|| format!("cannot run {}", it.path.display()))?;
-            Ok(tests_in(&String::from_utf8_lossy(&output.stdout)))
-        };
-        let numbers: Vec<usize> = self.of_package(package).map(listed).collect::<Result<_>>()?;
-        anyhow::ensure!(numbers.iter().sum::<usize>() > 0, "no test of {package} is run by {}", arguments.join(" "));
+        let number = self.number_of(package, arguments)?;
+        anyhow::ensure!(number > 0, "no test of {package} is run by {}", arguments.join(" "));
         Ok(())
+    }
+
+    /// How many tests of a package these arguments choose.
+    pub(super) fn number_of(&self, package: &str, arguments: &[&str]) -> Result<usize> {
+        self.of_package(package).map(|it| listed_by(it, arguments)).sum()
+    }
+
+    /// Whether any program has a test of this name that it runs without being asked for more.
+    pub(super) fn has_any(&self, name: &str) -> Result<bool> {
+        for program in self.0.iter().filter(|it| it.is_test) {
+            if listed_by(program, &[name])? > listed_by(program, &["--ignored", name])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn of_package<'a>(&'a self, package: &'a str) -> impl Iterator<Item = &'a Artifact> {
@@ -92,6 +101,20 @@ impl Built {
     }
 }
 
+/// Whether an example in the documentation has this in its name, which is its place.
+pub(super) fn is_of_docs(name: &str) -> Result<bool> {
+    let told = output_of(cargo(&["test", "--locked", "--workspace", "--doc", "--", "--list"]).arg(name))?;
+    Ok(tests_in(&told) > 0)
+}
+
+/// How many of its tests a program says that these arguments choose.
+fn listed_by(program: &Artifact, arguments: &[&str]) -> Result<usize> {
+    let mut list = Command::new(&program.path);
+    list.current_dir(&program.folder).arg("--list").args(arguments).stderr(Stdio::null());
+    let output = list.output().with_context(|| format!("cannot run {}", program.path.display()))?;
+    Ok(tests_in(&String::from_utf8_lossy(&output.stdout)))
+}
+
 /// How many tests a program says that it has.
 fn tests_in(list: &str) -> usize {
     list.lines().filter(|line| line.ends_with(": test")).count()
@@ -99,17 +122,45 @@ fn tests_in(list: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Run, SUITES};
     use super::*;
+    use crate::exit::Failure;
     use std::path::PathBuf;
+
+    /// One with this test.
+    fn this_program() -> Built {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let path = env::current_exe().expect("this test's program");
+        Built(vec![Artifact { path, folder, is_test: true }])
+    }
+
+    /// Guard: whoever asks for tests that there are none of is not told that all went well.
+    #[test]
+    fn and_so_is_a_whole_run_of_it() {
+        let built = this_program();
+        let told = |there, name: &str, is_of_docs| {
+            let run = Run { there, is_container_required: false, filter: Some(name) };
+            run.refuse_unknown(name, &built, None, |_| Ok(is_of_docs))
+        };
+        told(Vec::new(), "and_so_is_a_whole_run_of_it", false).expect("this test");
+        told(Vec::new(), "pim-core/src/lib.rs", true).expect("an example of the documentation");
+        let ignored = "what_programs_have_to_know_is_said";
+        let refused = told(Vec::new(), ignored, false).expect_err("no suite runs it here");
+        assert!(Failure::Usage.is(&refused) && refused.to_string().contains(ignored), "{refused}");
+        told(SUITES.iter().filter(|suite| suite.package == "xtask").collect(), ignored, false).expect("its suite");
+    }
 
     #[test]
     fn a_name_that_no_test_has_is_refused() {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        let path = env::current_exe().expect("this test's program");
-        let built = Built(vec![Artifact { path, folder, is_test: true }]);
+        let built = this_program();
         built.has("xtask", &["--nocapture", "a_name_that_no_test_has"]).expect("this test");
         let refused = built.has("xtask", &["--ignored", "failovers_under_lode"]).expect_err("a slip of the pen");
         assert_eq!(refused.to_string(), "no test of xtask is run by --ignored failovers_under_lode");
         assert!(built.has("pim-data", &[]).is_err(), "nothing of it was built");
+        assert!(built.has_any("a_name_that_no_test_has").expect("lists"), "this test");
+        assert!(!built.has_any("failovers_under_lode").expect("lists"));
+        let ignored = "what_programs_have_to_know_is_said";
+        built.has("xtask", &["--ignored", ignored]).expect("is one that needs servers");
+        assert!(!built.has_any(ignored).expect("lists"), "it does not run by itself");
     }
 }
