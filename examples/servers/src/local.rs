@@ -270,7 +270,7 @@ impl LocalServer {
 
     fn question(&self, database: &str, text: &str) -> Command {
         let mut psql = self.client("psql", database);
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]).env("PGCONNECT_TIMEOUT", "5");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]);
         psql
     }
 

@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 
 use super::{LocalError, LocalServer};
 
+/// How long a server may take to let somebody in.
+const CONNECT_SECONDS: &str = "5";
+
 impl LocalServer {
     /// A program that talks to this server as its superuser. The password is in its environment: everybody on a machine sees
     /// command lines.
@@ -14,6 +17,8 @@ impl LocalServer {
         let mut client = self.programs.command(program);
         client.arg("-d").arg(format!("postgres://postgres@127.0.0.1:{}/{database}", self.port));
         client.env("PGPASSWORD", &self.password);
+        // A server that stands still takes connections and answers none.
+        client.env("PGCONNECT_TIMEOUT", CONNECT_SECONDS);
         client
     }
 

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use pim_servers::fleet::{BackupError, Fleet, Instant, ServersBackup, backups_of};
 use pim_servers::local::RecoveryError;
+use pim_servers::temporary::TemporaryServers;
 
 /// Rows of one table, each with the instants before it was sent and after it was acknowledged.
 #[derive(Default)]
@@ -250,4 +252,26 @@ fn what_a_failover_lost_is_nothing_that_the_archive_lacks() {
     let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored");
     let rows = rows_in(&then.fleet);
     assert!(rows.contains(&1) && rows.contains(&7) && !rows.contains(&5), "{rows:?}");
+}
+
+/// Guard: whoever copies a server that answers nobody is told so.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn nobody_waits_for_a_primary_that_stands_still() {
+    let servers = TemporaryServers::new().expect("a folder");
+    let primary = servers.primary("still").expect("starts");
+    primary.freeze().expect("stands still");
+    let outcome = thread::scope(|scope| {
+        let copying = scope.spawn(|| primary.base_backup(&servers.folder().join("copy")));
+        let give_up = std::time::Instant::now() + Duration::from_secs(30);
+        while !copying.is_finished() && std::time::Instant::now() < give_up {
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        let is_told = copying.is_finished();
+        // Or the copy, and this test with it, would wait for ever.
+        primary.thaw().expect("goes on");
+        is_told.then(|| copying.join().expect("ends"))
+    });
+    let refusal = outcome.expect("it waits").expect_err("it answers nobody").to_string();
+    assert!(refusal.contains("timeout expired"), "{refusal}");
 }
