@@ -1,6 +1,7 @@
 //! Source patches that remove one guard each; a named test must go red for every one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use pim_servers::guard::Guard;
 use serde::Deserialize;
 
 use crate::exit::Failure;
 use crate::shell::{cargo, must, root, target_dir};
+
+/// What goes when this process does, be it by Ctrl-C: whoever is in the same group.
+const END_GROUP: &str = "kill -KILL 0";
 
 /// Where the patches are.
 pub(crate) const CATALOGUE: &str = "examples/testkit/mutants.toml";
@@ -149,14 +154,27 @@ pub(crate) fn run(asked: &str) -> Result<()> {
 /// A scratch checkout of HEAD that goes away with the value.
 struct Worktree {
     path: PathBuf,
+    _claim: File,
+}
+
+/// Refuses a scratch checkout in which somebody else tries mutants: each would judge the other's patches.
+fn claim(scratch: &Path) -> Result<File> {
+    let path = scratch.with_extension("lock");
+    std::fs::create_dir_all(scratch.parent().unwrap_or(scratch))?;
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    if file.try_lock().is_err() {
+        let sentence = format!("mutants are being tried already in {}: wait until that has ended", scratch.display());
+        return Err(Failure::Precondition.because(sentence));
+    }
+    Ok(file)
 }
 
 impl Worktree {
     fn add(path: &Path) -> Result<Self> {
-        let path = path.to_path_buf();
+        let (path, claim) = (path.to_path_buf(), claim(path)?);
         let _stale = git(&["worktree", "remove", "--force"], &path).output();
         must(git(&["worktree", "add", "--detach", "--force"], &path).arg("HEAD"))?;
-        Ok(Self { path })
+        Ok(Self { path, _claim: claim })
     }
 
     /// Where each of the tests is that pass without any mutant.
@@ -277,8 +295,9 @@ impl Ended {
 }
 
 fn run_bounded(mut command: Command) -> Result<Ended> {
-    // A group of its own, so that a test that hangs goes with the programs it has started.
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // In one group, so that a test that hangs goes with the programs it has started.
+    let guard = Guard::arm(END_GROUP, &[])?;
+    command.process_group(guard.group()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().context("cannot start cargo")?;
     let mut stdout = child.stdout.take().context("no standard output")?;
     let (sender, ended) = mpsc::channel();
@@ -289,11 +308,13 @@ fn run_bounded(mut command: Command) -> Result<Ended> {
         let _late = sender.send(if read { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() });
     });
     let Ok(text) = ended.recv_timeout(PATIENCE) else {
-        let _gone = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
+        drop(guard);
         child.wait()?;
         return Ok(Ended::Late);
     };
-    Ok(if child.wait()?.success() { Ended::Well(text) } else { Ended::Badly(text) })
+    let status = child.wait()?;
+    guard.disarm()?;
+    Ok(if status.success() { Ended::Well(text) } else { Ended::Badly(text) })
 }
 
 impl Drop for Worktree {
@@ -313,6 +334,58 @@ mod tests {
     use super::*;
 
     const TEST: &str = "postgres::fence::nobody_passes";
+    /// Tells the child that it is one.
+    const HOLD: &str = "LAB_TEST_HOLD";
+
+    /// Guard: two that try mutants in one checkout would judge each other's patches.
+    #[test]
+    fn a_checkout_is_one_run_s_at_a_time() {
+        let scratch = std::env::temp_dir().join(format!("xtask-mutants-{}", std::process::id()));
+        let held = claim(&scratch).expect("nobody is at it");
+        let refused = claim(&scratch).expect_err("somebody is at it");
+        assert!(Failure::Precondition.is(&refused) && refused.to_string().contains("tried already"), "{refused}");
+        drop(held);
+        // A process that another test is starting has every file open for a moment.
+        let is_free = (0..1_000).any(|_| {
+            crate::shell::pause();
+            claim(&scratch).is_ok()
+        });
+        assert!(is_free);
+        std::fs::remove_file(scratch.with_extension("lock")).expect("is there");
+    }
+
+    /// Guard: a test that never ends goes with whoever tries it, however that ends.
+    #[test]
+    fn what_is_tried_ends_with_who_tries_it() {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "mutants::tests::a_child_tries_something_endless", "--nocapture"])
+            .env(HOLD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("its output")));
+        let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("holds ").map(str::to_owned));
+        let process = PathBuf::from(format!("/proc/{}/exe", pid.expect("is told")));
+        let is_there = || std::fs::read_link(&process).is_ok();
+        assert!(is_there());
+        child.kill().and_then(|()| child.wait()).expect("is killed");
+        let is_gone = (0..200).any(|_| {
+            crate::shell::pause();
+            !is_there()
+        });
+        assert!(is_gone, "{} goes on", process.display());
+    }
+
+    /// The child of the test above; does nothing when nobody asks for it.
+    #[test]
+    fn a_child_tries_something_endless() {
+        if std::env::var_os(HOLD).is_some() {
+            let mut endless = Command::new("sh");
+            // Standard output is the caller's to read.
+            endless.args(["-c", r"printf '\nholds %s\n' $$ >/proc/$PPID/fd/1; exec sleep 600"]);
+            run_bounded(endless).expect("never ends");
+        }
+    }
 
     #[test]
     fn a_mutant_is_caught_by_its_test_and_by_nothing_else() {

@@ -65,13 +65,16 @@ done
 
 /// Runs a script when it goes, or when this process goes.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub struct Guard {
     shell: Child,
 }
 
 impl Guard {
     /// Arms a shell script; its `$1` and so on are the arguments.
-    pub(crate) fn arm(script: &str, arguments: &[&OsStr]) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When no shell can be started.
+    pub fn arm(script: &str, arguments: &[&OsStr]) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("{WAIT}{script}"), "guard"]).args(arguments).current_dir("/");
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -79,8 +82,17 @@ impl Guard {
         Ok(Self { shell: shell.process_group(0).spawn()? })
     }
 
+    /// The group of processes that it is in, for who is to be in it from the first moment on.
+    #[must_use]
+    pub fn group(&self) -> i32 {
+        self.shell.id().cast_signed()
+    }
+
     /// What it guards stays from now on.
-    pub(crate) fn disarm(mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the shell cannot be told.
+    pub fn disarm(mut self) -> io::Result<()> {
         self.shell.kill()
     }
 }

@@ -21,7 +21,7 @@
 #[cfg(feature = "containers")]
 pub mod container;
 pub mod fleet;
-mod guard;
+pub mod guard;
 pub mod image;
 pub mod local;
 pub mod port;
