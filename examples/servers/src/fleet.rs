@@ -302,13 +302,13 @@ impl Fleet {
         self.server(UNSHARDED)
     }
 
-    /// Stops all servers and removes the folder, also of a fleet that was not completed; and the archive of their logs,
-    /// unless a backup beside the folder needs it.
+    /// Stops all servers and removes the folder, also of a fleet that was not completed, or not removed to the end; and the
+    /// archive of their logs, unless a backup beside the folder needs it.
     ///
     /// # Errors
     /// When there is none, or something is left.
     pub fn remove(folder: &Path) -> Result<(), FleetError> {
-        if !folder.join("secrets").exists() {
+        if !folder.join("secrets").exists() && !is_remnant(folder) {
             return Err(FleetError::Absent { folder: folder.to_owned() });
         }
         backup::keep_needed_archive(folder);
@@ -436,6 +436,17 @@ fn is_made(folder: &Path) -> Result<bool, FleetError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(source) => Err(FleetError::Path { path: folder.to_owned(), source }),
     }
+}
+
+/// Whether nothing but what servers leave is in a folder.
+fn is_remnant(folder: &Path) -> bool {
+    let is_ours = |name: &str| {
+        [UNSHARDED, SERVICE_SECRETS, LOCK, "archive"].contains(&name)
+            || name.starts_with("shard_")
+            || name.starts_with("shard-")
+    };
+    let all_are = |entries: fs::ReadDir| entries.flatten().all(|it| it.file_name().to_str().is_some_and(is_ours));
+    fs::read_dir(folder).is_ok_and(all_are)
 }
 
 /// A file that only its owner may read; readers see the old one or the new one, also after a power cut.

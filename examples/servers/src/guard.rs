@@ -39,12 +39,16 @@ stop() {
     };
 }
 
-/// Stops every server below a folder and removes it. The archive that the folder links to goes too.
+/// Stops every server below a folder and removes it. The archive that the folder links to goes too. What the servers are found
+/// by goes last, so that whoever is broken off is gone on with.
 pub(crate) const SERVERS: &str = concat!(
     stop!(),
     r#"
 stop "$1/"
 [ -L "$1/archive" ] && rm -rf "$(readlink "$1/archive")" && rmdir "$1-archive" 2>/dev/null
+for each in "$1"/* "$1"/.[!.]*; do
+    [ "$each" = "$1/secrets" ] || rm -rf "$each" || exit
+done
 rm -rf "$1"
 "#
 );
@@ -101,5 +105,41 @@ impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ended = self.shell.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
+
+    use super::SERVERS;
+
+    /// Guard: where something cannot be removed, what the servers are found by is still there.
+    #[test]
+    fn what_servers_are_found_by_goes_last() {
+        let place = std::env::temp_dir().join(format!("pim-guard-{}", std::process::id()));
+        let (folder, bin) = (place.join("servers"), place.join("bin"));
+        for made in ["secrets", "shard_0_a", "unsharded"] {
+            fs::create_dir_all(folder.join(made)).expect("a folder");
+        }
+        fs::create_dir(&bin).expect("a folder");
+        let remove = |does: &str| {
+            let rm = bin.join("rm");
+            fs::write(&rm, format!("#!/bin/sh\n{does}\nexec /bin/rm \"$@\"\n")).expect("writes");
+            fs::set_permissions(&rm, fs::Permissions::from_mode(0o755)).expect("is a program");
+            let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+            let ended = Command::new("/bin/sh").args(["-c", SERVERS, "guard"]).arg(&folder).env("PATH", path).status();
+            assert!(ended.is_ok());
+        };
+        remove("case \"$*\" in *unsharded|*/servers) exit 1;; esac");
+        assert!(folder.join("secrets").exists() && !folder.join("shard_0_a").exists());
+        // Broken off at the very last.
+        remove("case \"$*\" in */servers) exit 1;; esac");
+        assert!(folder.join("secrets").exists() && !folder.join("unsharded").exists());
+        remove("");
+        assert!(!folder.exists());
+        fs::remove_dir_all(place).expect("goes");
     }
 }

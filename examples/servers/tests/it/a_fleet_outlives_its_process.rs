@@ -37,6 +37,23 @@ fn a_standby_takes_over_and_the_old_primary_follows() {
     assert!(matches!(Fleet::open(&folder), Err(FleetError::Absent { .. })));
 }
 
+/// Guard: what was left where somebody was broken off is in nobody's way, and nothing else is taken for that.
+#[test]
+fn what_is_left_of_one_goes_too() {
+    let folder = std::env::temp_dir().join(format!("pim-fleet-left-{}", std::process::id()));
+    let made = |names: &[&str]| names.iter().try_for_each(|name| fs::create_dir_all(folder.join(name)));
+    for left in [&[""][..], &["secrets"], &["shard_0_a/data", "unsharded/data", "service-secrets"]] {
+        made(left).expect("is made");
+        Fleet::remove(&folder).expect("goes");
+        assert!(!folder.exists(), "{left:?}");
+        assert!(matches!(Fleet::remove(&folder), Err(FleetError::Absent { .. })));
+    }
+    made(&["shard_0_a", "letters"]).expect("is made");
+    assert!(matches!(Fleet::remove(&folder), Err(FleetError::Absent { .. })));
+    assert!(folder.join("letters").exists() && folder.join("shard_0_a").exists());
+    fs::remove_dir_all(&folder).expect("goes");
+}
+
 /// Guards: a promotion that was broken off is gone on with, wherever that was; a standby that is lost is made anew.
 #[test]
 #[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
