@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::iter;
 use std::thread;
@@ -20,7 +21,13 @@ const PORT: u16 = 5432;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// On standard error: the official image writes that of its initialisation to standard output.
 const READY: &str = "database system is ready to accept connections";
-const CLEAN_UP: &str = r#"docker rm --force --volumes "$1""#;
+/// A process may be killed while the engine makes what it has asked for: then there is none yet, and the next look finds it.
+const CLEAN_UP: &str = r#"
+for look in 1 2 3; do
+    [ -n "$(docker rm --force --volumes "$1")" ] && break
+    sleep 1
+done
+"#;
 
 /// Why there is no container.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,10 @@ impl Contained {
 /// # Errors
 /// When the engine has no such image and cannot get it, or the server does not become ready.
 pub fn postgres() -> Result<Contained, ContainerError> {
+    // Another one's process may have the same number, where an engine serves several machines.
+    let called = format!("pim-postgres-{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish());
+    // Before anything is asked for: it is known by its name from its first moment on.
+    let guard = Guard::arm(CLEAN_UP, &[OsStr::new(&called)])?;
     let (name, tag) = image::POSTGRES.name_and_tag();
     let image = format!("{name}:{tag}");
     let refused =
@@ -83,17 +94,18 @@ pub fn postgres() -> Result<Contained, ContainerError> {
     // Tests ask from inside and outside of a runtime: this has a thread and a runtime of its own.
     let started = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(start(&name, &tag)).map_err(io::Error::other)
+        runtime.block_on(start(&called, &name, &tag)).map_err(io::Error::other)
     });
     let started = started.join().unwrap_or_else(|_| Err(io::Error::other("the client panicked")));
     let (id, port) = started.map_err(|why| refused(told(&why)))?;
-    Ok(Contained { port, _guard: Guard::arm(CLEAN_UP, &[OsStr::new(&id)])?, image, id })
+    Ok(Contained { port, _guard: guard, image, id })
 }
 
-async fn start(name: &str, tag: &str) -> Result<(String, u16), TestcontainersError> {
+async fn start(called: &str, name: &str, tag: &str) -> Result<(String, u16), TestcontainersError> {
     let image =
         GenericImage::new(name, tag).with_exposed_port(PORT.tcp()).with_wait_for(WaitFor::message_on_stderr(READY));
     let request = image.with_env_var("POSTGRES_PASSWORD", PASSWORD).with_startup_timeout(PATIENCE);
+    let request = request.with_container_name(called);
     // Nothing here has to survive the machine, and a suite makes hundreds of connections.
     let settings = [("max_connections", "200"), LOGIN_MAX].map(|(name, value)| format!("--{name}={value}"));
     let request = request.with_cmd(iter::once("postgres".to_owned()).chain(settings));
