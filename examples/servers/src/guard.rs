@@ -39,13 +39,19 @@ stop() {
     };
 }
 
-/// Stops every server below a folder and removes it. The archive that the folder links to goes too. What the servers are found
+/// Stops every server below a folder and removes it. The archive that the folder links to goes too, where it is in the place
+/// of this folder's archives: whoever could put another link there would have anything removed. What the servers are found
 /// by goes last, so that whoever is broken off is gone on with.
 pub(crate) const SERVERS: &str = concat!(
     stop!(),
     r#"
 stop "$1/"
-[ -L "$1/archive" ] && rm -rf "$(readlink "$1/archive")" && rmdir "$1-archive" 2>/dev/null
+archive=$(readlink "$1/archive")
+name=${archive#"$1-archive/"}
+case "$name" in
+    "$archive" | .* | */*) ;;
+    *) rm -rf "$archive" && rmdir "$1-archive" 2>/dev/null ;;
+esac
 for each in "$1"/* "$1"/.[!.]*; do
     [ "$each" = "$1/secrets" ] || rm -rf "$each" || exit
 done
@@ -111,10 +117,30 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::process::Command;
 
     use super::SERVERS;
+
+    /// Guard: a link leads to nothing that is removed, unless it is that of an archive.
+    #[test]
+    fn nothing_else_goes_than_the_folder_and_its_archive() {
+        let place = std::env::temp_dir().join(format!("pim-guard-links-{}", std::process::id()));
+        let folder = place.join("servers");
+        let (theirs, ours) = (place.join("theirs"), place.join("servers-archive/0a"));
+        for (target, goes) in [(theirs.clone(), false), (place.join("servers-archive/../theirs"), false), (ours, true)]
+        {
+            for made in [&folder, &theirs, &place.join("servers-archive"), &target] {
+                fs::create_dir_all(made).expect("a folder");
+            }
+            symlink(&target, folder.join("archive")).expect("a link");
+            let ended = Command::new("/bin/sh").args(["-c", SERVERS, "guard"]).arg(&folder).status();
+            assert!(ended.is_ok() && !folder.exists());
+            assert_eq!(!target.exists(), goes, "{}", target.display());
+        }
+        assert!(!place.join("servers-archive").exists(), "it was the last one there");
+        fs::remove_dir_all(place).expect("goes");
+    }
 
     /// Guard: where something cannot be removed, what the servers are found by is still there.
     #[test]

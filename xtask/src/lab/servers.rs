@@ -282,7 +282,24 @@ pub(super) fn place() -> Result<PathBuf> {
     // Always the same one for the same lab, so that the next call finds it.
     let name: String =
         folder.display().to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Ok(std::env::temp_dir().join(format!("pim-lab{name}-servers")))
+    let place = std::env::temp_dir().join(format!("pim-lab{name}-servers"));
+    // Everybody can tell its name, and may make it there.
+    ["", "-archive", "-backups"].iter().try_for_each(|end| refuse_others(&place, end))?;
+    Ok(place)
+}
+
+/// Refuses a folder beside a place, or the place itself, that is somebody else's, or a link.
+fn refuse_others(place: &Path, end: &str) -> Result<()> {
+    let mut path = place.as_os_str().to_owned();
+    path.push(end);
+    let is_theirs = |it: &fs::Metadata| fs::metadata("/proc/self").is_ok_and(|me| me.uid() != it.uid());
+    match fs::symlink_metadata(&path) {
+        Ok(it) if !it.is_dir() || is_theirs(&it) => {
+            let sentence = format!("{} is somebody else's: choose another --folder", Path::new(&path).display());
+            Err(Failure::Refused.because(sentence))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn failed(error: FleetError) -> anyhow::Error {
@@ -306,4 +323,30 @@ pub(super) fn failed(error: FleetError) -> anyhow::Error {
     };
     let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
     failure.because(format!("{error}{why}{fix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    /// Guard: nothing is read, run or removed that somebody else has put where servers would be.
+    #[test]
+    fn a_place_that_somebody_else_made_is_refused() {
+        let place = std::env::temp_dir().join(format!("xtask-place-{}", std::process::id()));
+        let beside = place.with_file_name(format!("xtask-place-{}-archive", std::process::id()));
+        refuse_others(&place, "").expect("nobody has made it");
+        fs::create_dir(&place).unwrap();
+        refuse_others(&place, "").expect("it is ours");
+        symlink(&place, &beside).unwrap();
+        let refused = refuse_others(&place, "-archive").expect_err("it leads somewhere");
+        assert!(Failure::Refused.is(&refused) && refused.to_string().contains("-archive"), "{refused}");
+        // As root alone may.
+        if chown(&place, Some(65_534), None).is_ok() {
+            refuse_others(&place, "").expect_err("it is not ours");
+        }
+        fs::remove_file(beside).unwrap();
+        fs::remove_dir(place).unwrap();
+    }
 }

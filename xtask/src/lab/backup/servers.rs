@@ -23,6 +23,7 @@ use crate::shell::must;
 const SERVERS: &str = "servers";
 /// Log, maps, keys and checkpoints.
 const DATA: &str = "data";
+const PART: &str = "data.part";
 
 /// Whether a folder is such a backup.
 pub(super) fn is_one(backup: &Path) -> bool {
@@ -90,13 +91,20 @@ fn copy(fleet: &Fleet, all: &Path, name: &str, json: bool) -> Result<(Value, Ser
     let taken = taken.and_then(|()| fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed));
     let taken = taken.and_then(|taken| {
         // Last: a backup without it is none.
-        must(Command::new("mv").arg(&files).arg(place.join(DATA)))?;
+        put(&files, &place, |from, into| must(Command::new("mv").arg(from).arg(into)))?;
         Ok(taken)
     });
     let taken = taken.inspect_err(|_| {
         let _nothing_is_left = (fs::remove_dir_all(&place), fs::remove_dir_all(&files));
     })?;
     Ok((made, taken))
+}
+
+/// Has the files of a backup moved beside its servers, whole or not at all: from another disk they come one by one.
+fn put(files: &Path, place: &Path, moves: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
+    let (part, data) = (place.join(PART), place.join(DATA));
+    moves(files, &part)?;
+    fs::rename(&part, &data).with_context(|| format!("cannot make {}", data.display()))
 }
 
 /// Lists what there is beside the servers, and what is or was to be.
@@ -279,6 +287,30 @@ mod tests {
         assert_eq!(needing_log(&all), None);
         attempt.end();
         assert_eq!(needing_log(&all), Some(vec![all.join("two").join(SERVERS)]));
+        fs::remove_dir_all(all).unwrap();
+    }
+
+    /// Guard: a backup whose files have come in part is none.
+    #[test]
+    fn what_comes_in_part_is_no_backup() {
+        let all = std::env::temp_dir().join(format!("pim-xtask-part-{}", std::process::id()));
+        let (files, one) = (all.join("files"), all.join("one"));
+        for made in [&files, &one] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(files.join("backup.toml"), "files = []").unwrap();
+        let comes = |is_broken_off: bool| {
+            put(&files, &one, |from, into| {
+                fs::create_dir_all(into)?;
+                fs::copy(from.join("backup.toml"), into.join("backup.toml"))?;
+                anyhow::ensure!(!is_broken_off, "no more of it comes");
+                Ok(())
+            })
+        };
+        comes(true).expect_err("is broken off");
+        assert_eq!(sets(&all).count(), 0);
+        comes(false).expect("comes");
+        assert_eq!(sets(&all).collect::<Vec<_>>(), [one]);
         fs::remove_dir_all(all).unwrap();
     }
 }
