@@ -54,6 +54,7 @@ promises! {
     a_standby_takes_over in "a_standby_takes_over.rs",
     calls_to_servers_are_told in "calls_to_servers_are_told.rs",
     commits_that_were_not_answered in "commits_that_were_not_answered.rs",
+    connections_come_back_clean in "connections_come_back_clean.rs",
     degrading_is_somebodys_word in "degrading_is_somebodys_word.rs",
     failovers_under_load in "failovers_under_load.rs",
     fence_of_a_server in "fence_of_a_server.rs",

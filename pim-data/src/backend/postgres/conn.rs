@@ -66,12 +66,17 @@ impl Conn {
         self.state == State::Open
     }
 
-    /// From here until [`Conn::end_call`] the connection is in the middle of something.
-    pub(super) fn begin_call(&mut self) {
-        let in_transaction = matches!(self.state, State::Open);
-        if self.state != State::Broken {
-            self.state = State::Busy { in_transaction };
+    /// From here until [`Conn::end_call`] the connection is in the middle of something. `false` where it still is: a call was cut
+    /// short, what comes next would be its answer, and nobody knows what it has opened.
+    #[must_use]
+    pub(super) fn begin_call(&mut self) -> bool {
+        match self.state {
+            State::Busy { .. } => return false,
+            State::Broken => {}
+            State::Clean => self.state = State::Busy { in_transaction: false },
+            State::Open => self.state = State::Busy { in_transaction: true },
         }
+        true
     }
 
     pub(super) fn end_call(&mut self, error: Option<&DbError>) {

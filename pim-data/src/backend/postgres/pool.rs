@@ -226,7 +226,9 @@ impl Lent {
             // Nothing is sent to a server that is not meant any more.
             return Err(DbError::Closed);
         }
-        conn.begin_call();
+        if !conn.begin_call() {
+            return Err(DbError::Closed);
+        }
         let outcome = tokio::select! {
             biased;
             outcome = timeout_at(until, work(conn)) => outcome,
