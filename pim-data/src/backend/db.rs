@@ -35,7 +35,8 @@ impl Default for DbSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// Most connections of one pool; opened when first needed. A program has one for writes and one for reads of each endpoint,
-    /// one connection to probe with, and two of the owner: allow a server `2 × connections_max + 3` for each program.
+    /// one connection to probe with, and two of the owner: allow a server `2 × connections_max + 3` for each program. The
+    /// session of a call that was given up ends half a second later, or with its COMMIT, if that waits for a standby.
     pub connections_max: usize,
     /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
     /// next one; units of several rows go by themselves, and are not counted. A server on few processors, or whose flushes are slow, writes more

@@ -12,6 +12,7 @@ use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
 use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover, rows_on};
+use super::queueing::number;
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
 use crate::wire::{Trip, Wire};
 use crate::without_owner::WithoutOwner;
@@ -158,7 +159,8 @@ async fn is_waited_for(db: &Db, class: u32, object: u64) {
     }
 }
 
-/// Guard: `pim_lift` takes the fence's locks. A mover that goes while its fence waits for a writer leaves a call behind that goes on.
+/// Guard: `pim_lift` takes the fence's locks. A mover that goes while its fence waits for a writer may leave a call behind that goes on,
+/// until its server notices.
 #[tokio::test]
 async fn a_fence_that_nobody_waits_for_any_more_is_lifted_too() {
     let world = World::new(2).await;
@@ -177,9 +179,16 @@ async fn a_fence_that_nobody_waits_for_any_more_is_lifted_too() {
         () = is_waited_for(&onlooker, 7461, bucket.get().into()) => {}
     }
     drop(run);
+    let drain = Statement::of(SqlPair::generated(format!("SELECT pim_drain('[[{bucket}]]')")));
+    let goes_on = tokio::spawn(async move { writer.query(drain).await });
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pim_drain%' AND usename <> current_user \
+                  AND datname = current_database() AND state = 'active'";
+    eventually("it is noticed", async || number(&onlooker, others).await == 0).await;
+    is_waited_for(&onlooker, 7461, bucket.get().into()).await;
     let cancels = tokio::spawn(async move { mover.cancel(planned.id).await });
     is_waited_for(&onlooker, 7461, 4096).await;
     writes.rollback().await.expect("ends");
+    goes_on.await.expect("runs").expect("fences");
     cancels.await.expect("runs").expect("cancels");
     world.change(account.id, |account| account.points = 7).await.expect("the source takes writes again");
 }

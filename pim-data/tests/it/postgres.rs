@@ -71,6 +71,7 @@ promises! {
     round_trips in "round_trips.rs",
     row_security in "row_security.rs",
     servers_follow_the_map in "servers_follow_the_map.rs",
+    sessions_end_with_their_callers in "sessions_end_with_their_callers.rs",
     statements_agree in "statements_agree.rs",
     the_login_is_bound in "the_login_is_bound.rs",
     terms_are_checked in "terms_are_checked.rs",

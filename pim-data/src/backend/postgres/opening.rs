@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::ConnectOptions as _;
@@ -17,6 +18,9 @@ use crate::backend::{DbError, Dial, ServerSettings};
 
 /// Most addresses of one host that are tried.
 const ADDRESSES_MAX: usize = 4;
+
+/// Within which time a server that is at a statement notices that whoever sent it is gone, and ends the session.
+const GONE_AFTER: Duration = Duration::from_millis(500);
 
 /// Opens a connection, and refuses a server that is not what is asked for.
 pub(super) async fn open(dial: &Dial, target: &Target) -> Result<Conn, DbError> {
@@ -84,7 +88,7 @@ fn options(dial: &Dial, name: &str) -> Result<(PgConnectOptions, [u8; 32]), Secr
 }
 
 fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConnectOptions {
-    let millis = |length: std::time::Duration| length.as_millis().to_string();
+    let millis = |length: Duration| length.as_millis().to_string();
     // Operators tell sessions apart by it: a name in the connection string stays.
     let own_name = options.get_application_name().unwrap_or("pim-data").to_owned();
     options
@@ -94,6 +98,8 @@ fn with_settings(options: PgConnectOptions, settings: &ServerSettings) -> PgConn
             ("statement_timeout", millis(settings.transaction_max)),
             ("lock_timeout", millis(settings.transaction_max)),
             ("idle_in_transaction_session_timeout", millis(settings.transaction_max)),
+            // A server reads nothing while it is at a statement, or waits for a lock: it must look whether anybody is there.
+            ("client_connection_check_interval", millis(GONE_AFTER)),
             ("default_transaction_isolation", "read committed".to_owned()),
             // A plan for any parameters: ours are look-ups by key, and planning costs as much as running them.
             ("plan_cache_mode", "force_generic_plan".to_owned()),
@@ -109,7 +115,6 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
-    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;

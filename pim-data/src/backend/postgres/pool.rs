@@ -255,8 +255,8 @@ impl Drop for Lent {
             self.pool.keep(conn);
             return;
         }
-        // A call that was cut short, or an open transaction. Closing the socket ends either on the server; a transaction
-        // between two calls is rolled back, which keeps the connection.
+        // A call that was cut short, or an open transaction. Closing the socket ends the latter at once, and the former when the
+        // server looks whether anybody is there. A transaction between two calls is rolled back, which keeps the connection.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let pool = self.pool.clone();
         if conn.is_between_calls() {
