@@ -19,6 +19,8 @@ use super::world::{CustomerNote, ShopResource, read};
 use crate::lines::Lines;
 
 const SOON: Duration = Duration::from_millis(700);
+/// Longer than it takes to find a successor.
+const FAR_OFF: Duration = Duration::from_secs(20);
 
 /// Whatever is written now fails in time, and is a 503 to the caller.
 async fn is_refused(cluster: &Cluster, id: pim_core::id::Id<super::world::Customer>) -> UnitError {
@@ -113,6 +115,41 @@ async fn a_call_that_hangs_at_a_frozen_primary_is_made_of_its_successor() {
     until(&cluster, "a", |it| it.finding == Some(EndpointFinding::FormerPrimary)).await;
     set(&cluster, &patient(), id, 3).await.expect("commits");
     assert_eq!((points_on(&ensemble.first, id), points_on(&ensemble.second, id)), ("1".to_owned(), "3".to_owned()));
+}
+
+/// Guard: nor is a place kept while an idle connection to it is asked whether it is still there, or one of it is rolled back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn no_place_is_kept_for_the_one_before() {
+    let ensemble = Ensemble::new();
+    let change = |servers: &mut pim_data::cluster::Servers| {
+        let settings = &mut servers.settings;
+        (settings.probe_max, settings.connect_timeout) = (Duration::from_millis(300), 2 * FAR_OFF);
+        // Each is asked before it is lent.
+        (settings.connections_max, settings.idle_check_after) = (2, Duration::ZERO);
+    };
+    let cluster = ensemble.open(&["a", "b"], change).await;
+    let id = register(&cluster).await.id;
+    let database = cluster.database(ShardId(0)).expect("a shard").clone();
+    let (begun, idle) = (database.begin().await.expect("begins"), database.read().await.expect("lent"));
+    drop(idle);
+    ensemble.first.freeze().expect("stands still");
+    drop(begun);
+    let asking = tokio::spawn({
+        let database = database.clone();
+        async move { database.read().await.map(drop) }
+    });
+    until_shard(&cluster, |it| it.primary == Some(PrimaryState::Silent)).await;
+    ensemble.second.promote().expect("takes over");
+    until_shard(&cluster, |it| it.term == Some(2)).await;
+    let asked = tokio::time::timeout(FAR_OFF, asking).await.expect("it waits for the frozen one");
+    asked.expect("no panic").expect("gets one of the successor");
+    let both = async { (database.read().await, database.read().await) };
+    let both = tokio::time::timeout(FAR_OFF, both).await.expect("a place is kept for the frozen one");
+    assert!(matches!(both, (Ok(_), Ok(_))), "{both:?}");
+    drop(both);
+    set(&cluster, &patient(), id, 2).await.expect("commits");
+    ensemble.first.thaw().expect("goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,9 @@
 //! a slow server cannot use up more slots than there are. The connection string is asked for each time. The endpoint may be
 //! exchanged while calls are under way: connections remember by which target they were opened.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,11 +132,7 @@ impl Pool {
         let slots = Arc::clone(&self.0.slots);
         let slot = timeout_at(give_up, slots.acquire_owned()).await;
         let slot = slot.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?;
-        let target = self.0.target.subscribe();
-        let (generation, era) = {
-            let wanted = target.borrow();
-            (wanted.generation, wanted.era)
-        };
+        let mut target = self.0.target.subscribe();
         let lent = |target, era, conn, slot| Lent {
             conn: Some(conn),
             pool: self.clone(),
@@ -142,24 +141,32 @@ impl Pool {
             target,
             era,
         };
-        while let Some((mut conn, is_doubtful)) = self.take_idle(generation) {
+        while let Some((mut conn, is_doubtful, era)) = self.take_idle() {
             if !is_doubtful && conn.idle_for() < settings.idle_check_after {
                 return Ok(lent(target, era, conn, slot));
             }
             // It may have been cut meanwhile; one that does not answer at once is not worth the wait.
             let patience = (Instant::now() + settings.connect_timeout).min(give_up);
-            if matches!(timeout_at(patience, conn.ping()).await, Ok(Ok(()))) {
+            let generation = conn.generation();
+            let answers = tokio::select! {
+                biased;
+                answer = timeout_at(patience, conn.ping()) => matches!(answer, Ok(Ok(()))),
+                _ = target.wait_for(|target| target.generation != generation) => false,
+            };
+            if answers {
                 return Ok(lent(target, era, conn, slot));
             }
         }
         let (answer, asked) = oneshot::channel();
-        let (pool, to) = (self.clone(), target.borrow().clone());
+        let (pool, to, mut meant) = (self.clone(), target.borrow().clone(), target.clone());
         let era = to.era;
         tokio::spawn(async move {
-            let opened = opening::open(&pool.0.dial, &to).await;
-            if let Err(error) = &opened {
-                pool.ring(error);
-            }
+            let opened = tokio::select! {
+                biased;
+                opened = opening::open(&pool.0.dial, &to) => opened.inspect_err(|error| pool.ring(error)),
+                // Nobody waits for a server that is not meant any more, and neither does the slot.
+                _ = meant.wait_for(|target| target.era != era) => Err(DbError::Closed),
+            };
             // Nobody waits any more: the connection is for whoever comes next, and the slot is free again.
             if let Err(Ok((conn, _slot))) = answer.send(opened.map(|conn| (conn, slot))) {
                 pool.keep(conn);
@@ -171,14 +178,19 @@ impl Pool {
         Ok(lent(target, era, conn, slot))
     }
 
-    /// An idle connection to the target, and whether it may have been lost with others.
-    fn take_idle(&self, generation: u64) -> Option<(Conn, bool)> {
+    /// An idle connection to the target, whether it may have been lost with others, and the target's era.
+    fn take_idle(&self) -> Option<(Conn, bool, u64)> {
         let mut idle = self.idle();
+        // Looked at each time: whoever waited for one that did not answer must not take those of another server for old ones.
+        let (generation, era) = {
+            let target = self.0.target.borrow();
+            (target.generation, target.era)
+        };
         // Whatever leads elsewhere is closed by being dropped.
         idle.conns.retain(|conn| conn.generation() == generation);
         let conn = idle.conns.pop_back()?;
         let is_doubtful = idle.lost_at.is_some_and(|lost_at| conn.used_at() <= lost_at);
-        Some((conn, is_doubtful))
+        Some((conn, is_doubtful, era))
     }
 
     fn keep(&self, conn: Conn) {
@@ -258,11 +270,17 @@ impl Drop for Lent {
         // A call that was cut short, or an open transaction. Closing the socket ends the latter at once, and the former when the
         // server looks whether anybody is there. A transaction between two calls is rolled back, which keeps the connection.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let pool = self.pool.clone();
         if conn.is_between_calls() {
+            let (pool, mut target, generation) = (self.pool.clone(), self.target.clone(), conn.generation());
             runtime.spawn(async move {
                 let patience = pool.0.dial.settings.connect_timeout;
-                if matches!(timeout(patience, conn.roll_back()).await, Ok(Ok(()))) {
+                let is_clean = tokio::select! {
+                    biased;
+                    // It would not be kept, and its server may be the one that is lost.
+                    _ = target.wait_for(|target| target.generation != generation) => false,
+                    answer = timeout(patience, conn.roll_back()) => matches!(answer, Ok(Ok(()))),
+                };
+                if is_clean {
                     pool.keep(conn);
                 }
                 drop(slot);
