@@ -205,7 +205,7 @@ impl Unit {
             let until = in_time(&self.cx)?;
             shard.ready(until, Need::Write).await.inspect_err(|error| self.complain(error))?;
             let settle = Statement::of(SETTLE_ANSWER).bind(idempotency::scope_bind(&self.cx));
-            if shard.db().read_until(until).await?.query(settle).await?.is_empty() {
+            if shard.db().write_until(until).await?.query(settle).await?.is_empty() {
                 // Another server took over meanwhile that never had it: the next run finds out.
                 return Err(UnitError::Conflict);
             }

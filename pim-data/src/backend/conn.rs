@@ -1,5 +1,7 @@
 //! Transactions, reads and held snapshots, dispatched to the engine.
 
+use tokio::time::Instant;
+
 #[cfg(feature = "postgres")]
 use super::postgres;
 use super::{DbError, Row, Statement, sqlite};
@@ -134,6 +136,32 @@ impl ReadGuard {
             Reader::Sqlite(reader) => reader.snapshot(statements).await,
             #[cfg(feature = "postgres")]
             Reader::Postgres(reader) => reader.snapshot(statements).await,
+        }
+    }
+}
+
+impl ReadGuard {
+    /// Begins a transaction and calls a function with one JSON argument in the same trip. For servers alone.
+    ///
+    /// # Errors
+    /// [`DbError::NoText`] on the embedded engine, [`DbError::Late`], or as the engine says.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, unused_variables, reason = "the same form with and without the feature")
+    )]
+    pub(crate) async fn begin_calling(
+        self,
+        until: Instant,
+        function: &'static str,
+        argument: &str,
+    ) -> Result<(Transaction, Vec<Row>), DbError> {
+        match self.0 {
+            Reader::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
+            #[cfg(feature = "postgres")]
+            Reader::Postgres(writer) => {
+                let (tx, rows) = writer.begin_calling(until, function, argument).await?;
+                Ok((Transaction(OpenTransaction::Postgres(tx)), rows))
+            }
         }
     }
 }

@@ -36,9 +36,11 @@ impl Default for DbSettings {
 pub struct ServerSettings {
     /// Most connections of one pool; opened when first needed. A program has one for writes and one for reads of each endpoint,
     /// one connection to probe with, and two of the owner: allow a server `2 × connections_max + 3` for each program. The
-    /// session of a call that was given up ends half a second later, or with its COMMIT, if that waits for a standby.
+    /// session of a call that was given up ends half a second later, or with its COMMIT, if that waits for a standby. Of the
+    /// primary's, those who write leave one to reads, from eight on two: commits that wait for a lost standby keep theirs. Where there
+    /// is only one, reads wait with them.
     pub connections_max: usize,
-    /// Most calls at once that write units of one row; never more than connections. Units that come meanwhile wait and share the
+    /// Most calls at once that write units of one row; never more than connections for it. Units that come meanwhile wait and share the
     /// next one; units of several rows go by themselves, and are not counted. A server on few processors, or whose flushes are slow, writes more
     /// with two, one that is far away or has many processors with more.
     pub writers_max: usize,
@@ -60,6 +62,17 @@ pub struct ServerSettings {
     pub probe_max: Duration,
     /// How long a read that carries a token waits for a replica to catch up before the primary is asked; zero never waits.
     pub catch_up_max: Duration,
+}
+
+impl ServerSettings {
+    /// Most connections to a primary that those who write have at once.
+    pub(crate) const fn writes_max(&self) -> usize {
+        match self.connections_max {
+            0 | 1 => 1,
+            few @ 2..8 => few - 1,
+            many => many - 2,
+        }
+    }
 }
 
 impl Default for ServerSettings {
@@ -337,27 +350,6 @@ impl Db {
         }
     }
 
-    /// Begins a transaction and calls a function with one JSON argument in the same trip. For servers alone.
-    ///
-    /// # Errors
-    /// [`DbError::NoText`] on the embedded engine, [`DbError::Late`], or as the engine says.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(clippy::unused_async, unused_variables, reason = "the same form with and without the feature")
-    )]
-    pub(crate) async fn begin_calling(
-        &self,
-        until: Instant,
-        function: &'static str,
-        argument: &str,
-    ) -> Result<(Transaction, Vec<Row>), DbError> {
-        match &self.0 {
-            Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
-            #[cfg(feature = "postgres")]
-            Store::Postgres(db) => postgres_transaction(db.begin_calling(until, function, argument).await),
-        }
-    }
-
     /// Borrows a reading connection; waits while all are in use.
     ///
     /// # Errors
@@ -379,6 +371,22 @@ impl Db {
             Store::Sqlite(db) => db.read_until(until).await.map(|reader| ReadGuard(Reader::Sqlite(reader))),
             #[cfg(feature = "postgres")]
             Store::Postgres(db) => db.read(Some(until)).await.map(|reader| ReadGuard(Reader::Postgres(reader))),
+        }
+    }
+
+    /// As [`Db::read_until`], for a call that writes: those leave some connections to whoever reads. For servers alone.
+    ///
+    /// # Errors
+    /// [`DbError::NoText`] on the embedded engine; else as [`Db::read_until`].
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, unused_variables, reason = "the same form with and without the feature")
+    )]
+    pub(crate) async fn write_until(&self, until: Instant) -> Result<ReadGuard, DbError> {
+        match &self.0 {
+            Store::Sqlite(_) => Err(DbError::NoText { engine: "SQLite" }),
+            #[cfg(feature = "postgres")]
+            Store::Postgres(db) => db.write(until).await.map(|writer| ReadGuard(Reader::Postgres(writer))),
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Dial {
     pub(crate) resolver: Arc<dyn Resolver>,
     /// How it is used.
     pub(crate) settings: ServerSettings,
+    /// Most of its connections that those who write have at once; the others are left to reads.
+    pub(crate) writes_max: usize,
     /// Places for look-ups of host names: one that hangs keeps a thread of the process until it ends.
     pub(crate) lookups: Arc<Semaphore>,
     /// Rung when a call finds that something is wrong with the server.
@@ -35,7 +37,8 @@ impl Dial {
 
     /// By this resolver.
     pub(crate) fn with(secrets: Arc<dyn Secrets>, resolver: Arc<dyn Resolver>, settings: ServerSettings) -> Self {
-        Self { secrets, resolver, settings, lookups: Self::lookups(), alarm: Arc::default() }
+        let (lookups, alarm) = (Self::lookups(), Arc::default());
+        Self { secrets, resolver, settings, writes_max: usize::MAX, lookups, alarm }
     }
 
     /// Each pool has its own places: whoever asks for another host waits for none of these.

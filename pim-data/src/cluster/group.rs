@@ -125,7 +125,7 @@ impl Group {
             budget: Budget::new(Instant::now()),
             fallen_back: Arc::new(Semaphore::new(settings.connections_max.div_ceil(2))),
             parked: Semaphore::new(PARKED_MAX),
-            batches: Batches::new(settings.writers_max.min(settings.connections_max), settings.gather_max),
+            batches: Batches::new(settings.writers_max.min(settings.writes_max()), settings.gather_max),
             settings,
             signals,
         }

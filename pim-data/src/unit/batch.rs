@@ -190,7 +190,7 @@ async fn connection(seats: &[Seat]) -> Option<(Shard, ReadGuard)> {
     }
     // Whose deadline is earlier does not wait so long. Its unit goes on: cut short, nobody would know what became of the others.
     let until = seats.iter().map(|seat| seat.ready.until).max()?;
-    let conn = shard.db().read_until(until).await.ok()?;
+    let conn = shard.db().write_until(until).await.ok()?;
     if serves() { Some((shard, conn)) } else { None }
 }
 

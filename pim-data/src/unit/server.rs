@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::batch::{Place, Ready, Ticket, Turn};
 use super::message::{Context, Message, Tail};
 use super::{Pending, Unit, UnitError, in_time};
-use crate::backend::{Db, DbError, Row, SqlPair, Statement, Transaction, Value};
+use crate::backend::{DbError, ReadGuard, Row, SqlPair, Statement, Transaction, Value};
 use crate::cluster::{Group, Need, Shard};
 use crate::consistency::ConsistencyToken;
 use crate::entity::{CONTEXT, Calls};
@@ -111,7 +111,8 @@ impl Unit {
     ) -> Result<u64, UnitError> {
         let (this, until, db) = (self, *until, shard.db());
         let mut message = this.message(parts);
-        if shard.group().is_some_and(|group| !group.serves(Need::Write)) {
+        let serves = || shard.group().is_none_or(|group| group.serves(Need::Write));
+        if !serves() {
             turn = (None, None);
         }
         shard.ready(until, Need::Write).await?;
@@ -123,9 +124,18 @@ impl Unit {
             if let Some(place) = &mut turn.0 {
                 place.call();
             }
-            let outcome = match &this.writes[..] {
-                [only] => this.call_alone(db, until, *since, only, &message).await,
-                _ => this.call_together(db, until, &message).await,
+            let conn = db.write_until(until).await;
+            // It may have been waited for behind commits that a lost standby keeps hanging.
+            if !serves() {
+                drop(conn);
+                turn = (None, None);
+                shard.ready(until, Need::Write).await?;
+                continue;
+            }
+            let outcome = match (conn, &this.writes[..]) {
+                (Err(error), _) => Err(error.into()),
+                (Ok(conn), [only]) => this.call_alone(conn, *since, only, &message).await,
+                (Ok(conn), _) => this.call_together(conn, until, &message).await,
             };
             match outcome {
                 Err(UnitError::Database(error)) if error.is_ambiguous() => {
@@ -143,23 +153,21 @@ impl Unit {
 
     async fn call_alone(
         &self,
-        db: &Db,
-        until: Instant,
+        mut conn: ReadGuard,
         since: Instant,
         only: &Pending,
         message: &Message<'_>,
     ) -> Result<u64, UnitError> {
         let write = self.write_call(only, &message.context, Some(&message.tail))?;
-        let mut conn = db.read_until(until).await?;
         self.cluster.0.settings.signals.called(std::iter::once(since.elapsed()));
         let rows = conn.query(write).await.map_err(|error| self.explain(error))?;
         self.reached(&rows)
     }
 
-    async fn call_together(&self, db: &Db, until: Instant, message: &Message<'_>) -> Result<u64, UnitError> {
+    async fn call_together(&self, conn: ReadGuard, until: Instant, message: &Message<'_>) -> Result<u64, UnitError> {
         let context = message.context.text();
         let (mut tx, rows) =
-            db.begin_calling(until, "pim_enter", &context).await.map_err(|error| self.explain(error))?;
+            conn.begin_calling(until, "pim_enter", &context).await.map_err(|error| self.explain(error))?;
         if let Err(found) = self.reached(&rows) {
             // Its entry has settled a stored answer: what this commits waits for a standby, and so does who is given it again.
             tx.commit().await.map_err(|error| self.explain(error))?;
@@ -248,7 +256,7 @@ impl Unit {
         }
         let context = message.context.values();
         let ask = async || {
-            shard.db().read_until(until).await?.query(Statement::of(OUTCOME.clone()).bind_all(context.clone())).await
+            shard.db().write_until(until).await?.query(Statement::of(OUTCOME.clone()).bind_all(context.clone())).await
         };
         // Asking settles what it finds: who waits for a standby keeps no connection meanwhile.
         if shard.ready(until, Need::Write).await.is_err() {

@@ -15,7 +15,8 @@ use pim_data::unit::UnitError;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::ensemble::{DATABASE, Ensemble, patient, points, points_on, register, request, set, until, until_shard};
-use super::world::{CustomerNote, ShopResource, read};
+use super::queueing::save_notes;
+use super::world::{Account, CustomerNote, ShopResource, read, tell};
 use crate::lines::Lines;
 
 const SOON: Duration = Duration::from_millis(700);
@@ -252,4 +253,39 @@ async fn a_lost_standby_keeps_writes_to_their_deadline_and_is_named() {
     ensemble.second.start().expect("is back");
     waiting.await.expect("no panic").expect("writes go on");
     assert_eq!(ensemble.second.sql(DATABASE, "SELECT 1").expect("answers"), "1");
+}
+
+/// Guard: commits that wait for a lost standby keep their connections until they give up, and leave some to whoever reads.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn reads_go_on_beside_commits_that_wait_for_a_lost_standby() {
+    const WAITING: &str = "SELECT count(*) >= 2 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.connections_max = 3).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(register(&cluster).await.id);
+    }
+    ensemble.second.kill().expect("dies");
+    let commits = ids.split_off(1).into_iter().map(|id| {
+        let mut unit = cluster.begin(&request(8 * SOON), id);
+        save_notes(&mut unit, id, 2);
+        tell(&mut unit, "noted");
+        tokio::spawn(unit.commit())
+    });
+    let commits: Vec<_> = commits.collect();
+    while ensemble.first.sql(DATABASE, WAITING).expect("answers") != "t" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(SOON / 2).await;
+    let look = read(ShopResource::Account);
+    let seen = cluster.read::<Account>(&request(SOON), &look, ids[0], &Consistency::Strong).await;
+    assert!(seen.expect("reads go on").is_some());
+    let mut told = Vec::new();
+    for commit in commits {
+        told.push(commit.await.expect("no panic").expect_err("no standby has it"));
+    }
+    // Whoever waited for their connection is not sent to wait as well.
+    let not_sent = told.iter().filter(|it| matches!(it, UnitError::Database(DbError::NoStandby { .. }))).count();
+    assert_eq!(not_sent, 1, "{told:?}");
 }

@@ -258,7 +258,7 @@ async fn a_pool_whose_connections_are_all_lent_says_so_in_time() {
     let world = World::new(1).await;
     let account = world.register().await;
     let db = world.cluster.database(ShardId(0)).expect("a shard");
-    let held = futures_util::future::join_all((0..6).map(|_| db.begin())).await;
+    let held = futures_util::future::join_all((0..6).map(|_| db.read())).await;
     let (unit, read) = nothing_hangs(&world, account.id).await;
     assert!(matches!(unit, Err(UnitError::Deadline)), "{unit:?}");
     assert!(matches!(read, Err(ReadError::Deadline)), "{read:?}");

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::conn::Conn;
-use super::pool::{Lent, Pool};
+use super::pool::{Errand, Lent, Pool};
 use crate::audit::hex;
 use crate::backend::{DbError, Demand, Described, Dial, Row, SqlPair, Statement};
 
@@ -69,7 +69,7 @@ impl Db {
 
     /// Asks in the simple protocol: nothing is prepared.
     pub(crate) async fn ask(&self, until: Instant, script: &str) -> Result<Vec<Row>, DbError> {
-        self.0.lend(Some(until)).await?.call(async |conn| conn.script(script).await).await
+        self.0.lend(Some(until), Errand::Read).await?.call(async |conn| conn.script(script).await).await
     }
 
     pub(crate) async fn begin_with(
@@ -77,42 +77,25 @@ impl Db {
         until: Option<Instant>,
         first: &[Statement],
     ) -> Result<(Transaction, Vec<Vec<Row>>), DbError> {
-        let mut begun = Transaction { lent: self.0.lend(until).await?, failed: false, bounded: false };
+        let mut begun = Transaction { lent: self.0.lend(until, Errand::Write).await?, failed: false, bounded: false };
         let begin = if self.stands_alone() { BEGIN_ALONE } else { BEGIN };
         begun.call(async |conn| open(conn, begin).await).await?;
         let answers = begun.hop(first).await?;
         Ok((begun, answers))
     }
 
-    /// Begins a transaction and calls a function with a context, given as JSON, in one trip. The simple protocol takes no binds,
-    /// so the text goes as hexadecimal digits: nothing in it can end it.
-    pub(crate) async fn begin_calling(
-        &self,
-        until: Instant,
-        function: &'static str,
-        argument: &str,
-    ) -> Result<(Transaction, Vec<Row>), DbError> {
-        let argument = hex(argument.as_bytes());
-        let script = format!(
-            "{BEGIN}; SELECT * FROM public.{function}(jsonb_populate_record(NULL::public.pim_context, \
-             convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb))"
-        );
-        // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
-        let mut lent = self.0.lend(Some(until)).await?;
-        let latest = Instant::now() + self.0.transaction_max();
-        lent.end_by(latest);
-        let mut begun = Transaction { lent, failed: false, bounded: latest < until };
-        let rows = begun.call(async |conn| open(conn, &script).await).await?;
-        Ok((begun, rows))
+    pub(crate) async fn read(&self, until: Option<Instant>) -> Result<ReadGuard, DbError> {
+        Ok(ReadGuard { lent: self.0.lend(until, Errand::Read).await? })
     }
 
-    pub(crate) async fn read(&self, until: Option<Instant>) -> Result<ReadGuard, DbError> {
-        Ok(ReadGuard { lent: self.0.lend(until).await? })
+    /// For calls that write, each as a transaction by itself.
+    pub(crate) async fn write(&self, until: Instant) -> Result<ReadGuard, DbError> {
+        Ok(ReadGuard { lent: self.0.lend(Some(until), Errand::Write).await? })
     }
 
     /// Keeps one snapshot until it is dropped.
     pub(crate) async fn hold(&self) -> Result<ReadGuard, DbError> {
-        let mut held = ReadGuard { lent: self.0.lend(None).await? };
+        let mut held = ReadGuard { lent: self.0.lend(None, Errand::Read).await? };
         held.lent.call(async |conn| open(conn, HOLD).await).await?;
         Ok(held)
     }
@@ -185,6 +168,28 @@ pub(crate) struct ReadGuard {
 }
 
 impl ReadGuard {
+    /// Begins a transaction and calls a function with a context, given as JSON, in one trip. The simple protocol takes no binds,
+    /// so the text goes as hexadecimal digits: nothing in it can end it.
+    pub(crate) async fn begin_calling(
+        self,
+        until: Instant,
+        function: &'static str,
+        argument: &str,
+    ) -> Result<(Transaction, Vec<Row>), DbError> {
+        let argument = hex(argument.as_bytes());
+        let script = format!(
+            "{BEGIN}; SELECT * FROM public.{function}(jsonb_populate_record(NULL::public.pim_context, \
+             convert_from('\\x{argument}'::bytea, 'UTF8')::jsonb))"
+        );
+        // A fence waits for writers, and a writer must not be kept by a network that has fallen silent.
+        let mut lent = self.lent;
+        let latest = Instant::now() + lent.transaction_max();
+        lent.end_by(latest);
+        let mut begun = Transaction { lent, failed: false, bounded: latest < until };
+        let rows = begun.call(async |conn| open(conn, &script).await).await?;
+        Ok((begun, rows))
+    }
+
     pub(crate) async fn query(&mut self, statement: Statement) -> Result<Vec<Row>, DbError> {
         self.lent.call(async |conn| conn.query(&statement).await).await
     }

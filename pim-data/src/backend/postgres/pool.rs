@@ -28,6 +28,8 @@ struct Inner {
     dial: Dial,
     target: watch::Sender<Target>,
     slots: Arc<Semaphore>,
+    /// Places of those who write, where they may not have every connection.
+    writes: Option<Arc<Semaphore>>,
     idle: Mutex<Idle>,
     /// Whether its transactions need wait for no standby.
     alone: AtomicBool,
@@ -43,12 +45,27 @@ struct Idle {
     is_drained: bool,
 }
 
+/// What a connection is lent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    Read,
+    /// Commits may wait for a lost standby, and leave some connections to whoever reads.
+    Write,
+}
+
+/// The place of a connection, free again when it is dropped.
+#[derive(Debug)]
+struct Slot {
+    _of_all: OwnedSemaphorePermit,
+    _of_writes: Option<OwnedSemaphorePermit>,
+}
+
 /// A connection on loan; goes back by itself.
 #[derive(Debug)]
 pub(super) struct Lent {
     conn: Option<Conn>,
     pool: Pool,
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
     /// When whoever asked for it gives up; without it each call has the settings' own bound.
     until: Option<Instant>,
     target: watch::Receiver<Target>,
@@ -57,10 +74,13 @@ pub(super) struct Lent {
 
 impl Pool {
     pub(super) fn new(name: &str, dial: Dial) -> Self {
-        let slots = Arc::new(Semaphore::new(dial.settings.connections_max.max(1)));
+        let connections_max = dial.settings.connections_max.max(1);
+        let slots = Arc::new(Semaphore::new(connections_max));
+        let writes = (dial.writes_max < connections_max).then(|| Arc::new(Semaphore::new(dial.writes_max)));
         let target = watch::Sender::new(Target::new(name.to_owned()));
         let dial = Dial { lookups: Dial::lookups(), ..dial };
-        Self(Arc::new(Inner { dial, target, slots, idle: Mutex::default(), alone: AtomicBool::default() }))
+        let (idle, alone) = (Mutex::default(), AtomicBool::default());
+        Self(Arc::new(Inner { dial, target, slots, writes, idle, alone }))
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
@@ -73,10 +93,6 @@ impl Pool {
 
     pub(super) fn demand(&self) -> Demand {
         self.0.target.borrow().demand
-    }
-
-    pub(super) fn transaction_max(&self) -> Duration {
-        self.0.dial.settings.transaction_max
     }
 
     /// Leads to another endpoint from now on, or asks more of the same one; calls that are under way elsewhere are given up.
@@ -122,16 +138,15 @@ impl Pool {
     pub(super) fn close(&self) {
         self.drain();
         self.0.slots.close();
+        self.0.writes.iter().for_each(|writes| writes.close());
         self.0.target.send_modify(|target| target.era += 1);
     }
 
     /// Lends a connection, and never takes longer than until `until`.
-    pub(super) async fn lend(&self, until: Option<Instant>) -> Result<Lent, DbError> {
+    pub(super) async fn lend(&self, until: Option<Instant>, errand: Errand) -> Result<Lent, DbError> {
         let settings = &self.0.dial.settings;
         let give_up = until.unwrap_or_else(|| Instant::now() + settings.call_max);
-        let slots = Arc::clone(&self.0.slots);
-        let slot = timeout_at(give_up, slots.acquire_owned()).await;
-        let slot = slot.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)?;
+        let slot = self.slot(errand, give_up).await?;
         let mut target = self.0.target.subscribe();
         let lent = |target, era, conn, slot| Lent {
             conn: Some(conn),
@@ -178,6 +193,15 @@ impl Pool {
         Ok(lent(target, era, conn, slot))
     }
 
+    /// Waits for a place. Among those who write it is waited for first: nobody has a connection meanwhile.
+    async fn slot(&self, errand: Errand, give_up: Instant) -> Result<Slot, DbError> {
+        let of_writes = match &self.0.writes {
+            Some(writes) if errand == Errand::Write => Some(place(writes, give_up).await?),
+            _ => None,
+        };
+        Ok(Slot { _of_all: place(&self.0.slots, give_up).await?, _of_writes: of_writes })
+    }
+
     /// An idle connection to the target, whether it may have been lost with others, and the target's era.
     fn take_idle(&self) -> Option<(Conn, bool, u64)> {
         let mut idle = self.idle();
@@ -215,10 +239,20 @@ impl Pool {
     }
 }
 
+async fn place(slots: &Arc<Semaphore>, give_up: Instant) -> Result<OwnedSemaphorePermit, DbError> {
+    let slots = Arc::clone(slots);
+    let place = timeout_at(give_up, slots.acquire_owned()).await;
+    place.map_err(|_| DbError::Late)?.map_err(|_| DbError::Closed)
+}
+
 impl Lent {
     /// Gives up calls at `latest`, if not before.
     pub(super) fn end_by(&mut self, latest: Instant) {
         self.until = Some(self.until.map_or(latest, |until| until.min(latest)));
+    }
+
+    pub(super) fn transaction_max(&self) -> Duration {
+        self.pool.0.dial.settings.transaction_max
     }
 
     /// Where it leads.

@@ -130,7 +130,8 @@ impl<'a> Opening<'a> {
             identity::look(owner, self.id, self.map, self.directory).await?;
             survey(owner, self.steps()).await.map_err(|source| self.unfit(source))?;
         }
-        let writer = self.connect(dsn_ref, self.dial.settings).await?;
+        let writes_max = self.dial.settings.writes_max();
+        let writer = self.connect(dsn_ref, Dial { writes_max, ..self.dial.clone() }).await?;
         self.check_role(&writer, dsn_ref).await?;
         identity::look(&writer, self.id, self.map, self.directory).await?;
         if owner.is_none() {
@@ -181,7 +182,7 @@ impl<'a> Opening<'a> {
             call_max: MIGRATION_MAX,
             ..self.dial.settings
         };
-        match self.connect(&format!("{dsn_ref}-owner"), settings).await {
+        match self.connect(&format!("{dsn_ref}-owner"), Dial { settings, ..self.dial.clone() }).await {
             Err(OpenError::Database { source: DbError::Secret { source: SecretError::Absent { .. }, .. }, .. }) => {
                 Ok(None)
             }
@@ -190,10 +191,10 @@ impl<'a> Opening<'a> {
     }
 
     /// Connects once, so that what is wrong is said now.
-    async fn connect(&self, name: &str, settings: ServerSettings) -> Result<Db, OpenError> {
-        let until = tokio::time::Instant::now() + settings.connect_timeout;
+    async fn connect(&self, name: &str, dial: Dial) -> Result<Db, OpenError> {
+        let until = tokio::time::Instant::now() + dial.settings.connect_timeout;
         let connected = async {
-            let db = Db::dial(name, Dial { settings, ..self.dial.clone() })?;
+            let db = Db::dial(name, dial)?;
             drop(db.read_until(until).await?);
             Ok(db)
         };

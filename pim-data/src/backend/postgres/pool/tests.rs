@@ -27,7 +27,7 @@ async fn nobody_waits_for_a_connection_to_a_server_that_is_not_meant_any_more() 
     let pool = Pool::new("a", Dial::new(Arc::new(At(port)), settings));
     let lending = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.lend(None).await.map(drop) }
+        async move { pool.lend(None, Errand::Read).await.map(drop) }
     });
     let (opened, _) = timeout(PATIENCE, silent.accept()).await.expect("in time").expect("comes");
     assert!(!pool.has_room());
