@@ -159,8 +159,9 @@ pub enum DbError {
     /// Another member of a shared transaction made the engine take all of it back. Nothing was written.
     #[error("a transaction shared with others was rolled back")]
     Undone,
-    /// The commit of a shared transaction failed; whether it happened, a retry under the same idempotency key finds out.
-    #[error("the commit shared with others failed")]
+    /// The commit failed, of a transaction that is shared or because the file system did; whether it happened, a retry under the
+    /// same idempotency key finds out.
+    #[error("the commit failed")]
     Commit(#[source] Arc<DbError>),
     /// The runtime ended in the middle of a transaction; whether it was committed is not known.
     #[error("the task that ran the transaction is gone")]

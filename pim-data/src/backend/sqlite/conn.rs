@@ -1,5 +1,7 @@
 //! Connections: many statements in one hop, and a transaction that is rolled back unless it commits.
 
+use std::sync::Arc;
+
 use futures_util::{FutureExt as _, TryStreamExt};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{
@@ -78,16 +80,22 @@ impl Conn {
     /// # Errors
     /// [`DbError`] as the engine says; what ran before has happened, unless a transaction is rolled back.
     pub(crate) async fn hop(&mut self, statements: &[Statement]) -> Result<Vec<Vec<Row>>, DbError> {
-        statements.iter().try_for_each(Statement::check_sqlite)?;
         let mut answers = Vec::with_capacity(statements.len());
+        self.answer(statements, &mut answers).await?;
+        Ok(answers)
+    }
+
+    /// As [`Conn::hop`]; when one fails there are the answers of those before it.
+    async fn answer(&mut self, statements: &[Statement], answers: &mut Vec<Vec<Row>>) -> Result<(), DbError> {
+        statements.iter().try_for_each(Statement::check_sqlite)?;
         let mut rest = statements;
         while !rest.is_empty() {
             let (length, is_kept) = portion(rest);
             let (now, later) = rest.split_at(length);
-            self.portion(now, is_kept, &mut answers).await?;
+            self.portion(now, is_kept, answers).await?;
             rest = later;
         }
-        Ok(answers)
+        Ok(())
     }
 
     async fn portion(
@@ -265,7 +273,14 @@ impl Transaction {
     /// [`DbError`] as the engine says; nothing was committed then, unless the error is about the commit itself.
     pub(crate) async fn commit_with(mut self, mut last: Vec<Statement>) -> Result<Vec<Vec<Row>>, DbError> {
         last.push(Statement::sqlite("COMMIT"));
-        let answers = self.conn.hop(&last).await?;
+        let mut answers = Vec::with_capacity(last.len());
+        let done = self.conn.answer(&last, &mut answers).await;
+        let is_at_commit = answers.len() + 1 == last.len();
+        done.map_err(|error| match error {
+            // The log may have all of it although the file system says that it failed: whoever finds it after a crash goes by it.
+            DbError::Engine(_) if is_at_commit => DbError::Commit(Arc::new(error)),
+            error => error,
+        })?;
         self.conn.dirty = false;
         Ok(answers)
     }

@@ -351,7 +351,7 @@ impl Shared {
         match self.tx.commit().await {
             Ok(()) => self.held.into_iter().for_each(|(seat, end)| seat.conclude(end)),
             Err(error) => {
-                let error = Arc::new(error);
+                let error = if let DbError::Commit(why) = error { why } else { Arc::new(error) };
                 for (seat, _end) in self.held {
                     seat.conclude(End::Failed(DbError::Commit(Arc::clone(&error))));
                 }

@@ -192,6 +192,30 @@ async fn a_commit_that_fails_fails_everybody() {
     assert_eq!(world.count().await, 0);
 }
 
+/// Set in a process whose files may not grow.
+#[cfg(unix)]
+const SMALL: &str = "PIM_TEST_FILES_ARE_SMALL";
+
+/// Guard: of a commit that the file system has failed nobody knows, also when it was a lone member's.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_commit_that_the_file_system_fails_is_in_doubt() {
+    if std::env::var_os(SMALL).is_none() {
+        // Shells count in 512 or 1,024 bytes: less than what is written in any case, and more than what is there before.
+        let small = "trap '' XFSZ; ulimit -f 400; exec \"$0\" --exact \
+            backend::sqlite::group::tests::a_commit_that_the_file_system_fails_is_in_doubt";
+        let mut child = std::process::Command::new("sh");
+        let child = child.args(["-c", small]).arg(std::env::current_exe().unwrap()).env(SMALL, "1").output().unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        return;
+    }
+    let world = World::new().await;
+    let alone = ends(vec![world.send(huge(1), Instant::now() + PATIENCE)]).await;
+    assert!(matches!(alone[0].1, End::Failed(DbError::Commit(_))), "{alone:?}");
+    let next = ends(vec![world.send(write(2), Instant::now() + PATIENCE)]).await;
+    assert!(matches!(next[0], (0, End::Committed)), "the writer is fit for the next: {next:?}");
+}
+
 #[tokio::test]
 async fn callers_that_leave_while_they_wait_write_nothing_and_keep_nobody() {
     let world = World::new().await;
