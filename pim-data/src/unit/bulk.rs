@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pim_core::shard::{Lane, ShardId};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::commit::Entered;
@@ -42,8 +43,8 @@ impl Cluster {
         let Some(until) = until.into_iter().min() else { return Ok(0) };
         open.ready(until, Need::Write).await?;
         let written = match open.db().engine() {
-            Engine::Postgres => bulk_on_server(open.db(), shard, units).await?,
-            Engine::Sqlite => bulk_in_file(open.db(), shard, units).await?,
+            Engine::Postgres => bulk_on_server(open.db(), until, shard, units).await?,
+            Engine::Sqlite => bulk_in_file(open.db(), until, shard, units).await?,
         };
         written.commit().await.map_err(unknown)?;
         self.0.commits.send_modify(|commits| *commits += 1);
@@ -106,8 +107,14 @@ impl Reached {
     }
 }
 
-async fn bulk_in_file(db: &Db, shard: ShardId, mut units: Vec<Unit>) -> Result<Transaction, UnitError> {
-    let (mut tx, _) = db.begin_with(&[]).await?;
+/// Whoever writes already is waited for no longer than until `until`; from here on a bulk has the time that it takes.
+async fn begin(db: &Db, until: Instant, first: &[Statement]) -> Result<Transaction, UnitError> {
+    let begun = timeout_at(until, db.begin_with(first)).await;
+    Ok(begun.map_err(|_| UnitError::Deadline)??.0)
+}
+
+async fn bulk_in_file(db: &Db, until: Instant, shard: ShardId, mut units: Vec<Unit>) -> Result<Transaction, UnitError> {
+    let mut tx = begin(db, until, &[]).await?;
     let mut reached = Reached::default();
     for some in units.chunks_mut(LOOKS_MAX) {
         let looks: Vec<Statement> = some.iter().map(Unit::look).collect();
@@ -129,9 +136,9 @@ const ALONE: [SqlPair; 2] = [
     SqlPair::postgres("LOCK TABLE key_head IN SHARE ROW EXCLUSIVE MODE"),
 ];
 
-async fn bulk_on_server(db: &Db, shard: ShardId, units: Vec<Unit>) -> Result<Transaction, UnitError> {
+async fn bulk_on_server(db: &Db, until: Instant, shard: ShardId, units: Vec<Unit>) -> Result<Transaction, UnitError> {
     let term = db.demand().term;
-    let (mut tx, _) = db.begin_with(&ALONE.map(Statement::of)).await?;
+    let mut tx = begin(db, until, &ALONE.map(Statement::of)).await?;
     let mut known = BTreeSet::new();
     for mut unit in units {
         unit.check_in_bulk(shard)?;

@@ -80,7 +80,9 @@ impl Member for Sent {
     }
 
     fn decide(&mut self, rows: &[Row]) -> Option<Vec<Statement>> {
-        let decided = self.unit.check_entered(rows).and_then(|mut entered| {
+        // It may have waited for a writer in another process, which no timer cuts short.
+        let decided = in_time(&self.unit.cx).and_then(|_| {
+            let mut entered = self.unit.check_entered(rows)?;
             let statements = self.unit.compose(&mut entered)?;
             Ok((entered, statements))
         });

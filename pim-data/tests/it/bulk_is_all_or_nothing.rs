@@ -5,9 +5,11 @@ use std::time::Duration;
 use pim_core::context::RequestContext;
 use pim_core::id::Id;
 use pim_core::shard::ShardId;
+use pim_data::backend::{Db, DbSettings, Engine, Transaction};
 use pim_data::unit::{Unit, UnitError};
 use serde_json::json;
 
+use super::ENGINE;
 use super::world::{Account, Customer, CustomerNote, ShopResource, World, cx, keyed, tell, within, write};
 
 fn unit(world: &World, id: Id<Customer>) -> Unit {
@@ -144,6 +146,37 @@ async fn a_request_without_time_writes_nothing() {
     let id = Id::random();
     let late = noted(&world, &within(Duration::ZERO), id, 1);
     let refused = world.cluster.commit_bulk(ShardId(0), vec![unit(&world, id), late]).await;
+    assert!(matches!(refused, Err(UnitError::Deadline)), "{refused:?}");
+    assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 0);
+}
+
+/// Somebody else who writes, as in another process.
+async fn another_writer(world: &World) -> Transaction {
+    let db = match world.cluster.database(ShardId(0)).expect("a shard").path() {
+        Some(file) => Db::open(file, DbSettings::default()).await.expect("opens"),
+        None => world.powerful(ShardId(0)).await,
+    };
+    let mut tx = db.begin().await.expect("begins");
+    if ENGINE == Engine::Postgres {
+        tx.script("LOCK TABLE key_head IN ROW EXCLUSIVE MODE").await.expect("locks");
+    }
+    tx
+}
+
+/// Guard: whoever writes already is waited for as long as there is time, and what is begun behind its end is nothing.
+#[tokio::test]
+async fn another_writer_is_waited_for_no_longer_than_there_is_time() {
+    let world = World::new(1).await;
+    let id = Id::random();
+    let mut late = world.cluster.begin(&within(Duration::from_millis(300)), id);
+    late.save(&write(ShopResource::Account), &Account::new(id)).expect("saves");
+    tell(&mut late, "registered");
+    let held = another_writer(&world).await;
+    let lets_go = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        held.rollback().await.expect("rolls back");
+    };
+    let (refused, ()) = tokio::join!(world.cluster.commit_bulk(ShardId(0), vec![late]), lets_go);
     assert!(matches!(refused, Err(UnitError::Deadline)), "{refused:?}");
     assert_eq!(world.count(id, "SELECT COUNT(*) FROM account_row").await, 0);
 }

@@ -19,6 +19,7 @@ mod fan_out_passes_nothing_over;
 mod fence_refuses_stale_router;
 mod fences_outlive_no_mover;
 mod files_are_made_once;
+mod files_are_shared_in_time;
 mod history_and_audit_agree;
 mod history_is_automatic;
 mod idempotency_gives_one_effect;
