@@ -54,6 +54,17 @@ const GUARD: SqlPair = SqlPair::sqlite("INSERT INTO pim_guard (broken) SELECT ? 
 const DRAINING: Backoff =
     Backoff { pause_first: Duration::from_millis(2), pause_max: Duration::from_millis(40), attempts_max: 200 };
 
+/// What the database says when others were faster: the next run finds what they have written.
+const CONFLICTS: [&str; 5] = [
+    "pim:conflict",
+    // Two submissions of one request at once.
+    "idempotency_pkey",
+    "idempotency.scope",
+    // A bulk, which holds no single key.
+    "key_head_pkey",
+    "pim:key-head-must-rise",
+];
+
 /// What a transaction found when it entered: the state that its writes continue.
 #[derive(Debug)]
 pub(super) struct Entered {
@@ -285,8 +296,7 @@ impl Unit {
         if rule.contains("pim:bucket-not-owned") {
             return UnitError::Fence { shard, newest: MapVersion(0), draining: false };
         }
-        // Two submissions of one request at once, of which the other was faster: the next run finds its answer.
-        if ["pim:conflict", "idempotency_pkey", "idempotency.scope"].iter().any(|it| rule.contains(it)) {
+        if CONFLICTS.iter().any(|it| rule.contains(it)) {
             return UnitError::Conflict;
         }
         if rule.contains("FOREIGN KEY") {

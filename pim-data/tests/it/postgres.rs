@@ -78,5 +78,6 @@ promises! {
     units_gather in "units_gather.rs",
     units_go_together in "units_go_together.rs",
     long_trails_are_signed_and_shortened in "long_trails_are_signed_and_shortened.rs",
+    units_meet_bulks in "units_meet_bulks.rs",
     verifying_beside_retention in "verifying_beside_retention.rs",
 }
