@@ -253,15 +253,7 @@ impl Replica {
     }
 
     /// Runs a statement in the replica's snapshot, and never takes longer than until `until`.
-    pub(crate) async fn query(&self, statement: Statement, one: bool, until: Instant) -> Result<Vec<Row>, DbError> {
-        if self.is_primary() {
-            let mut reader = self.db.read_until(until).await?;
-            return if one {
-                Ok(reader.first(statement).await?.into_iter().collect())
-            } else {
-                reader.query(statement).await
-            };
-        }
+    pub(crate) async fn query(&self, statement: Statement, until: Instant) -> Result<Vec<Row>, DbError> {
         timeout_at(until, self.query_held(statement)).await.unwrap_or(Err(DbError::Late))
     }
 
@@ -279,10 +271,7 @@ impl Replica {
 
     /// Whether its snapshot is from when the bucket was here: one from before the bucket's move says nothing of its rows.
     pub(crate) async fn has_received(&self, bucket: Bucket, until: Instant) -> Result<bool, DbError> {
-        if self.is_primary() {
-            return Ok(true);
-        }
-        Ok(!self.query(Statement::of(HERE).bind(bucket.get()), true, until).await?.is_empty())
+        Ok(!self.query(Statement::of(HERE).bind(bucket.get()), until).await?.is_empty())
     }
 
     /// Takes a new snapshot. The old one is let go first, so that the log behind it can be cleaned up.

@@ -48,8 +48,8 @@ impl NearbyRead<'_> {
         in_time(self.cx)?;
         match self.shard.group() {
             Some(group) if group.has_replicas() => self.of_group(group).await,
-            // It is the primary itself: its reads know how to wait for one that is lost.
-            Some(_) if self.shard.replica().is_primary() => Ok(Answer::Primary(None)),
+            // It is the primary itself: its reads know how to wait for one that is lost, and whom to ask for what has left.
+            _ if self.shard.replica().is_primary() => Ok(Answer::Primary(None)),
             _ => self.of_snapshot().await,
         }
     }
@@ -61,15 +61,17 @@ impl NearbyRead<'_> {
             return Ok(Answer::Primary(None));
         }
         let until = self.cx.deadline().instant();
-        let rows = match replica.query(self.select.clone(), self.one, until).await {
+        let mut rows = match replica.query(self.select.clone(), until).await {
             // The primary's reads know how to go on.
             Err(error) if error.speaks_of_the_server() => return Ok(Answer::Primary(None)),
             outcome => outcome?,
         };
-        if let (true, Some(bucket)) = (rows.is_empty(), self.bucket)
-            && !replica.has_received(bucket, until).await?
-        {
-            return Ok(Answer::Primary(None));
+        if let (true, Some(bucket)) = (rows.is_empty(), self.bucket) {
+            if !replica.has_received(bucket, until).await? {
+                return Ok(Answer::Primary(None));
+            }
+            // The bucket may have come with the next snapshot, and its rows with it.
+            rows = replica.query(self.select.clone(), until).await?;
         }
         Ok(if is_met_by(self.consistency, &rows)? { Answer::Rows(rows) } else { Answer::Primary(None) })
     }
@@ -122,8 +124,8 @@ impl NearbyRead<'_> {
     /// One replica's answer, if it is fresh enough, or becomes so in a moment.
     async fn of_endpoint(self, group: &Group, endpoint: &Endpoint) -> Result<Option<(Vec<Row>, Nearby)>, ReadError> {
         let rows = self.ask(group, endpoint).await?;
-        if is_met_by(self.consistency, &rows)? && self.is_home(group, endpoint, &rows).await? {
-            return Ok(Some((rows, Nearby::Replica)));
+        if is_met_by(self.consistency, &rows)? {
+            return Ok(self.at_home(group, endpoint, rows).await?.map(|rows| (rows, Nearby::Replica)));
         }
         let settings = group.settings();
         if settings.catch_up_max.is_zero() || rows.is_empty() || !endpoint.patience.waits() {
@@ -180,11 +182,16 @@ impl NearbyRead<'_> {
         outcome
     }
 
-    /// Nothing found says something only of a bucket that was there.
-    async fn is_home(self, group: &Group, endpoint: &Endpoint, rows: &[Row]) -> Result<bool, DbError> {
-        let (true, Some(bucket)) = (rows.is_empty(), self.bucket) else { return Ok(true) };
+    /// These rows, if there are some. Nothing found says something only of a bucket that was there before it was looked: it may
+    /// have come with its rows since, so that they are looked for once more behind it.
+    async fn at_home(self, group: &Group, endpoint: &Endpoint, rows: Vec<Row>) -> Result<Option<Vec<Row>>, ReadError> {
+        let (true, Some(bucket)) = (rows.is_empty(), self.bucket) else { return Ok(Some(rows)) };
         let here = Statement::of(crate::fence::HERE).bind(bucket.get());
-        Ok(!self.ask_for(group, endpoint, here, true).await?.is_empty())
+        if self.ask_for(group, endpoint, here, true).await?.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.ask(group, endpoint).await?;
+        Ok(is_met_by(self.consistency, &rows)?.then_some(rows))
     }
 }
 

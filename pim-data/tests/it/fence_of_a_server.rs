@@ -107,7 +107,7 @@ async fn whoever_reads_an_older_snapshot_is_not_let_in() {
 }
 
 /// A row as somebody would type it.
-fn typed(id: Id<Customer>, bucket: Bucket) -> String {
+pub(crate) fn typed(id: Id<Customer>, bucket: Bucket) -> String {
     format!(
         "INSERT INTO account_row (id, home_key, bucket, version, created_at, updated_at, name, state, points, vip, tags) \
          VALUES ({0}, {0}, {1}, 1, 1, 1, 'x', 'open', 0, false, '[]')",

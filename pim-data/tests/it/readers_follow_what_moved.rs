@@ -40,6 +40,24 @@ async fn readers_with_an_old_map_find_what_has_moved() {
     assert!(unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads").is_some());
 }
 
+/// Guard: also whoever takes what is old, where the primary itself answers.
+#[tokio::test]
+async fn nor_is_what_has_moved_denied_to_whoever_takes_what_is_old() {
+    let folder = Folder::new();
+    let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
+    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
+    let world = World { cluster, policy: super::world::policy(), folder };
+    let account = filled(&world).await;
+    let (_, to) = home_of(&world, &account);
+    let (there, _) = mover(&other);
+    let planned = there.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
+    there.run(&cx(), planned.id).await.expect("moves");
+    assert_eq!(world.cluster.map().version().0, 1, "this router knows nothing yet");
+    let look = read(ShopResource::Account);
+    let found = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Eventual).await;
+    assert!(found.expect("reads").is_some());
+}
+
 /// Guard: whoever finds less than the caller has seen asks who owns the bucket before answering. The rows stay a while where they
 /// were, for whoever takes the move back.
 #[tokio::test]

@@ -1,17 +1,22 @@
 //! A standby answers what it may, by a lag that is known, and nothing that its caller has seen newer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pim_core::id::Id;
 use pim_core::shard::{EndpointRole, ShardId};
-use pim_data::backend::{DbError, Secrets as _};
+use pim_data::backend::{Db, DbError, Secrets as _, ServerSettings};
 use pim_data::cluster::{Cluster, EndpointFinding, EndpointHealth, OpenError, PrimaryState};
 use pim_data::consistency::{Consistency, ConsistencyToken};
 use pim_data::examination::ShardFindingCode;
 use pim_data::repository::ReadError;
 
-use super::ensemble::{Ensemble, PATIENCE, health, patient, points, register, request, set, until, until_shard};
+use super::ensemble::{
+    DATABASE, Ensemble, PATIENCE, health, patient, points, register, request, set, until, until_shard,
+};
+use super::fence_of_a_server::typed;
 use super::moving::eventually;
-use super::world::{Account, ShopResource, read, schema};
+use super::world::{Account, Customer, ShopResource, read, schema};
 
 const EVENTUAL: Consistency = Consistency::Eventual;
 
@@ -88,6 +93,46 @@ async fn a_moment_later_where_that_is_worth_it() {
     let own = Consistency::ReadYourWrites(token);
     assert_eq!(points(&cluster, id, &own).await.expect("reads"), 1);
     assert_eq!((ensemble.nearby("caught_up"), ensemble.nearby("stale")), (1, 0));
+}
+
+/// Guard: whoever finds nothing, and then that the bucket is there, looks once more. It may have come in between, with rows that
+/// were elsewhere for long.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+async fn what_comes_with_its_bucket_while_it_is_looked_for_is_found() {
+    let ensemble = Ensemble::new();
+    let cluster = ensemble.open(&["a", "b"], |servers| servers.settings.probe_max = PATIENCE).await;
+    register(&cluster).await;
+    until(&cluster, "b", is_fit).await;
+    let id = Id::<Customer>::random();
+    let bucket = id.bucket();
+    let becomes = |state| format!("UPDATE pim_bucket_owned SET state = '{state}' WHERE bucket = {}", bucket.get());
+    ensemble.first.sql(DATABASE, &becomes("moved")).expect("is elsewhere");
+    let on_standby = async |ask: &str| {
+        // What has not committed is on its way when something else has.
+        ensemble.first.sql(DATABASE, "SELECT pg_current_xact_id()").expect("commits");
+        ensemble.second.sql(DATABASE, ask).expect("answers") == "t"
+    };
+    let is_elsewhere = format!("SELECT state = 'moved' FROM pim_bucket_owned WHERE bucket = {}", bucket.get());
+    eventually("elsewhere", async || on_standby(&is_elsewhere).await).await;
+    let secrets = Arc::new(ensemble.secrets.clone());
+    let owner = Db::connect("a-owner", secrets, ServerSettings::default()).await.expect("connects");
+    let mut comes = owner.begin().await.expect("begins");
+    comes.script("LOCK TABLE pim_bucket_owned IN ACCESS EXCLUSIVE MODE").await.expect("locks");
+    let is_locked = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'pim_bucket_owned'::regclass AND granted";
+    eventually("the lock", async || on_standby(is_locked).await).await;
+    let looking = tokio::spawn({
+        let cluster = cluster.clone();
+        async move { points(&cluster, id, &EVENTUAL).await }
+    });
+    // It has found nothing by now.
+    let is_asked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted";
+    eventually("the question", async || on_standby(is_asked).await).await;
+    let with_rows = format!("{}; SELECT set_config('app.scope', 'all', true); {}", becomes("owned"), typed(id, bucket));
+    comes.script(&with_rows).await.expect("comes");
+    comes.commit().await.expect("commits");
+    assert_eq!(looking.await.expect("no panic").expect("reads"), 0, "it is there");
+    assert_eq!(ensemble.nearby("replica"), 1, "the standby has told");
 }
 
 /// The standby stands still from now on, with a connection open to it.
