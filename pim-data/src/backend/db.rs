@@ -328,7 +328,7 @@ impl Db {
     /// Runs one statement as a transaction: one trip on a server, unless it must be told first not to wait for a standby.
     ///
     /// # Errors
-    /// [`DbError`] as the engine says; nothing has been done then.
+    /// [`DbError`] as the engine says; nothing has been done then, unless [`DbError::is_ambiguous`].
     pub(crate) async fn change(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
         if self.engine() == Engine::Postgres && !self.stands_alone() {
             return self.query(statement).await;
