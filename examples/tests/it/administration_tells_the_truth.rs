@@ -1,7 +1,6 @@
 //! Reference data is made once, the trail names who did what, lineage agrees with it, and a bad map is refused with findings.
 
 use http::StatusCode;
-use pim_core::shard::ShardId;
 use serde_json::json;
 
 use crate::world::World;
