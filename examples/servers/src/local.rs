@@ -29,6 +29,8 @@ const PORT_TRIES_MAX: u32 = 5;
 /// What a server of ours has that PostgreSQL's own default has not. A replication slot of a lost standby is bounded. The
 /// log is kept from the first base backup on: nothing could use it without. A standby that has lost its primary sleeps for
 /// `wal_retrieve_retry_interval` between two tries, and a request to take over that meets it in between lets it sleep on.
+/// Some of the log stays in any case: `pg_basebackup` reserves what it needs only after the server has begun the copy, and the
+/// checkpoint of another copy may remove it in between.
 const CONFIGURATION: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -36,6 +38,7 @@ max_connections = 200
 shared_buffers = '64MB'
 wal_log_hints = on
 max_slot_wal_keep_size = '1GB'
+wal_keep_size = '128MB'
 archive_mode = always
 archive_command = 'true'
 wal_retrieve_retry_interval = '250ms'

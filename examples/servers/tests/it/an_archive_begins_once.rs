@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pim_servers::fleet::{Fleet, FleetError};
 use pim_servers::local::{LocalServer, Stop};
-use pim_servers::temporary::TemporaryFleet;
+use pim_servers::temporary::{TemporaryFleet, TemporaryServers};
 
 fn folder_of(fleet: &Fleet) -> PathBuf {
     fleet.secrets().with_file_name("")
@@ -54,6 +54,22 @@ fn for_two_who_begin_at_the_same_time() {
         }
     });
     assert_archived(fleet);
+}
+
+/// Guard: a server keeps some of its log in any case. `pg_basebackup` reserves what it needs a moment after its copy has begun, and
+/// others that begin have the log switched and cleaned up meanwhile.
+#[test]
+#[ignore = "needs PostgreSQL's programs: `cargo xtask test` runs it where they are"]
+fn and_nobody_takes_away_the_log_that_another_needs() {
+    let servers = TemporaryServers::new().expect("a folder");
+    let server = servers.primary("one").expect("starts");
+    let ask = |text| server.sql("postgres", text).expect("answers");
+    let needed = ask("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    for _ in 0..3 {
+        ask("SELECT pg_current_xact_id(), pg_switch_wal()");
+        ask("CHECKPOINT");
+    }
+    assert_eq!(ask(&format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{needed}'")), "1");
 }
 
 /// Guards: nobody begins one while somebody else does, and whose link is found is gone on with, however far that came.
