@@ -30,27 +30,30 @@ pub(super) enum Asked {
     Taken(Duration),
 }
 
-/// Takes the lease when it is free or has run out; each taking raises the epoch.
+/// Takes the lease when it is free, has run out, or is this relay's from before, which could not give it back; each taking raises
+/// the epoch.
 pub(super) async fn acquire(db: &Db, owner: Uuid, length: Duration) -> Result<Asked, DbError> {
     // Looking first keeps relays that wait from taking the writer's lock again and again.
     let look = Statement::sqlite(concat!(
         "SELECT max(0, lease_until_ms - ",
         now_ms!(),
-        ") FROM outbox_cursor WHERE owner IS NOT NULL AND lease_until_ms >= ",
+        ") FROM outbox_cursor WHERE owner IS NOT NULL AND owner <> ? AND lease_until_ms >= ",
         now_ms!()
-    ));
+    ))
+    .bind(owner);
     if let Some(row) = db.query(look).await?.first() {
         return Ok(Asked::Taken(Duration::from_millis(row.count(0)?)));
     }
     let take = Statement::sqlite(concat!(
         "UPDATE outbox_cursor SET owner = ?, epoch = epoch + 1, lease_until_ms = ",
         now_ms!(),
-        " + ? WHERE owner IS NULL OR lease_until_ms < ",
+        " + ? WHERE owner IS NULL OR owner = ? OR lease_until_ms < ",
         now_ms!(),
         " RETURNING epoch, last_seq"
     ))
     .bind(owner)
-    .bind(millis(length));
+    .bind(millis(length))
+    .bind(owner);
     let (tx, answers) = db.begin_with(&[take]).await?;
     tx.commit().await?;
     match answers.first().and_then(|rows| rows.first()) {
@@ -112,6 +115,22 @@ mod tests {
 
     async fn last_seq(db: &Db) -> u64 {
         db.query(Statement::sqlite("SELECT last_seq FROM outbox_cursor")).await.unwrap()[0].count(0).unwrap()
+    }
+
+    /// Guard: `acquire` takes what is its own by name. A relay that was cut off from its database could not give it back.
+    #[tokio::test]
+    async fn nobody_waits_for_a_lease_of_their_own() {
+        let folder = std::env::temp_dir().join(format!("pim-lease-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let db = outbox(&folder).await;
+        let (long, owner) = (Duration::from_secs(60), Uuid::new_v4());
+        let Asked::Held(cut_off) = acquire(&db, owner, long).await.unwrap() else { panic!("free") };
+        assert!(matches!(acquire(&db, Uuid::new_v4(), long).await.unwrap(), Asked::Taken(_)));
+        let Asked::Held(again) = acquire(&db, owner, long).await.unwrap() else { panic!("its own") };
+        assert_eq!((cut_off.epoch, again.epoch), (1, 2));
+        assert!(!advance(&db, &cut_off, 9, long, Vec::new()).await.unwrap(), "what comes late moves nothing");
+        drop(db);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     /// Guard: `advance` checks owner and epoch. A relay that comes back from the dead moves no cursor.

@@ -18,6 +18,12 @@ use uuid::Uuid;
 pub(super) const LEASE: SqlPair = SqlPair::postgres(
     "SELECT share, lane, epoch, low, high, last_seq, era FROM pim_outbox_lease(?, ?, ?), pim_outbox_era() era",
 );
+/// What a relay that holds nothing has leased before: it could not give that back, or was never told that it has it. What it sent
+/// then and comes late is of an earlier epoch.
+pub(super) const OWN: SqlPair = SqlPair::postgres(
+    "UPDATE outbox_cursor c SET owner = NULL, lease_until_ms = 0 \
+     FROM (SELECT own.lane FROM outbox_cursor own WHERE own.owner = ? FOR UPDATE SKIP LOCKED) o WHERE c.lane = o.lane",
+);
 pub(super) const NOW: SqlPair =
     SqlPair::postgres("SELECT pg_current_snapshot()::text, (SELECT e.id FROM outbox_era e)");
 pub(super) const NEXT: SqlPair = SqlPair::postgres(
@@ -92,9 +98,13 @@ impl Windows {
 
     /// Leases more lanes, up to the share; answers the share, and whether there are new ones. `None` in another era.
     async fn lease(&mut self, db: &Db, length: Duration) -> Result<Option<(u64, bool)>, DbError> {
-        let lease = Statement::of(LEASE).bind(self.owner).bind(millis(length)).bind(self.count());
-        let (tx, answers) = db.begin_with(&[lease]).await?;
-        let rows = answers.first().ok_or(DbError::Closed)?;
+        let mut asked = Vec::with_capacity(2);
+        if self.groups.is_empty() {
+            asked.push(Statement::of(OWN).bind(self.owner));
+        }
+        asked.push(Statement::of(LEASE).bind(self.owner).bind(millis(length)).bind(self.count()));
+        let (tx, answers) = db.begin_with(&asked).await?;
+        let rows = answers.last().ok_or(DbError::Closed)?;
         let present = rows.first().ok_or(DbError::Closed)?.uuid(6)?;
         if *self.era.get_or_insert(present) != present {
             tx.rollback().await?;

@@ -84,8 +84,9 @@ impl Pair {
 async fn whose_primary_took_ids_that_its_standby_never_heard_of() {
     let (folder, pair) = (Folder::new(), Pair::start());
     let rig = Rig::over(folder.path(), pair.settings(folder.path())).await;
-    // It writes its cursor when it has to, and not while nobody confirms that.
-    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    // It writes its cursor when it has to, and not while nobody confirms that. Nor does it wait for its own lease, which it may not
+    // have been able to give back.
+    let settings = RelaySettings { lease_ms: 600_000, ..relay_settings() };
     let _relay = Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings).unwrap());
     let home = patient();
     rig.write(home, Uuid::new_v4(), &[1]).await;
