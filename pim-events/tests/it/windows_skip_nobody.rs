@@ -150,9 +150,9 @@ async fn relays_have_equal_shares_of_the_lanes() {
     assert_eq!(number(&db, SHARES).await, 0);
 }
 
-/// A relay that does not ask for its lanes again for a minute.
+/// A relay that does not ask for its lanes again for minutes.
 fn with_long_leases(rig: &Rig) -> Running {
-    let settings = RelaySettings { lease_ms: 60_000, ..relay_settings() };
+    let settings = RelaySettings { lease_ms: 600_000, ..relay_settings() };
     Running::relay(Relay::new(Source::all(&rig.cluster), &rig.publisher(), &settings).unwrap())
 }
 
@@ -180,6 +180,37 @@ async fn a_stale_relay_moves_no_cursor() {
     assert_eq!(number(&db, "SELECT count(*) FROM outbox_cursor WHERE low::text <> '1:1:'").await, 0);
 }
 
+/// Has a shard refuse to have cursors written, and count who tries.
+const REFUSED: &str = "CREATE SEQUENCE public.refused;
+GRANT USAGE ON SEQUENCE public.refused TO PUBLIC;
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.refused'); RAISE 'not now'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON outbox_cursor FOR EACH STATEMENT EXECUTE FUNCTION public.refuse()";
+
+async fn change(db: &Db, script: &str) {
+    let mut tx = db.begin().await.unwrap();
+    tx.script(script).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Guard: `window::OWN`. A relay that could neither write how far it is nor give its lanes back waits for nobody's lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_was_cut_off_goes_on_with_its_own_lanes() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let db = powerful(&rig, home).await;
+    let _relay = with_long_leases(&rig);
+    eventually("leased", || async { number(&db, "SELECT count(owner) FROM outbox_cursor").await == 64 }).await;
+    change(&db, REFUSED).await;
+    rig.write(home, Uuid::new_v4(), &[1]).await;
+    // It may not write, not at the end either, and not take anything anew.
+    eventually("it tries in vain", || async { number(&db, "SELECT last_value FROM public.refused").await >= 3 }).await;
+    change(&db, "DROP TRIGGER refuse ON outbox_cursor").await;
+    let before = sent(&rig).await;
+    rig.write(home, Uuid::new_v4(), &[2]).await;
+    eventually("it goes on", || async { sent(&rig).await > before }).await;
+}
+
 /// The end of windows as a server told it that had given out many more ids, and whose successor does not know of them.
 const AHEAD: &str = "CREATE SEQUENCE public.told;
 GRANT USAGE ON SEQUENCE public.told TO PUBLIC;
@@ -195,9 +226,7 @@ END $$";
 async fn lead_astray(db: &Db, looks: u64) -> String {
     let defined = Statement::of(SqlPair::postgres("SELECT pg_get_functiondef('pim_outbox_end'::regproc)"));
     let defined = db.query(defined).await.unwrap()[0].text(0).unwrap().to_owned();
-    let mut tx = db.begin().await.unwrap();
-    tx.script(AHEAD).await.unwrap();
-    tx.commit().await.unwrap();
+    change(db, AHEAD).await;
     eventually("it has looked", || async { number(db, "SELECT last_value FROM public.told").await >= looks }).await;
     defined
 }
