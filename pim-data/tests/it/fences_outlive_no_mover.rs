@@ -4,12 +4,11 @@ use std::fs::OpenOptions;
 use std::time::Duration;
 
 use pim_core::shard::ShardId;
-use pim_data::backend::{Engine, SqlPair, Statement};
+use pim_data::backend::{SqlPair, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::relocation::{MoveError, MoveStep};
 
-use super::ENGINE;
-use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover};
+use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover, refuse_owners};
 use super::world::{Account, World, cx, schema, settings};
 
 /// Looks for maps often.
@@ -27,24 +26,6 @@ async fn takes_writes(world: &World, account: &Account) {
 async fn fenced(world: &World, shard: ShardId) -> u64 {
     let draining = Statement::of(SqlPair::same("SELECT COUNT(*) FROM pim_bucket_owned WHERE state = 'draining'"));
     world.powerful(shard).await.query(draining).await.expect("reads")[0].count(0).expect("a count")
-}
-
-/// Has a shard refuse to say anything else of its buckets, or not any more.
-async fn refuse(world: &World, shard: ShardId, refuses: bool) {
-    let script = match (ENGINE, refuses) {
-        (Engine::Postgres, true) => {
-            "CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
-             CREATE TRIGGER stays BEFORE INSERT OR UPDATE ON pim_bucket_owned FOR EACH ROW EXECUTE FUNCTION stays()"
-        }
-        (Engine::Postgres, false) => "DROP FUNCTION stays CASCADE",
-        (Engine::Sqlite, true) => {
-            "CREATE TRIGGER stays BEFORE UPDATE ON pim_bucket_owned BEGIN SELECT RAISE(ABORT, 'not now'); END"
-        }
-        (Engine::Sqlite, false) => "DROP TRIGGER stays",
-    };
-    let mut tx = world.powerful(shard).await.begin().await.expect("begins");
-    tx.script(script).await.expect("runs");
-    tx.commit().await.expect("commits");
 }
 
 /// Guard: a caller who goes leaves no bucket that refuses its writers for good.
@@ -75,13 +56,13 @@ async fn when_the_mover_could_not_lift_it() {
     let (mover, tap) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
-    refuse(&world, from, true).await;
+    refuse_owners(&world, from, true).await;
     tap.parked.store(true, std::sync::atomic::Ordering::SeqCst);
     let stuck = run.step(&cx()).await;
     assert!(matches!(stuck, Err(MoveError::Shard { .. })), "{stuck:?}");
     drop(run);
     assert_eq!(fenced(&world, from).await, 1);
-    refuse(&world, from, false).await;
+    refuse_owners(&world, from, false).await;
     takes_writes(&world, &account).await;
 }
 
@@ -94,11 +75,11 @@ async fn when_the_taker_did_not_take() {
     let (mover, _) = mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     let mut run = at_step(&mover, &planned, MoveStep::Activating).await;
-    refuse(&world, to, true).await;
+    refuse_owners(&world, to, true).await;
     let stuck = run.step(&cx()).await;
     assert!(matches!(stuck, Err(MoveError::Publish(_))), "{stuck:?}");
     assert_eq!((run.record().step, world.cluster.map().version().0), (MoveStep::Activating, 1));
-    refuse(&world, to, false).await;
+    refuse_owners(&world, to, false).await;
     takes_writes(&world, &account).await;
     assert_eq!(world.cluster.router().route(&account.id).shard, to);
     go_on_to(&mut run, MoveStep::Done).await;

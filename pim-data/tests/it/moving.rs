@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use pim_core::id::Id;
 use pim_core::shard::{Bucket, ShardId};
-use pim_data::backend::{Db, DbError};
+use pim_data::backend::{Db, DbError, Engine};
 use pim_data::cluster::Cluster;
 use pim_data::relocation::{MoveRecord, MoveSettings, MoveStep, Mover, Outflow, Outlet, Run};
 use pim_data::unit::UnitError;
 
+use super::ENGINE;
 use super::world::{Account, CustomerNote, ShopResource, World, cx, keyed, tell, write};
 
 /// Longer than anything here takes.
@@ -142,3 +143,21 @@ pub(crate) async fn rows_on(world: &World, shard: ShardId, account: &Account) ->
 }
 
 pub(crate) const FILLED: [u64; 7] = [1, 4, 3, 3, 1, 8, 1];
+
+/// Has a shard refuse to write down what becomes of its buckets, or not any more.
+pub(crate) async fn refuse_owners(world: &World, shard: ShardId, refuses: bool) {
+    let script = match (ENGINE, refuses) {
+        (Engine::Postgres, true) => {
+            "CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+             CREATE TRIGGER stays BEFORE INSERT OR UPDATE ON pim_bucket_owned FOR EACH ROW EXECUTE FUNCTION stays()"
+        }
+        (Engine::Postgres, false) => "DROP FUNCTION stays CASCADE",
+        (Engine::Sqlite, true) => {
+            "CREATE TRIGGER stays BEFORE UPDATE ON pim_bucket_owned BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        }
+        (Engine::Sqlite, false) => "DROP TRIGGER stays",
+    };
+    let mut tx = world.powerful(shard).await.begin().await.expect("begins");
+    tx.script(script).await.expect("runs");
+    tx.commit().await.expect("commits");
+}

@@ -8,7 +8,7 @@ use pim_data::backend::{Db, Engine, SqlPair, Statement, Transaction};
 use pim_data::fence::PublishError;
 
 use super::ENGINE;
-use super::moving::eventually;
+use super::moving::{eventually, refuse_owners};
 use super::world::{Account, World};
 
 const HERE: ShardId = ShardId(0);
@@ -61,24 +61,6 @@ async fn when_whoever_asked_for_it_has_gone() {
     assert_eq!(world.cluster.map().version().0, 2);
 }
 
-/// Has a shard refuse to be fenced, or not any more.
-async fn refuse(world: &World, refuses: bool) {
-    let script = match (ENGINE, refuses) {
-        (Engine::Postgres, true) => {
-            "CREATE FUNCTION no_fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
-             CREATE TRIGGER no_fence BEFORE INSERT OR UPDATE ON pim_bucket_owned FOR EACH ROW EXECUTE FUNCTION no_fence()"
-        }
-        (Engine::Postgres, false) => "DROP FUNCTION no_fence CASCADE",
-        (Engine::Sqlite, true) => {
-            "CREATE TRIGGER no_fence BEFORE UPDATE ON pim_bucket_owned BEGIN SELECT RAISE(ABORT, 'not now'); END"
-        }
-        (Engine::Sqlite, false) => "DROP TRIGGER no_fence",
-    };
-    let mut tx = world.powerful(THERE).await.begin().await.expect("begins");
-    tx.script(script).await.expect("runs");
-    tx.commit().await.expect("commits");
-}
-
 /// Guard: nor does one that fails halfway; and whoever asks once more, before or after it is in force, is told that it is done.
 #[tokio::test]
 async fn when_it_has_failed_halfway() {
@@ -88,12 +70,12 @@ async fn when_it_has_failed_halfway() {
     })
     .await;
     let here = account_on(&world, HERE).await;
-    refuse(&world, true).await;
+    refuse_owners(&world, THERE, true).await;
     let next = world.cluster.map().fenced().expect("a successor");
     let failed = world.cluster.publish_map(&next).await;
     assert!(matches!(failed, Err(PublishError::Shard { shard: THERE, .. })), "{failed:?}");
     assert!(is_fenced(&world, HERE).await);
-    refuse(&world, false).await;
+    refuse_owners(&world, THERE, false).await;
     let write = async || world.change(here.id, |account| account.points = 1).await.is_ok();
     eventually("it takes writes", write).await;
     assert_eq!(world.cluster.map().version().0, 2);

@@ -5,16 +5,14 @@ use std::time::Duration;
 use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::fan_out::FanOut;
-
-use pim_data::relocation::MoveStep;
+use pim_data::relocation::{MoveRecord, MoveStep, Mover};
 use pim_data::repository::Page;
 
 use super::moving::{at_step, filled, home_of, mover};
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, write};
 
-/// Guard: whoever finds nothing asks who owns the bucket before saying so.
-#[tokio::test]
-async fn readers_with_an_old_map_find_what_has_moved() {
+/// A world whose router knows nothing yet of the account's move, and the mover of the other program that has carried it out.
+async fn moved_elsewhere() -> (World, Account, Mover, MoveRecord) {
     let folder = Folder::new();
     let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
     let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
@@ -25,6 +23,13 @@ async fn readers_with_an_old_map_find_what_has_moved() {
     let planned = there.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     let moved = there.run(&cx(), planned.id).await.expect("moves");
     assert_eq!(world.cluster.map().version().0, 1, "this router knows nothing yet");
+    (world, account, there, moved)
+}
+
+/// Guard: whoever finds nothing asks who owns the bucket before saying so.
+#[tokio::test]
+async fn readers_with_an_old_map_find_what_has_moved() {
+    let (world, account, there, moved) = moved_elsewhere().await;
     let look = read(ShopResource::Account);
     let found = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Strong).await;
     assert!(found.expect("reads").is_some());
@@ -43,16 +48,7 @@ async fn readers_with_an_old_map_find_what_has_moved() {
 /// Guard: also whoever takes what is old, where the primary itself answers.
 #[tokio::test]
 async fn nor_is_what_has_moved_denied_to_whoever_takes_what_is_old() {
-    let folder = Folder::new();
-    let open = || Cluster::open(settings(&folder, 2).with_access(Access::Shared), schema());
-    let (cluster, other) = (open().await.expect("opens"), open().await.expect("opens"));
-    let world = World { cluster, policy: super::world::policy(), folder };
-    let account = filled(&world).await;
-    let (_, to) = home_of(&world, &account);
-    let (there, _) = mover(&other);
-    let planned = there.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
-    there.run(&cx(), planned.id).await.expect("moves");
-    assert_eq!(world.cluster.map().version().0, 1, "this router knows nothing yet");
+    let (world, account, _there, _moved) = moved_elsewhere().await;
     let look = read(ShopResource::Account);
     let found = world.cluster.read::<Account>(&cx(), &look, account.id, &Consistency::Eventual).await;
     assert!(found.expect("reads").is_some());
