@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pim_core::clock::Timestamp;
@@ -29,6 +30,8 @@ use crate::workers::service_actor;
 
 /// How long a worker may take before another does its chore.
 pub const CHORE_LEASE: Duration = Duration::from_secs(60);
+/// How far the clocks of programs may be apart; a time that is further ahead than one of them could have written is not believed.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// Longest time of one run; what is left is done by the next.
 const RUN_MAX: Duration = Duration::from_secs(45);
 /// Rounds of one sweep; each removes a bounded number of records a shard.
@@ -122,6 +125,25 @@ pub struct Upkeep {
     settings: UpkeepSettings,
     signals: ChoreSignals,
     worker: Uuid,
+    disbelieved: Disbelieved,
+}
+
+/// When this worker last did a chore before its row said so. Where others have other settings, or a clock that is wrong, they
+/// would otherwise do it in turns, without end.
+#[derive(Debug, Default)]
+struct Disbelieved(Mutex<Vec<(ChoreName, Timestamp)>>);
+
+impl Disbelieved {
+    fn at(&self, name: ChoreName) -> Option<Timestamp> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(known, _)| *known == name).map(|(_, at)| *at)
+    }
+
+    fn note(&self, name: ChoreName, now: Timestamp) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(known, _)| *known != name);
+        known.push((name, now));
+    }
 }
 
 impl Upkeep {
@@ -135,7 +157,7 @@ impl Upkeep {
         signals: ChoreSignals,
     ) -> Result<Self, UpkeepSettingsError> {
         settings.check()?;
-        Ok(Self { cluster, settings: settings.clone(), signals, worker: Uuid::new_v4() })
+        Ok(Self { cluster, settings: settings.clone(), signals, worker: Uuid::new_v4(), disbelieved: Disbelieved::default() })
     }
 
     /// Enters every chore that is not known yet; it is due after its time has passed once.
@@ -183,7 +205,7 @@ impl Upkeep {
         };
         let overdue = i64::try_from(now.since(row.due_at).as_secs()).unwrap_or(i64::MAX);
         self.signals.overdue.get(name).set(overdue);
-        if row.due_at > now || row.is_taken(self.worker, now) || !self.take(name).await? {
+        if !self.is_due(name, &row, now) || row.is_taken(self.worker, now) || !self.take(name).await? {
             return Ok(None);
         }
         let done = tokio::time::timeout(RUN_MAX, self.effect(name)).await;
@@ -193,6 +215,21 @@ impl Upkeep {
         self.signals.overdue.get(name).set(0);
         pim_core::info!("chore.done", chore = name.name(), came_to = came_to);
         Ok(Some(came_to))
+    }
+
+    /// Whether it is time: also when the row names a time that these settings would not have named, because somebody's clock
+    /// was wrong or the setting was larger.
+    fn is_due(&self, name: ChoreName, row: &Chore, now: Timestamp) -> bool {
+        row.due_at <= now || (!self.is_credible(name, row, now) && !self.has_disbelieved(name, now))
+    }
+
+    fn is_credible(&self, name: ChoreName, row: &Chore, now: Timestamp) -> bool {
+        row.due_at <= now.plus(self.settings.every(name) + CLOCKS_APART_MAX)
+    }
+
+    /// Whether this worker did so within the chore's time. Of what lies ahead it was this clock that was wrong.
+    fn has_disbelieved(&self, name: ChoreName, now: Timestamp) -> bool {
+        self.disbelieved.at(name).is_some_and(|at| at <= now && now < at.plus(self.settings.every(name)))
     }
 
     /// What it came to, and whether something is left.
@@ -252,11 +289,18 @@ impl Upkeep {
         let mut unit = self.begin(name)?;
         let Some(mut chore) = unit.load::<Chore>(&permit(), Chore::id_of(name)).await? else { return Ok(false) };
         let now = unit.at();
-        if chore.due_at > now || chore.is_taken(self.worker, now) {
+        if !self.is_due(name, &chore, now) || chore.is_taken(self.worker, now) {
             return Ok(false);
         }
+        let is_early = chore.due_at > now;
+        // If it fails, it is overdue from now on.
+        chore.due_at = chore.due_at.min(now);
         (chore.owner, chore.lease_until) = (Some(self.worker), Some(now.plus(CHORE_LEASE)));
-        self.commit(unit, &chore).await
+        let is_taken = self.commit(unit, &chore).await?;
+        if is_taken && is_early {
+            self.disbelieved.note(name, now);
+        }
+        Ok(is_taken)
     }
 
     /// Writes down that it is done and when it is due again, which is now when something is left; false when another worker
@@ -292,6 +336,8 @@ fn permit() -> Permit<Write> {
 impl Chore {
     fn is_taken(&self, worker: Uuid, now: Timestamp) -> bool {
         let by_another = self.owner.is_some_and(|owner| owner != worker);
-        by_another && self.lease_until.is_some_and(|until| until >= now)
+        // No lease is longer, but for one of a clock that was wrong.
+        let longest = now.plus(CHORE_LEASE + CLOCKS_APART_MAX);
+        by_another && self.lease_until.is_some_and(|until| (now..=longest).contains(&until))
     }
 }

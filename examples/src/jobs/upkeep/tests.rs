@@ -11,6 +11,8 @@ use super::*;
 use crate::signals::Hub;
 use crate::workers::Stores;
 
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 struct Place {
     folder: PathBuf,
     clock: Clock,
@@ -33,8 +35,20 @@ impl Place {
     }
 
     fn worker(&self) -> Upkeep {
-        let settings = UpkeepSettings { idempotency_sweep_secs: 7200, audit_checkpoint_secs: 600 };
+        self.worker_that_signs_every(600)
+    }
+
+    fn worker_that_signs_every(&self, audit_checkpoint_secs: u64) -> Upkeep {
+        let settings = UpkeepSettings { idempotency_sweep_secs: 7200, audit_checkpoint_secs };
         Upkeep::new(self.stores.cluster.clone(), &settings, self.stores.hub.chores()).expect("within bounds")
+    }
+
+    /// Of a program on the same stores whose clock is wrong.
+    async fn worker_ahead_by(&self, time: Duration) -> Upkeep {
+        let (clock, hub) = (Clock::manual(self.clock.now().plus(time)), Hub::new(None).expect("binds"));
+        let stores = Stores::open(&self.folder, Some(2), Access::Shared, clock, &hub).await.expect("opens");
+        let settings = UpkeepSettings { idempotency_sweep_secs: 7200, audit_checkpoint_secs: 600 };
+        Upkeep::new(stores.cluster.clone(), &settings, stores.hub.chores()).expect("within bounds")
     }
 
     async fn checkpoints(&self) -> u64 {
@@ -80,6 +94,70 @@ async fn a_worker_that_is_at_it_keeps_others_away_until_its_lease_is_over() {
         "the one that was late changes nothing"
     );
     assert_eq!(other.look(ChoreName::AuditCheckpoint).await.expect("looks"), None, "due again after its time");
+}
+
+/// Guard: a setting that was lowered does not wait for what the larger one had written down, and others that still have the
+/// larger one do not make it be done over and over.
+#[tokio::test]
+async fn a_time_that_was_lowered_counts_at_once() {
+    let place = Place::open().await;
+    let (before, after) = (place.worker_that_signs_every(86_400), place.worker_that_signs_every(60));
+    before.enter().await.expect("enters");
+    place.clock.advance(Duration::from_secs(61));
+    assert_eq!(before.look(ChoreName::AuditCheckpoint).await.expect("looks"), None);
+    assert_eq!(after.look(ChoreName::AuditCheckpoint).await.expect("looks"), Some(1));
+    assert_eq!(after.look(ChoreName::AuditCheckpoint).await.expect("looks"), None, "due again after its time");
+    let mut done = 0;
+    for _second in 0..180 {
+        place.clock.advance(Duration::from_secs(1));
+        for worker in [&before, &after] {
+            done += u32::from(worker.look(ChoreName::AuditCheckpoint).await.expect("looks").is_some());
+        }
+    }
+    assert!((3..=6).contains(&done), "each within its time, not both in turns: {done}");
+}
+
+/// Guard: a clock that was a year ahead for a moment stops neither what it has done nor what it was at.
+#[tokio::test]
+async fn a_clock_that_jumped_ahead_and_came_back_stops_no_chore() {
+    let place = Place::open().await;
+    let worker = place.worker();
+    worker.enter().await.expect("enters");
+    let wrong = place.worker_ahead_by(YEAR).await;
+    assert_eq!(wrong.look(ChoreName::AuditCheckpoint).await.expect("looks"), Some(1));
+    assert!(wrong.take(ChoreName::IdempotencySweep).await.expect("takes"), "and dies of it");
+    assert_eq!(worker.look(ChoreName::AuditCheckpoint).await.expect("looks"), Some(2));
+    place.clock.advance(Duration::from_secs(7200));
+    assert_eq!(worker.look(ChoreName::IdempotencySweep).await.expect("looks"), Some(0), "no lease is that long");
+}
+
+/// Guard: a clock that stays wrong makes no two workers undo each other's word every second.
+#[tokio::test]
+async fn workers_whose_clocks_disagree_do_no_chore_in_turns() {
+    let place = Place::open().await;
+    let (worker, wrong) = (place.worker(), place.worker_ahead_by(YEAR).await);
+    worker.enter().await.expect("enters");
+    let mut done = 0;
+    for _second in 0..10 {
+        for worker in [&wrong, &worker] {
+            done += u32::from(worker.look(ChoreName::AuditCheckpoint).await.expect("looks").is_some());
+        }
+        place.clock.advance(Duration::from_secs(1));
+    }
+    assert!((2..=3).contains(&done), "{done}");
+}
+
+/// Guard: what was not believed and fails is overdue from then on, as the gauge tells.
+#[tokio::test]
+async fn what_was_not_believed_and_fails_is_overdue() {
+    let place = Place::open().await;
+    place.worker_that_signs_every(86_400).enter().await.expect("enters");
+    let (dead, other) = (place.worker(), place.worker());
+    assert!(dead.take(ChoreName::AuditCheckpoint).await.expect("takes"));
+    place.clock.advance(Duration::from_secs(30));
+    assert_eq!(other.look(ChoreName::AuditCheckpoint).await.expect("looks"), None);
+    let told = place.stores.hub.exposition(pim_telemetry::exposition::Format::OpenMetrics);
+    assert!(told.contains(r#"pim_chore_overdue_seconds{chore="audit_checkpoint"} 30"#), "{told}");
 }
 
 #[tokio::test]
