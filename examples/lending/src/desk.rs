@@ -1,13 +1,16 @@
 //! The desk: routes, the layers in front of them, and what a caller is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{Path, State as Shared};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post, put};
 use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, StatusCode};
 use pim_core::context::{IdempotencyScope, RequestContext, RequestContextLayer};
+use pim_core::deadline::DeadlineLayer;
 use pim_core::edge::EdgeGuardLayer;
 use pim_core::id::Id;
 use pim_core::identity::ActorVerifier;
@@ -29,6 +32,13 @@ use crate::shelf;
 /// Carries what its holder has seen, from the answer of a write to a later read.
 pub const SEEN: HeaderName = HeaderName::from_static("library-seen");
 
+/// How long a request may take, the arrival of its body included.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// Largest body: a title, and room to spare.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Most loans of one answer.
+const PAGE_LOANS: u32 = 100;
+
 /// The routes, each behind its policy. Layers stand in the order in which a request meets them.
 pub fn routes(house: House, policy: &Arc<Policy>, verifier: ActorVerifier) -> Router {
     let see = || RbacLayer::new(policy).require(Action::See, Resource::Loan);
@@ -43,7 +53,9 @@ pub fn routes(house: House, policy: &Arc<Policy>, verifier: ActorVerifier) -> Ro
                 .layer(RequestIdLayer::new(Trust::Edge))
                 .layer(ProblemLayer)
                 .layer(EdgeGuardLayer)
-                .layer(RequestContextLayer::new(verifier).bearer()),
+                .layer(DeadlineLayer::new(ANSWERED_WITHIN))
+                .layer(RequestContextLayer::new(verifier).bearer())
+                .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
 }
 
@@ -52,6 +64,14 @@ pub fn routes(house: House, policy: &Arc<Policy>, verifier: ActorVerifier) -> Ro
 #[serde(deny_unknown_fields)]
 pub struct Order {
     title: String,
+}
+
+/// Which part of a list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The `next_cursor` of the part before.
+    cursor: Option<Id<Lending>>,
 }
 
 /// Whatever goes wrong, as a problem; the layer gives it its body.
@@ -134,14 +154,19 @@ async fn take_back_once(mut unit: Unit, permit: &Permit<Write>, loan: Id<Lending
 async fn list(
     Shared(house): Shared<House>,
     Path(member): Path<Id<Member>>,
+    part: Result<Query<Part>, QueryRejection>,
     Extension(cx): Extension<RequestContext>,
     Extension(permit): Extension<Permit<Read>>,
     headers: HeaderMap,
-) -> Result<Json<Vec<Loan>>, Refusal> {
+) -> Result<Json<Value>, Refusal> {
+    let Query(part) = part.map_err(|_| Problem::of(problem::INVALID_QUERY))?;
     // Whoever shows what a write answered sees at least that write, from a replica where one is fresh enough.
     let consistency = seen_by(&headers).map_or(Consistency::Strong, Consistency::from);
-    let page = Page { after: None, limit: 100 };
-    Ok(Json(house.cluster.list::<Loan>(&cx, &permit, member, page, &consistency).await?))
+    let page = Page { after: part.cursor.map(|loan| loan.uuid()), limit: PAGE_LOANS };
+    let loans = house.cluster.list::<Loan>(&cx, &permit, member, page, &consistency).await?;
+    let is_full = loans.len() == PAGE_LOANS as usize;
+    let next = loans.last().filter(|_| is_full).map(|last| last.id);
+    Ok(Json(json!({"items": loans, "next_cursor": next})))
 }
 
 async fn at_home(

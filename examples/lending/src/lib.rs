@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod desk;
+pub mod door;
 pub mod house;
 pub mod loan;
 pub mod shelf;

@@ -12,6 +12,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use pim_core::id::Id;
 use pim_core::signal::SignalRegistry;
 use pim_data::backend::FileSecrets;
+use pim_lending::door::Door;
 use pim_lending::house::{House, Signals};
 use pim_lending::loan::{Member, Role, policy};
 use pim_lending::sign_in::SignIn;
@@ -69,14 +70,14 @@ async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut stop = stop.clone();
         async move { stop.wait_for(|stop| *stop).await.map(drop).unwrap_or_default() }
     };
-    let serving = axum::serve(listener, desk.merge(shown)).with_graceful_shutdown(stopped());
+    let serving = Door::default().serve(listener, desk.merge(shown), stopped());
     let waiting = async {
         let outcome = tokio::signal::ctrl_c().await;
         stopper.send_replace(true);
         outcome
     };
-    let (served, (), waited) = tokio::join!(serving, works.run(stopped(), stopped()), waiting);
-    served.and(waited)?;
+    let ((), (), waited) = tokio::join!(serving, works.run(stopped(), stopped()), waiting);
+    waited?;
     println!("{:?}", telemetry.shutdown());
     Ok(())
 }

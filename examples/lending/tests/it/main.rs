@@ -1,6 +1,8 @@
 //! What the README promises of the library.
 
 mod a_book_is_lent;
+mod a_list_goes_to_its_end;
+mod the_door_closes;
 
 #[cfg(feature = "postgres")]
 #[expect(dead_code, reason = "the suites that it is from need more of it")]
