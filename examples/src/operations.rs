@@ -42,6 +42,10 @@ const BEING_REBUILT: ProblemType =
 const NOT_REBUILT: ProblemType =
     ProblemType::new("model-not-rebuilt", 409, "The read model was not rebuilt; it is as it was");
 
+/// Each reads all of every store.
+const BEING_SUMMED_UP: ProblemType =
+    ProblemType::new("run-being-summed-up", 409, "The run is being summed up for somebody else");
+
 /// The operations, for the admin service.
 pub fn endpoints() -> Endpoints<Stores> {
     Endpoints::new()
@@ -154,6 +158,8 @@ async fn run_summary(
     May(_permit): May<Read>,
     Asked(asked): Asked<Since>,
 ) -> Result<Answer, Failure> {
+    let turn = stores.summaries.begin();
+    let _turn = turn.ok_or_else(|| Problem::of(BEING_SUMMED_UP).retry_after_secs(1))?;
     let since = asked.since.unwrap_or(Timestamp::from_micros(0));
     let summary = summarize(&stores, since).await.map_err(unavailable)?;
     let mut document = serde_json::to_value(&summary).unwrap_or(Value::Null);

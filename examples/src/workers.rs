@@ -34,6 +34,7 @@ use crate::rig::{
     Checked, Drain, HttpKeys, Parts, PostgresSettings, ServeSettings, ServerPlaces, Service, SettingsError, bind,
     sessions,
 };
+use crate::runs::Summaries;
 use crate::signals::{self, Hub};
 use crate::{jobs, projections, schema};
 
@@ -59,6 +60,8 @@ pub struct Stores {
     pub client: Client,
     /// Programs that keep spans of their own beside this one; none when every part is in one process.
     pub programs: Programs,
+    /// The run's summary is computed by one at a time.
+    pub summaries: Summaries,
 }
 
 /// Where stores are.
@@ -140,7 +143,8 @@ impl Stores {
         }
         let reference = ReferenceBook::over(cluster.clone());
         let (hub, client, programs) = (hub.clone(), Client::new(), Programs::none());
-        Ok(Self { cluster, bus, reads, reference, registry, hub, client, programs })
+        let summaries = Summaries::default();
+        Ok(Self { cluster, bus, reads, reference, registry, hub, client, programs, summaries })
     }
 
     /// Lets the reference book follow the events of this log until told to stop. To be opened before anybody looks into it.

@@ -23,7 +23,7 @@ impl Projection for Hops {
     }
 
     fn schema(&self) -> SqlPair {
-        // When it was applied is this store's own knowledge: a default, not content, so a rebuild may differ in it.
+        // By `home` a run's summary counts in pages. When it was applied is this store's own knowledge: a default, not content, so a rebuild may differ in it.
         SqlPair::of(
             "CREATE TABLE journey_hops (
                 event_id uuid PRIMARY KEY, request_id uuid NOT NULL, cause uuid, event_type text NOT NULL, home uuid NOT NULL,
@@ -31,13 +31,15 @@ impl Projection for Hops {
                 published_at bigint,
                 applied_at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
             );
-            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);",
+            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);
+            CREATE INDEX journey_hops_home ON journey_hops (home);",
             "CREATE TABLE journey_hops (
                 event_id BLOB PRIMARY KEY, request_id BLOB NOT NULL, cause BLOB, event_type TEXT NOT NULL, home BLOB NOT NULL,
                 n INTEGER NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, trace TEXT NOT NULL, committed_at INTEGER NOT NULL,
                 published_at INTEGER, applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))
             ) WITHOUT ROWID;
-            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);",
+            CREATE INDEX journey_hops_request ON journey_hops (request_id, committed_at);
+            CREATE INDEX journey_hops_home ON journey_hops (home);",
         )
     }
 

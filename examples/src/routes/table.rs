@@ -109,5 +109,5 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/admin/chaos/flags", Read, On::Chaos, Class::Read, Upstream::Admin),
     route!("PUT", "/v1/admin/chaos/flags/{point}", Operate, On::Chaos, Class::Write, Upstream::Admin),
     route!("DELETE", "/v1/admin/chaos/flags/{point}", Operate, On::Chaos, Class::Write, Upstream::Admin),
-    route!("GET", "/v1/admin/runs/summary", Read, On::Outbox, Class::Operate, Upstream::Admin),
+    route!("GET", "/v1/admin/runs/summary", Read, On::Outbox, Class::Sweep, Upstream::Admin),
 ];

@@ -11,6 +11,9 @@ use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_data::cluster::Access;
 use pim_events::{AppendExt as _, RetentionSettings};
 
+use uuid::Uuid;
+
+use super::comparison::Found;
 use super::*;
 use crate::compose::{Settled, settle};
 use crate::ids::FacilityId;
@@ -20,6 +23,10 @@ use crate::reference::{Facility, ReferenceChanged};
 use crate::rig::Drain;
 use crate::signals::Hub;
 use crate::workers::service_actor;
+
+async fn look(stores: &Stores, between: impl AsyncFn()) -> Result<Found, SummaryError> {
+    compare(stores, PAGE_KEYS, between).await
+}
 
 struct Place {
     folder: PathBuf,
@@ -101,7 +108,7 @@ async fn what_is_on_its_way_since_the_first_look_is_pending() {
     let found = look(&place.stores, async || place.commit().await).await.expect("looks");
     // The first is given out and on its way; the others were written when that had been read.
     assert_eq!((found.facts, found.pending, found.lost, found.duplicated), (1, 1, 0, 0), "{found:?}");
-    assert_eq!(found.outbox_backlog, 2, "{found:?}");
+    assert_eq!(found.rest.outbox_backlog, 3, "the most of all looks: {found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,4 +138,26 @@ async fn a_key_on_two_shards_is_counted_once() {
         tx.commit_with(vec![insert]).await.expect("commits");
     }
     assert_eq!(look(&place.stores, async || {}).await.expect("looks").facts, before + 3);
+}
+
+/// Guard: pages have no seam: nothing is passed over, and nothing looked at twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_any_size_find_the_same() {
+    let place = Place::flowing().await;
+    for _ in 0..9 {
+        place.commit().await;
+    }
+    place.settled().await;
+    place.in_read_store("DELETE FROM journey_hops WHERE home = (SELECT MAX(home) FROM journey_hops)").await;
+    place.in_read_store("INSERT INTO journey_hops SELECT randomblob(16), request_id, cause, event_type, home, n, origin, seq, \
+                         trace, committed_at, published_at, applied_at FROM journey_hops WHERE home = (SELECT MIN(home) FROM journey_hops)").await;
+    // Of a key that no shard has: it is compared with nothing.
+    place.in_read_store("INSERT INTO journey_hops SELECT randomblob(16), request_id, cause, event_type, zeroblob(16), n, origin, seq, \
+                         trace, committed_at, published_at, applied_at FROM journey_hops LIMIT 1").await;
+    let at_once = look(&place.stores, async || {}).await.expect("looks");
+    assert!(at_once.facts >= 9 && at_once.lost >= 1 && at_once.duplicated >= 1, "{at_once:?}");
+    for page_keys in 1..=12 {
+        let found = compare(&place.stores, page_keys, async || {}).await.expect("looks");
+        assert_eq!(found, at_once, "{page_keys} keys a page");
+    }
 }

@@ -247,3 +247,24 @@ async fn what_is_held_is_told_in_pages_and_a_stop_is_lifted() {
     let strange = world.post(&sre, "/v1/admin/projections/nobody/resume", "t", &json!({})).await;
     assert_eq!((strange.status, strange.problem()), (StatusCode::NOT_FOUND, "unknown-consumer"));
 }
+
+/// Guard: each summary reads all of every store; many at once would keep everybody else from them.
+#[tokio::test]
+async fn a_run_is_summed_up_for_one_at_a_time() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let turn = world.stores.summaries.begin().unwrap();
+    let refused = world.get(&sre, "/v1/admin/runs/summary").await;
+    assert_eq!(
+        (refused.status, refused.problem()),
+        (StatusCode::CONFLICT, "run-being-summed-up"),
+        "{:?}",
+        refused.body
+    );
+    assert!(refused.headers.contains_key("retry-after"));
+    drop(turn);
+    for _time in 0..2 {
+        let told = world.get(&sre, "/v1/admin/runs/summary").await;
+        assert_eq!((told.status, &told.body["audit_verified"]), (StatusCode::OK, &json!(true)), "{:?}", told.body);
+    }
+}

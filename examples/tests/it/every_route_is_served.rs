@@ -1,11 +1,15 @@
-//! Every route of the table is served by the service that the table names, and asks for a session there.
+//! Every route of the table is served by the service that the table names, asks for a session there, and has the time that it
+//! takes.
+
+use std::fs;
+use std::path::Path;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
 use pim_core::clock::Clock;
 use pim_data::cluster::Access;
 use pim_lab::rig::{Declaration, Drain, HttpKeys, sessions};
-use pim_lab::routes::{ROUTES, Upstream};
+use pim_lab::routes::{Class, ROUTES, Upstream};
 use pim_lab::signals::Hub;
 use pim_lab::workers::Stores;
 use pim_lab::{admin, billing, encounter, patient};
@@ -40,6 +44,34 @@ async fn none_is_missing_and_none_is_open() {
             wrong.push(format!("{} answers {status}", route.label));
         }
     }
-    let _leftover = std::fs::remove_dir_all(folder);
+    let _leftover = fs::remove_dir_all(folder);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Files that call something, below a folder.
+fn callers(folder: &Path, call: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            callers(&path, call, found);
+        } else if !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            found.extend(code.contains(call).then(|| path.file_name().unwrap().to_string_lossy().into_owned()));
+        }
+    }
+}
+
+/// Guard: the audit trail takes as long as it is.
+#[test]
+fn whatever_verifies_the_audit_trail_has_the_time_of_a_sweep() {
+    let mut found = Vec::new();
+    callers(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), ".verify_audit()", &mut found);
+    found.sort_unstable();
+    let routes = [("audit.rs", "/v1/admin/audit/verify"), ("runs.rs", "/v1/admin/runs/summary")];
+    assert_eq!(found, routes.map(|(file, _)| file), "the route of another caller belongs into this list");
+    for (_, template) in routes {
+        let route = ROUTES.iter().find(|route| route.template == template).unwrap();
+        assert_eq!(route.class, Class::Sweep, "{template}");
+    }
 }

@@ -192,6 +192,29 @@ mod tests {
         assert!(told.contains("no answer within 200ms") && told.contains("shard moves"), "{told}");
     }
 
+    /// Guard: whoever asks for what takes as long as there is data waits as long as the gateway does.
+    #[test]
+    fn whoever_asks_for_a_sweep_is_patient() {
+        let table = include_str!("../../../examples/src/routes/table.rs");
+        let sweeps = table.lines().filter(|line| line.contains("Class::Sweep"));
+        let paths = sweeps.filter_map(|line| line.split('"').nth(3)).filter(|path| !path.contains('{'));
+        let paths: Vec<String> = paths.map(|path| format!("\"{path}\"")).collect();
+        assert!(paths.contains(&"\"/v1/admin/runs/summary\"".to_owned()), "{paths:?}");
+        let sources = [
+            include_str!("ask.rs"),
+            include_str!("nine.rs"),
+            include_str!("backup.rs"),
+            include_str!("backup/servers.rs"),
+        ];
+        let asking = sources.iter().flat_map(|source| source.lines());
+        let asking = asking.filter(|line| line.contains(".get(") || line.contains(".post("));
+        let asking: Vec<&str> = asking.filter(|line| paths.iter().any(|path| line.contains(path))).collect();
+        assert!(asking.len() >= 4, "{asking:#?}");
+        for line in asking {
+            assert!(line.contains(".patient()"), "{line}");
+        }
+    }
+
     /// Guard: the gateway, which knows more, is the first to lose its patience.
     #[test]
     fn the_gateway_answers_before_whoever_asks_gives_up() {

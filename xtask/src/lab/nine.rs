@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::journal::{self, Running, State};
 use super::process::UpArgs;
-use super::{Role, document, programs, servers};
+use super::{Role, ask, document, programs, servers};
 use crate::exit::Failure;
 use crate::shell::{pause, root, target_dir};
 
@@ -282,8 +282,7 @@ fn at_rest() -> Result<Value> {
     let give_up = Instant::now() + REST_MAX;
     let mut last = Value::Null;
     loop {
-        let run = Api::of(Role::Sre).and_then(|api| api.get("/v1/admin/runs/summary"));
-        match run {
+        match ask::run_summary() {
             Ok(run) if is_still(&last, &run) => return Ok(run),
             outcome if Instant::now() > give_up => return outcome,
             Ok(run) => {
