@@ -15,40 +15,49 @@ pub const MARK: &str = "of real people are refused";
 /// The check digit's prefix of a national provider identifier.
 const NPI_PREFIX: &str = "80840";
 
+/// Most characters between two groups of one number: ` - `.
+const GAP_MAX: usize = 3;
+
+/// Digits, and what stands between them and those before.
+struct Group<'a> {
+    gap: &'a str,
+    digits: &'a str,
+}
+
 /// Whether a text holds nine digits in the form of an SSN or ITIN, or ten that are a valid NPI.
 #[must_use]
 pub fn could_be_real(text: &str) -> bool {
-    let mut chain: Vec<String> = Vec::new();
-    let mut group = String::new();
-    let mut joined = false;
-    // One more character at the end closes the last group.
-    for c in text.chars().chain(['\n']) {
-        if c.is_ascii_digit() {
-            if group.is_empty() && !joined {
-                chain.clear();
-            }
-            group.push(c);
-            continue;
-        }
-        let closed = !group.is_empty();
-        if closed {
-            chain.push(std::mem::take(&mut group));
-            if ends_in_identifier(&chain) {
-                return true;
-            }
-        }
-        joined = closed && matches!(c, '-' | ' ');
-    }
-    false
+    let groups = groups(text);
+    groups.iter().any(|group| group.digits.len() == 9 || is_npi(group.digits)) || groups.windows(3).any(is_in_three)
 }
 
-fn ends_in_identifier(chain: &[String]) -> bool {
-    if let [.., last] = chain
-        && (last.len() == 9 || is_npi(last))
-    {
-        return true;
+fn groups(mut text: &str) -> Vec<Group<'_>> {
+    let mut groups = Vec::new();
+    while let Some(place) = text.find(|c: char| c.is_ascii_digit()) {
+        let (gap, rest) = text.split_at(place);
+        let (digits, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+        groups.push(Group { gap, digits });
+        text = rest;
     }
-    matches!(chain, [.., a, b, c] if (a.len(), b.len(), c.len()) == (3, 2, 4))
+    groups
+}
+
+/// Three, two and four digits that whatever stands between them makes one number. It does where it is twice the same; of a
+/// measure, a date and a sum that stand side by side it is not.
+fn is_in_three(groups: &[Group<'_>]) -> bool {
+    let [a, b, c] = groups else { return false };
+    let lengths = (a.digits.len(), b.digits.len(), c.digits.len());
+    let is_alike = b.gap == c.gap || (is_plain(b.gap) && is_plain(c.gap));
+    lengths == (3, 2, 4) && is_alike && joins(b.gap) && joins(c.gap)
+}
+
+fn joins(gap: &str) -> bool {
+    gap.chars().count() <= GAP_MAX && !gap.chars().any(|c| c.is_alphanumeric() || matches!(c, '\n' | '\r'))
+}
+
+/// Spaces and dashes of any kind.
+fn is_plain(gap: &str) -> bool {
+    gap.chars().all(|c| c.is_whitespace() || matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}'))
 }
 
 fn is_npi(digits: &str) -> bool {
@@ -72,11 +81,31 @@ mod tests {
         for text in ["123-45-6789", "ssn 123456789.", "x 912 78 1234", "7 123-45-6789", "npi:1234567893"] {
             assert!(could_be_real(text), "{text}");
         }
+        for text in [
+            "123.45.6789",
+            "123\u{2013}45\u{2013}6789",
+            "123 - 45 - 6789",
+            "123-45 6789",
+            "(123)/45)/6789",
+            "a123_45_6789b",
+        ] {
+            assert!(could_be_real(text), "{text}");
+        }
     }
 
     #[test]
     fn other_numbers_are_not_taken_for_them() {
         for text in ["", "202-555-0142", "2026-01-15 12:30", "120/80", "SYN-00000042", "1234567890", "1234567890123"] {
+            assert!(!could_be_real(text), "{text}");
+        }
+        for text in [
+            "120/80 2026-01-15",
+            "120/80, 2026",
+            "paid 120.50 2026-01-15",
+            "15.01.2026",
+            "Suite 120, 14 1234 Street",
+            "120\n80\n2026",
+        ] {
             assert!(!could_be_real(text), "{text}");
         }
     }

@@ -16,8 +16,10 @@ use pim_events::AppendExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use self::change::{FacilityChange, ProviderChange, change};
+use crate::identifier::{REAL_IDENTIFIER, RULE, could_be_real};
 use crate::ids::{FacilityId, PatientId};
 use crate::policy::LabRole;
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceBook, ReferenceChanged};
@@ -45,7 +47,7 @@ pub(super) fn endpoints() -> Endpoints<Stores> {
         .serve(Operation::create::<Flag>("/v1/admin/flags", "Makes a flag"), create::<NewFlag>)
 }
 
-/// A label: 1 to 80 characters without control characters.
+/// A label: 1 to 80 characters without control characters, and no identifier of a real person.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(example = "North Clinic")]
@@ -55,6 +57,9 @@ impl TryFrom<String> for Label {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
+        if could_be_real(&text) {
+            return Err(RULE);
+        }
         let fits = !text.trim().is_empty() && text.chars().count() <= 80 && !text.chars().any(char::is_control);
         if fits { Ok(Self(text)) } else { Err("must be a text of 1 to 80 characters") }
     }
@@ -160,6 +165,10 @@ impl NewRecord for NewAccount {
         let Ok(subject) = self.subject.parse::<Subject>() else {
             return refused("subject must be 1 to 64 characters of A-Z a-z 0-9 . _ : -");
         };
+        // An identity provider may make them UUIDs, of which some have nine digits in a row.
+        if could_be_real(subject.as_str()) && Uuid::try_parse(subject.as_str()).is_err() {
+            return Err(Problem::of(REAL_IDENTIFIER).detail(RULE).into());
+        }
         Ok(Account {
             id,
             version,

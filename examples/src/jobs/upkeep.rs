@@ -157,7 +157,13 @@ impl Upkeep {
         signals: ChoreSignals,
     ) -> Result<Self, UpkeepSettingsError> {
         settings.check()?;
-        Ok(Self { cluster, settings: settings.clone(), signals, worker: Uuid::new_v4(), disbelieved: Disbelieved::default() })
+        Ok(Self {
+            cluster,
+            settings: settings.clone(),
+            signals,
+            worker: Uuid::new_v4(),
+            disbelieved: Disbelieved::default(),
+        })
     }
 
     /// Enters every chore that is not known yet; it is due after its time has passed once.

@@ -68,6 +68,9 @@ checked_text!(
     |text| text.strip_prefix("SYN-").is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
 );
 
+/// Ten digits, and whatever is usual between them.
+const TELEPHONE_LENGTH_MAX: usize = 32;
+
 checked_text!(
     /// A telephone number of the range that is kept free for fiction: 555-0100 to 555-0199.
     #[schema(example = "202-555-0142")]
@@ -77,7 +80,7 @@ checked_text!(
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
         let punctuation = text.chars().all(|c| c.is_ascii_digit() || matches!(c, '-' | ' ' | '(' | ')' | '+'));
         let digits = digits.strip_prefix('1').filter(|rest| rest.len() == 10).unwrap_or(&digits);
-        punctuation && digits.len() == 10 && digits[3..].starts_with("55501")
+        text.len() <= TELEPHONE_LENGTH_MAX && punctuation && digits.len() == 10 && digits[3..].starts_with("55501")
     }
 );
 
@@ -90,7 +93,8 @@ checked_text!(
         let local = text.strip_suffix("@example.org").unwrap_or_default();
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
         (1..=64).contains(&local.len()) && local.bytes().all(fits)
-    }
+    },
+    unless crate::identifier::could_be_real
 );
 
 checked_text!(

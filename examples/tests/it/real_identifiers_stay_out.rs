@@ -13,8 +13,13 @@ async fn identifiers_that_could_be_real_are_refused() {
         ("syn_number", "912-78-1234"),
         ("syn_number", "1234567893"),
         ("telephone", "202-456-1111"),
+        ("telephone", "202-555-0142 -------------------------"),
         ("mail", "ada@gmail.com"),
+        ("mail", "123-45-6789@example.org"),
+        ("mail", "1234567893@example.org"),
         ("address", "SSN 123-45-6789"),
+        ("address", "SSN 123.45.6789"),
+        ("address", "SSN 123\u{2013}45\u{2013}6789"),
         ("address", "itin 912781234"),
         ("address", "NPI 1234567893"),
     ];
@@ -39,6 +44,30 @@ async fn a_note_takes_no_real_identifier_either() {
     let notes = format!("{base}/{encounter}/notes");
     let refused = world.post(&token, &notes, "n", &json!({"text": "ssn is 123-45-6789"})).await;
     assert_eq!(refused.problem(), "real-identifier");
+    let refused = world.post(&token, &notes, "o", &json!({"text": "ssn is 123 45 6789, or 123.45.6789"})).await;
+    assert_eq!(refused.problem(), "real-identifier");
     let taken = world.post(&token, &notes, "m", &json!({"text": "pressure 120/80 on 2026-01-15, room 12"})).await;
     assert_eq!(taken.status, StatusCode::CREATED, "{:?}", taken.body);
+}
+
+/// Guard: the audit trail shows whom an account is for.
+#[tokio::test]
+async fn nor_does_reference_data() {
+    let world = World::new().await;
+    let admin = world.session("admin", &[], None);
+    let cases = [
+        ("accounts", json!({"subject": "123-45-6789", "role": "clinician", "patient": null}), "123-45-6789"),
+        ("accounts", json!({"subject": "npi:1234567893", "role": "clinician", "patient": null}), "1234567893"),
+        ("facilities", json!({"name": "Clinic of 123-45-6789", "state_code": "OR"}), "123-45-6789"),
+    ];
+    for (number, (kind, body, value)) in cases.into_iter().enumerate() {
+        let refused = world.post(&admin, &format!("/v1/admin/{kind}"), &format!("k{number}"), &body).await;
+        let found = (refused.status, refused.problem());
+        assert_eq!(found, (StatusCode::UNPROCESSABLE_ENTITY, "real-identifier"), "{value}: {}", refused.body);
+        assert!(!refused.body.to_string().contains(value), "{value} was repeated");
+    }
+    // An identity provider's UUID is opaque, whatever digits are in it.
+    let body = json!({"subject": "3f2a1bcd-0000-4000-8000-a123456789bc", "role": "clinician", "patient": null});
+    let made = world.post(&admin, "/v1/admin/accounts", "uuid", &body).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
 }
