@@ -115,7 +115,7 @@ async fn compare_page(
 type Heads = BTreeMap<Uuid, u64>;
 
 /// The last key of a page that no shard has more than `page_keys` of.
-async fn last_of(stores: &Stores, first: Uuid, page_keys: u32) -> Result<Uuid, SummaryError> {
+pub(super) async fn last_of(stores: &Stores, first: Uuid, page_keys: u32) -> Result<Uuid, SummaryError> {
     const LAST: &str = "SELECT key FROM key_head WHERE key >= ? ORDER BY key LIMIT 1 OFFSET ?";
     let mut last = Uuid::max();
     for source in stores.cluster.sources() {
@@ -129,7 +129,7 @@ async fn last_of(stores: &Stores, first: Uuid, page_keys: u32) -> Result<Uuid, S
 }
 
 /// Events that shards gave out.
-async fn given(stores: &Stores, (first, last): (Uuid, Uuid)) -> Result<Heads, SummaryError> {
+pub(super) async fn given(stores: &Stores, (first, last): (Uuid, Uuid)) -> Result<Heads, SummaryError> {
     const GIVEN: &str = "SELECT key, n FROM key_head WHERE key BETWEEN ? AND ?";
     let mut heads = Heads::new();
     for source in stores.cluster.sources() {

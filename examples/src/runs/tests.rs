@@ -13,7 +13,7 @@ use pim_events::{AppendExt as _, RetentionSettings};
 
 use uuid::Uuid;
 
-use super::comparison::Found;
+use super::comparison::{Found, given, last_of};
 use super::*;
 use crate::compose::{Settled, settle};
 use crate::ids::FacilityId;
@@ -160,4 +160,21 @@ async fn pages_of_any_size_find_the_same() {
         let found = compare(&place.stores, page_keys, async || {}).await.expect("looks");
         assert_eq!(found, at_once, "{page_keys} keys a page");
     }
+}
+
+/// Guard: a page has so many keys of a shard and no more, also where read models know none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_as_large_as_was_said() {
+    let place = Place::open().await;
+    for _ in 0..5 {
+        place.commit().await;
+    }
+    let mut pages = Vec::new();
+    let mut first = Uuid::nil();
+    while pages.last() != Some(&0) && pages.len() < 10 {
+        let last = last_of(&place.stores, first, 2).await.expect("looks");
+        pages.push(given(&place.stores, (first, last)).await.expect("looks").len());
+        first = Uuid::from_u128(last.as_u128().saturating_add(1));
+    }
+    assert_eq!(pages, [2, 2, 1, 0]);
 }
