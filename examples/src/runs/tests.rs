@@ -60,16 +60,23 @@ impl Place {
         place
     }
 
-    /// Commits one event.
+    /// Commits one event of a new key.
     async fn commit(&self) {
+        self.commit_of(Id::random()).await;
+    }
+
+    /// Commits one event of a key.
+    async fn commit_of(&self, id: FacilityId) {
         const REASON: SystemScope = SystemScope::new("a fact of a test");
-        let id: FacilityId = Id::random();
         let actor = service_actor("test").expect("a subject");
         let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
         let (name, state_code) = ("North Clinic".to_owned(), "OR".to_owned());
-        let facility = Facility { id, version: 0, name, state_code, active: true };
         let mut unit = self.stores.cluster.begin_control(&cx, id);
         let permit = Permit::<Write>::system(REASON, LabAction::Write, LabResource::Facility);
+        let known = unit.load::<Facility>(&permit, id).await.expect("reads");
+        let active = known.as_ref().is_none_or(|known| !known.active);
+        let version = known.map_or(0, |known| known.version);
+        let facility = Facility { id, version, name, state_code, active };
         let version = unit.save(&permit, &facility).expect("fits");
         unit.append(&ReferenceChanged { table: "facility".to_owned(), id: id.uuid(), version }).expect("fits");
         unit.commit().await.expect("commits");
@@ -88,10 +95,12 @@ impl Place {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_and_folded_between_two_looks_is_neither_lost_nor_duplicated() {
     let place = Place::flowing().await;
-    place.commit().await;
+    let id = Id::random();
+    place.commit_of(id).await;
     place.settled().await;
     let meanwhile = async || {
         place.commit().await;
+        place.commit_of(id).await;
         place.settled().await;
     };
     let found = look(&place.stores, meanwhile).await.expect("looks");
