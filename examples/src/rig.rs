@@ -20,6 +20,7 @@ mod serve;
 mod service;
 mod settings;
 mod spans;
+mod unread;
 mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::RefusedHeads;
 use super::accept::Accepting;
+use super::unread::Unread;
 
 /// For how long readiness says no before a listener closes, unless something else is set.
 pub(crate) const DRAIN_GRACE_MS: u64 = 200;
@@ -29,6 +30,8 @@ pub struct ServeSettings {
     pub connections_max: usize,
     /// How long a request's head may take to arrive.
     pub header_timeout: Duration,
+    /// How long a peer may take nothing of what is written to it.
+    pub write_timeout: Duration,
     /// How long requests in flight may take once the program is told to stop.
     pub drain_timeout: Duration,
 }
@@ -41,6 +44,7 @@ impl ServeSettings {
             listen,
             connections_max: 2048,
             header_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -209,7 +213,8 @@ impl Bound {
             };
             let service = tower::util::MapRequest::new(router.clone(), take);
             let service = TowerToHyperService::new(service);
-            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let stream = TokioIo::new(Unread::for_at_most(self.settings.write_timeout, stream));
+            let connection = graceful.watch(http.serve_connection(stream, service));
             let heads = self.heads.clone();
             tokio::spawn(async move {
                 // A connection that breaks is the peer's business; its requests have their own signals, but for those that never were.

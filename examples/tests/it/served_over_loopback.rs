@@ -1,9 +1,14 @@
 //! The same service behind a real socket: it answers, and it drains.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
 use http::StatusCode;
 use pim_lab::rig::{Drain, ServeSettings, bind};
 use pim_lab::signals::Hub;
@@ -85,4 +90,36 @@ async fn what_is_no_http_is_counted_by_reason_and_reaches_nobody() {
     }
     drain.begin();
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_an_answer_is_hung_up_on() {
+    let (held, chunk) = (Arc::new(()), Bytes::from_static(&[b' '; 64 * 1024]));
+    let answers = Arc::clone(&held);
+    let endless = move || {
+        let (held, chunk) = (Arc::clone(&answers), chunk.clone());
+        let chunks = stream::repeat_with(move || {
+            let _ends_with_the_answer = &held;
+            Ok::<_, Infallible>(chunk.clone())
+        });
+        async { Body::from_stream(chunks) }
+    };
+    let settings = ServeSettings::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let bound = bind(ServeSettings { write_timeout: Duration::from_millis(500), ..settings }).await.unwrap();
+    let address = bound.address();
+    let router = Router::new().fallback(endless);
+    // The router has some of its own.
+    let before = Arc::strong_count(&held);
+    tokio::spawn(bound.serve(router, Drain::new()));
+    let mut unread = TcpStream::connect(address).await.unwrap();
+    unread.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    unread.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    assert!(Arc::strong_count(&held) > before);
+    let since = std::time::Instant::now();
+    while Arc::strong_count(&held) > before {
+        assert!(since.elapsed() < Duration::from_secs(20), "the answer is still held");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
