@@ -1,13 +1,12 @@
-//! Forwarding an admitted request, and its answer back.
+//! Forwarding a request that may pass.
 
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::request::Parts;
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Response, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -17,38 +16,35 @@ use pim_core::edge::sanitize;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::request_id::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 
-use super::admit::Admitted;
 use super::http::Gateway;
 use crate::client::ClientError;
-use crate::rig::BODY_BYTES_MAX;
-use crate::routes::Class;
+use crate::routes::Upstream;
 
 /// The caller announced a body and did not send it.
 const BODY_LATE: ProblemType = ProblemType::new("body-late", 408, "The body did not arrive in time");
 const TRIES_MAX: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// What of an upstream's answer goes back to the caller.
-const RETURNED: &[&str] = &["allow", "content-length", "content-type", "etag", "retry-after", "x-pim-token"];
 
-/// Sends the request to its upstream; again when it certainly did not arrive.
-pub(super) async fn forward(
-    gateway: &Gateway,
-    admitted: &Admitted,
-    head: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let upstream = gateway.upstream(admitted.route.upstream).ok_or_else(unavailable)?;
+/// A request that may go on.
+pub(super) struct Outgoing<'a> {
+    pub(super) upstream: Upstream,
+    pub(super) head: &'a Parts,
+    pub(super) body: Bytes,
+    /// The session context to forward; none for public routes.
+    pub(super) txn_token: Option<HeaderValue>,
+    /// One time for everything: body, tries, and what the upstream is told.
+    pub(super) deadline: Deadline,
+}
+
+/// Sends a request to its upstream; again when it certainly did not arrive.
+pub(super) async fn forward(gateway: &Gateway, outgoing: Outgoing<'_>) -> Result<Response<Incoming>, Problem> {
+    let Outgoing { upstream, head, body, txn_token, deadline } = outgoing;
+    let upstream = gateway.upstream(upstream).ok_or_else(unavailable)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri: Uri = format!("{upstream}{path}").parse().map_err(|_| Problem::of(problem::BAD_PATH))?;
-    // One time for everything: body, tries, and what the upstream is told.
-    let deadline = Deadline::after(admitted.route.class.timeout());
-    // A slot is held meanwhile: whoever sends slowly must not hold it for ever, nor as long as a sweep may take.
-    let sent_by = deadline.capped(Class::Operate.timeout());
-    let body = tokio::time::timeout_at(sent_by.instant(), collected(body)).await;
-    let body = body.map_err(|_elapsed| Problem::of(BODY_LATE))??;
     let mut headers = sanitize(&head.headers);
     headers.remove(CONTENT_LENGTH);
-    speak_for(&mut headers, admitted, &head.extensions);
+    speak_for(&mut headers, txn_token, &head.extensions);
     for attempt in 1.. {
         let left = deadline.remaining().ok_or_else(|| Problem::of(problem::DEADLINE_EXCEEDED))?;
         headers.insert(DEADLINE_HEADER, HeaderValue::from(whole_ms(left)));
@@ -57,7 +53,7 @@ pub(super) async fn forward(
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
         match gateway.client().send(request, left).await {
-            Ok(response) => return Ok(answer(response)),
+            Ok(response) => return Ok(response),
             Err(ClientError::Timeout) => return Err(Problem::of(problem::DEADLINE_EXCEEDED)),
             // A read changes nothing, and a write carries its key: both may be sent again.
             Err(ClientError::Broken(_) | ClientError::Connect(_)) if attempt < TRIES_MAX => {
@@ -74,25 +70,30 @@ fn unavailable() -> Problem {
     Problem::of(problem::UNAVAILABLE).detail("the service behind this route does not answer").retry_after_secs(1)
 }
 
-async fn collected(body: Body) -> Result<Bytes, Problem> {
+/// All of a body, which comes in time and is no larger than this.
+pub(super) async fn received(body: Body, by: Deadline, bytes_max: usize) -> Result<Bytes, Problem> {
+    let received = tokio::time::timeout_at(by.instant(), collected(body, bytes_max)).await;
+    received.map_err(|_elapsed| Problem::of(BODY_LATE))?
+}
+
+async fn collected(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let too_large = || Problem::of(problem::BODY_TOO_LARGE).with("bytes_max", bytes_max);
     // What is announced is refused before it comes.
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(Problem::of(problem::BODY_TOO_LARGE).with("bytes_max", BODY_BYTES_MAX));
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
     }
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+    match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(Problem::of(problem::BODY_TOO_LARGE).with("bytes_max", BODY_BYTES_MAX))
-        }
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Err(_) => Err(Problem::of(problem::BAD_REQUEST).detail("the body broke off")),
     }
 }
 
 /// What the gateway itself says to the upstream; nothing of it can come from the caller.
-fn speak_for(headers: &mut HeaderMap, admitted: &Admitted, extensions: &http::Extensions) {
+fn speak_for(headers: &mut HeaderMap, txn_token: Option<HeaderValue>, extensions: &http::Extensions) {
     name_request(headers, extensions);
-    if let Some(token) = &admitted.txn_token {
-        headers.insert(TXN_TOKEN_HEADER, token.clone());
+    if let Some(token) = txn_token {
+        headers.insert(TXN_TOKEN_HEADER, token);
     }
 }
 
@@ -109,16 +110,4 @@ pub(super) fn name_request(headers: &mut HeaderMap, extensions: &http::Extension
             headers.insert(name, value);
         }
     }
-}
-
-fn answer(response: http::Response<Incoming>) -> Response {
-    let (head, body) = response.into_parts();
-    let mut response = Response::new(Body::new(body));
-    *response.status_mut() = head.status;
-    for name in RETURNED.iter().copied() {
-        if let Some(value) = head.headers.get(name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
-    response
 }

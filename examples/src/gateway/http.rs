@@ -6,32 +6,37 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http_body_util::BodyExt as _;
 use pim_core::clock::Clock;
+use pim_core::deadline::Deadline;
 use pim_core::edge::EdgeGuardLayer;
 use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
-use pim_core::rate::{Limit, LimitError, RateTable};
+use pim_core::rate::{Limit, LimitError, RateLimitLayer, RateTable};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::admit::admit;
+use super::answer::streamed;
+use super::forward::{Outgoing, forward, received};
+use super::networks::{CHARGE, NetworkCharge};
+use super::openapi::Document;
 use super::session::SessionExchange;
+use super::sign_in::sign_in;
 use super::slots::Slots;
-use super::{admit, forward, openapi};
 use crate::broker::GATEWAY_AUDIENCE;
 use crate::chaos::ChaosPoint;
 use crate::client::Client;
-use crate::policy::LabRole;
-use crate::rig::{Drain, HttpKeys, exposition};
-use crate::routes::{Class, Match, Upstream, find};
+use crate::policy::{LabAction, LabResource, LabRole};
+use crate::rig::{BODY_BYTES_MAX, Drain, HttpKeys, exposition};
+use crate::routes::{Access, Class, Match, Route, Upstream, find};
 use crate::signals::Hub;
 
 /// Most calls a second that a limit can be set to: one a microsecond.
@@ -46,11 +51,12 @@ pub struct GatewaySettings {
     pub secret: String,
     /// Base URLs of the services.
     pub upstreams: BTreeMap<Upstream, String>,
-    /// Most requests at once. Operations and sign-ins find a place beyond that: there are [`RESERVED`](super::RESERVED) for them.
+    /// Most requests at once. Operators find a place beyond that: there are [`RESERVED`](super::RESERVED) for them. Sign-ins have
+    /// [`SIGN_INS`](super::SIGN_INS) of their own.
     pub in_flight_max: usize,
     /// Calls a second that one persona may make, up to [`CALLS_PER_SECOND_MAX`]; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network, up to [`CALLS_PER_SECOND_MAX`].
+    /// Calls a second from one network, up to [`CALLS_PER_SECOND_MAX`], of everything but health.
     pub address_calls_per_second: u32,
     /// Where time comes from.
     pub clock: Clock,
@@ -82,9 +88,9 @@ struct Inner {
     upstreams: BTreeMap<Upstream, String>,
     personas: RateTable,
     persona_limit: Limit,
-    addresses: RateTable,
-    address_limit: Limit,
+    networks: RateLimitLayer<NetworkCharge>,
     slots: Slots,
+    document: Document,
     hub: Hub,
 }
 
@@ -104,6 +110,7 @@ impl Gateway {
         let ring = KeyRing::new(HttpKeys::at(keys), clock.clone());
         let accepted = VerifierSettings::access_token(settings.broker.as_str(), GATEWAY_AUDIENCE);
         let (persona, address) = (settings.persona_calls_per_second, settings.address_calls_per_second);
+        let by_network = Limit::new(address, SECOND, address.saturating_mul(2))?;
         Ok(Self(Arc::new(Inner {
             verifier: ActorVerifier::new::<LabRole>(TokenVerifier::new(accepted, ring, clock.clone())),
             sessions: SessionExchange::new(client.clone(), &settings.broker, &settings.secret, clock),
@@ -111,9 +118,9 @@ impl Gateway {
             upstreams: settings.upstreams,
             personas: RateTable::new(PERSONA_SLOTS),
             persona_limit: Limit::new(persona, SECOND, persona.saturating_mul(2))?,
-            addresses: RateTable::new(ADDRESS_SLOTS),
-            address_limit: Limit::new(address, SECOND, address.saturating_mul(2))?,
+            networks: RateLimitLayer::new(RateTable::new(ADDRESS_SLOTS), by_network, CHARGE),
             slots: Slots::new(settings.in_flight_max),
+            document: Document::default(),
             hub: settings.hub,
         })))
     }
@@ -132,10 +139,12 @@ impl Gateway {
         let observe = self.0.hub.at_the_edge("gateway");
         Router::new()
             .route("/metrics", get(metrics))
-            .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
-            .route("/healthz/ready", get(ready))
             .route("/openapi.json", get(document))
             .fallback(pass)
+            // Of all that costs something; whoever asks whether the gateway lives is told so, whatever others ask.
+            .layer(self.0.networks.clone())
+            .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
+            .route("/healthz/ready", get(ready))
             .with_state(self)
             .layer(EdgeGuardLayer)
             .layer(ProblemLayer)
@@ -167,12 +176,8 @@ impl Gateway {
         self.0.persona_limit
     }
 
-    pub(super) fn addresses(&self) -> &RateTable {
-        &self.0.addresses
-    }
-
-    pub(super) fn address_limit(&self) -> Limit {
-        self.0.address_limit
+    pub(super) fn slots(&self) -> &Slots {
+        &self.0.slots
     }
 }
 
@@ -180,27 +185,24 @@ async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> Response
     exposition(&gateway.0.hub, &headers)
 }
 
-async fn document(State(gateway): State<Gateway>) -> Json<serde_json::Value> {
-    Json(openapi::merged(&gateway).await)
+async fn document(State(gateway): State<Gateway>) -> Response {
+    match gateway.0.document.shown(&gateway).await {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(problem) => response_of(problem),
+    }
 }
 
 async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
     let (mut head, body) = request.into_parts();
-    let is_operation = is_operation(&head);
-    let Some(slot) = gateway.0.slots.take(is_operation) else {
-        return response_of(Problem::of(problem::OVERLOADED).retry_after_secs(1));
+    let passed = match find(&head.method, head.uri.path()) {
+        Match::Found(route) => match route.access {
+            Access::Public => sign_in(&gateway, route, &head, body).await,
+            Access::Granted(action, resource) => call(&gateway, route, (action, resource), &mut head, body).await,
+        },
+        Match::OtherMethods(allowed) => Err(Problem::of(problem::METHOD_NOT_ALLOWED).allow(allowed)),
+        Match::Unknown => Err(Problem::of(problem::NOT_FOUND)),
     };
-    if !is_operation && let Err(problem) = struck(&gateway, &head).await {
-        return response_of(problem);
-    }
-    let outcome = match admit::admit(&gateway, &mut head).await {
-        Ok(admitted) => forward::forward(&gateway, &admitted, &head, body).await,
-        Err(problem) => Err(problem),
-    };
-    let mut response = match outcome {
-        Ok(response) => holding(response, slot),
-        Err(problem) => response_of(problem),
-    };
+    let mut response = passed.unwrap_or_else(response_of);
     // For the access line: who it was for.
     if let Some(actor) = head.extensions.remove::<Actor>() {
         response.extensions_mut().insert(actor);
@@ -208,33 +210,45 @@ async fn pass(State(gateway): State<Gateway>, request: Request) -> Response {
     response
 }
 
-/// What stays reachable whatever is armed here and however much is asked: operations, and the sign-in that they begin with.
-fn is_operation(head: &Parts) -> bool {
-    let signs_in =
-        || matches!(find(&head.method, head.uri.path()), Match::Found(it) if it.upstream == Upstream::Broker);
-    head.uri.path().starts_with("/v1/admin/") || signs_in()
+/// A call by somebody, who has to show who that is.
+async fn call(
+    gateway: &Gateway,
+    route: &'static Route,
+    needed: (LabAction, LabResource),
+    head: &mut Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let slots = gateway.slots();
+    let common = slots.common();
+    // Operations stay reachable whatever is armed here and however much is asked.
+    if !head.uri.path().starts_with("/v1/admin/") {
+        if common.is_none() {
+            return Err(overloaded());
+        }
+        struck(gateway, route.class).await?;
+    }
+    let admitted = admit(gateway, needed, route.class, head).await?;
+    // A reserved place is for whoever is known to operate, or anybody could take it for as long as it takes to find out.
+    let reserved = || if admitted.is_operator() { slots.reserved() } else { None };
+    let place = common.or_else(reserved).ok_or_else(overloaded)?;
+    let session = gateway.sessions().context_of(&admitted.token, &head.extensions).await?;
+    let deadline = Deadline::after(route.class.timeout());
+    // A place is held meanwhile: whoever sends slowly must not hold it for ever, nor as long as a sweep may take.
+    let body = received(body, deadline.capped(Class::Operate.timeout()), BODY_BYTES_MAX).await?;
+    let txn_token = Some(session.token.clone());
+    let outgoing = Outgoing { upstream: route.upstream, head, body, txn_token, deadline };
+    Ok(streamed(forward(gateway, outgoing).await?, deadline, place))
 }
 
-/// Lets a fault strike, for no longer than the route has time: a slot is held meanwhile.
-async fn struck(gateway: &Gateway, head: &Parts) -> Result<(), Problem> {
-    let time = match find(&head.method, head.uri.path()) {
-        Match::Found(route) => route.class.timeout(),
-        Match::OtherMethods(_) | Match::Unknown => Class::Read.timeout(),
-    };
-    match timeout(time, gateway.0.hub.chaos().inject(ChaosPoint::Gateway)).await {
+pub(super) fn overloaded() -> Problem {
+    Problem::of(problem::OVERLOADED).retry_after_secs(1)
+}
+
+/// Lets a fault strike, for no longer than the route has time: a place is held meanwhile.
+async fn struck(gateway: &Gateway, class: Class) -> Result<(), Problem> {
+    match timeout(class.timeout(), gateway.0.hub.chaos().inject(ChaosPoint::Gateway)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(injected)) => Err(injected.into_problem().retry_after_secs(1)),
         Err(_elapsed) => Err(Problem::of(problem::DEADLINE_EXCEEDED)),
     }
-}
-
-/// Keeps the slot until the answer's body has ended, not only its head.
-fn holding(response: Response, slot: OwnedSemaphorePermit) -> Response {
-    response.map(|body| {
-        let body = body.map_frame(move |frame| {
-            let _held = &slot;
-            frame
-        });
-        Body::new(body)
-    })
 }

@@ -40,11 +40,11 @@ pub struct GatewayProgram {
     pub billing_url: String,
     /// Base URL of the admin service.
     pub admin_url: String,
-    /// Most requests at once; above that the answer is 503, but for 64 operations and sign-ins more.
+    /// Most requests at once; above that the answer is 503, but for 64 of operators more. Sign-ins have 64 places of their own.
     pub in_flight_max: usize,
     /// Calls a second that one persona may make, up to a million; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network (/24 or /56), up to a million.
+    /// Calls a second from one network (/24 or /56), up to a million, of everything but health.
     pub address_calls_per_second: u32,
     /// For how long readiness says no before the listeners close, so that nobody sends more.
     pub drain_grace_ms: u64,

@@ -1,132 +1,23 @@
 //! The gateway refuses what is ambiguous, unknown or not allowed, by name, before anything reaches an upstream.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
 use http::HeaderMap;
-use pim_core::clock::Clock;
-use pim_core::role::ClosedEnum as _;
-use pim_lab::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
-use pim_lab::chaos::{ChaosFlag, ChaosPoint, FaultName};
-use pim_lab::client::Client;
+use pim_lab::chaos::ChaosPoint;
 use pim_lab::gateway::{Gateway, GatewaySettings};
-use pim_lab::rig::{Drain, ServeSettings, bind};
-use pim_lab::routes::Upstream;
-use pim_lab::signals::Hub;
-use serde_json::{Value, json};
+use pim_lab::rig::Drain;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use uuid::Uuid;
 
-struct Edge {
-    gateway: String,
-    reached: Arc<AtomicU64>,
-    headers: Arc<Mutex<HeaderMap>>,
-    hub: Hub,
-    settings: GatewaySettings,
-    folder: std::path::PathBuf,
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        let _leftover = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-async fn serve(router: Router) -> String {
-    let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.unwrap();
-    let url = bound.url();
-    tokio::spawn(bound.serve(router, Drain::new()));
-    url
-}
+use crate::edge::{Edge, HEAD, Setup, serve};
 
 async fn edge(calls_per_second: u32) -> Edge {
     narrow(calls_per_second, 64).await
 }
 
-/// A gateway with a real broker and an upstream that counts what reaches it.
-async fn narrow(calls_per_second: u32, in_flight_max: usize) -> Edge {
-    let folder = std::env::temp_dir().join(format!("pim-edge-{}", Uuid::new_v4()));
-    let hub = Hub::new(None).unwrap();
-    let bound = bind(ServeSettings::at(([127, 0, 0, 1], 0).into())).await.unwrap();
-    let broker_url = bound.url();
-    let settings = BrokerSettings {
-        url: broker_url.clone(),
-        data_dir: folder.clone(),
-        profile: Profile::Lab,
-        key_rotation: KEY_ROTATION,
-        clock: Clock::system(),
-    };
-    let broker = Broker::new(settings).unwrap().into_router(Drain::new(), hub.clone());
-    tokio::spawn(bound.serve(broker, Drain::new()));
-    let (reached, headers) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(HeaderMap::new())));
-    let (counting, seen) = (Arc::clone(&reached), Arc::clone(&headers));
-    let upstream = Router::new().fallback(move |given: HeaderMap| async move {
-        counting.fetch_add(1, Ordering::SeqCst);
-        *seen.lock().await = given;
-        "{}"
-    });
-    let url = serve(upstream).await;
-    let mut upstreams: BTreeMap<_, _> = Upstream::ALL.into_iter().map(|upstream| (upstream, url.clone())).collect();
-    upstreams.insert(Upstream::Broker, broker_url.clone());
-    let settings = GatewaySettings {
-        broker: broker_url,
-        secret: gateway_secret(&folder).unwrap(),
-        upstreams,
-        in_flight_max,
-        persona_calls_per_second: calls_per_second,
-        address_calls_per_second: 10_000,
-        clock: Clock::system(),
-        hub: hub.clone(),
-    };
-    let gateway = serve(Gateway::new(settings.clone()).unwrap().into_router(Drain::new())).await;
-    Edge { gateway, reached, headers, hub, settings, folder }
+async fn narrow(persona_calls_per_second: u32, in_flight_max: usize) -> Edge {
+    Setup { persona_calls_per_second, in_flight_max, ..Setup::default() }.start().await
 }
-
-impl Edge {
-    /// Sends bytes as they are and returns status and problem type.
-    async fn raw(&self, bytes: &str) -> (u16, String) {
-        let address = self.gateway.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(bytes.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let _cut_off = stream.read_to_end(&mut answer).await;
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let problem: Value = serde_json::from_str(body).unwrap_or_default();
-        (status, problem["type"].as_str().unwrap_or_default().trim_start_matches("urn:pim:problem:").to_owned())
-    }
-
-    /// Every call hangs.
-    fn stall(&self) {
-        let now = Clock::system().now();
-        self.hub.chaos().take(&[ChaosFlag {
-            id: ChaosFlag::id_of(ChaosPoint::Gateway),
-            version: 1,
-            point: ChaosPoint::Gateway.name().to_owned(),
-            fault: FaultName::Stall,
-            latency_ms: 0,
-            percent: 100,
-            began_at: now,
-            ends_at: now.plus(Duration::from_secs(600)),
-        }]);
-    }
-
-    async fn token(&self, role: &str) -> String {
-        let told = Client::new()
-            .post_json(&format!("{}/v1/dev/token", self.gateway), &json!({"role": role}), Duration::from_secs(5))
-            .await
-            .unwrap();
-        told["access_token"].as_str().unwrap().to_owned()
-    }
-}
-
-const HEAD: &str = "Host: lab\r\nConnection: close\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_two_readers_could_read_differently() {
@@ -269,13 +160,9 @@ async fn to_give_an_upstream_time_that_is_over() {
     const LATE: Duration = Duration::from_millis(300);
     let edge = edge(1000).await;
     let token = edge.token("clinician").await;
-    let mut stream = TcpStream::connect(edge.gateway.trim_start_matches("http://")).await.unwrap();
     let head = format!("POST /v1/patients HTTP/1.1\r\n{HEAD}Authorization: bearer {token}\r\nIdempotency-Key: k\r\n");
-    stream.write_all(format!("{head}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n").as_bytes()).await.unwrap();
     // Asked for the body, the request's time is running.
-    let mut asked = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
-    stream.read_exact(&mut asked).await.unwrap();
-    assert!(asked.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&asked));
+    let mut stream = edge.half_sent(&head).await;
     tokio::time::sleep(LATE).await;
     stream.write_all(b"{}").await.unwrap();
     let mut answer = Vec::new();
