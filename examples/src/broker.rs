@@ -11,6 +11,7 @@ mod keychain;
 mod keyfile;
 mod program;
 mod session;
+mod url;
 
 pub use http::{Broker, BrokerError, BrokerSettings, KEY_ROTATION, Profile, openapi};
 pub(crate) use identity::FILE as PERSONAS;

@@ -8,7 +8,7 @@ use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
 use super::keyfile::{KeyFileError, random_token};
-use super::session::Session;
+use super::session::{Session, bounded};
 
 const CODES_MAX: u64 = 1024;
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(super) struct Codes(Cache<String, Grant>);
 
 impl Codes {
     pub(super) fn new() -> Self {
-        Self(Cache::builder().max_capacity(CODES_MAX).time_to_live(CODE_LIFETIME).build())
+        Self(bounded(CODES_MAX, CODE_LIFETIME))
     }
 
     /// Hands out a code.
@@ -63,5 +63,28 @@ impl Codes {
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
         let fits = challenge == grant.challenge && client_id == grant.client_id && redirect_uri == grant.redirect_uri;
         fits.then_some(grant.session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::PersonaDirectory;
+    use super::*;
+
+    const VERIFIER: &str = "a-verifier-of-forty-three-characters-or-more";
+
+    /// Guard: where there is no room left, the oldest code goes, not the newest.
+    #[tokio::test]
+    async fn the_newest_code_is_good_where_many_came_before() {
+        let codes = Codes::new();
+        let session = Session::begin(PersonaDirectory::of(std::path::Path::new("none")).of_role("clinician"), 7);
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(VERIFIER));
+        let mut last = String::new();
+        for _ in 0..CODES_MAX + 76 {
+            last = codes.issue(&challenge, "c", "http://127.0.0.1:9", session.clone()).await.expect("random");
+        }
+        codes.0.run_pending_tasks().await;
+        assert!(codes.0.entry_count() <= CODES_MAX);
+        assert!(codes.redeem(&last, VERIFIER, "c", "http://127.0.0.1:9").await.is_some());
     }
 }

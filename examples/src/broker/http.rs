@@ -1,26 +1,29 @@
 //! The broker's endpoints.
 
+mod authorize;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::{FormRejection, JsonRejection, QueryRejection};
-use axum::extract::{Form, Query, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::rejection::{FormRejection, JsonRejection};
+use axum::extract::{Form, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap};
 use pim_core::clock::Clock;
 use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::rate::LimitError;
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use self::authorize::{SignIns, authorize};
 use super::GATEWAY_AUDIENCE;
 use super::code::Codes;
 use super::exchange::{ACCESS_LIFETIME, Issuer};
@@ -33,7 +36,6 @@ use crate::routes::Upstream;
 use crate::signals::Hub;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const CLIENT_ID: &str = "pim-lab";
 
 /// Where the broker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
@@ -73,6 +75,9 @@ pub enum BrokerError {
     /// The secret that it shares with the gateway.
     #[error(transparent)]
     Secret(#[from] KeyFileError),
+    /// Sign-ins are not limited.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The one identity provider that is built in may not run here.
     #[error("the development identity provider runs in the lab profile alone: set `profile: lab`")]
     Profile,
@@ -88,6 +93,7 @@ struct Inner {
     verifier: TokenVerifier,
     sessions: Sessions,
     codes: Codes,
+    sign_ins: SignIns,
     personas: PersonaDirectory,
     gateway_secret: String,
 }
@@ -109,6 +115,7 @@ impl Broker {
             issuer: Issuer { url: settings.url, keys, clock: settings.clock },
             sessions: Sessions::new(),
             codes: Codes::new(),
+            sign_ins: SignIns::new()?,
             personas: PersonaDirectory::of(&settings.data_dir),
             gateway_secret: keyfile::gateway_secret(&settings.data_dir)?,
         };
@@ -162,44 +169,6 @@ async fn discovery(State(broker): State<Broker>) -> Json<Value> {
 
 async fn keys(State(broker): State<Broker>) -> Json<Value> {
     Json(broker.0.issuer.keys.jwks())
-}
-
-#[derive(Debug, Deserialize)]
-struct Authorization {
-    response_type: String,
-    client_id: String,
-    redirect_uri: String,
-    code_challenge: String,
-    code_challenge_method: String,
-    #[serde(default)]
-    state: String,
-    /// Who signs in: a subject or a role of the development identity provider.
-    login_hint: String,
-}
-
-async fn authorize(
-    State(broker): State<Broker>,
-    query: Result<Query<Authorization>, QueryRejection>,
-) -> Result<Response, Failure> {
-    let bad = |why: &'static str| Failure::from(Problem::of(problem::INVALID_QUERY).detail(why));
-    let Query(asked) = query.map_err(|_| bad("a parameter is missing"))?;
-    let to_loopback = ["http://127.0.0.1:", "http://localhost:"].iter().any(|at| asked.redirect_uri.starts_with(at));
-    if asked.client_id != CLIENT_ID || !to_loopback || asked.redirect_uri.contains(['\r', '\n', '#']) {
-        return Err(bad("unknown client, or a redirect_uri that is not on loopback"));
-    }
-    if asked.response_type != "code" || asked.code_challenge_method != "S256" || asked.code_challenge.len() != 43 {
-        return Err(bad("only the code flow with PKCE S256 is served"));
-    }
-    let hint = asked.login_hint.as_str();
-    let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
-    let session = Session::begin(persona, broker.0.issuer.now());
-    let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, session).await;
-    let code = issued.map_err(|_| Problem::of(problem::INTERNAL))?;
-    let state = percent_encoding::utf8_percent_encode(&asked.state, percent_encoding::NON_ALPHANUMERIC);
-    let separator = if asked.redirect_uri.contains('?') { '&' } else { '?' };
-    let location = format!("{}{separator}code={code}&state={state}", asked.redirect_uri);
-    let location = HeaderValue::from_str(&location).map_err(|_| bad("redirect_uri is no URI"))?;
-    Ok((StatusCode::FOUND, [(LOCATION, location)]).into_response())
 }
 
 #[derive(Debug, Default, Deserialize)]

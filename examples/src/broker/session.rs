@@ -86,12 +86,13 @@ impl Sessions {
     }
 }
 
-fn bounded<K, V>(entries_max: u64, lifetime: Duration) -> Cache<K, V>
+/// Room for so many, each for so long.
+pub(super) fn bounded<K, V>(entries_max: u64, lifetime: Duration) -> Cache<K, V>
 where
     K: std::hash::Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    // What came last counts: by frequency, a full cache refuses it, and a revocation would be lost that was acknowledged.
+    // What came last counts: by frequency, a full cache refuses it, and what has been acknowledged would be lost.
     let bounded = Cache::builder().max_capacity(entries_max).time_to_live(lifetime);
     bounded.eviction_policy(EvictionPolicy::lru()).build()
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::RefusedHeads;
 use super::accept::Accepting;
+use super::peer::Peer;
 use super::unread::Unread;
 
 /// For how long readiness says no before a listener closes, unless something else is set.
@@ -137,10 +138,6 @@ impl Drain {
         });
     }
 }
-
-/// Who is at the other end of the connection, in a request's extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
 
 /// A listener that has its port.
 #[derive(Debug)]

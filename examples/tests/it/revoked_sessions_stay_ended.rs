@@ -1,9 +1,12 @@
 //! People sign in by code and go on by refresh tokens, each of which is good once; what has been revoked ends, and stays ended.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
@@ -12,7 +15,7 @@ use http_body_util::BodyExt as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pim_core::clock::{Clock, Timestamp};
 use pim_lab::broker::{Broker, BrokerSettings, KEY_ROTATION, Profile, gateway_secret};
-use pim_lab::rig::Drain;
+use pim_lab::rig::{Drain, Peer};
 use pim_lab::signals::Hub;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -29,7 +32,7 @@ struct Place {
     router: Router,
     clock: Clock,
     basic: String,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl Drop for Place {
@@ -52,7 +55,10 @@ fn encoded(fields: &[(&str, &str)]) -> String {
 impl Place {
     fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("pim-broker-{}", Uuid::new_v4()));
-        let clock = Clock::manual(Timestamp::from_micros(1_800_000_000_000_000));
+        Self::over(folder, Clock::manual(Timestamp::from_micros(1_800_000_000_000_000)))
+    }
+
+    fn over(folder: PathBuf, clock: Clock) -> Self {
         let settings = BrokerSettings {
             url: "http://127.0.0.1:8081".to_owned(),
             data_dir: folder.clone(),
@@ -70,22 +76,30 @@ impl Place {
     }
 
     async fn code(&self) -> String {
+        let response = self.authorized(CALLBACK, None).await;
+        assert_eq!(response.status(), StatusCode::FOUND);
+        let location = response.headers()[LOCATION].to_str().unwrap();
+        let code = location.strip_prefix(&format!("{CALLBACK}?code=")).and_then(|rest| rest.strip_suffix("&state=s"));
+        code.expect("a code and the state").to_owned()
+    }
+
+    /// What a browser is told that comes with a place for its code.
+    async fn authorized(&self, redirect_uri: &str, from: Option<SocketAddr>) -> Response {
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(VERIFIER));
         let query = encoded(&[
             ("response_type", "code"),
             ("client_id", "pim-lab"),
-            ("redirect_uri", CALLBACK),
+            ("redirect_uri", redirect_uri),
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
             ("state", "s"),
             ("login_hint", "clinician"),
         ]);
-        let request = Request::get(format!("/authorize?{query}")).body(Body::empty()).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        assert_eq!(response.status(), StatusCode::FOUND);
-        let location = response.headers()[LOCATION].to_str().unwrap();
-        let code = location.strip_prefix(&format!("{CALLBACK}?code=")).and_then(|rest| rest.strip_suffix("&state=s"));
-        code.expect("a code and the state").to_owned()
+        let mut request = Request::get(format!("/authorize?{query}")).body(Body::empty()).unwrap();
+        if let Some(from) = from {
+            request.extensions_mut().insert(Peer(from));
+        }
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     async fn asked(&self, path: &str, media_type: &str, by: Option<&str>, body: String) -> (StatusCode, Value) {
@@ -231,4 +245,33 @@ async fn codes_and_refresh_tokens_are_good_once_and_codes_for_whoever_asked() {
     assert_eq!(sid(&refreshed.access), sid(&tokens.access), "the session goes on");
     assert_eq!(place.refreshed(&tokens.refresh).await.err(), Some(StatusCode::UNAUTHORIZED));
     assert_eq!(place.refreshed("none").await.err(), Some(StatusCode::UNAUTHORIZED));
+}
+
+#[tokio::test]
+async fn a_code_is_sent_to_the_callers_own_machine_alone() {
+    let place = Place::new();
+    for good in ["http://127.0.0.1:9/cb", "http://localhost:9/cb", "http://[::1]:9/cb"] {
+        assert_eq!(place.authorized(good, None).await.status(), StatusCode::FOUND, "{good}");
+    }
+    for elsewhere in ["http://127.0.0.1:x@evil.example/cb", "http://localhost:x@evil.example/cb"] {
+        let told = place.authorized(elsewhere, None).await;
+        assert_eq!((told.status(), told.headers().get(LOCATION)), (StatusCode::BAD_REQUEST, None), "{elsewhere}");
+    }
+}
+
+/// Guard: codes are bounded in number, so whoever begins sign-ins without end would take everybody's.
+#[tokio::test]
+async fn nobody_crowds_out_the_codes_of_others() {
+    let place = Place::new();
+    let from = |address: &str| Some(SocketAddr::new(address.parse().unwrap(), 9));
+    let code = place.code().await;
+    let mut begun = 0;
+    while place.authorized(CALLBACK, from("192.0.2.7")).await.status() == StatusCode::FOUND {
+        begun += 1;
+        assert!(begun < 1024, "without end");
+    }
+    let refused = place.authorized(CALLBACK, from("192.0.2.8")).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS, "of the same network");
+    assert_eq!(place.authorized(CALLBACK, from("198.51.100.7")).await.status(), StatusCode::FOUND);
+    assert!(place.redeemed(&code, VERIFIER).await.is_ok());
 }
