@@ -31,6 +31,7 @@ use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
 use super::session::{Session, Sessions};
+use super::url;
 use crate::rig::{Drain, Endpoints, Failure, Operation, Parts, Service, document, sessions};
 use crate::routes::Upstream;
 use crate::signals::Hub;
@@ -53,7 +54,7 @@ pub const KEY_ROTATION: Duration = Duration::from_secs(24 * 3600);
 /// How the broker is set up.
 #[derive(Clone, Debug)]
 pub struct BrokerSettings {
-    /// Its base URL, which is its issuer name.
+    /// Its base URL as others call it, which is its issuer name: a gateway that knows another takes none of its tokens.
     pub url: String,
     /// Where its keys are kept.
     pub data_dir: PathBuf,
@@ -75,6 +76,9 @@ pub enum BrokerError {
     /// The secret that it shares with the gateway.
     #[error(transparent)]
     Secret(#[from] KeyFileError),
+    /// Its URL is none that others could put paths behind.
+    #[error("public_url must be {}", super::url::RULE)]
+    Url,
     /// Sign-ins are not limited.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -106,6 +110,9 @@ impl Broker {
     pub fn new(settings: BrokerSettings) -> Result<Self, BrokerError> {
         if settings.profile != Profile::Lab {
             return Err(BrokerError::Profile);
+        }
+        if !url::is_base_url(&settings.url) {
+            return Err(BrokerError::Url);
         }
         let keys = Keychain::open(settings.data_dir.clone(), settings.key_rotation, settings.clock.clone())?;
         let ring = KeyRing::new(keys.clone(), settings.clock.clone());

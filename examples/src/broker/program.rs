@@ -8,8 +8,8 @@ use pim_core::clock::Clock;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Broker, BrokerSettings, KEY_ROTATION, Profile};
-use crate::rig::{Checked, DRAIN_GRACE_MS, Drain, ServeSettings, bind};
+use super::{Broker, BrokerSettings, KEY_ROTATION, Profile, url};
+use crate::rig::{Checked, DRAIN_GRACE_MS, Drain, ServeSettings, SettingsError, bind};
 use crate::signals;
 
 /// Settings of the broker program.
@@ -18,6 +18,9 @@ use crate::signals;
 pub struct BrokerProgram {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Its base URL as gateway and callers reach it, and the issuer of its tokens; where it listens, unless something is set. To be
+    /// set where that is no address for others (`0.0.0.0`, `[::]`, behind a proxy), and the gateway's `broker_url` to the same.
+    pub public_url: Option<String>,
     /// The data directory, for keys and personas.
     pub data_dir: PathBuf,
     /// `lab` lets the development identity provider run; `production` refuses to start it.
@@ -33,6 +36,7 @@ impl Default for BrokerProgram {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            public_url: None,
             data_dir: PathBuf::from("target/pim-data"),
             profile: Profile::Lab,
             key_rotation_secs: KEY_ROTATION.as_secs(),
@@ -41,7 +45,15 @@ impl Default for BrokerProgram {
     }
 }
 
-impl Checked for BrokerProgram {}
+impl Checked for BrokerProgram {
+    fn check(&self) -> Result<(), SettingsError> {
+        if self.public_url.as_deref().is_none_or(url::is_base_url) {
+            return Ok(());
+        }
+        let (key, origin) = ("public_url".to_owned(), "the settings".to_owned());
+        Err(SettingsError::Value { key, origin, rule: format!("must be {}", url::RULE) })
+    }
+}
 
 impl BrokerProgram {
     /// Runs the broker until it is told to stop.
@@ -50,16 +62,17 @@ impl BrokerProgram {
     /// When the port or the keys cannot be had, or the profile forbids it.
     pub async fn run(self, drain: Drain) -> anyhow::Result<()> {
         let bound = bind(ServeSettings::at(self.listen)).await?;
-        let url = bound.url();
+        let issuer = self.public_url.unwrap_or_else(|| bound.url());
         let settings = BrokerSettings {
-            url,
+            url: issuer.clone(),
             data_dir: self.data_dir,
             profile: self.profile,
             key_rotation: Duration::from_secs(self.key_rotation_secs),
             clock: Clock::system(),
         };
         let broker = Broker::new(settings)?;
-        println!("{}", json!({"event": "ready", "service": "session-broker", "url": bound.url()}));
+        let ready = json!({"event": "ready", "service": "session-broker", "url": bound.url(), "issuer": issuer});
+        println!("{ready}");
         let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
         let router = broker.into_router(drain.clone(), hub);
         bound.serve(router, drain.later_by(Duration::from_millis(self.drain_grace_ms))).await;

@@ -1,4 +1,4 @@
-//! URLs: where a code may be sent to.
+//! URLs: where a code may be sent to, and what a broker may be called.
 
 use http::Uri;
 use http::uri::Authority;
@@ -14,6 +14,17 @@ pub(super) fn is_on_loopback(redirect_uri: &str) -> bool {
     let Some(uri) = redirect_uri.parse::<Uri>().ok().filter(|_| !redirect_uri.contains('#')) else { return false };
     let place = uri.authority().and_then(host_and_port);
     uri.scheme_str() == Some("http") && place.is_some_and(|(host, port)| LOOPBACK.contains(&host) && port.is_some())
+}
+
+/// What a base URL is, for whoever has set another one.
+pub(super) const RULE: &str = "an http or https URL without a slash at its end, such as http://session-broker:8081";
+
+/// Whether others can put paths behind it: a scheme and a host, maybe a port and a path, and nothing else.
+pub(super) fn is_base_url(url: &str) -> bool {
+    let Some(uri) = url.parse::<Uri>().ok().filter(|_| !url.contains(['?', '#']) && !url.ends_with('/')) else {
+        return false;
+    };
+    matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().and_then(host_and_port).is_some()
 }
 
 /// Host and port of an authority that has nothing else: no user, and no port that is none.
@@ -65,6 +76,33 @@ mod tests {
         ];
         for bad in table {
             assert!(!is_on_loopback(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_broker_is_called_by_a_url_that_paths_can_follow() {
+        for good in
+            ["http://session-broker:8081", "https://login.example", "http://[::]:8081", "https://edge.example/broker"]
+        {
+            assert!(is_base_url(good), "{good}");
+        }
+        let table = [
+            "",
+            "session-broker",
+            "session-broker:8081",
+            "http://",
+            "http://:8081",
+            "http://session-broker:",
+            "http://session-broker:99999",
+            "http://session-broker:8081/",
+            "http://session-broker?x",
+            "http://session-broker#x",
+            "http://user@session-broker",
+            "ftp://session-broker",
+            "http://session broker",
+        ];
+        for bad in table {
+            assert!(!is_base_url(bad), "{bad}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct GatewayProgram {
     pub internal_listen: SocketAddr,
     /// The data directory, for the secret that broker and gateway share.
     pub data_dir: PathBuf,
-    /// Base URL of the session broker, which is also its issuer name.
+    /// Base URL of the session broker, which is also its issuer name: the broker's `public_url`, where it has one.
     pub broker_url: String,
     /// Base URL of the patient service.
     pub patient_url: String,

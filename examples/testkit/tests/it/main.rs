@@ -5,6 +5,7 @@ mod a_full_disk_is_named;
 mod answers_are_as_documented;
 mod backups_restore_to_a_lab;
 mod bad_input_is_named;
+mod brokers_are_believed;
 mod chores_are_done_once;
 mod crash_loses_nothing;
 mod faults_end_by_themselves;
