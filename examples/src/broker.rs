@@ -10,6 +10,7 @@ mod identity;
 mod keychain;
 mod keyfile;
 mod program;
+mod revocation;
 mod session;
 mod url;
 
@@ -19,6 +20,7 @@ pub use identity::{Persona, PersonaDirectory};
 pub use keychain::KeychainError;
 pub use keyfile::{KeyFileError, gateway_secret};
 pub use program::BrokerProgram;
+pub use revocation::RevocationError;
 
 /// Who access tokens are for: the gateway.
 pub const GATEWAY_AUDIENCE: &str = "urn:pim:lab:gateway";

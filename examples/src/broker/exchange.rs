@@ -61,7 +61,7 @@ impl Issuer {
             serde_json::from_value(context).map_err(|_| Problem::of(problem::TOKEN_CLAIMS))?;
         // By the sign-in, not by the token: one that was made in the moment of a revocation looks newer than that.
         let began_at = access.claims.get("auth_time").and_then(Value::as_i64).unwrap_or(access.issued_at);
-        if !sessions.is_good(context.sid, &access.subject, began_at).await {
+        if !sessions.is_good(context.sid, &access.subject, began_at).await? {
             return Err(Problem::of(problem::UNAUTHENTICATED).detail("the session has been revoked").into());
         }
         let now = self.now();
@@ -113,6 +113,7 @@ mod tests {
 
     use super::super::GATEWAY_AUDIENCE;
     use super::super::identity::PersonaDirectory;
+    use super::super::revocation::Ended;
     use super::*;
 
     #[tokio::test]
@@ -124,13 +125,14 @@ mod tests {
         let accepted = VerifierSettings::access_token("urn:broker", GATEWAY_AUDIENCE);
         let verifier = TokenVerifier::new(accepted, ring, clock.clone());
         let issuer = Issuer { url: "urn:broker".to_owned(), keys, clock: clock.clone() };
-        let (sessions, now) = (Sessions::new(), issuer.now());
+        let now = issuer.now();
+        let sessions = Sessions::open(&folder, now).expect("opens");
         let session = Session::begin(PersonaDirectory::of(&folder).of_role("clinician"), now);
         clock.advance(Duration::from_secs(2));
         let refreshed = verifier.verify(&issuer.access_token(&session).expect("issues")).await.expect("verifies");
         assert!(issuer.transaction_token(&refreshed, &sessions).await.is_ok());
         // Whoever revokes read the clock before the token was made, and is heard after it.
-        sessions.revoke_subject(&session.persona.subject, now + 1).await;
+        sessions.revoke(&[Ended::subject(&session.persona.subject)], now + 1).await.expect("is kept");
         assert!(issuer.transaction_token(&refreshed, &sessions).await.is_err());
         let _leftover = std::fs::remove_dir_all(folder);
     }

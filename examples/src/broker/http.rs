@@ -30,6 +30,7 @@ use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
+use super::revocation::{Ended, RevocationError};
 use super::session::{Session, Sessions};
 use super::url;
 use crate::rig::{Drain, Endpoints, Failure, Operation, Parts, Service, document, sessions};
@@ -56,7 +57,7 @@ pub const KEY_ROTATION: Duration = Duration::from_secs(24 * 3600);
 pub struct BrokerSettings {
     /// Its base URL as others call it, which is its issuer name: a gateway that knows another takes none of its tokens.
     pub url: String,
-    /// Where its keys are kept.
+    /// Where its keys are kept, and what has been revoked.
     pub data_dir: PathBuf,
     /// Whether personas may sign in without proof.
     pub profile: Profile,
@@ -76,6 +77,9 @@ pub enum BrokerError {
     /// The secret that it shares with the gateway.
     #[error(transparent)]
     Secret(#[from] KeyFileError),
+    /// What has been revoked.
+    #[error(transparent)]
+    Revoked(#[from] RevocationError),
     /// Its URL is none that others could put paths behind.
     #[error("public_url must be {}", super::url::RULE)]
     Url,
@@ -116,11 +120,14 @@ impl Broker {
         }
         let keys = Keychain::open(settings.data_dir.clone(), settings.key_rotation, settings.clock.clone())?;
         let ring = KeyRing::new(keys.clone(), settings.clock.clone());
+        let now = settings.clock.now().as_micros() / 1_000_000;
+        // After the keys, which make the folder.
+        let sessions = Sessions::open(&settings.data_dir, now)?;
         let accepted = VerifierSettings::access_token(settings.url.as_str(), GATEWAY_AUDIENCE);
         let inner = Inner {
             verifier: TokenVerifier::new(accepted, ring, settings.clock.clone()),
             issuer: Issuer { url: settings.url, keys, clock: settings.clock },
-            sessions: Sessions::new(),
+            sessions,
             codes: Codes::new(),
             sign_ins: SignIns::new()?,
             personas: PersonaDirectory::of(&settings.data_dir),
@@ -213,7 +220,7 @@ async fn token(
         }
         _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
     };
-    if !inner.sessions.is_good(session.sid, &session.persona.subject, session.began_at).await {
+    if !inner.sessions.is_good(session.sid, &session.persona.subject, session.began_at).await? {
         return Err(refused("the session has been revoked"));
     }
     let access = inner.issuer.access_token(&session)?;
@@ -313,7 +320,7 @@ fn persona_of(broker: &Broker, asked: DevTokenRequest) -> Option<Persona> {
     Some(persona)
 }
 
-/// Body of a revocation.
+/// Body of a revocation: a session, or all that a subject has begun so far. Where both are named, both end.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Revocation {
@@ -329,10 +336,15 @@ async fn revoke(
     broker.check_gateway(&headers)?;
     let bad = || Problem::of(problem::INVALID_BODY).detail("send a sid or a subject");
     let Json(asked) = body.map_err(|_| bad())?;
-    match (asked.sid, asked.subject) {
-        (Some(sid), _) => broker.0.sessions.revoke_session(sid).await,
-        (None, Some(subject)) => broker.0.sessions.revoke_subject(&subject, broker.0.issuer.now()).await,
-        (None, None) => return Err(bad().into()),
+    let subject = asked.subject.as_deref().map(Ended::subject);
+    let ended: Vec<Ended> = asked.sid.map(Ended::Session).into_iter().chain(subject).collect();
+    if ended.is_empty() {
+        return Err(bad().into());
     }
+    broker.0.sessions.revoke(&ended, broker.0.issuer.now()).await.map_err(|error| {
+        pim_core::error!("broker.revocation_not_kept", os_error = error.os_error());
+        let detail = "revoked for as long as this broker runs, but not kept: ask again";
+        Problem::of(problem::UNAVAILABLE).detail(detail).retry_after_secs(1)
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }

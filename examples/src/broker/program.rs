@@ -21,7 +21,7 @@ pub struct BrokerProgram {
     /// Its base URL as gateway and callers reach it, and the issuer of its tokens; where it listens, unless something is set. To be
     /// set where that is no address for others (`0.0.0.0`, `[::]`, behind a proxy), and the gateway's `broker_url` to the same.
     pub public_url: Option<String>,
-    /// The data directory, for keys and personas.
+    /// The data directory, for keys, revocations and personas.
     pub data_dir: PathBuf,
     /// `lab` lets the development identity provider run; `production` refuses to start it.
     pub profile: Profile,

@@ -58,6 +58,11 @@ impl Place {
         Self::over(folder, Clock::manual(Timestamp::from_micros(1_800_000_000_000_000)))
     }
 
+    /// Another broker, which knows what lies in the folder.
+    fn again(&self) -> Self {
+        Self::over(self.folder.clone(), self.clock.clone())
+    }
+
     fn over(folder: PathBuf, clock: Clock) -> Self {
         let settings = BrokerSettings {
             url: "http://127.0.0.1:8081".to_owned(),
@@ -245,6 +250,39 @@ async fn codes_and_refresh_tokens_are_good_once_and_codes_for_whoever_asked() {
     assert_eq!(sid(&refreshed.access), sid(&tokens.access), "the session goes on");
     assert_eq!(place.refreshed(&tokens.refresh).await.err(), Some(StatusCode::UNAUTHORIZED));
     assert_eq!(place.refreshed("none").await.err(), Some(StatusCode::UNAUTHORIZED));
+}
+
+#[tokio::test]
+async fn a_restart_forgets_no_revocation() {
+    let place = Place::new();
+    let (ended, kept) = (place.signed_in().await, place.signed_in().await);
+    place.revoked(&json!({"sid": sid(&ended.access)})).await;
+    let again = place.again();
+    assert_eq!(again.context_of(&ended.access).await, StatusCode::UNAUTHORIZED, "the session");
+    assert_eq!(again.context_of(&kept.access).await, StatusCode::OK, "the keys are the same");
+    place.a_second_passes();
+    again.revoked(&json!({"subject": CLINICIAN})).await;
+    place.a_second_passes();
+    for broker in [&place, &again, &again.again()] {
+        assert_eq!(broker.context_of(&kept.access).await, StatusCode::UNAUTHORIZED, "the subject");
+        let later = broker.signed_in().await;
+        assert_eq!(broker.context_of(&later.access).await, StatusCode::OK, "began afterwards");
+    }
+}
+
+#[tokio::test]
+async fn where_session_and_subject_are_named_both_end() {
+    let place = Place::new();
+    let (named, other) = (place.signed_in().await, place.signed_in().await);
+    place.revoked(&json!({"sid": sid(&named.access), "subject": CLINICIAN})).await;
+    place.a_second_passes();
+    for access in [&named.access, &other.access] {
+        assert_eq!(place.context_of(access).await, StatusCode::UNAUTHORIZED);
+    }
+    // A session ends whoever it is of.
+    let later = place.signed_in().await;
+    place.revoked(&json!({"sid": sid(&later.access), "subject": "another"})).await;
+    assert_eq!(place.context_of(&later.access).await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -1,16 +1,22 @@
-//! The session broker as a program: its tokens are good wherever it listens.
+//! The session broker as a program: what it has acknowledged holds after a power cut, and its tokens are good wherever it listens.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
+use pim_lab::broker::gateway_secret;
 use pim_lab::client::Client;
 use pim_servers::port;
+use pim_testkit::disk::{Disk, Unsynced};
 use pim_testkit::folder::Folder;
 use pim_testkit::program::{Program, built};
+use pim_testkit::session::session_of;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +28,42 @@ async fn signed_in(broker: &str) -> Value {
 
 fn access(token: &Value) -> &str {
     token["access_token"].as_str().unwrap()
+}
+
+/// Whether the broker still gives a session context for it.
+async fn is_good(broker: &str, data_dir: &Path, token: &Value) -> bool {
+    session_of(broker, &gateway_secret(data_dir).unwrap(), access(token)).await.is_ok()
+}
+
+async fn revoked(broker: &str, data_dir: &Path, what: &Value) -> StatusCode {
+    let basic = format!("Basic {}", STANDARD.encode(format!("gateway:{}", gateway_secret(data_dir).unwrap())));
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(basic).unwrap())]);
+    let url = format!("{broker}/sessions/revoke");
+    Client::new().exchange(Method::POST, &url, headers, Some(what), PATIENCE).await.unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_brings_no_revoked_session_back() {
+    let mut disk = Disk::new(0).unwrap();
+    let data_dir = disk.root();
+    let told = data_dir.display().to_string();
+    // On another port each time, and the same broker.
+    let arguments = ["--data-dir", &told, "--listen", "127.0.0.1:0", "--set", "public_url=http://session-broker:8081"];
+    let broker = Program::start_on(&disk, "session-broker", &arguments).await.unwrap();
+    let url = broker.told("url").to_owned();
+    let (first, second, other) = (signed_in(&url).await, signed_in(&url).await, signed_in(&url).await);
+    for ended in [&first, &second] {
+        assert!(is_good(&url, &data_dir, ended).await);
+        assert_eq!(revoked(&url, &data_dir, &json!({"sid": ended["sid"]})).await, StatusCode::NO_CONTENT);
+    }
+    broker.kill().await.unwrap();
+    disk.lose_power(Unsynced::Lost).unwrap();
+    let broker = Program::start_on(&disk, "session-broker", &arguments).await.unwrap();
+    let url = broker.told("url").to_owned();
+    assert!(!is_good(&url, &data_dir, &first).await);
+    assert!(!is_good(&url, &data_dir, &second).await);
+    assert!(is_good(&url, &data_dir, &other).await, "the keys are the same");
+    assert_eq!(broker.stop().await.unwrap().0, Some(0));
 }
 
 /// Answers every request with 200.
