@@ -72,6 +72,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -85,12 +86,13 @@ mod tests {
             let mut read = [0; 4];
             for _ in 0..6 {
                 sleep(PATIENCE / 4).await;
-                theirs.read_exact(&mut read).await.expect("there is something");
+                let something = timeout(PATIENCE, theirs.read_exact(&mut read)).await;
+                something.expect("it goes on").expect("there is something");
             }
         };
         let (written, ()) = tokio::join!(stream.write_all(&[7; 28]), reading);
         written.expect("each of the waits was short");
-        let unread = tokio::time::timeout(PATIENCE * 5, stream.write_all(&[7; 4])).await.expect("not for ever");
+        let unread = timeout(PATIENCE * 5, stream.write_all(&[7; 4])).await.expect("not for ever");
         assert_eq!(unread.expect_err("nobody reads").kind(), io::ErrorKind::TimedOut);
     }
 }
