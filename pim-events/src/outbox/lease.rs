@@ -12,6 +12,15 @@ macro_rules! now_ms {
     };
 }
 
+/// Whether somebody may still be there who has it. One that lies further ahead than twice the time of a lease was written before the clock
+/// was set back: whoever wrote it may be dead, and whoever lives has only what they sent sent again.
+macro_rules! lasts {
+    () => {
+        concat!("lease_until_ms BETWEEN ", now_ms!(), " AND ", now_ms!(), " + 2 * lease_ms")
+    };
+}
+pub(super) use {lasts, now_ms};
+
 /// A lease that was held at the time it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
@@ -37,8 +46,8 @@ pub(super) async fn acquire(db: &Db, owner: Uuid, length: Duration) -> Result<As
     let look = Statement::sqlite(concat!(
         "SELECT max(0, lease_until_ms - ",
         now_ms!(),
-        ") FROM outbox_cursor WHERE owner IS NOT NULL AND owner <> ? AND lease_until_ms >= ",
-        now_ms!()
+        ") FROM outbox_cursor WHERE owner IS NOT NULL AND owner <> ? AND ",
+        lasts!()
     ))
     .bind(owner);
     if let Some(row) = db.query(look).await?.first() {
@@ -47,11 +56,12 @@ pub(super) async fn acquire(db: &Db, owner: Uuid, length: Duration) -> Result<As
     let take = Statement::sqlite(concat!(
         "UPDATE outbox_cursor SET owner = ?, epoch = epoch + 1, lease_until_ms = ",
         now_ms!(),
-        " + ? WHERE owner IS NULL OR owner = ? OR lease_until_ms < ",
-        now_ms!(),
+        " + ?, lease_ms = ? WHERE owner IS NULL OR owner = ? OR NOT ",
+        lasts!(),
         " RETURNING epoch, last_seq"
     ))
     .bind(owner)
+    .bind(millis(length))
     .bind(millis(length))
     .bind(owner);
     let (tx, answers) = db.begin_with(&[take]).await?;
@@ -129,6 +139,29 @@ mod tests {
         let Asked::Held(again) = acquire(&db, owner, long).await.unwrap() else { panic!("its own") };
         assert_eq!((cut_off.epoch, again.epoch), (1, 2));
         assert!(!advance(&db, &cut_off, 9, long, Vec::new()).await.unwrap(), "what comes late moves nothing");
+        drop(db);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Guard: `lasts`. Who had the lease may have died before the clock was set back.
+    #[tokio::test]
+    async fn nobody_waits_for_a_clock_that_was_set_back() {
+        let folder = std::env::temp_dir().join(format!("pim-lease-{}", Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let db = outbox(&folder).await;
+        let long = Duration::from_secs(60);
+        let Asked::Held(dead) = acquire(&db, Uuid::new_v4(), long).await.unwrap() else { panic!("free") };
+        let sets_back =
+            |ms: u64| Statement::sqlite("UPDATE outbox_cursor SET lease_until_ms = lease_until_ms + ?").bind(ms);
+        let set_back = async |ms| db.begin().await.unwrap().commit_with(vec![sets_back(ms)]).await.unwrap();
+        set_back(30_000).await;
+        assert!(
+            matches!(acquire(&db, Uuid::new_v4(), long).await.unwrap(), Asked::Taken(_)),
+            "nobody steps on another"
+        );
+        set_back(600_000).await;
+        let Asked::Held(held) = acquire(&db, Uuid::new_v4(), long).await.unwrap() else { panic!("dead") };
+        assert_eq!(held.epoch, dead.epoch + 1);
         drop(db);
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -8,13 +8,14 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::Source;
+use super::lease::{lasts, now_ms};
 
 pub(super) const NEWEST: &str = "SELECT coalesce(max(seq), 0) FROM outbox_event";
 /// Position, epoch, and whether all of it is leased. On a server the position is one of snapshots, and no number.
 pub(super) const CURSOR: SqlPair = SqlPair::of(
-    "SELECT 0::bigint AS last_seq, max(epoch) AS epoch, bool_and(owner IS NOT NULL AND lease_until_ms >= pim_now_ms()) FROM outbox_cursor",
-    "SELECT last_seq, epoch, owner IS NOT NULL AND lease_until_ms >= CAST(unixepoch('subsec') * 1000 AS INTEGER)
-     FROM outbox_cursor",
+    "SELECT 0::bigint AS last_seq, max(epoch) AS epoch,
+       bool_and(owner IS NOT NULL AND pim_outbox_lasts(lease_until_ms, lease_ms)) FROM outbox_cursor",
+    concat!("SELECT last_seq, epoch, owner IS NOT NULL AND ", lasts!(), " FROM outbox_cursor"),
 );
 /// When the oldest unsent event was written; on a server also how many there are, up to a bound, and the first.
 pub(super) const UNSENT: SqlPair = SqlPair::of(

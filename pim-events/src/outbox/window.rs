@@ -122,6 +122,8 @@ impl Windows {
             let (lane, epoch, last_seq) = (row.count(1)?, row.count(2)?, row.count(5)?);
             self.join(Group { lanes: BTreeMap::from([(lane, epoch)]), low, high, last_seq });
         }
+        // What stands behind new lanes may be a backlog, which is read in windows that are cheap to sort.
+        self.is_idle &= !is_new;
         Ok(Some((share, is_new)))
     }
 

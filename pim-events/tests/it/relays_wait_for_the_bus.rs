@@ -75,14 +75,17 @@ async fn one_that_is_slower_than_a_lease_is_waited_for() {
 }
 
 /// Is away, and counts who asks.
+#[derive(Default)]
 struct Away {
     asked: AtomicUsize,
+    panics: bool,
 }
 
 #[async_trait]
 impl Publisher for Away {
     async fn publish(&self, _batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics, "as a driver may");
         Err(BusError::Closed)
     }
 }
@@ -90,10 +93,20 @@ impl Publisher for Away {
 /// Guard: the pause behind a failed tenure grows until a turn goes well (`Task::run`), though each tenure takes its lease anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_away_is_asked_less_and_less_often() {
+    ask_less_and_less_often(Away::default()).await;
+}
+
+/// Guard: the same where it panics, which ends no relay and begins none anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_so_is_one_that_panics() {
+    ask_less_and_less_often(Away { panics: true, ..Away::default() }).await;
+}
+
+async fn ask_less_and_less_often(away: Away) {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
     rig.write(patient(), Uuid::new_v4(), &[1]).await;
-    let away = Arc::new(Away { asked: AtomicUsize::new(0) });
+    let away = Arc::new(away);
     let publisher: Arc<dyn Publisher> = away.clone();
     let settings = RelaySettings { pause_max_ms: 60_000, ..relay_settings() };
     let began = Instant::now();

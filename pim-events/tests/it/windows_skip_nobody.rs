@@ -1,12 +1,16 @@
 //! On a server many write at once: a relay skips nobody who commits late, waits for nobody, and shares lanes with others.
 
-use pim_core::shard::HomeKey;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use pim_core::shard::{HomeKey, ShardId};
 use pim_data::backend::{Db, SqlPair, Statement, Transaction, Value};
-use pim_events::{DomainEvent as _, Relay, RelaySettings, Source};
+use pim_events::{Ack, BusError, DomainEvent as _, NewRecord, Origin, Publisher, Relay, RelaySettings, Source};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful, relay_settings};
+use super::rig::{Folder, Happened, Journal, Rig, Running, eventually, patient, powerful, powerful_of, relay_settings};
 
 /// The first event of a key, as the arguments of `pim_outbox_append`.
 pub(super) fn first_event(home: HomeKey) -> (String, String) {
@@ -130,6 +134,79 @@ async fn a_backlog_is_cut_between_transactions() {
     open.commit().await.unwrap();
     let _relay = Running::relay(rig.relay());
     eventually("all nine", || async { sent(&rig).await == 9 }).await;
+}
+
+/// Guard: `pim_outbox_lasts`. Who had them may have died before the clock was set back, and is counted no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_clock_that_was_set_back() {
+    const DEAD: &str = "WITH dead AS (INSERT INTO outbox_relay (owner, until_ms, lease_ms)
+        VALUES (gen_random_uuid(), pim_now_ms() + 600000, 2000) RETURNING owner, until_ms, lease_ms)
+        UPDATE outbox_cursor c SET owner = d.owner, lease_until_ms = d.until_ms, lease_ms = d.lease_ms FROM dead d";
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let db = powerful(&rig, patient()).await;
+    db.begin().await.unwrap().commit_with(vec![Statement::of(SqlPair::postgres(DEAD))]).await.unwrap();
+    let relay = Running::relay(rig.relay());
+    eventually("it has all lanes", || async {
+        number(&db, "SELECT count(*) FROM outbox_cursor WHERE owner IS NOT NULL AND lease_ms <> 2000").await == 64
+    })
+    .await;
+    relay.end().await;
+}
+
+/// Answers once, and never again.
+struct Once(std::sync::atomic::AtomicBool);
+
+#[async_trait]
+impl Publisher for Once {
+    async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
+        if self.0.swap(true, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(batch.iter().map(|_| Ack::Stored { partition: 0, offset: 0 }).collect())
+    }
+}
+
+/// Guard: `Windows::lease` says that a relay with new lanes is not idle. What stands behind them is cut as any backlog is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_backlog_of_lanes_that_are_taken_over_is_cut_too() {
+    const OTHER: &str = "WITH other AS (INSERT INTO outbox_relay (owner, until_ms)
+        VALUES (gen_random_uuid(), pim_now_ms() + 3600000) RETURNING owner, until_ms)
+        UPDATE outbox_cursor c SET owner = o.owner, lease_until_ms = o.until_ms FROM other o WHERE c.lane >= 32";
+    const GONE: &str = "WITH other AS (DELETE FROM outbox_relay WHERE until_ms > pim_now_ms() + 1000000 RETURNING owner)
+        UPDATE outbox_cursor c SET owner = NULL FROM other o WHERE c.owner = o.owner";
+    const BACKLOG: &str = "INSERT INTO outbox_event (bucket, lane, owner_epoch, home_key, n, event_id, topic, event_type,
+        schema_version, aggregate, aggregate_id, aggregate_version, correlation, traceparent, actor, role, at, payload)
+        SELECT b.bucket, b.bucket & 63, 1, b.key, 1, gen_random_uuid(), 'domain.v1', 'thing.happened', 1, 'thing', b.key, 1, b.key,
+          '00-' || replace(b.key::text, '-', '') || '-0123456789abcdef-01', 'u-1', 'person', 0, '{}'
+        FROM (SELECT k.key, pim_bucket_of(k.key) AS bucket FROM (SELECT gen_random_uuid() AS key FROM generate_series(1, 20000)) k) b
+          JOIN pim_bucket_owned o ON o.bucket = b.bucket WHERE b.bucket & 63 >= 32 AND o.state = 'owned' LIMIT 1000";
+    const WINDOW: &str = "SELECT count(*) FROM outbox_event e JOIN outbox_cursor c ON c.lane = e.lane
+        WHERE c.high IS NOT NULL AND pg_visible_in_snapshot(e.xid, c.high) AND NOT pg_visible_in_snapshot(e.xid, c.low)";
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let source = Source::all(&rig.cluster).remove(0);
+    let db = powerful_of(&rig, ShardId(0)).await;
+    assert_eq!(source.origin, Origin::Shard(ShardId(0)));
+    let run = async |text: &'static str| {
+        let text = Statement::of(SqlPair::postgres(text));
+        db.begin().await.unwrap().commit_with(vec![text]).await.unwrap();
+    };
+    run(OTHER).await;
+    for _ in 0..13 {
+        run(BACKLOG).await;
+    }
+    let once: Arc<dyn Publisher> = Arc::new(Once(false.into()));
+    let settings = RelaySettings { lease_ms: 300, ..relay_settings() };
+    let relay = Running::relay(Relay::new(vec![source], &once, &settings).unwrap());
+    eventually("it has found nothing", || async {
+        number(&db, "SELECT count(*) FROM outbox_cursor WHERE lane < 32 AND low::text <> '1:1:'").await == 32
+    })
+    .await;
+    run(GONE).await;
+    eventually("it is in the midst of a window", || async { number(&db, WINDOW).await > 0 }).await;
+    assert_eq!(number(&db, WINDOW).await, 10_000);
+    relay.crash().await;
 }
 
 /// Guard: living relays have equal shares of the lanes, and what one gives up another takes (`pim_outbox_lease`).

@@ -1,9 +1,11 @@
 //! One outbox, one lease, one loop.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use pim_core::clock::{Clock, Timestamp};
 use pim_core::signal::SpanKind;
 use pim_data::backend::{DbError, Row, Statement};
@@ -81,23 +83,35 @@ impl Task {
         Self { source, bus, settings, owner, clock: Clock::system(), signals: EventSignals::unbound(), stop }
     }
 
+    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends it, no panic of a publisher either.
     pub(super) async fn run(mut self) {
         let mut stop = self.stop.clone();
         // To have the lease is no success yet: only a turn that goes well ends the growth of these pauses.
         let mut pace = Pace::new(Duration::from_millis(self.settings.pause_max_ms));
         while !stop.is_set() {
+            // What it had leased is taken again by its name, and what may have been sent is sent again.
+            let working = AssertUnwindSafe(self.work(&mut pace, &mut stop)).catch_unwind();
+            if working.await.is_err() {
+                pim_core::error!("relay.panicked", shard_id = self.source.origin.shard());
+                sleep(pace.pause(), &mut stop).await;
+            }
+        }
+    }
+
+    async fn work(&mut self, pace: &mut Pace, stop: &mut Stop) {
+        while !stop.is_set() {
             match self.acquire().await {
                 Ok(Some(tenure)) => {
                     self.signals.lease(LeaseChange::Taken);
-                    if let Err(error) = self.serve(tenure, &mut pace, &mut stop).await {
+                    if let Err(error) = self.serve(tenure, pace, stop).await {
                         pim_core::warn!("relay.pauses", shard_id = self.source.origin.shard(), code = error.code());
-                        sleep(pace.pause(), &mut stop).await;
+                        sleep(pace.pause(), stop).await;
                     }
                 }
-                Ok(None) => sleep(pace.pause(), &mut stop).await,
+                Ok(None) => sleep(pace.pause(), stop).await,
                 Err(error) => {
                     pim_core::warn!("relay.without_lease", shard_id = self.source.origin.shard(), code = error.code());
-                    sleep(pace.pause(), &mut stop).await;
+                    sleep(pace.pause(), stop).await;
                 }
             }
         }
