@@ -173,8 +173,8 @@ impl<S: Sink> Engine<S> {
             let [states, standing] = &answers[..] else { return Err(DbError::Closed.into()) };
             let standing = *seen.insert(Standing::of(standing)?);
             // Effects in other stores would be there before the transaction below is refused.
-            if standing.stopped {
-                return Ok(Step::Stopped);
+            if standing.stopped || self.is_outdated(standing) {
+                return self.refused(place).await;
             }
             let mut states = ledger::states_of(states)?;
             let plan = Attempt::plan(items, &mut states)?;
@@ -347,9 +347,10 @@ impl<S: Sink> Engine<S> {
         Ok(if standing.stopped { Step::Stopped } else { Step::Lost })
     }
 
-    /// Whether the read model has become one of another version, so that this code must not write into it.
+    /// Whether the read model has become one of another version, so that this code must not write into it; or there is one where
+    /// commands run under its name, so that each would take the other's events.
     fn is_outdated(&self, standing: Standing) -> bool {
-        self.sink.version().is_some_and(|known| u64::from(known) != standing.version)
+        u64::from(self.sink.version().unwrap_or_default()) != standing.version
     }
 
     /// Once, for all of its partitions.

@@ -2,7 +2,7 @@
 
 mod held;
 
-pub(crate) use held::{HeldEvent, Hold, draining, drop_held, give_up, held, hold, release, set_reason};
+pub(crate) use held::{HeldEvent, Hold, draining, drop_held, gap_filled, give_up, held, hold, release, set_reason};
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::bus::{BusError, Subscriber};
 use crate::event::Event;
-use crate::pace::{Pace, Stop, rest, until};
+use crate::pace::{Pace, Stop, rest, sleep, until};
 
 /// Most records that one look reads.
 const BATCH_MAX: usize = 500;
@@ -50,7 +50,8 @@ impl Tail {
     }
 
     /// Runs until `shutdown`; each partition waits for what `show` does before it goes on. Records that are no events are
-    /// passed over, and so is an event at which `show` panics, which is logged.
+    /// passed over, and so is an event at which `show` panics, which is logged. A bus that does not answer, or panics, is logged
+    /// (`tail.waits`) and asked again from the same place, after pauses of up to a second.
     pub async fn run<F>(self, shutdown: impl Future<Output = ()>, show: impl Fn(Event) -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -71,8 +72,12 @@ async fn follow(bus: Arc<dyn Subscriber>, topic: String, (partition, mut at): (u
     let mut pace = Pace::new(Duration::from_secs(1));
     while !stop.is_set() {
         wake.mark_unchanged();
-        // A bus that does not answer is asked again after the pause, from the same place.
-        let records = bus.fetch(&topic, partition, at, BATCH_MAX).await.unwrap_or_default();
+        let fetching = async { bus.fetch(&topic, partition, at, BATCH_MAX).await };
+        let Ok(Ok(records)) = AssertUnwindSafe(fetching).catch_unwind().await else {
+            pim_core::warn!("tail.waits", partition = partition, code = "bus");
+            sleep(pace.pause(), &mut stop).await;
+            continue;
+        };
         let Some(last) = records.last() else {
             rest(pace.pause(), &mut wake, &mut stop).await;
             continue;

@@ -39,8 +39,8 @@ pub enum RunnerError {
     /// A setting is out of its bounds.
     #[error(transparent)]
     Settings(#[from] ConsumerSettingsError),
-    /// Two projections share a name.
-    #[error("projection {name} is there twice")]
+    /// Two consumers share a name, and would share their place in the log.
+    #[error("consumer {name} is there twice")]
     Twice {
         /// Which name.
         name: &'static str,

@@ -361,12 +361,13 @@ async fn a_worker_goes_on_after_a_panic() {
     ends(relay).await;
 }
 
-/// Guard: `follow` passes an event at which `show` panics.
+/// Guard: `follow` passes an event at which `show` panics, and asks a bus again that does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_goes_on_after_a_panic() {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
-    let tail = Tail::open(rig.subscriber(), DOMAIN_TOPIC).await.unwrap();
+    let fragile: Arc<dyn Subscriber> = Arc::new(Fragile { bus: rig.bus.clone(), asked: AtomicUsize::new(0) });
+    let tail = Tail::open(fragile, DOMAIN_TOPIC).await.unwrap();
     let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
     let shown = Arc::clone(&seen);
     let show = move |event: Event| {

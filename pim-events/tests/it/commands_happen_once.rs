@@ -50,6 +50,21 @@ impl CommandHandler for Answer {
     }
 }
 
+/// Guard: `CommandRunner::open` looks for a read model of its name, with which it would share its place in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_have_no_name_of_a_read_model() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let namesake =
+        Statement::same("INSERT INTO projection_version (name, version, state, at) VALUES ('answer', 1, 'live', 0)");
+    rig.store.db().begin().await.unwrap().commit_with(vec![namesake]).await.unwrap();
+    let handler: Arc<dyn CommandHandler> = Arc::new(Answer);
+    let refused =
+        CommandRunner::open(&rig.cluster, &rig.store, rig.subscriber(), &rig.registry, vec![handler], &settings())
+            .await;
+    assert_eq!(refused.unwrap_err().to_string(), "consumer answer is there twice");
+}
+
 pub(super) async fn commands(rig: &Rig) -> CommandRunner {
     commands_of(rig, Arc::new(Answer)).await
 }

@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 use super::CommandHandler;
 use super::sink::CommandSink;
 use crate::bus::Subscriber;
-use crate::consumer::ledger::Place;
+use crate::consumer::ledger::{self, Place, Standing};
 use crate::consumer::{ConsumerSettings, ConsumerSettingsError, Engine, HOUR_MS, Worker, in_bounds};
 use crate::event::Registry;
 use crate::pace::{Stop, until};
-use crate::projection::{ReadStore, RunnerError};
+use crate::projection::{ReadStore, RunnerError, StoreError};
 
 /// How commands run.
 #[derive(Clone, Debug)]
@@ -45,6 +45,12 @@ impl CommandSettings {
     }
 }
 
+/// Whether a read model has the name.
+async fn has_model(store: &ReadStore, name: &str) -> Result<bool, StoreError> {
+    let rows = store.query(ledger::standing(name)).await?;
+    Ok(Standing::of(&rows)?.version > 0)
+}
+
 /// Runs commands that events drive.
 #[must_use = "a runner does nothing until `run`"]
 pub struct CommandRunner {
@@ -63,7 +69,7 @@ impl CommandRunner {
     ///
     /// # Errors
     /// [`RunnerError`] names the setting that is out of its bounds, the topic that cannot be followed, or the name that two
-    /// handlers share.
+    /// handlers share, or a handler and a read model of the store.
     pub async fn open(
         cluster: &Cluster,
         store: &ReadStore,
@@ -76,7 +82,8 @@ impl CommandRunner {
         let mut workers: Vec<Worker<CommandSink>> = Vec::new();
         for handler in handlers {
             let (consumer, topic) = (handler.name(), handler.topic());
-            if workers.iter().any(|worker| worker.place.consumer == consumer) {
+            let is_running = workers.iter().any(|worker| worker.place.consumer == consumer);
+            if is_running || has_model(store, consumer).await? {
                 return Err(RunnerError::Twice { name: consumer });
             }
             let sink = CommandSink::new(handler, cluster.clone(), settings);

@@ -186,8 +186,7 @@ impl<'a> Attempt<'a> {
         for key in &self.filled {
             // A rewound successor in the same batch outranks the filled gap.
             if states.get(key).is_some_and(|state| state.hold == Some(HoldReason::Gap)) {
-                let reason = (HoldReason::Draining, "gap_filled");
-                all.push(ledger::set_reason(place.consumer, *key, reason, now));
+                all.push(ledger::gap_filled(place.consumer, *key, now));
             }
         }
         all

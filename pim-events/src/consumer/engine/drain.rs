@@ -90,7 +90,8 @@ impl<S: Sink> Engine<S> {
             let answers = self.db.read().await?.snapshot(&asked).await?;
             let [standing, rest @ ..] = &answers[..] else { return Err(DbError::Closed.into()) };
             // Effects in other stores would be there before the transaction below is refused.
-            if Standing::of(standing)?.stopped {
+            let standing = Standing::of(standing)?;
+            if standing.stopped || self.is_outdated(standing) {
                 return Ok(());
             }
             let mut ignored = Vec::new();

@@ -223,8 +223,41 @@ async fn a_held_key_that_was_set_back_is_named() {
         rows[0].text(0).unwrap().to_owned()
     };
     assert_eq!(reason().await, "poison", "a repeat is no other event");
-    assert_eq!(engine.absorb(&place, 3, &[at(&numbered(key, 2, 0), 3)]).await.unwrap(), Step::Next(4));
+    // What comes behind it in the same batch, under a number that nobody had, says nothing else.
+    let again = [at(&numbered(key, 2, 0), 3), at(&numbered(key, 3, 0), 4)];
+    assert_eq!(engine.absorb(&place, 3, &again).await.unwrap(), Step::Next(5));
     assert_eq!(reason().await, "rewound");
+    assert_eq!(engine.absorb(&place, 5, &[at(&numbered(key, 4, 0), 5)]).await.unwrap(), Step::Next(6));
+    assert_eq!(reason().await, "rewound");
+}
+
+/// Guard: `ledger::gap_filled` asks for the reason. A batch that fills a gap may also bring what shows that the key was set back.
+#[tokio::test]
+async fn a_gap_that_is_filled_lets_nothing_go_that_was_set_back() {
+    let folder = Folder::new();
+    let engine = engine(&folder).await;
+    let place = begun(&engine).await;
+    let key = Uuid::new_v4();
+    let at = |record: &Record, offset| Record { offset, ..record.clone() };
+    let told = [numbered(key, 1, 0), at(&numbered(key, 3, 0), 1)];
+    assert_eq!(engine.absorb(&place, 0, &told).await.unwrap(), Step::Next(2));
+    let told = [at(&numbered(key, 3, 0), 2), at(&numbered(key, 2, 0), 3)];
+    assert_eq!(engine.absorb(&place, 2, &told).await.unwrap(), Step::Next(4));
+    let rows = engine.db.query(Statement::same("SELECT reason FROM held_key")).await.unwrap();
+    assert_eq!(rows[0].text(0).unwrap(), "rewound");
+}
+
+/// Guard: `is_outdated` also where no read model is written. Commands under its name would take its events, and it theirs.
+#[tokio::test]
+async fn commands_stand_still_beside_a_read_model_of_their_name() {
+    let folder = Folder::new();
+    let engine = engine(&folder).await;
+    let place = begun(&engine).await;
+    let model = "INSERT INTO projection_version (name, version, state, at) VALUES ('c', 1, 'live', 0)";
+    engine.db.begin().await.unwrap().commit_with(vec![Statement::same(model)]).await.unwrap();
+    let told = [numbered(Uuid::new_v4(), 1, 0)];
+    assert_eq!(engine.absorb(&place, 0, &told).await.unwrap(), Step::Outdated);
+    assert_eq!(engine.sink.given.load(Ordering::SeqCst), 0);
 }
 
 /// The other half of it: what the store says of the event itself puts it aside.

@@ -39,16 +39,16 @@ impl HeldEvent {
 }
 
 /// Adds an event to its key's held sequence; the head stays where it is. A number that another event has there is one that
-/// was given out again: the key was set back.
+/// was given out again: the key was set back. That is known nowhere else, and no later event of the batch says otherwise.
 pub(crate) fn hold(place: &Place, hold: &Hold<'_>, now: Timestamp) -> [Statement; 3] {
     let Hold { record, event, reason, code, last } = hold;
     let key = Statement::same(
         "INSERT INTO held_key (consumer, home_key, part, reason, code, tries, since, last_epoch, last_n)
          VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)
          ON CONFLICT (consumer, home_key) DO UPDATE SET
-           code = CASE WHEN held_key.reason = excluded.reason THEN held_key.code ELSE excluded.code END,
-           since = CASE WHEN held_key.reason = excluded.reason THEN held_key.since ELSE excluded.since END,
-           reason = excluded.reason, last_epoch = excluded.last_epoch, last_n = excluded.last_n",
+           code = CASE WHEN held_key.reason IN (excluded.reason, 'rewound') THEN held_key.code ELSE excluded.code END,
+           since = CASE WHEN held_key.reason IN (excluded.reason, 'rewound') THEN held_key.since ELSE excluded.since END,
+           reason = CASE WHEN held_key.reason = 'rewound' THEN held_key.reason ELSE excluded.reason END, last_epoch = excluded.last_epoch, last_n = excluded.last_n",
     )
     .bind(place.consumer)
     .bind(event.home)
@@ -99,6 +99,17 @@ pub(crate) fn set_reason(
     )
     .bind(reason.name())
     .bind(code)
+    .bind(now)
+    .bind(consumer)
+    .bind(key)
+}
+
+/// Lets a key go whose gap is filled, unless the same batch has shown that it was set back.
+pub(crate) fn gap_filled(consumer: &str, key: Uuid, now: Timestamp) -> Statement {
+    Statement::same(
+        "UPDATE held_key SET reason = 'draining', code = 'gap_filled', since = ?
+         WHERE consumer = ? AND home_key = ? AND reason = 'gap'",
+    )
     .bind(now)
     .bind(consumer)
     .bind(key)
