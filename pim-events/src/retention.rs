@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use pim_core::clock::Clock;
+use pim_core::clock::{Clock, Timestamp};
 use pim_data::backend::{DbError, Statement};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub struct RetentionSettingsError {
     pub found: u64,
 }
 
-/// A sweep that did not come to its end; the next one goes on from there.
+/// What a sweep could not do; it has gone on with everything else, and the next one tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetentionError {
@@ -121,6 +121,23 @@ impl Subject {
         match self {
             Self::Outboxes(_) => Swept::Outbox,
             Self::Log { .. } => Swept::Log,
+        }
+    }
+}
+
+/// What came of a sweep.
+#[derive(Default)]
+struct Sweep {
+    removed: u64,
+    /// The first of what could not be swept.
+    failed: Option<RetentionError>,
+}
+
+impl Sweep {
+    fn take(&mut self, part: Result<u64, RetentionError>) {
+        match part {
+            Ok(removed) => self.removed += removed,
+            Err(error) => self.failed = self.failed.take().or(Some(error)),
         }
     }
 }
@@ -180,67 +197,69 @@ impl Retention {
         self
     }
 
-    /// Sweeps once; answers how many rows left.
+    /// Sweeps once; answers how many rows left. An outbox or a partition that fails keeps nothing old in the others.
     ///
     /// # Errors
-    /// [`RetentionError`]; what went before it is gone, and the next sweep goes on.
+    /// [`RetentionError`], the first of them; what could go is gone.
     pub async fn sweep(&self) -> Result<u64, RetentionError> {
-        self.sweep_while(&|| true).await
+        let Sweep { removed, failed } = self.sweep_while(&|| true).await;
+        failed.map_or(Ok(removed), Err)
     }
 
     /// As [`Retention::sweep`], as long as it is to go on: a sweep behind a long pause moves millions of rows.
-    async fn sweep_while(&self, goes_on: GoesOn<'_>) -> Result<u64, RetentionError> {
+    async fn sweep_while(&self, goes_on: GoesOn<'_>) -> Sweep {
+        let mut sweep = Sweep::default();
         match &self.subject {
             Subject::Outboxes(sources) => {
                 let before = self.clock.now().minus(Duration::from_secs(self.settings.outbox_age_secs));
-                let mut removed = 0;
                 for source in sources.now() {
                     let pruned = source.prune(before, self.settings.batch_max, goes_on).await;
-                    removed += pruned.map_err(RetentionError::Outbox)?;
+                    sweep.take(pruned.map_err(RetentionError::Outbox));
                 }
-                Ok(removed)
             }
-            Subject::Log { bus, store } => self.sweep_log(bus, store, goes_on).await,
+            Subject::Log { bus, store } => {
+                let since = self.clock.now().minus(Duration::from_secs(self.settings.log_age_secs));
+                for (topic, partitions) in bus.topics() {
+                    for partition in 0..partitions {
+                        sweep.take(self.archive((bus, store), (topic, partition), since, goes_on).await);
+                    }
+                }
+            }
         }
+        sweep
     }
 
-    async fn sweep_log(
+    async fn archive(
         &self,
-        bus: &EmbeddedBus,
-        store: &ReadStore,
+        (bus, store): (&EmbeddedBus, &ReadStore),
+        (topic, partition): (&str, u16),
+        since: Timestamp,
         goes_on: GoesOn<'_>,
     ) -> Result<u64, RetentionError> {
-        let since = self.clock.now().minus(Duration::from_secs(self.settings.log_age_secs));
-        let mut removed = 0;
-        for (topic, partitions) in bus.topics() {
-            for partition in 0..partitions {
-                let passed = match store.passed_by_all(topic, partition).await? {
-                    Some(passed) => passed,
-                    // A topic without consumers keeps nothing back.
-                    None => bus.end_offset(topic, partition).await?,
-                };
-                let keep = Keep {
-                    passed,
-                    since,
-                    records_max: self.settings.log_records_max,
-                    segment_records: self.settings.segment_records,
-                    batch_max: self.settings.batch_max,
-                };
-                removed += bus.archive(topic, partition, &keep, goes_on).await?;
-            }
-        }
-        Ok(removed)
+        let passed = match store.passed_by_all(topic, partition).await? {
+            Some(passed) => passed,
+            // A topic without consumers keeps nothing back.
+            None => bus.end_offset(topic, partition).await?,
+        };
+        let keep = Keep {
+            passed,
+            since,
+            records_max: self.settings.log_records_max,
+            segment_records: self.settings.segment_records,
+            batch_max: self.settings.batch_max,
+        };
+        Ok(bus.archive(topic, partition, &keep, goes_on).await?)
     }
 
-    /// Sweeps until `shutdown`; then ends after the page in hand. A sweep that fails is logged, and the next one goes on where it
-    /// ended.
+    /// Sweeps until `shutdown`; then ends after the page in hand. What fails is logged, and tried again by the next sweep.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stopper, mut stop) = Stop::pair();
         let sweeping = async {
             while !stop.is_set() {
-                let swept = self.sweep_while(&|| !stop.is_set()).await;
-                self.signals.swept(self.subject.label(), swept.as_ref().map(|rows| *rows).map_err(drop));
-                if let Err(error) = swept {
+                let Sweep { removed, failed } = self.sweep_while(&|| !stop.is_set()).await;
+                self.signals.swept(self.subject.label(), Ok(removed));
+                if let Some(error) = failed {
+                    self.signals.swept(self.subject.label(), Err(()));
                     pim_core::warn!("retention.waits", code = error.code());
                 }
                 sleep(Duration::from_millis(self.settings.pause_ms), &mut stop).await;

@@ -3,6 +3,7 @@
 mod compare;
 mod copy;
 mod green;
+mod pages;
 mod turn;
 
 use std::path::Path;
@@ -149,6 +150,18 @@ impl std::fmt::Debug for Rebuild {
     }
 }
 
+/// Tells how a rebuild has ended, also one that is dropped.
+struct Ending<'a> {
+    signals: &'a crate::signals::EventSignals,
+    outcome: RebuildOutcome,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.signals.rebuilt(self.outcome);
+    }
+}
+
 impl Rebuild {
     /// A rebuild of `projection` in `store`.
     pub fn new(
@@ -188,18 +201,20 @@ impl Rebuild {
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
         let mut turn = Turn::take(&self.store, self.projection.name(), folder).await?;
-        let mut green = self.empty(folder).await?;
         let signals = self.store.signals();
+        let mut ending = Ending { signals, outcome: RebuildOutcome::Failed };
+        let mut green = self.empty(folder).await?;
         let mut progress = |state, records| {
             signals.rebuild_progress(records);
             progress(state, records);
         };
         let outcome = self.fill_and_swap(&mut green, &mut turn, folder, &mut progress).await;
-        signals.rebuilt(match &outcome {
+        ending.outcome = match &outcome {
             Ok(report) if report.state == "live" => RebuildOutcome::Live,
             Ok(_) => RebuildOutcome::Retired,
             Err(_) => RebuildOutcome::Failed,
-        });
+        };
+        drop(ending);
         green.remove().await;
         turn.end().await;
         outcome

@@ -95,7 +95,7 @@ impl ReadStore {
     /// How far every consumer of this store is. All partitions are asked about at once.
     ///
     /// # Errors
-    /// [`StatusError`] when store or bus do not answer; the bus has thirty seconds.
+    /// [`StatusError`] when store or bus do not answer within thirty seconds.
     pub async fn status(&self, bus: &dyn Subscriber) -> Result<Vec<ConsumerStatus>, StatusError> {
         let known = self.known_status(bus, Instant::now() + ANSWERED_WITHIN).await?;
         known.endless.map_or(Ok(known.consumers), |error| Err(error.into()))
@@ -112,7 +112,7 @@ impl ReadStore {
             Statement::same("SELECT consumer, count(*), min(since) FROM held_key GROUP BY consumer"),
             Statement::same("SELECT consumer, reason FROM consumer_stop"),
         ];
-        let answers = self.db().read().await?.snapshot(&asked).await?;
+        let answers = self.ask_until(&asked, until).await?;
         let [positions, held, stops] = &answers[..] else { return Err(DbError::Closed.into()) };
         let (mut all, mut places): (Vec<ConsumerStatus>, Vec<Place>) = (Vec::new(), Vec::new());
         for row in positions {
@@ -155,6 +155,12 @@ impl ReadStore {
             }
         }
         Ok(known)
+    }
+
+    /// Answers to questions of one snapshot, until an instant.
+    pub(crate) async fn ask_until(&self, asked: &[Statement], until: Instant) -> Result<Vec<Vec<Row>>, DbError> {
+        let asking = async { self.db().read_until(until).await?.snapshot(asked).await };
+        timeout_at(until, asking).await.unwrap_or(Err(DbError::Unanswered))
     }
 
     /// One partition; and why the age of its oldest record is not known this time.

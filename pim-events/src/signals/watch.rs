@@ -122,7 +122,7 @@ impl Watch {
             Subject::Consumers { store, bus } => {
                 // Dead letters are in the store, whether the bus answers or not.
                 let (lags, letters) =
-                    tokio::join!(consumers(bound, store, bus.as_ref(), until), dead_letters(bound, store));
+                    tokio::join!(consumers(bound, store, bus.as_ref(), until), dead_letters(bound, store, until));
                 lags.and(letters.map_err(WatchError::from))
             }
         }
@@ -191,12 +191,12 @@ async fn consumers(bound: &Bound, store: &ReadStore, bus: &dyn Subscriber, until
     endless.or(ageless).map_or(Ok(()), |error| Err(error.into()))
 }
 
-async fn dead_letters(bound: &Bound, store: &ReadStore) -> Result<(), StoreError> {
+async fn dead_letters(bound: &Bound, store: &ReadStore, until: Instant) -> Result<(), StoreError> {
     let now = store.clock().now();
     let held = Statement::same("SELECT reason, count(*), min(since) FROM held_key GROUP BY reason");
     let letters = Statement::same("SELECT count(*), min(at) FROM (SELECT at FROM held_event LIMIT 100000) h");
     let records = Statement::same("SELECT count(*), min(at) FROM (SELECT at FROM dead_record LIMIT 100000) d");
-    let answers = store.db().read().await?.snapshot(&[held, letters, records]).await?;
+    let answers = store.ask_until(&[held, letters, records], until).await?;
     let [held, letters, records] = &answers[..] else { return Err(DbError::Closed.into()) };
     for reason in HoldReason::ALL {
         let row = held.iter().find(|row| row.text(0).is_ok_and(|name| name == reason.name()));

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use pim_core::signal::SignalRegistry;
 use pim_data::backend::{SqlPair, Statement};
+use pim_events::signals::EventSignals;
 use pim_events::{
     ApplyError, ConsumerSettings, DOMAIN_TOPIC, DomainEvent as _, Event, NewRecord, Projection, ProjectionRunner,
     Publisher as _, ReadTable, ReadTx, Rebuild, RebuildError, RebuildState, RunnerError, StoreError, Subscriber as _,
@@ -41,6 +43,32 @@ async fn while_writers_go_on() {
     assert_eq!(rig.order_of(home).await, (1..=200).collect::<Vec<_>>());
     relay.end().await;
     runner.end().await;
+}
+
+/// Guard: `Ending` tells of a rebuild that is dropped, which is how one is cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_dropped_is_none_that_runs() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let mut registry = SignalRegistry::new();
+    let store = rig.store.clone().with_signals(&EventSignals::bind(&mut registry).unwrap());
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    let relay = Running::relay(rig.relay());
+    let partition = pim_events::partition_of(home.uuid(), rig.bus.partitions(DOMAIN_TOPIC).await.unwrap());
+    let end = || async { rig.bus.end_offset(DOMAIN_TOPIC, partition).await.unwrap() };
+    eventually("three are on the bus", || async { end().await == 3 }).await;
+    relay.end().await;
+    let reached = tokio::sync::Notify::new();
+    let journal = Arc::new(Journal::default());
+    let rebuild = Rebuild::new(&store, rig.subscriber(), &rig.registry, journal, Verdict::MayDiffer);
+    tokio::select! {
+        ended = rebuild.run(folder.path(), |_, records| if records > 0 { reached.notify_one() }) => panic!("{ended:?}"),
+        () = reached.notified() => {}
+    }
+    let told = registry.encode();
+    assert!(told.contains("pim_events_rebuild_records{} 0\n"), "{told}");
+    assert!(told.contains("failed\"} 1\n"), "{told}");
 }
 
 /// Guard: `Rebuild::target`. A live model that is behind the log is compared with what it has read, and goes on from there.

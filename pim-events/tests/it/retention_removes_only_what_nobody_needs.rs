@@ -110,6 +110,47 @@ async fn an_outbox_knows_when_the_youngest_was_written_that_has_gone() {
     relay.end().await;
 }
 
+/// Guard: `Sweep::take`. What cannot be swept keeps nothing old in the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_that_fails_keeps_nothing_old_in_another() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    let relay = Running::relay(rig.relay());
+    rig.write(home, Uuid::new_v4(), &[1, 2, 3]).await;
+    eventually("all of it is sent", || sent(&rig)).await;
+    relay.end().await;
+    let empty = Db::open(&folder.path().join("empty.db"), DbSettings::default()).await.unwrap();
+    let broken = Source { db: empty, ..Source::all(&rig.cluster).remove(0) };
+    let sources: Vec<Source> = [broken].into_iter().chain(Source::all(&rig.cluster)).collect();
+    let retention = Retention::of_outboxes(sources, Clock::system(), &at_once()).unwrap();
+    retention.sweep().await.unwrap_err();
+    assert_eq!(count(&rig, home).await, 0);
+}
+
+/// The same of the log's partitions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_damaged_keeps_nothing_in_another() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let partitions = rig.bus.partitions(DOMAIN_TOPIC).await.unwrap();
+    let of =
+        |wanted| std::iter::repeat_with(patient).find(|it| pim_events::partition_of(it.uuid(), partitions) == wanted);
+    let (damaged, whole) = (of(0).unwrap(), of(partitions - 1).unwrap());
+    for home in [damaged, whole] {
+        rig.write(home, Uuid::new_v4(), &[1, 2, 3, 4, 5]).await;
+    }
+    let relay = Running::relay(rig.relay());
+    eventually("all of it is sent", || sent(&rig)).await;
+    relay.end().await;
+    let db = Db::open(&folder.path().join("bus.db"), DbSettings::default()).await.unwrap();
+    let hole = Statement::sqlite("DELETE FROM bus_record WHERE id = (SELECT min(id) + 1 FROM bus_record)");
+    db.begin().await.unwrap().commit_with(vec![hole]).await.unwrap();
+    let retention = Retention::of_log(&rig.bus, &rig.store, &at_once()).unwrap();
+    retention.sweep().await.unwrap_err();
+    assert_eq!(live(&folder).await, 4 + 1, "a segment of the other has gone");
+}
+
 /// Refuses every record of one key.
 struct Picky {
     bus: EmbeddedBus,

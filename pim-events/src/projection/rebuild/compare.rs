@@ -1,8 +1,9 @@
 //! Comparing read models: counts, and a hash that does not depend on the order of rows.
 
-use pim_data::backend::{DbError, Engine, Row, SqlPair, Statement, Transaction, Value};
+use pim_data::backend::{Engine, Row, Transaction, Value};
 use sha2::{Digest, Sha256};
 
+use super::pages::Pages;
 use crate::projection::{ReadTable, StoreError};
 
 const PAGE_ROWS: u64 = 2000;
@@ -26,7 +27,7 @@ pub(super) async fn summarise(
 ) -> Result<Vec<TableSummary>, StoreError> {
     let mut all = Vec::with_capacity(tables.len());
     for (index, table) in tables.iter().enumerate() {
-        let mut pages = Pages::open(tx, engine, (index, table)).await?;
+        let mut pages = Pages::open(tx, engine, (index, table), PAGE_ROWS).await?;
         let (mut rows, mut sum) = (0_u64, [0_u128; 2]);
         loop {
             let page = pages.next(tx).await?;
@@ -34,7 +35,7 @@ pub(super) async fn summarise(
                 break;
             }
             for row in &page {
-                let digest = digest(row);
+                let digest = digest(row, table.columns.len());
                 for (half, total) in digest.chunks_exact(16).zip(&mut sum) {
                     *total = total.wrapping_add(u128::from_be_bytes(half.try_into().unwrap_or_default()));
                 }
@@ -46,44 +47,12 @@ pub(super) async fn summarise(
     Ok(all)
 }
 
-/// The rows of a table, each once: page by page of its own order, or on a server, which has none, by a cursor.
-enum Pages {
-    Offset { select: String, read: u64 },
-    Cursor { fetch: String },
-}
-
-impl Pages {
-    /// The cursor has a number: a table's name may be longer, or quoted.
-    async fn open(tx: &mut Transaction, engine: Engine, (index, table): (usize, &ReadTable)) -> Result<Self, DbError> {
-        let columns = table.columns.join(", ");
-        if engine == Engine::Sqlite {
-            let select = format!("SELECT {columns} FROM {} LIMIT ? OFFSET ?", table.name);
-            return Ok(Self::Offset { select, read: 0 });
-        }
-        let cursor = format!("pim_pages_{index}");
-        tx.script(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {columns} FROM {}", table.name)).await?;
-        Ok(Self::Cursor { fetch: format!("FETCH FORWARD {PAGE_ROWS} FROM {cursor}") })
-    }
-
-    async fn next(&mut self, tx: &mut Transaction) -> Result<Vec<Row>, DbError> {
-        match self {
-            Self::Offset { select, read } => {
-                let page = Statement::of(SqlPair::generated(select.clone())).bind(PAGE_ROWS).bind(*read);
-                let rows = tx.query(page).await?;
-                *read += rows.len() as u64;
-                Ok(rows)
-            }
-            Self::Cursor { fetch } => tx.query(Statement::of(SqlPair::generated_postgres(fetch.clone()))).await,
-        }
-    }
-}
-
 const ZERO: [u8; 8] = 0_i64.to_be_bytes();
 const ONE: [u8; 8] = 1_i64.to_be_bytes();
 
-fn digest(row: &Row) -> [u8; 32] {
+fn digest(row: &Row, columns: usize) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for index in 0..row.len() {
+    for index in 0..columns {
         // Kind and length first, so that no two rows read the same.
         let (kind, bytes): (u8, &[u8]) = match row.get(index) {
             Value::Null => (0, &[]),

@@ -1,12 +1,13 @@
 //! Putting the new tables in the place of the live ones, within the transaction of the swap.
 
-use pim_data::backend::{Row, SqlPair, Statement, Transaction, Value};
+use pim_data::backend::{Engine, Row, SqlPair, Statement, Transaction, Value};
 
 use super::green::Green;
+use super::pages::Pages;
 use super::{Rebuild, RebuildError};
 use crate::consumer::ledger;
+use crate::projection::ReadTable;
 use crate::projection::store::schema_of;
-use crate::projection::{ReadStore, ReadTable};
 
 /// Most rows that are copied at once from a file, and most values: of a statement SQLite binds 32,766.
 const COPY_ROWS: usize = 1000;
@@ -102,33 +103,27 @@ async fn copy_table(
         tx.query(copy).await?;
         return Ok(());
     }
-    copy_from_file(&green.store, tx, table, consumer).await
+    // Of the file nothing is but this consumer's.
+    let mut from = green.store.db().begin().await?;
+    copy_from_file(&mut from, tx, table).await?;
+    from.rollback().await?;
+    Ok(())
 }
 
-async fn copy_from_file(
-    green: &ReadStore,
-    tx: &mut Transaction,
-    table: &ReadTable,
-    consumer: Option<&str>,
-) -> Result<(), RebuildError> {
-    let columns = table.columns.join(", ");
-    let which = if consumer.is_some() { " WHERE consumer = ?" } else { "" };
-    let select = format!("SELECT {columns} FROM {}{which} LIMIT ? OFFSET ?", table.name);
-    let row = format!("({})", vec!["?"; table.columns.len()].join(", "));
-    let most = COPY_ROWS.min(COPY_VALUES / table.columns.len().max(1)) as u64;
-    let mut offset = 0_u64;
-    // Bounded by the rows of a table that nobody else writes; its own order therefore stays, page by page.
+async fn copy_from_file(from: &mut Transaction, tx: &mut Transaction, table: &ReadTable) -> Result<(), RebuildError> {
+    let (columns, width) = (table.columns.join(", "), table.columns.len());
+    let row = format!("({})", vec!["?"; width].join(", "));
+    let most = COPY_ROWS.min(COPY_VALUES / width.max(1)) as u64;
+    let mut pages = Pages::open(from, Engine::Sqlite, (0, table), most).await?;
+    // Bounded by the rows of a table that nobody else writes.
     loop {
-        let page = Statement::of(SqlPair::generated(select.clone()));
-        let page = page.bind_all(consumer.map(Value::from)).bind(most).bind(offset);
-        let rows = green.query(page).await?;
+        let rows = pages.next(from).await?;
         if rows.is_empty() {
             return Ok(());
         }
         let text =
             format!("INSERT INTO {} ({columns}) VALUES {}", table.name, vec![row.as_str(); rows.len()].join(", "));
-        let values = rows.iter().flat_map(|row: &Row| (0..row.len()).map(|index| row.get(index).clone()));
+        let values = rows.iter().flat_map(|row: &Row| (0..width).map(|index| row.get(index).clone()));
         tx.query(Statement::of(SqlPair::generated(text)).bind_all(values)).await?;
-        offset += rows.len() as u64;
     }
 }

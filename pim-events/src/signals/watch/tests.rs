@@ -189,6 +189,23 @@ async fn a_partition_that_hangs_delays_no_other() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// Guard: `ReadStore::ask_until`. Of a store that does not answer nothing is known in time.
+#[tokio::test]
+async fn a_store_that_hangs_is_waited_for_no_longer() {
+    let folder = folder();
+    let store = ReadStore::open(&folder.join("read.db"), Clock::system()).await.unwrap();
+    let signals = bound();
+    let mut guards = Vec::new();
+    while let Ok(Ok(guard)) = timeout(Duration::from_millis(200), store.db().read()).await {
+        guards.push(guard);
+    }
+    let mut watch = Watch::of_consumers(&store, Arc::new(Away), &signals, &WatchSettings::default());
+    watch.patience = Duration::from_secs(1);
+    timeout(PROMPT, watch.look()).await.unwrap().unwrap_err();
+    drop((watch, guards, store));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// A bus with ten records that tells where it ends, and is too busy for more.
 struct Busy;
 

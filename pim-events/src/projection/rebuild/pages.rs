@@ -1,0 +1,140 @@
+//! The rows of a table that nobody else writes, page by page: each page begins behind the key of the last row before it, so that
+//! a table of any size is read once. Pages by number would read again what is before them.
+
+use pim_data::backend::{DbError, Engine, Row, SqlPair, Statement, Transaction, Value};
+
+use crate::projection::ReadTable;
+
+/// Each row of a table once.
+pub(super) struct Pages {
+    /// How many columns of a row are the table's; its key stands behind them.
+    columns: usize,
+    max: u64,
+    from: From,
+}
+
+enum From {
+    /// Behind a key, which is none at first.
+    Key { first: String, next: String, behind: Option<Vec<Value>> },
+    /// A server's own place.
+    Cursor { fetch: String },
+}
+
+/// What SQLite calls a row's number, unless a column has the name.
+const ROW_NUMBERS: [&str; 3] = ["rowid", "_rowid_", "oid"];
+
+impl Pages {
+    /// Pages of at most `max` rows. The cursor has a number: a table's name may be longer, or quoted.
+    pub(super) async fn open(
+        tx: &mut Transaction,
+        engine: Engine,
+        (index, table): (usize, &ReadTable),
+        max: u64,
+    ) -> Result<Self, DbError> {
+        let (columns, name) = (table.columns.join(", "), table.name);
+        let from = if engine == Engine::Sqlite {
+            let key = key_of(tx, name).await?.join(", ");
+            let marks = vec!["?"; key.split(", ").count()].join(", ");
+            let select = format!("SELECT {columns}, {key} FROM {name}");
+            From::Key {
+                first: format!("{select} ORDER BY {key} LIMIT ?"),
+                next: format!("{select} WHERE ({key}) > ({marks}) ORDER BY {key} LIMIT ?"),
+                behind: None,
+            }
+        } else {
+            let cursor = format!("pim_pages_{index}");
+            tx.script(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {columns} FROM {name}")).await?;
+            From::Cursor { fetch: format!("FETCH FORWARD {max} FROM {cursor}") }
+        };
+        Ok(Self { columns: table.columns.len(), max, from })
+    }
+
+    /// The next page; none behind the last one. The table's columns are the first of a row.
+    pub(super) async fn next(&mut self, tx: &mut Transaction) -> Result<Vec<Row>, DbError> {
+        let (first, next, behind) = match &mut self.from {
+            From::Cursor { fetch } => return tx.query(Statement::of(SqlPair::generated_postgres(fetch.clone()))).await,
+            From::Key { first, next, behind } => (first, next, behind),
+        };
+        let page = match behind.take() {
+            None => Statement::of(SqlPair::generated(first.clone())),
+            Some(key) => Statement::of(SqlPair::generated(next.clone())).bind_all(key),
+        };
+        let rows = tx.query(page.bind(self.max)).await?;
+        *behind = rows.last().map(|row| (self.columns..row.len()).map(|index| row.get(index).clone()).collect());
+        Ok(rows)
+    }
+}
+
+/// By what a table of SQLite has each row once: the number of a row, or where it has none its primary key.
+async fn key_of(tx: &mut Transaction, table: &str) -> Result<Vec<String>, DbError> {
+    let name = table.trim_matches('"').replace("\"\"", "\"");
+    let asked = Statement::sqlite("SELECT name, pk FROM pragma_table_info(?) ORDER BY pk").bind(name.as_str());
+    let mut columns = Vec::new();
+    for row in tx.query(asked).await? {
+        columns.push((row.text(0)?.to_owned(), row.count(1)?));
+    }
+    let listed = Statement::sqlite("SELECT 1 FROM pragma_table_list(?) WHERE wr = 0").bind(name.as_str());
+    let has_number = !tx.query(listed).await?.is_empty();
+    let is_free = |number: &&&str| !columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(number));
+    if let Some(number) = ROW_NUMBERS.iter().find(is_free).filter(|_| has_number) {
+        return Ok(vec![(*number).to_owned()]);
+    }
+    let key = columns.iter().filter(|(_, place)| *place > 0);
+    Ok(key.map(|(column, _)| format!("\"{}\"", column.replace('"', "\"\""))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use pim_data::backend::{Db, DbSettings};
+
+    use super::*;
+
+    const TABLES: &str = "
+        CREATE TABLE numbered (a TEXT);
+        CREATE TABLE \"odd \"\"name\" (rowid TEXT, _rowid_ INTEGER, a TEXT);
+        CREATE TABLE keyed (a TEXT, b BLOB, \"c d\" INTEGER NOT NULL, PRIMARY KEY (\"c d\", b)) WITHOUT ROWID;
+        CREATE TABLE full (rowid INTEGER, _rowid_ INTEGER, oid INTEGER, a TEXT, PRIMARY KEY (rowid, oid));
+        WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 7) INSERT INTO numbered SELECT 'same' FROM n;
+        WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 7) INSERT INTO \"odd \"\"name\" SELECT 'same', 1, i FROM n;
+        WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 7)
+          INSERT INTO keyed SELECT i, CAST(char(64 + i % 4) AS BLOB), i / 4 FROM n;
+        WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 7) INSERT INTO full SELECT i / 3, 1, i, 'x' FROM n;";
+
+    /// Guard: a page begins behind the key of the last row, by an index, whatever the columns are called.
+    #[tokio::test]
+    async fn each_row_is_read_once_and_none_is_passed_over_to_find_it() {
+        let folder = std::env::temp_dir().join(format!("pim-pages-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let db = Db::open(&folder.join("pages.db"), DbSettings::default()).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        tx.script(TABLES).await.unwrap();
+        for table in [
+            ReadTable { name: "numbered", columns: &["a"] },
+            ReadTable { name: "\"odd \"\"name\"", columns: &["a", "rowid"] },
+            ReadTable { name: "keyed", columns: &["a", "b"] },
+            ReadTable { name: "full", columns: &["a", "oid"] },
+        ] {
+            let mut pages = Pages::open(&mut tx, Engine::Sqlite, (0, &table), 3).await.unwrap();
+            let mut sizes = Vec::new();
+            loop {
+                let rows = pages.next(&mut tx).await.unwrap();
+                sizes.push(rows.len());
+                if rows.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(sizes, [3, 3, 1, 0], "{}", table.name);
+            let From::Key { next, behind, .. } = pages.from else { panic!("a file has no cursors") };
+            let _at_its_end = behind;
+            let marks = next.matches('?').count();
+            let plan = Statement::of(SqlPair::generated(format!("EXPLAIN QUERY PLAN {next}")))
+                .bind_all(vec![Value::Null; marks]);
+            let plan = tx.query(plan).await.unwrap();
+            let steps: Vec<&str> = plan.iter().map(|row| row.text(3).unwrap()).collect();
+            assert!(steps.len() == 1 && steps[0].starts_with("SEARCH "), "{}: {steps:?}", table.name);
+        }
+        drop(tx);
+        drop(db);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
