@@ -18,17 +18,33 @@ const NPI_PREFIX: &str = "80840";
 /// Most characters between two groups of one number: ` - `.
 const GAP_MAX: usize = 3;
 
-/// Digits, and what stands between them and those before.
+/// Digits, with what stands before them since those before, and all that follows.
 struct Group<'a> {
     gap: &'a str,
     digits: &'a str,
+    rest: &'a str,
 }
 
 /// Whether a text holds nine digits in the form of an SSN or ITIN, or ten that are a valid NPI.
 #[must_use]
 pub fn could_be_real(text: &str) -> bool {
+    has_one(text, |_, _| true)
+}
+
+/// The same of a name that a program made: digits within a word of it are as they came.
+#[must_use]
+pub fn names_a_real_one(text: &str) -> bool {
+    has_one(text, |first, last| {
+        !first.gap.ends_with(char::is_alphanumeric) && !last.rest.starts_with(char::is_alphanumeric)
+    })
+}
+
+/// Whether there is one whose first and last groups fit.
+fn has_one(text: &str, fits: impl Fn(&Group<'_>, &Group<'_>) -> bool) -> bool {
     let groups = groups(text);
-    groups.iter().any(|group| group.digits.len() == 9 || is_npi(group.digits)) || groups.windows(3).any(is_in_three)
+    let is_whole = |group: &Group<'_>| group.digits.len() == 9 || is_npi(group.digits);
+    groups.iter().any(|group| is_whole(group) && fits(group, group))
+        || groups.windows(3).any(|three| is_in_three(three) && fits(&three[0], &three[2]))
 }
 
 fn groups(mut text: &str) -> Vec<Group<'_>> {
@@ -36,28 +52,48 @@ fn groups(mut text: &str) -> Vec<Group<'_>> {
     while let Some(place) = text.find(|c: char| c.is_ascii_digit()) {
         let (gap, rest) = text.split_at(place);
         let (digits, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
-        groups.push(Group { gap, digits });
+        groups.push(Group { gap, digits, rest });
         text = rest;
     }
     groups
 }
 
-/// Three, two and four digits that whatever stands between them makes one number. It does where it is twice the same; of a
-/// measure, a date and a sum that stand side by side it is not.
+/// Three, two and four digits that what stands between them makes one number. The values of a list are none, nor are a measure
+/// and its year.
 fn is_in_three(groups: &[Group<'_>]) -> bool {
     let [a, b, c] = groups else { return false };
     let lengths = (a.digits.len(), b.digits.len(), c.digits.len());
-    let is_alike = b.gap == c.gap || (is_plain(b.gap) && is_plain(c.gap));
-    lengths == (3, 2, 4) && is_alike && joins(b.gap) && joins(c.gap)
+    let is_year = c.digits.starts_with("19") || c.digits.starts_with("20");
+    lengths == (3, 2, 4) && (join(b.gap, c.gap) || (join_without_spaces(b.gap, c.gap) && !is_year))
 }
 
-fn joins(gap: &str) -> bool {
-    gap.chars().count() <= GAP_MAX && !gap.chars().any(|c| c.is_alphanumeric() || matches!(c, '\n' | '\r'))
+/// Spaces and dashes make one number, dashes, dots and underscores do, and all of these that are twice the same.
+fn join(first: &str, second: &str) -> bool {
+    let both = |fits: fn(char) -> bool| is_of(first, fits) && is_of(second, fits);
+    both(|c| is_space(c) || is_dash(c)) || both(is_mark) || (first == second && both(|c| is_space(c) || is_mark(c)))
 }
 
-/// Spaces and dashes of any kind.
-fn is_plain(gap: &str) -> bool {
-    gap.chars().all(|c| c.is_whitespace() || matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}'))
+/// So do slashes and brackets.
+fn join_without_spaces(first: &str, second: &str) -> bool {
+    let fits = |c| is_mark(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
+    is_of(first, fits) && is_of(second, fits)
+}
+
+fn is_of(gap: &str, fits: impl Fn(char) -> bool) -> bool {
+    gap.chars().count() <= GAP_MAX && gap.chars().all(fits)
+}
+
+/// Of those within a line, also such as nobody sees.
+fn is_space(c: char) -> bool {
+    (c.is_whitespace() && !matches!(c, '\n' | '\r')) || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+}
+
+fn is_dash(c: char) -> bool {
+    matches!(c, '-' | '\u{ad}' | '\u{2010}'..='\u{2015}' | '\u{2043}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}')
+}
+
+fn is_mark(c: char) -> bool {
+    is_dash(c) || matches!(c, '.' | '_')
 }
 
 fn is_npi(digits: &str) -> bool {
@@ -74,7 +110,7 @@ fn luhn(digits: impl DoubleEndedIterator<Item = char>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::could_be_real;
+    use super::{could_be_real, names_a_real_one};
 
     #[test]
     fn forms_of_real_identifiers_are_found_anywhere() {
@@ -88,6 +124,15 @@ mod tests {
             "123-45 6789",
             "(123)/45)/6789",
             "a123_45_6789b",
+            "123.45-6789",
+            "123_45-6789",
+            "123-45.6789",
+            "123/45/6789",
+            "123/45-6789",
+            "[123][45][6789]",
+            "123 . 45 . 6789",
+            "123\u{ad}45\u{200b}6789",
+            "123-45-2026",
         ] {
             assert!(could_be_real(text), "{text}");
         }
@@ -105,8 +150,32 @@ mod tests {
             "15.01.2026",
             "Suite 120, 14 1234 Street",
             "120\n80\n2026",
+            "glucose 110, 98, 1200",
+            "ferritin 140; 45; 1200",
+            "dose 500, 10, 1000 mg",
+            "BP/HR/steps 120, 80, 4500",
+            "120/80/2026",
+            "120 / 80 / 2026",
+            "120 / 80 / 4500",
+            "110,98,1200",
+            "120/80 4500",
         ] {
             assert!(!could_be_real(text), "{text}");
+        }
+    }
+    #[test]
+    fn a_program_s_name_has_digits_as_they_came() {
+        for text in ["123-45-6789", "npi:1234567893", "u_123456789", "kc:123.45.6789", "912781234"] {
+            assert!(names_a_real_one(text), "{text}");
+        }
+        for text in [
+            "3f2a1bcd-0000-4000-8000-a123456789bc",
+            "kc:3f2a1bcd-0000-4000-8000-a123456789bc",
+            "auth0.5f7ca123456789c004bbafe8",
+            "a123-45-6789",
+            "u-77",
+        ] {
+            assert!(!names_a_real_one(text), "{text}");
         }
     }
 }

@@ -16,10 +16,9 @@ use pim_events::AppendExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use self::change::{FacilityChange, ProviderChange, change};
-use crate::identifier::{REAL_IDENTIFIER, RULE, could_be_real};
+use crate::identifier::{REAL_IDENTIFIER, RULE, could_be_real, names_a_real_one};
 use crate::ids::{FacilityId, PatientId};
 use crate::policy::LabRole;
 use crate::reference::{Account, Facility, Flag, Provider, ReferenceBook, ReferenceChanged};
@@ -165,8 +164,8 @@ impl NewRecord for NewAccount {
         let Ok(subject) = self.subject.parse::<Subject>() else {
             return refused("subject must be 1 to 64 characters of A-Z a-z 0-9 . _ : -");
         };
-        // An identity provider may make them UUIDs, of which some have nine digits in a row.
-        if could_be_real(subject.as_str()) && Uuid::try_parse(subject.as_str()).is_err() {
+        // An identity provider makes them of UUIDs and the like, of which some have nine digits in a row.
+        if names_a_real_one(subject.as_str()) {
             return Err(Problem::of(REAL_IDENTIFIER).detail(RULE).into());
         }
         Ok(Account {

@@ -46,8 +46,11 @@ async fn a_note_takes_no_real_identifier_either() {
     assert_eq!(refused.problem(), "real-identifier");
     let refused = world.post(&token, &notes, "o", &json!({"text": "ssn is 123 45 6789, or 123.45.6789"})).await;
     assert_eq!(refused.problem(), "real-identifier");
-    let taken = world.post(&token, &notes, "m", &json!({"text": "pressure 120/80 on 2026-01-15, room 12"})).await;
-    assert_eq!(taken.status, StatusCode::CREATED, "{:?}", taken.body);
+    for text in ["pressure 120/80 on 2026-01-15, room 12", "glucose 110, 98, 1200", "120/80/2026"] {
+        let key = text.replace(' ', "_");
+        let taken = world.post(&token, &notes, &key, &json!({"text": text})).await;
+        assert_eq!(taken.status, StatusCode::CREATED, "{text}: {:?}", taken.body);
+    }
 }
 
 /// Guard: the audit trail shows whom an account is for.
@@ -66,8 +69,11 @@ async fn nor_does_reference_data() {
         assert_eq!(found, (StatusCode::UNPROCESSABLE_ENTITY, "real-identifier"), "{value}: {}", refused.body);
         assert!(!refused.body.to_string().contains(value), "{value} was repeated");
     }
-    // An identity provider's UUID is opaque, whatever digits are in it.
-    let body = json!({"subject": "3f2a1bcd-0000-4000-8000-a123456789bc", "role": "clinician", "patient": null});
-    let made = world.post(&admin, "/v1/admin/accounts", "uuid", &body).await;
-    assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
+    // What an identity provider makes of UUIDs and the like is opaque, whatever digits are in it.
+    let opaque = ["3f2a1bcd-0000-4000-8000-a123456789bc", "kc:3f2a1bcd-0000-4000-8000-a123456789bc", "auth0.5f7ca123456789c004bbafe8"];
+    for subject in opaque {
+        let body = json!({"subject": subject, "role": "clinician", "patient": null});
+        let made = world.post(&admin, "/v1/admin/accounts", subject, &body).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
+    }
 }
