@@ -84,7 +84,8 @@ pub trait Projection: Send + Sync + 'static {
         DOMAIN_TOPIC
     }
 
-    /// A script that makes its tables, in a store that has none of them.
+    /// A script that makes its tables, in a store that has none of them. An index may be added at the same version: a store that
+    /// has the tables gets it by a rebuild.
     fn schema(&self) -> SqlPair;
 
     /// Its tables.

@@ -70,7 +70,11 @@ async fn nor_does_reference_data() {
         assert!(!refused.body.to_string().contains(value), "{value} was repeated");
     }
     // What an identity provider makes of UUIDs and the like is opaque, whatever digits are in it.
-    let opaque = ["3f2a1bcd-0000-4000-8000-a123456789bc", "kc:3f2a1bcd-0000-4000-8000-a123456789bc", "auth0.5f7ca123456789c004bbafe8"];
+    let opaque = [
+        "3f2a1bcd-0000-4000-8000-a123456789bc",
+        "kc:3f2a1bcd-0000-4000-8000-a123456789bc",
+        "auth0.5f7ca123456789c004bbafe8",
+    ];
     for subject in opaque {
         let body = json!({"subject": subject, "role": "clinician", "patient": null});
         let made = world.post(&admin, "/v1/admin/accounts", subject, &body).await;

@@ -3,6 +3,7 @@
 mod compare;
 mod copy;
 mod green;
+mod indexes;
 mod pages;
 mod turn;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use pim_core::signal::SignalRegistry;
-use pim_data::backend::{SqlPair, Statement};
+use pim_data::backend::{Engine, SqlPair, Statement};
 use pim_events::signals::EventSignals;
 use pim_events::{
     ApplyError, ConsumerSettings, DOMAIN_TOPIC, DomainEvent as _, Event, NewRecord, Projection, ProjectionRunner,
@@ -255,6 +255,68 @@ async fn whatever_its_name_and_its_width() {
     eventually("a thousand rows", || async { rows().await == 1000 }).await;
     let report = rebuild(&rig, wide, Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
     assert_eq!((report.state, report.rebuilt[0].rows, rows().await), ("live", 1000, 1000));
+}
+
+/// The journal, whose script has got an index.
+struct Indexed(Journal);
+
+#[async_trait]
+impl Projection for Indexed {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn schema(&self) -> SqlPair {
+        const INDEX: &str = "CREATE INDEX journal_by_step ON journal (step) WHERE n > 0";
+        let text = |engine| format!("{}; {INDEX}", self.0.schema().text(engine).unwrap());
+        SqlPair::joined(
+            SqlPair::generated_postgres(text(Engine::Postgres)),
+            SqlPair::generated_sqlite(text(Engine::Sqlite)),
+        )
+    }
+    fn tables(&self) -> &'static [ReadTable] {
+        self.0.tables()
+    }
+    fn handles(&self, event_type: &str) -> bool {
+        self.0.handles(event_type)
+    }
+    async fn apply(&self, tx: &mut ReadTx, batch: &[Event]) -> Result<(), ApplyError> {
+        self.0.apply(tx, batch).await
+    }
+}
+
+/// Guard: `indexes::add_missing`. A table that was made by the script of before gets its new indexes, and keeps those of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_comes_without_a_new_version() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let home = patient();
+    rig.write(home, Uuid::new_v4(), &[1, 2]).await;
+    let relay = Running::relay(rig.relay());
+    let runner = Running::projections(rig.projections(&Journal::default()).await);
+    eventually("two", || async { rig.journal().await.len() == 2 }).await;
+    let mut tx = rig.store.db().begin().await.unwrap();
+    tx.script("CREATE INDEX by_hand ON journal (n)").await.unwrap();
+    tx.commit().await.unwrap();
+    let indexes = async || {
+        let asked = Statement::of(SqlPair::of(
+            "SELECT indexname::text FROM pg_indexes WHERE schemaname = current_schema() AND tablename = 'journal' ORDER BY 1",
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'journal' ORDER BY 1",
+        ));
+        let rows = rig.store.query(asked).await.unwrap();
+        rows.iter().map(|row| row.text(0).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(indexes().await, ["by_hand"]);
+    // The second time there is nothing left to do.
+    for _ in 0..2 {
+        let indexed: Arc<dyn Projection> = Arc::new(Indexed(Journal::default()));
+        let report = rebuild(&rig, indexed, Verdict::MustEqual).run(folder.path(), |_, _| {}).await.unwrap();
+        assert_eq!((report.state, report.equal), ("live", true));
+        assert_eq!(indexes().await, ["by_hand", "journal_by_step"]);
+    }
+    rig.write(home, Uuid::new_v4(), &[3]).await;
+    eventually("it goes on", || async { rig.order_of(home).await == [1, 2, 3] }).await;
+    runner.end().await;
+    relay.end().await;
 }
 
 struct Wider;

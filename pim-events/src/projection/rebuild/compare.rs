@@ -42,6 +42,7 @@ pub(super) async fn summarise(
             }
             rows += page.len() as u64;
         }
+        pages.close(tx).await?;
         all.push(TableSummary { table: table.name, rows, hash: format!("{:032x}{:032x}", sum[0], sum[1]) });
     }
     Ok(all)

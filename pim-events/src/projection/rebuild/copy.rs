@@ -4,7 +4,7 @@ use pim_data::backend::{Engine, Row, SqlPair, Statement, Transaction, Value};
 
 use super::green::Green;
 use super::pages::Pages;
-use super::{Rebuild, RebuildError};
+use super::{Rebuild, RebuildError, indexes};
 use crate::consumer::ledger;
 use crate::projection::ReadTable;
 use crate::projection::store::schema_of;
@@ -34,6 +34,10 @@ impl Rebuild {
         }
         for table in self.projection.tables() {
             copy_table(green, tx, table, None).await?;
+            if same_version {
+                // Its script may have got some since the live table was made.
+                indexes::add_missing(green, tx, table).await?;
+            }
         }
         for table in LEDGER_TABLES {
             tx.query(

@@ -17,7 +17,7 @@ enum From {
     /// Behind a key, which is none at first.
     Key { first: String, next: String, behind: Option<Vec<Value>> },
     /// A server's own place.
-    Cursor { fetch: String },
+    Cursor { fetch: String, close: String },
 }
 
 /// What SQLite calls a row's number, unless a column has the name.
@@ -44,7 +44,7 @@ impl Pages {
         } else {
             let cursor = format!("pim_pages_{index}");
             tx.script(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {columns} FROM {name}")).await?;
-            From::Cursor { fetch: format!("FETCH FORWARD {max} FROM {cursor}") }
+            From::Cursor { fetch: format!("FETCH FORWARD {max} FROM {cursor}"), close: format!("CLOSE {cursor}") }
         };
         Ok(Self { columns: table.columns.len(), max, from })
     }
@@ -52,7 +52,9 @@ impl Pages {
     /// The next page; none behind the last one. The table's columns are the first of a row.
     pub(super) async fn next(&mut self, tx: &mut Transaction) -> Result<Vec<Row>, DbError> {
         let (first, next, behind) = match &mut self.from {
-            From::Cursor { fetch } => return tx.query(Statement::of(SqlPair::generated_postgres(fetch.clone()))).await,
+            From::Cursor { fetch, .. } => {
+                return tx.query(Statement::of(SqlPair::generated_postgres(fetch.clone()))).await;
+            }
             From::Key { first, next, behind } => (first, next, behind),
         };
         let page = match behind.take() {
@@ -63,11 +65,24 @@ impl Pages {
         *behind = rows.last().map(|row| (self.columns..row.len()).map(|index| row.get(index).clone()).collect());
         Ok(rows)
     }
+
+    /// A table that a cursor is open on gets no index.
+    pub(super) async fn close(self, tx: &mut Transaction) -> Result<(), DbError> {
+        match self.from {
+            From::Key { .. } => Ok(()),
+            From::Cursor { close, .. } => tx.script(&close).await,
+        }
+    }
+}
+
+/// A table's name as the engines keep it, which may be quoted in statements.
+pub(super) fn plain(name: &str) -> String {
+    name.trim_matches('"').replace("\"\"", "\"")
 }
 
 /// By what a table of SQLite has each row once: the number of a row, or where it has none its primary key.
 async fn key_of(tx: &mut Transaction, table: &str) -> Result<Vec<String>, DbError> {
-    let name = table.trim_matches('"').replace("\"\"", "\"");
+    let name = plain(table);
     let asked = Statement::sqlite("SELECT name, pk FROM pragma_table_info(?) ORDER BY pk").bind(name.as_str());
     let mut columns = Vec::new();
     for row in tx.query(asked).await? {
