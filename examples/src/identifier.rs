@@ -1,6 +1,7 @@
 //! Identifiers that could belong to real people: what the lab refuses to take in, whatever the field.
 
 use pim_core::problem::ProblemType;
+use serde::{Deserialize, Deserializer};
 
 /// A value could be the identifier of a real person.
 pub const REAL_IDENTIFIER: ProblemType =
@@ -14,6 +15,22 @@ pub const MARK: &str = "of real people are refused";
 
 /// The check digit's prefix of a national provider identifier.
 const NPI_PREFIX: &str = "80840";
+
+/// A text whose rule is for what comes in. A row may be older than the rule of today: it stays readable, and can be corrected.
+pub(crate) trait Kept: Sized {
+    /// The text of a row, as it is.
+    fn kept(text: String) -> Self;
+}
+
+/// Reads a column of a row, or what stands in one.
+pub(crate) fn kept<'de, D: Deserializer<'de>, T: Kept>(row: D) -> Result<T, D::Error> {
+    String::deserialize(row).map(T::kept)
+}
+
+/// The same of a column that may be empty.
+pub(crate) fn kept_if_any<'de, D: Deserializer<'de>, T: Kept>(row: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<String>::deserialize(row)?.map(T::kept))
+}
 
 /// Most characters between two groups of one number: ` - `.
 const GAP_MAX: usize = 3;

@@ -1,10 +1,11 @@
 //! The bounded parts of an encounter.
 
 use pim_core::clock::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::code::{DiagnosisCode, ProcedureCode};
+use crate::identifier::{Kept, kept};
 
 /// Most entries of each kind in one encounter.
 pub const PARTS_MAX: usize = 100;
@@ -113,6 +114,19 @@ impl std::fmt::Debug for Note {
     }
 }
 
+/// Reads the notes of a row, whatever has become of the rule for their texts since.
+pub(super) fn kept_notes<'de, D: Deserializer<'de>>(row: D) -> Result<Vec<Note>, D::Error> {
+    #[derive(Deserialize)]
+    struct KeptNote {
+        #[serde(deserialize_with = "kept")]
+        text: NoteText,
+        #[serde(default = "epoch")]
+        at: Timestamp,
+    }
+    let notes = Vec::<KeptNote>::deserialize(row)?;
+    Ok(notes.into_iter().map(|KeptNote { text, at }| Note { text, at }).collect())
+}
+
 /// Text of a note.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -138,6 +152,12 @@ impl TryFrom<String> for NoteText {
         } else {
             Err("must be a text of 1 to 4000 characters")
         }
+    }
+}
+
+impl Kept for NoteText {
+    fn kept(text: String) -> Self {
+        Self(text)
     }
 }
 

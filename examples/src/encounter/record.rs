@@ -5,7 +5,7 @@ use pim_data::entity::{Column, ColumnKind, Table};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::parts::{Diagnosis, Note, Observation, Order, Procedure};
+use super::parts::{Diagnosis, Note, Observation, Order, Procedure, kept_notes};
 use crate::ids::{EncounterId, EncounterKind, FacilityId, PatientId, ProviderId};
 use crate::rig::patient_row;
 
@@ -100,6 +100,7 @@ pub struct Encounter {
     /// What was measured.
     pub observations: Vec<Observation>,
     /// What was written down.
+    #[serde(deserialize_with = "kept_notes")]
     pub notes: Vec<Note>,
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
+use crate::identifier::kept_if_any;
 use crate::ids::{FacilityId, PatientId, PatientKind};
 use crate::rig::patient_row;
 
@@ -70,10 +71,13 @@ pub struct Patient {
     /// Synthetic number.
     pub syn_number: SynNumber,
     /// Address.
+    #[serde(default, deserialize_with = "kept_if_any")]
     pub address: Option<Address>,
     /// Telephone.
+    #[serde(default, deserialize_with = "kept_if_any")]
     pub telephone: Option<Telephone>,
     /// Mail.
+    #[serde(default, deserialize_with = "kept_if_any")]
     pub mail: Option<Mail>,
 }
 

@@ -1,6 +1,7 @@
 //! The values of a patient's record. Each takes only what cannot be a real person's.
 //!
 //! No text of these is ever repeated in an error: the messages state the rule alone.
+//! Telephone, mail and address of a row are read as they are: their rules are for what comes in.
 
 use std::fmt;
 
@@ -23,6 +24,12 @@ macro_rules! checked_text {
                     return Err(crate::identifier::RULE);
                 })?
                 if check(&text) { Ok(Self(text)) } else { Err($rule) }
+            }
+        }
+
+        impl crate::identifier::Kept for $name {
+            fn kept(text: String) -> Self {
+                Self(text)
             }
         }
 

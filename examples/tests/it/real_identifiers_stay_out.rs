@@ -1,9 +1,17 @@
 //! Whatever could belong to a real person is refused by a named rule and never repeated.
 
-use http::StatusCode;
-use serde_json::json;
+use axum::body::Body;
+use http::{Request, StatusCode};
+use pim_core::shard::ShardId;
+use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{Answered, World};
+
+async fn patched(world: &World, path: &str, key: &str, body: &Value) -> Answered {
+    let request =
+        Request::patch(path).header("txn-token", world.clinician()).header("content-type", "application/json");
+    world.send(request.header("idempotency-key", key).body(Body::from(body.to_string())).unwrap()).await
+}
 
 #[tokio::test]
 async fn identifiers_that_could_be_real_are_refused() {
@@ -51,6 +59,57 @@ async fn a_note_takes_no_real_identifier_either() {
         let taken = world.post(&token, &notes, &key, &json!({"text": text})).await;
         assert_eq!(taken.status, StatusCode::CREATED, "{text}: {:?}", taken.body);
     }
+}
+
+/// Guard: the rule is for what comes in. A row of before it is read, listed and corrected.
+#[tokio::test]
+async fn what_was_taken_before_a_rule_stays_within_reach() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let patient = world.registered("a").await.id();
+    let of_patient = format!("/v1/patients/{patient}");
+    let encounters = format!("{of_patient}/encounters");
+    let encounter = world.post(&token, &encounters, "s", &world.scheduling()).await.id();
+    let transitions = format!("{encounters}/{encounter}/transitions");
+    let _started = world.post(&token, &transitions, "t", &json!({"to": "in_progress"})).await;
+    let notes = format!("{encounters}/{encounter}/notes");
+    let _noted = world.post(&token, &notes, "n", &json!({"text": "of before"})).await;
+    let (mail, note, long) =
+        ("person.123456789@example.org", "ssn 123 45 6789", format!("202-555-0142{}", " ".repeat(40)));
+    for shard in 0..2 {
+        let mut tx = world.cluster.database(ShardId(shard)).unwrap().begin().await.unwrap();
+        let patients = format!("UPDATE patient_row SET mail = '{mail}', address = '{note}', telephone = '{long}'");
+        tx.script(&format!("{patients}; UPDATE encounter_row SET notes = replace(notes, 'of before', '{note}')"))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    let shown = world.get(&token, &of_patient).await;
+    assert_eq!((shown.status, &shown.body["mail"]), (StatusCode::OK, &json!(mail)), "{:?}", shown.body);
+    let shown = world.get(&token, &format!("/v1/encounters/{encounter}")).await;
+    assert_eq!(shown.body["notes"][0]["text"], note, "{:?}", shown.body);
+    let listed = world.get(&token, &encounters).await;
+    assert_eq!(listed.body["items"][0]["notes"][0]["text"], note, "{:?}", listed.body);
+
+    let refused = patched(&world, &of_patient, "c", &json!({"address": note})).await;
+    assert_eq!(refused.problem(), "real-identifier");
+    let corrected = patched(&world, &of_patient, "d", &json!({"mail": "ada@example.org"})).await;
+    assert_eq!(
+        (corrected.status, &corrected.body["mail"]),
+        (StatusCode::OK, &json!("ada@example.org")),
+        "{:?}",
+        corrected.body
+    );
+    let noted = world.post(&token, &notes, "m", &json!({"text": "of today"})).await;
+    assert_eq!(
+        (noted.status, &noted.body["notes"][1]["text"]),
+        (StatusCode::CREATED, &json!("of today")),
+        "{:?}",
+        noted.body
+    );
+    let lineage = world.get(&world.session("sre", &[], None), &format!("/v1/admin/lineage/patient/{patient}")).await;
+    assert_eq!(lineage.status, StatusCode::OK, "{:?}", lineage.body);
 }
 
 /// Guard: the audit trail shows whom an account is for.
