@@ -23,13 +23,20 @@ pub struct Door {
     pub connections_max: usize,
     /// How long a request's head may take to arrive.
     pub head_within: Duration,
+    /// How long a connection may last, which is one request's: whoever does not read their answer gives their place back then.
+    pub connection_within: Duration,
     /// How long requests in flight may take once the library closes.
     pub drain_within: Duration,
 }
 
 impl Default for Door {
     fn default() -> Self {
-        Self { connections_max: 256, head_within: Duration::from_secs(5), drain_within: Duration::from_secs(10) }
+        Self {
+            connections_max: 256,
+            head_within: Duration::from_secs(5),
+            connection_within: Duration::from_secs(60),
+            drain_within: Duration::from_secs(10),
+        }
     }
 }
 
@@ -37,7 +44,7 @@ impl Door {
     /// Serves until `closing` is ready and what was in flight then has ended, or its time is over.
     pub async fn serve(self, listener: TcpListener, routes: Router, closing: impl Future<Output = ()>) {
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(self.head_within);
+        http.timer(TokioTimer::new()).header_read_timeout(self.head_within).keep_alive(false);
         let slots = Arc::new(Semaphore::new(self.connections_max));
         let graceful = GracefulShutdown::new();
         let mut closing = pin!(closing);
@@ -48,6 +55,7 @@ impl Door {
             };
             let service = TowerToHyperService::new(routes.clone());
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let connection = timeout(self.connection_within, connection);
             tokio::spawn(async move {
                 // A connection that breaks is its caller's business.
                 let _ended = connection.await;

@@ -21,6 +21,7 @@ async fn open(door: Door) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let address = listener.local_addr().unwrap();
     let (close, closing) = oneshot::channel::<()>();
     let routes = Router::new().route("/", get(|| async { "open" })).route("/never", get(pending::<()>));
+    let routes = routes.route("/much", get(|| async { vec![b' '; 64 << 20] }));
     let serving = door.serve(listener, routes, async move { drop(closing.await) });
     (address, close, tokio::spawn(serving))
 }
@@ -70,5 +71,15 @@ async fn upon_whoever_is_one_too_many_until_another_leaves() {
     let mut byte = [0];
     assert!(timeout(Duration::from_millis(300), second.read(&mut byte)).await.is_err(), "waits");
     drop(first);
+    assert!(answer(second).await.ends_with("open"));
+}
+
+#[tokio::test]
+async fn upon_whoever_does_not_read_an_answer() {
+    let door = Door { connections_max: 1, connection_within: Duration::from_millis(500), ..Door::default() };
+    let (address, _close, _serving) = open(door).await;
+    let mut first = saying(address, "GET /much HTTP/1.1\r\nhost: library\r\n\r\n").await;
+    first.read_exact(&mut [0; 12]).await.unwrap();
+    let second = saying(address, "GET / HTTP/1.1\r\nhost: library\r\n\r\n").await;
     assert!(answer(second).await.ends_with("open"));
 }
