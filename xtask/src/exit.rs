@@ -26,6 +26,8 @@ pub(crate) enum Failure {
 pub(crate) struct Failed {
     failure: Failure,
     sentence: String,
+    /// The type of the problem that the lab answered with.
+    problem: String,
 }
 
 impl fmt::Display for Failed {
@@ -39,7 +41,12 @@ impl std::error::Error for Failed {}
 impl Failure {
     /// Makes an error that ends the process with this code.
     pub(crate) fn because(self, sentence: impl Into<String>) -> anyhow::Error {
-        Failed { failure: self, sentence: sentence.into() }.into()
+        self.because_of("", sentence)
+    }
+
+    /// The same, of a problem that the lab answered with.
+    pub(crate) fn because_of(self, problem: impl Into<String>, sentence: impl Into<String>) -> anyhow::Error {
+        Failed { failure: self, sentence: sentence.into(), problem: problem.into() }.into()
     }
 
     /// Whether an error is this failure.
@@ -58,6 +65,12 @@ impl Failure {
             _ => Self::Threshold,
         }
     }
+}
+
+/// Whether an error is a problem of this name that the lab answered with.
+pub(crate) fn is_problem(error: &anyhow::Error, name: &str) -> bool {
+    let problem = error.downcast_ref::<Failed>().map(|failed| failed.problem.as_str());
+    problem.and_then(|problem| problem.strip_prefix("urn:pim:problem:")) == Some(name)
 }
 
 /// Prints the error and turns it into the exit code.

@@ -152,7 +152,7 @@ impl Api {
 
 type Outcome = Result<Response<ureq::Body>, ureq::Error>;
 
-fn refused(status: u16, text: &str) -> anyhow::Error {
+pub(super) fn refused(status: u16, text: &str) -> anyhow::Error {
     let problem: Value = serde_json::from_str(text).unwrap_or_default();
     let title = problem["title"].as_str().unwrap_or("no problem document");
     let detail = problem["detail"].as_str().unwrap_or_default();
@@ -164,7 +164,7 @@ fn refused(status: u16, text: &str) -> anyhow::Error {
         _ => Failure::Threshold,
     };
     let kind = problem["type"].as_str().unwrap_or_default();
-    failure.because(format!("the lab answered {status}: {title}. {detail} ({kind})"))
+    failure.because_of(kind, format!("the lab answered {status}: {title}. {detail} ({kind})"))
 }
 
 fn fresh_key() -> String {

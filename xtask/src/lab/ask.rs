@@ -11,7 +11,7 @@ use super::api::{self, Api, segment};
 use super::document::{print, say};
 use super::journal::State;
 use super::{degradation, nine, servers};
-use crate::exit::Failure;
+use crate::exit::{Failure, is_problem};
 
 /// What can be asked of shards.
 #[derive(Debug, Subcommand)]
@@ -219,13 +219,9 @@ pub(super) fn status(json: bool) -> Result<()> {
     // Before anybody is asked: whoever has ended may be the one who would have told.
     let state = State::kept().filter(|state| api::named().is_none() && state.is_any_alive());
     let missing = state.as_ref().map(nine::missing).unwrap_or_default();
-    let run = run_summary();
-    // Whose run is just being summed up for somebody else is there.
-    let answers = run.as_ref().err().is_none_or(|error| Failure::Refused.is(error));
-    let mut document = json!({"running": state.is_some() || answers});
-    if let Ok(run) = &run {
-        document["run"] = run.clone();
-        document["gateway"] = api::named().into();
+    let (mut document, unanswered) = answered(run_summary());
+    if state.is_some() {
+        document["running"] = true.into();
     }
     if let Some(state) = &state {
         document["gateway"] = state.gateway.clone().into();
@@ -244,7 +240,19 @@ pub(super) fn status(json: bool) -> Result<()> {
     if !missing.is_empty() {
         return Err(Failure::Threshold.because(format!("ended without being told to: {}", missing.join(", "))));
     }
-    run.map(drop)
+    unanswered.map_or(Ok(()), Err)
+}
+
+/// What a summary, or what came in its place, tells of the lab, and what is wrong.
+fn answered(run: Result<Value>) -> (Value, Option<anyhow::Error>) {
+    match run {
+        Ok(run) => (json!({"running": true, "run": run, "gateway": api::named()}), None),
+        // Whose run is just being summed up for somebody else is there, and well.
+        Err(error) if is_problem(&error, "run-being-summed-up") => {
+            (json!({"running": true, "being_summed_up": true, "gateway": api::named()}), None)
+        }
+        Err(error) => (json!({"running": false}), Some(error)),
+    }
 }
 
 /// A token for a role, or for one persona of it.
@@ -449,5 +457,27 @@ pub(super) fn audit(verb: &AuditVerb, json: bool) -> Result<()> {
             };
             Err(Failure::Threshold.because(what))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::refused;
+    use super::*;
+
+    #[test]
+    fn a_lab_whose_run_is_being_summed_up_is_well_and_one_that_refuses_does_not_say_so() {
+        let problem = |status, name| refused(status, &json!({"type": format!("urn:pim:problem:{name}")}).to_string());
+        let (told, wrong) = answered(Err(problem(409, "run-being-summed-up")));
+        assert_eq!((&told["running"], &told["being_summed_up"]), (&json!(true), &json!(true)));
+        assert!(wrong.is_none(), "{wrong:?}");
+        for error in
+            [problem(403, "forbidden"), problem(409, "conflict"), Failure::Precondition.because("nobody is there")]
+        {
+            let (told, wrong) = answered(Err(error));
+            assert_eq!((&told, wrong.is_some()), (&json!({"running": false}), true));
+        }
+        let (told, wrong) = answered(Ok(json!({"facts": 7})));
+        assert_eq!((&told["run"]["facts"], wrong.is_none()), (&json!(7), true));
     }
 }
