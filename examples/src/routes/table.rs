@@ -82,7 +82,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST", "/v1/admin/flags", Write, On::Flag, Class::Write, Upstream::Admin),
     route!("GET", "/v1/admin/audit", Read, On::Audit, Class::Search, Upstream::Admin),
     route!("POST", "/v1/admin/audit/verify", Operate, On::Audit, Class::Sweep, Upstream::Admin),
-    route!("POST", "/v1/admin/retention", Operate, On::Audit, Class::Operate, Upstream::Admin),
+    route!("POST", "/v1/admin/retention", Operate, On::Audit, Class::Sweep, Upstream::Admin),
     route!("GET", "/v1/admin/backups", Read, On::Backup, Class::Read, Upstream::Admin),
     route!("POST", "/v1/admin/backups", Operate, On::Backup, Class::Sweep, Upstream::Admin),
     route!("GET", "/v1/admin/shards", Read, On::Shard, Class::Read, Upstream::Admin),

@@ -205,11 +205,13 @@ mod tests {
             include_str!("nine.rs"),
             include_str!("backup.rs"),
             include_str!("backup/servers.rs"),
+            include_str!("degradation.rs"),
+            include_str!("retention.rs"),
         ];
         let asking = sources.iter().flat_map(|source| source.lines());
         let asking = asking.filter(|line| line.contains(".get(") || line.contains(".post("));
         let asking: Vec<&str> = asking.filter(|line| paths.iter().any(|path| line.contains(path))).collect();
-        assert!(asking.len() >= 4, "{asking:#?}");
+        assert!(asking.len() >= 5, "{asking:#?}");
         for line in asking {
             assert!(line.contains(".patient()"), "{line}");
         }

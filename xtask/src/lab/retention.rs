@@ -45,10 +45,10 @@ pub(super) fn run(verb: &RetentionVerb, json: bool) -> Result<()> {
         RetentionVerb::Run { kept, dry_run } => (kept, *dry_run),
     };
     let asked = json!({"audit_days": kept.audit_days, "history_days": kept.history_days, "dry_run": dry_run});
-    let api = Api::of(Role::Sre)?;
     let (mut rounds, mut gone) = (Vec::new(), 0);
     for _round in 0..ROUNDS_MAX {
-        let round = api.post("/v1/admin/retention", &asked)?;
+        // Signed in anew: each round may take longer than a token is good for.
+        let round = Api::of(Role::Sre)?.patient().post("/v1/admin/retention", &asked)?;
         gone += sum(&round, "rows");
         let left = if dry_run { 0 } else { sum(&round, "left") };
         rounds.push(round);
