@@ -129,15 +129,20 @@ impl Subject {
 #[derive(Default)]
 struct Sweep {
     removed: u64,
-    /// The first of what could not be swept.
+    failures: u64,
+    /// The first of them.
     failed: Option<RetentionError>,
 }
 
 impl Sweep {
-    fn take(&mut self, part: Result<u64, RetentionError>) {
+    fn take(&mut self, part: Result<u64, RetentionError>, tell: impl FnOnce(&'static str)) {
         match part {
             Ok(removed) => self.removed += removed,
-            Err(error) => self.failed = self.failed.take().or(Some(error)),
+            Err(error) => {
+                tell(error.code());
+                self.failures += 1;
+                self.failed = self.failed.take().or(Some(error));
+            }
         }
     }
 }
@@ -202,7 +207,7 @@ impl Retention {
     /// # Errors
     /// [`RetentionError`], the first of them; what could go is gone.
     pub async fn sweep(&self) -> Result<u64, RetentionError> {
-        let Sweep { removed, failed } = self.sweep_while(&|| true).await;
+        let Sweep { removed, failed, .. } = self.sweep_while(&|| true).await;
         failed.map_or(Ok(removed), Err)
     }
 
@@ -214,14 +219,18 @@ impl Retention {
                 let before = self.clock.now().minus(Duration::from_secs(self.settings.outbox_age_secs));
                 for source in sources.now() {
                     let pruned = source.prune(before, self.settings.batch_max, goes_on).await;
-                    sweep.take(pruned.map_err(RetentionError::Outbox));
+                    let shard_id = source.origin.shard();
+                    let tell = |code| pim_core::warn!("retention.waits", shard_id = shard_id, code = code);
+                    sweep.take(pruned.map_err(RetentionError::Outbox), tell);
                 }
             }
             Subject::Log { bus, store } => {
                 let since = self.clock.now().minus(Duration::from_secs(self.settings.log_age_secs));
                 for (topic, partitions) in bus.topics() {
                     for partition in 0..partitions {
-                        sweep.take(self.archive((bus, store), (topic, partition), since, goes_on).await);
+                        let archived = self.archive((bus, store), (topic, partition), since, goes_on).await;
+                        let tell = |code| pim_core::warn!("retention.waits", partition = partition, code = code);
+                        sweep.take(archived, tell);
                     }
                 }
             }
@@ -256,12 +265,8 @@ impl Retention {
         let (stopper, mut stop) = Stop::pair();
         let sweeping = async {
             while !stop.is_set() {
-                let Sweep { removed, failed } = self.sweep_while(&|| !stop.is_set()).await;
-                self.signals.swept(self.subject.label(), Ok(removed));
-                if let Some(error) = failed {
-                    self.signals.swept(self.subject.label(), Err(()));
-                    pim_core::warn!("retention.waits", code = error.code());
-                }
+                let Sweep { removed, failures, .. } = self.sweep_while(&|| !stop.is_set()).await;
+                self.signals.swept(self.subject.label(), removed, failures);
                 sleep(Duration::from_millis(self.settings.pause_ms), &mut stop).await;
             }
         };

@@ -231,12 +231,10 @@ impl EventSignals {
         }
     }
 
-    pub(crate) fn swept(&self, what: Swept, outcome: Result<u64, ()>) {
+    pub(crate) fn swept(&self, what: Swept, rows: u64, failures: u64) {
         let Some(bound) = &self.0 else { return };
-        match outcome {
-            Ok(rows) => bound.swept_rows.get(what).inc_by(rows),
-            Err(()) => bound.sweep_failures.get(what).inc(),
-        };
+        bound.swept_rows.get(what).inc_by(rows);
+        bound.sweep_failures.get(what).inc_by(failures);
     }
 }
 

@@ -15,8 +15,10 @@ DECLARE
 BEGIN
   INSERT INTO public.outbox_relay AS r (owner, until_ms, lease_ms) VALUES (relay, public.pim_now_ms() + length_ms, length_ms)
     ON CONFLICT (owner) DO UPDATE SET until_ms = excluded.until_ms, lease_ms = excluded.lease_ms;
-  DELETE FROM public.outbox_relay r
-    WHERE r.until_ms NOT BETWEEN public.pim_now_ms() - 60000 AND public.pim_now_ms() + 2 * r.lease_ms;
+  -- Whoever lives is at its own row, and may be about to take this one away in the same way.
+  DELETE FROM public.outbox_relay r WHERE r.owner IN (SELECT o.owner FROM public.outbox_relay o
+    WHERE o.owner <> relay AND o.until_ms NOT BETWEEN public.pim_now_ms() - 60000 AND public.pim_now_ms() + 2 * o.lease_ms
+    FOR UPDATE SKIP LOCKED);
   SELECT (63 + count(*)) / count(*) INTO fair FROM public.outbox_relay r
     WHERE r.owner = relay OR public.pim_outbox_lasts(r.until_ms, r.lease_ms);
   RETURN QUERY

@@ -201,6 +201,7 @@ impl Rebuild {
         folder: &Path,
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
+        self.store.refuse_handlers(self.projection.as_ref()).await?;
         let mut turn = Turn::take(&self.store, self.projection.name(), folder).await?;
         let signals = self.store.signals();
         let mut ending = Ending { signals, outcome: RebuildOutcome::Failed };

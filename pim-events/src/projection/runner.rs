@@ -39,6 +39,15 @@ pub enum RunnerError {
     /// A setting is out of its bounds.
     #[error(transparent)]
     Settings(#[from] ConsumerSettingsError),
+    /// A command handler has the name of a read model of the store, and would share its place in the log.
+    #[error(
+        "{name} is the name of a read model of this store: give the handler another, or retire the model \
+         (`ReadStore::retire`) where no program has it any more"
+    )]
+    ReadModel {
+        /// Which name.
+        name: &'static str,
+    },
     /// Two consumers share a name, and would share their place in the log.
     #[error("consumer {name} is there twice")]
     Twice {

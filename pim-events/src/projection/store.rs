@@ -60,6 +60,11 @@ pub(super) struct Server {
     pub(super) settings: ServerSettings,
 }
 
+/// Whether somebody has read the log under a name that no read model has.
+const IS_HANDLERS: &str = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM projection_version WHERE name = ?)
+    AND (EXISTS (SELECT 1 FROM projection_checkpoint WHERE consumer = ?)
+      OR EXISTS (SELECT 1 FROM inbox_head WHERE consumer = ?))";
+
 /// What went wrong with a read store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,6 +90,18 @@ pub enum StoreError {
         stored: u32,
         /// The program's.
         known: u32,
+    },
+    /// A command handler runs, or has run, under the name, and its place in the log would be the read model's.
+    #[error("{name} is the name of a command handler of this store: give the read model another")]
+    HandlersName {
+        /// Which name.
+        name: &'static str,
+    },
+    /// The program's version of the read model is zero, which is that of none.
+    #[error("read model {name} has version 0: versions begin with 1")]
+    Unversioned {
+        /// Which one.
+        name: &'static str,
     },
     /// The read model has not applied what the caller has seen.
     #[error("the read model of {consumer} has not applied yet what the caller has seen{}", if *held { ": events of it are held" } else { "" })]
@@ -235,14 +252,49 @@ impl ReadStore {
         &self.clock
     }
 
+    /// Refuses a name that is a command handler's: what it has passed in the log the read model would never see.
+    pub(super) async fn refuse_handlers(&self, projection: &dyn Projection) -> Result<(), StoreError> {
+        let name = projection.name();
+        let rows = self.db.query(Statement::same(IS_HANDLERS).bind(name).bind(name).bind(name)).await?;
+        if rows.is_empty() { Ok(()) } else { Err(StoreError::HandlersName { name }) }
+    }
+
+    /// Forgets a read model that no program has any more, so that its name is free, for a command handler too: its version, how
+    /// far it is, and what it holds. Its tables stay, and are the program's own to drop. False when it is not known.
+    ///
+    /// Whoever has the name next begins at the start of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn retire(&self, name: &str) -> Result<bool, StoreError> {
+        // The positions first: whoever changes heads or holds has moved or locked one of them.
+        let retire = [
+            "DELETE FROM projection_checkpoint WHERE consumer = ?",
+            "DELETE FROM held_event WHERE consumer = ?",
+            "DELETE FROM held_key WHERE consumer = ?",
+            "DELETE FROM dead_record WHERE consumer = ?",
+            "DELETE FROM consumer_stop WHERE consumer = ?",
+            "DELETE FROM inbox_head WHERE consumer = ?",
+            "DELETE FROM projection_version WHERE name = ? RETURNING 1",
+        ];
+        let retire = retire.map(|text| Statement::same(text).bind(name));
+        let (tx, answers) = self.db.begin_with(&retire).await?;
+        tx.commit().await?;
+        Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
+    }
+
     /// Makes the tables of a read model, unless they are there.
     ///
     /// # Errors
-    /// [`StoreError::Outdated`] when they are there in another version.
+    /// [`StoreError::Outdated`] when they are there in another version, [`StoreError::HandlersName`] when a command handler has its
+    /// name, and [`StoreError::Unversioned`].
     pub async fn install(&self, projection: &dyn Projection) -> Result<(), StoreError> {
         let name = projection.name();
         let failed = |source| StoreError::Install { name, source };
         let known = projection.version();
+        if known == 0 {
+            return Err(StoreError::Unversioned { name });
+        }
         let stored = Statement::same("SELECT version FROM projection_version WHERE name = ?").bind(name);
         let mut tx = self.db.begin().await.map_err(failed)?;
         tx.query(Statement::of(INSTALLING)).await.map_err(failed)?;
@@ -252,6 +304,11 @@ impl ReadStore {
             tx.rollback().await.map_err(failed)?;
             let stored = u32::try_from(stored).unwrap_or(u32::MAX);
             return if stored == known { Ok(()) } else { Err(StoreError::Outdated { name, stored, known }) };
+        }
+        let handlers = Statement::same(IS_HANDLERS).bind(name).bind(name).bind(name);
+        if !tx.query(handlers).await.map_err(failed)?.is_empty() {
+            tx.rollback().await.map_err(failed)?;
+            return Err(StoreError::HandlersName { name });
         }
         tx.script(&schema_of(projection, &self.db).map_err(failed)?).await.map_err(failed)?;
         let enter =

@@ -102,6 +102,23 @@ async fn and_so_is_one_that_panics() {
     ask_less_and_less_often(Away { panics: true, ..Away::default() }).await;
 }
 
+/// Guard: `Task::publish` takes a panic for a failure, behind which the lease is given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_panics_keeps_its_outboxes_from_no_other() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    let away = Arc::new(Away { panics: true, ..Away::default() });
+    let publisher: Arc<dyn Publisher> = away.clone();
+    let settings = RelaySettings { lease_ms: 600_000, pause_max_ms: 100, ..relay_settings() };
+    let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap());
+    eventually("it was asked", || async { away.asked.load(Ordering::SeqCst) > 0 }).await;
+    let other = Running::relay(rig.relay());
+    eventually("the other one sends it", || async { backlog(&rig).await == 0 }).await;
+    ends(relay).await;
+    ends(other).await;
+}
+
 async fn ask_less_and_less_often(away: Away) {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;

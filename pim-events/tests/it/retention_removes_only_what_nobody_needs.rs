@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pim_core::clock::{Clock, Timestamp};
 use pim_core::shard::HomeKey;
+use pim_core::signal::SignalRegistry;
 use pim_data::backend::{Db, DbSettings, Statement};
+use pim_events::signals::EventSignals;
 use pim_events::{
     Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Origin, Publisher, Rebuild, Refusal, Relay, Retention,
     RetentionSettings, Source, Subscriber as _, Verdict,
@@ -122,10 +124,17 @@ async fn an_outbox_that_fails_keeps_nothing_old_in_another() {
     relay.end().await;
     let empty = Db::open(&folder.path().join("empty.db"), DbSettings::default()).await.unwrap();
     let broken = Source { db: empty, ..Source::all(&rig.cluster).remove(0) };
-    let sources: Vec<Source> = [broken].into_iter().chain(Source::all(&rig.cluster)).collect();
-    let retention = Retention::of_outboxes(sources, Clock::system(), &at_once()).unwrap();
-    retention.sweep().await.unwrap_err();
-    assert_eq!(count(&rig, home).await, 0);
+    let sources: Vec<Source> = [broken.clone(), broken].into_iter().chain(Source::all(&rig.cluster)).collect();
+    let mut registry = SignalRegistry::new();
+    let signals = EventSignals::bind(&mut registry).unwrap();
+    let retention = Retention::of_outboxes(sources, Clock::system(), &at_once()).unwrap().with_signals(&signals);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let sweeping = tokio::spawn(retention.run(async { drop(stopped.await) }));
+    eventually("it has gone", || async { count(&rig, home).await == 0 }).await;
+    eventually("each is told", || async { registry.encode().contains("sweep_failures_total{from=\"outbox\"} 2") })
+        .await;
+    drop(stop);
+    sweeping.await.unwrap();
 }
 
 /// The same of the log's partitions.

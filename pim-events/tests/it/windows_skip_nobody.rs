@@ -154,6 +154,28 @@ async fn nobody_waits_for_a_clock_that_was_set_back() {
     relay.end().await;
 }
 
+/// Guard: `pim_outbox_lease` passes over relays that are at their own row. After a clock was set back each takes the others for dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_take_each_other_for_dead_do_not_wait() {
+    const FAR: &str = "INSERT INTO outbox_relay (owner, until_ms, lease_ms) VALUES (?, pim_now_ms() + 600000, 2000)";
+    const LEASE: &str = "SELECT share FROM pim_outbox_lease(?, 2000, 0)";
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let db = powerful(&rig, patient()).await;
+    let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
+    for owner in [one, other] {
+        let far = Statement::of(SqlPair::postgres(FAR)).bind(owner);
+        db.begin().await.unwrap().commit_with(vec![far]).await.unwrap();
+    }
+    let own = "UPDATE outbox_relay SET until_ms = until_ms WHERE owner = ?";
+    let (open, _) = db.begin_with(&[Statement::of(SqlPair::postgres(own)).bind(one)]).await.unwrap();
+    let impatient = Statement::of(SqlPair::postgres("SELECT set_config('lock_timeout', '1s', true)"));
+    let lease = Statement::of(SqlPair::postgres(LEASE)).bind(other);
+    let (leased, _) = db.begin_with(&[impatient, lease]).await.expect("it waits for nobody");
+    leased.commit().await.unwrap();
+    open.rollback().await.unwrap();
+}
+
 /// Answers once, and never again.
 struct Once(std::sync::atomic::AtomicBool);
 

@@ -82,9 +82,11 @@ impl CommandRunner {
         let mut workers: Vec<Worker<CommandSink>> = Vec::new();
         for handler in handlers {
             let (consumer, topic) = (handler.name(), handler.topic());
-            let is_running = workers.iter().any(|worker| worker.place.consumer == consumer);
-            if is_running || has_model(store, consumer).await? {
+            if workers.iter().any(|worker| worker.place.consumer == consumer) {
                 return Err(RunnerError::Twice { name: consumer });
+            }
+            if has_model(store, consumer).await? {
+                return Err(RunnerError::ReadModel { name: consumer });
             }
             let sink = CommandSink::new(handler, cluster.clone(), settings);
             let engine = Arc::new(Engine {

@@ -58,6 +58,8 @@ enum TaskError {
     Full,
     #[error("the bus has not answered before the end")]
     Unanswered,
+    #[error("the bus panicked")]
+    Panicked,
 }
 
 impl TaskError {
@@ -68,6 +70,7 @@ impl TaskError {
             Self::Lost => "lease_lost",
             Self::Full => "held_keys",
             Self::Unanswered => "bus_silent",
+            Self::Panicked => "bus_panicked",
         }
     }
 }
@@ -83,7 +86,7 @@ impl Task {
         Self { source, bus, settings, owner, clock: Clock::system(), signals: EventSignals::unbound(), stop }
     }
 
-    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends it, no panic of a publisher either.
+    /// Runs until stopped. Failures are logged and retried with growing pauses; nothing ends it, no panic either.
     pub(super) async fn run(mut self) {
         let mut stop = self.stop.clone();
         // To have the lease is no success yet: only a turn that goes well ends the growth of these pauses.
@@ -271,9 +274,10 @@ impl Task {
     async fn publish(&self, tenure: &mut Tenure, batch: Vec<NewRecord>) -> Result<Vec<Ack>, TaskError> {
         let (sent, (stopper, mut answered)) = (batch.len(), Stop::pair());
         let publishing = async {
-            let acks = self.bus.publish(batch).await;
+            let acks = AssertUnwindSafe(async { self.bus.publish(batch).await }).catch_unwind().await;
             stopper.stop();
-            Ok(acks)
+            // As any failure: nothing is lost, and the lease is given back to whoever has a publisher that does not.
+            acks.map_err(|_| TaskError::Panicked)
         };
         let renewing = async {
             let third = self.settings.lease() / 3;
