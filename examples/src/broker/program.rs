@@ -70,10 +70,11 @@ impl BrokerProgram {
             key_rotation: Duration::from_secs(self.key_rotation_secs),
             clock: Clock::system(),
         };
+        // Before the broker, which may have something to say.
+        let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
         let broker = Broker::new(settings)?;
         let ready = json!({"event": "ready", "service": "session-broker", "url": bound.url(), "issuer": issuer});
         println!("{ready}");
-        let (_telemetry, hub) = signals::install("session-broker", pim_telemetry::LogSettings::default(), true)?;
         let router = broker.into_router(drain.clone(), hub);
         bound.serve(router, drain.later_by(Duration::from_millis(self.drain_grace_ms))).await;
         Ok(())

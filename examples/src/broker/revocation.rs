@@ -56,7 +56,7 @@ pub(super) struct Revocations {
 }
 
 impl Revocations {
-    /// Of a data directory whose keys are there already; what is over by now goes from the file.
+    /// Of a data directory whose keys are there already; what is over by now goes from the file, if that can be written.
     pub(super) fn open(data_dir: &Path, now: i64, entries_max: u64) -> Result<Self, RevocationError> {
         let folder = file::folder_of(data_dir);
         file::tidy(&folder, over_before(now))?;

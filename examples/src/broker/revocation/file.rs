@@ -19,6 +19,8 @@ use super::{Ended, REVOKED_MAX, Revoked};
 pub(super) const NAME: &str = "revoked.log";
 /// How large it gets before it is tidied by whoever appends. What is kept then, at most, is less than half of it.
 pub(super) const BYTES_MAX: u64 = 32 << 20;
+/// As large a file is not read.
+const READ_MAX: u64 = 2 * BYTES_MAX;
 
 /// The file of revocations cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,14 @@ impl RevocationError {
     /// Whoever was to write it is gone.
     pub(super) fn stopped(folder: &Path, stopped: tokio::task::JoinError) -> Self {
         failed("append to", &folder.join(NAME))(io::Error::other(stopped))
+    }
+
+    /// What we were doing, for a log line.
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Io { doing, .. } => doing,
+            Self::TooLarge { .. } => "read",
+        }
     }
 
     /// What the system says, for a log line.
@@ -105,45 +115,83 @@ fn locked(folder: &Path) -> Result<File, RevocationError> {
 pub(super) fn append(folder: &Path, revoked: &[Revoked], over_before: i64) -> Result<(), RevocationError> {
     let lock = locked(folder)?;
     let path = folder.join(NAME);
-    if fs::metadata(&path).is_ok_and(|there| there.len() > BYTES_MAX) {
-        rewrite(folder, &lock, over_before)?;
-    }
+    let lines: String = revoked.iter().map(Revoked::line).collect();
+    make_room(folder, &lock, lines.len() as u64, over_before)?;
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let mut file = file.map_err(failed("open", &path))?;
-    let lines: String = revoked.iter().map(Revoked::line).collect();
     file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).map_err(failed("append to", &path))?;
     // The name too: it may be new.
     lock.sync_all().map_err(failed("sync", folder))
 }
 
-/// Takes out what is over.
-pub(super) fn tidy(folder: &Path, over_before: i64) -> Result<(), RevocationError> {
-    rewrite(folder, &locked(folder)?, over_before)
+/// Tidies a file that has grown large. Where that cannot be done it may grow on, for as long as it can be read.
+fn make_room(folder: &Path, lock: &File, more: u64, over_before: i64) -> Result<(), RevocationError> {
+    let there = fs::metadata(folder.join(NAME)).map_or(0, |there| there.len());
+    if there <= BYTES_MAX {
+        return Ok(());
+    }
+    match found(folder).and_then(|found| replace(folder, lock, &found, over_before)) {
+        Err(error) if there + more < READ_MAX => {
+            untidied(&error);
+            Ok(())
+        }
+        tidied => tidied,
+    }
 }
 
-fn rewrite(folder: &Path, lock: &File, over_before: i64) -> Result<(), RevocationError> {
+/// Takes out what is over, for a broker that starts. It need not succeed: of what is over there is no token.
+///
+/// # Errors
+/// When what is there cannot be read.
+pub(super) fn tidy(folder: &Path, over_before: i64) -> Result<(), RevocationError> {
+    let lock = locked(folder);
+    let found = found(folder)?;
+    let tidied = lock.and_then(|lock| replace(folder, &lock, &found, over_before));
+    tidied.unwrap_or_else(|error| untidied(&error));
+    Ok(())
+}
+
+/// The file stays as it is, and is good.
+fn untidied(error: &RevocationError) {
+    pim_core::error!("broker.revocations_untidied", doing = error.doing(), os_error = error.os_error());
+}
+
+/// What is in the file, if there is one.
+fn found(folder: &Path) -> Result<Vec<u8>, RevocationError> {
     let path = folder.join(NAME);
-    let found = match File::open(&path) {
-        Ok(file) => read(&file, &path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("open", &path)(error)),
-    };
-    let lines: String = kept(revoked_in(&found), over_before, REVOKED_MAX).iter().map(Revoked::line).collect();
+    match File::open(&path) {
+        Ok(file) => read(&file, &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("open", &path)(error)),
+    }
+}
+
+/// Puts a file in its place that has of what was found what counts.
+fn replace(folder: &Path, lock: &File, found: &[u8], over_before: i64) -> Result<(), RevocationError> {
+    let lines: String = kept(revoked_in(found), over_before, REVOKED_MAX).iter().map(Revoked::line).collect();
     if lines.as_bytes() == found {
         return Ok(());
     }
+    let path = folder.join(NAME);
     let fresh = path.with_extension("new");
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-    let mut file = opened.map_err(failed("make", &fresh))?;
-    file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &fresh))?;
-    fs::rename(&fresh, &path).map_err(failed("replace", &path))?;
-    lock.sync_all().map_err(failed("sync", folder))
+    let made = make(&fresh, &lines).and_then(|()| fs::rename(&fresh, &path).map_err(failed("replace", &path)));
+    if made.is_err() {
+        // What was begun takes the room that the next revocation needs.
+        let _leftover = fs::remove_file(&fresh);
+    }
+    made.and_then(|()| lock.sync_all().map_err(failed("sync", folder)))
+}
+
+fn make(fresh: &Path, lines: &str) -> Result<(), RevocationError> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(fresh);
+    let mut file = opened.map_err(failed("make", fresh))?;
+    file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", fresh))
 }
 
 fn read(file: &File, path: &Path) -> Result<Vec<u8>, RevocationError> {
-    let (mut bytes, most) = (Vec::new(), 2 * BYTES_MAX);
-    file.take(most).read_to_end(&mut bytes).map_err(failed("read", path))?;
-    if bytes.len() as u64 == most {
+    let mut bytes = Vec::new();
+    file.take(READ_MAX).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    if bytes.len() as u64 == READ_MAX {
         return Err(RevocationError::TooLarge { path: path.to_path_buf() });
     }
     Ok(bytes)

@@ -25,6 +25,15 @@ impl Folder {
         Revocations::open(&self.0, now, ROOM).expect("opens")
     }
 
+    /// Where a file is made that is to replace it.
+    fn fresh(&self) -> PathBuf {
+        self.file().with_extension("new")
+    }
+
+    fn grows_to(&self, bytes: u64) {
+        OpenOptions::new().write(true).open(self.file()).and_then(|file| file.set_len(bytes)).expect("grows");
+    }
+
     fn append(&self, bytes: &[u8]) {
         let mut file = OpenOptions::new().create(true).append(true).open(self.file()).expect("a file");
         file.write_all(bytes).expect("writes");
@@ -42,9 +51,17 @@ async fn has_ended(revocations: &Revocations, sid: Uuid) -> bool {
 }
 
 async fn ends(revocations: &Revocations) -> Uuid {
+    ends_at(revocations, NOW).await
+}
+
+async fn ends_at(revocations: &Revocations, now: i64) -> Uuid {
     let sid = Uuid::new_v4();
-    revocations.end(&[Ended::Session(sid)], NOW).await.expect("is kept");
+    revocations.end(&[Ended::Session(sid)], now).await.expect("is kept");
     sid
+}
+
+fn lifetime() -> i64 {
+    i64::try_from(REVOKED_FOR.as_secs()).expect("short")
 }
 
 /// Guard: where there is room for few, the newest revocation is kept, not the first one.
@@ -113,9 +130,8 @@ async fn a_line_that_was_torn_takes_nothing_with_it() {
 async fn what_is_of_no_token_any_more_goes() {
     let folder = Folder::new();
     let ended = ends(&folder.open(NOW)).await;
-    let lifetime = i64::try_from(REVOKED_FOR.as_secs()).expect("short");
-    assert!(has_ended(&folder.open(NOW + lifetime), ended).await, "just good");
-    assert!(!has_ended(&folder.open(NOW + lifetime + 1), ended).await);
+    assert!(has_ended(&folder.open(NOW + lifetime()), ended).await, "just good");
+    assert!(!has_ended(&folder.open(NOW + lifetime() + 1), ended).await);
     assert_eq!(fs::metadata(folder.file()).expect("a file").len(), 0);
 }
 
@@ -124,14 +140,45 @@ async fn the_file_is_bounded() {
     let folder = Folder::new();
     let revocations = folder.open(NOW);
     let first = ends(&revocations).await;
-    OpenOptions::new().write(true).open(folder.file()).and_then(|file| file.set_len(BYTES_MAX + 1)).expect("grows");
+    folder.grows_to(BYTES_MAX + 1);
     let second = ends(&revocations).await;
     assert!(fs::metadata(folder.file()).expect("a file").len() < 200);
     let again = folder.open(NOW);
     assert!(has_ended(&again, first).await && has_ended(&again, second).await);
-    OpenOptions::new().write(true).open(folder.file()).and_then(|file| file.set_len(3 * BYTES_MAX)).expect("grows");
+    folder.grows_to(3 * BYTES_MAX);
     let refused = Revocations::open(&folder.0, NOW, ROOM);
     assert!(matches!(refused, Err(RevocationError::TooLarge { .. })), "not a file of ours");
+}
+
+/// Guard: a full disk, or a folder that nothing can be made in, must not keep a broker from starting.
+#[tokio::test]
+async fn a_file_that_cannot_be_tidied_is_used_as_it_is() {
+    let folder = Folder::new();
+    let first = ends(&folder.open(NOW)).await;
+    fs::create_dir(folder.fresh()).expect("in the way");
+    let later = NOW + lifetime() + 1;
+    let broker = folder.open(later);
+    assert!(has_ended(&broker, first).await, "it is over, and could not be taken out");
+    let second = ends_at(&broker, later).await;
+    assert!(has_ended(&folder.open(later), second).await);
+    fs::remove_dir(folder.fresh()).expect("out of the way");
+    let tidied = folder.open(later);
+    assert!(!has_ended(&tidied, first).await && has_ended(&tidied, second).await);
+}
+
+/// Guard: no file is made that no broker would read.
+#[tokio::test]
+async fn and_goes_on_growing_for_as_long_as_it_can_be_read() {
+    let folder = Folder::new();
+    let broker = folder.open(NOW);
+    let first = ends(&broker).await;
+    fs::create_dir(folder.fresh()).expect("in the way");
+    folder.grows_to(BYTES_MAX + 1);
+    let second = ends(&broker).await;
+    folder.grows_to(2 * BYTES_MAX - 9);
+    assert!(broker.end(&[Ended::Session(Uuid::new_v4())], NOW).await.is_err(), "it is full");
+    let again = folder.open(NOW);
+    assert!(has_ended(&again, first).await && has_ended(&again, second).await);
 }
 
 /// Guard: what cannot be kept is not acknowledged; what cannot be read lets nobody pass.
