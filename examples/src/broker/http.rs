@@ -206,29 +206,36 @@ async fn token(
     let Form(asked) = form.map_err(|_| Problem::of(problem::INVALID_BODY).detail("send a form"))?;
     let inner = &broker.0;
     let session = match asked.grant_type.as_str() {
-        "authorization_code" => {
-            let redeemed =
-                inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
-            redeemed.ok_or_else(|| refused("the code is not good"))?
-        }
-        "refresh_token" => {
-            inner.sessions.redeem(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
-        }
+        "authorization_code" | "refresh_token" => redeemed(inner, &asked).await?,
         EXCHANGE => {
             broker.check_gateway(&headers)?;
             return exchange(&broker, &asked).await;
         }
         _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
     };
-    if !inner.sessions.is_good(session.sid, &session.persona.subject, session.began_at).await? {
-        return Err(refused("the session has been revoked"));
-    }
     let access = inner.issuer.access_token(&session)?;
     let refresh = inner.sessions.refresh_token(session).await.map_err(|_| Problem::of(problem::INTERNAL))?;
     let expires_in = ACCESS_LIFETIME.as_secs();
     Ok(Json(json!({
         "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": expires_in,
     })))
+}
+
+/// The session that goes on with a code or a refresh token, which is used up.
+async fn redeemed(inner: &Inner, asked: &TokenRequest) -> Result<Session, Failure> {
+    // Before that: whoever is told to come again must find it as it was.
+    inner.sessions.follow().await?;
+    let session = if asked.grant_type == "refresh_token" {
+        inner.sessions.redeem(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
+    } else {
+        let redeemed =
+            inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
+        redeemed.ok_or_else(|| refused("the code is not good"))?
+    };
+    if !inner.sessions.was_good(&session).await {
+        return Err(refused("the session has been revoked"));
+    }
+    Ok(session)
 }
 
 fn refused(why: &'static str) -> Failure {

@@ -84,11 +84,17 @@ impl Revocations {
     /// where one is replaced, the last word may have gone to the one that leaves.
     pub(super) async fn have_ended(&self, sid: Uuid, subject: &str, began_at: i64) -> Result<bool, RevocationError> {
         self.follow().await?;
-        let before = self.subjects.get(&digest(subject)).await;
-        Ok(self.sessions.get(&sid).await.is_some() || before.is_some_and(|before| began_at <= before))
+        Ok(self.were_heard_to_end(sid, subject, began_at).await)
     }
 
-    async fn follow(&self) -> Result<(), RevocationError> {
+    /// The same, by what was there at the last look.
+    pub(super) async fn were_heard_to_end(&self, sid: Uuid, subject: &str, began_at: i64) -> bool {
+        let before = self.subjects.get(&digest(subject)).await;
+        self.sessions.get(&sid).await.is_some() || before.is_some_and(|before| began_at <= before)
+    }
+
+    /// Looks what others have ended.
+    pub(super) async fn follow(&self) -> Result<(), RevocationError> {
         // Held until all is taken: whoever comes meanwhile must not look before that.
         let mut reader = self.reader.lock().await;
         let Some(news) = reader.news()? else { return Ok(()) };

@@ -71,6 +71,16 @@ impl Sessions {
     pub(super) async fn is_good(&self, sid: Uuid, subject: &str, began_at: i64) -> Result<bool, RevocationError> {
         Ok(!self.revoked.have_ended(sid, subject, began_at).await?)
     }
+
+    /// Looks what has been revoked by now. For whoever must not fail later on.
+    pub(super) async fn follow(&self) -> Result<(), RevocationError> {
+        self.revoked.follow().await
+    }
+
+    /// Whether a session was still good at the last look.
+    pub(super) async fn was_good(&self, session: &Session) -> bool {
+        !self.revoked.were_heard_to_end(session.sid, &session.persona.subject, session.began_at).await
+    }
 }
 
 /// Room for so many, each for so long.

@@ -271,6 +271,19 @@ async fn a_restart_forgets_no_revocation() {
 }
 
 #[tokio::test]
+async fn whoever_is_to_come_again_finds_code_and_token_unused() {
+    let place = Place::new();
+    let (tokens, code) = (place.signed_in().await, place.code().await);
+    let unreadable = place.folder.join("keys/revoked.log");
+    std::fs::create_dir(&unreadable).unwrap();
+    assert_eq!(place.refreshed(&tokens.refresh).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    std::fs::remove_dir(&unreadable).unwrap();
+    assert!(place.refreshed(&tokens.refresh).await.is_ok(), "the token");
+    assert!(place.redeemed(&code, VERIFIER).await.is_ok(), "the code");
+}
+
+#[tokio::test]
 async fn where_session_and_subject_are_named_both_end() {
     let place = Place::new();
     let (named, other) = (place.signed_in().await, place.signed_in().await);
