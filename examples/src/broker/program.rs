@@ -20,6 +20,7 @@ pub struct BrokerProgram {
     pub listen: SocketAddr,
     /// Its base URL as gateway and callers reach it, and the issuer of its tokens; where it listens, unless something is set. To be
     /// set where that is no address for others (`0.0.0.0`, `[::]`, behind a proxy), and the gateway's `broker_url` to the same.
+    /// All who come through one proxy count as one network: together they begin 120 sign-ins at once, and two a second from then on.
     pub public_url: Option<String>,
     /// The data directory, for keys, revocations and personas.
     pub data_dir: PathBuf,

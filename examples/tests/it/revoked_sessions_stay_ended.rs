@@ -326,3 +326,14 @@ async fn nobody_crowds_out_the_codes_of_others() {
     assert_eq!(place.authorized(CALLBACK, from("198.51.100.7")).await.status(), StatusCode::FOUND);
     assert!(place.redeemed(&code, VERIFIER).await.is_ok());
 }
+
+#[tokio::test]
+async fn requests_that_begin_no_sign_in_keep_nobody_out() {
+    let place = Place::new();
+    let from = Some(SocketAddr::from(([192, 0, 2, 7], 9)));
+    for _ in 0..200 {
+        let refused = place.authorized("http://elsewhere.example/callback", from).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(place.authorized(CALLBACK, from).await.status(), StatusCode::FOUND);
+}

@@ -17,7 +17,7 @@ use crate::broker::url;
 use crate::rig::{Failure, Peer};
 
 const CLIENT_ID: &str = "pim-lab";
-/// Sign-ins that one network may begin at once, and a second from then on. While a code waits, that is less than a quarter of
+/// Sign-ins that one network (/24 or /56) may begin at once, and a second from then on. While a code waits, that is less than a quarter of
 /// the codes that there is room for: nobody gets rid of other people's codes alone.
 const AT_ONCE: u32 = 120;
 const PER_SECOND: u32 = 2;
@@ -61,7 +61,6 @@ pub(super) async fn authorize(
     query: Result<Query<Authorization>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let bad = |why: &'static str| Failure::from(Problem::of(problem::INVALID_QUERY).detail(why));
-    broker.0.sign_ins.check(extensions.get())?;
     let Query(asked) = query.map_err(|_| bad("a parameter is missing"))?;
     if asked.client_id != CLIENT_ID || !url::is_on_loopback(&asked.redirect_uri) {
         return Err(bad("unknown client, or a redirect_uri that is not on loopback"));
@@ -69,6 +68,8 @@ pub(super) async fn authorize(
     if asked.response_type != "code" || asked.code_challenge_method != "S256" || asked.code_challenge.len() != 43 {
         return Err(bad("only the code flow with PKCE S256 is served"));
     }
+    // Last of all: who begins no sign-in must not use up those of others who come through the same network.
+    broker.0.sign_ins.check(extensions.get())?;
     let hint = asked.login_hint.as_str();
     let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
     let session = Session::begin(persona, broker.0.issuer.now());
