@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use super::RefusedHeads;
 use super::accept::Accepting;
 use super::peer::Peer;
-use super::unread::Unread;
+use super::unread::{Unread, shown_soon};
 
 /// For how long readiness says no before a listener closes, unless something else is set.
 pub(crate) const DRAIN_GRACE_MS: u64 = 200;
@@ -31,7 +31,9 @@ pub struct ServeSettings {
     pub connections_max: usize,
     /// How long a request's head may take to arrive.
     pub header_timeout: Duration,
-    /// How long a peer may take nothing of what is written to it.
+    /// How long nothing of what is written to a peer may be seen to go. On Linux it is seen in steps of about 128 KiB on loopback, and
+    /// of a sixteenth of what the peer's own system holds for it where that is more (6 MiB at most, unless somebody has set it):
+    /// who takes one such step in this time is not hung up on. Elsewhere the steps are those of the system.
     pub write_timeout: Duration,
     /// How long requests in flight may take once the program is told to stop.
     pub drain_timeout: Duration,
@@ -203,6 +205,7 @@ impl Bound {
             };
             // Small answers must not wait for the peer's delayed acknowledgement.
             let _unsupported = stream.set_nodelay(true);
+            shown_soon(&stream);
             let take = move |request: http::Request<Incoming>| {
                 let mut request = request.map(axum::body::Body::new);
                 request.extensions_mut().insert(Peer(peer));

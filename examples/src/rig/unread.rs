@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// A stream that breaks when nothing of what is to be written has gone for a time.
@@ -17,6 +18,22 @@ pub(super) struct Unread<S> {
     patience: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
+
+/// How much of what is written waits in a socket for a peer that has no room for it.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX: u32 = 64 * 1024;
+
+/// Lets it be seen soon that a peer has taken something: a write that waits goes on when half of this is sent. Without it that is
+/// when a third of all that the socket has room for has gone, megabytes, which a peer may need longer for than it is waited for.
+#[cfg(target_os = "linux")]
+pub(super) fn shown_soon(stream: &TcpStream) {
+    // Without it slow peers are cut off; the others are served all the same.
+    let _unsupported = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MAX);
+}
+
+/// Elsewhere it is seen when the system says so.
+#[cfg(not(target_os = "linux"))]
+pub(super) const fn shown_soon(_stream: &TcpStream) {}
 
 impl<S> Unread<S> {
     /// So long, and no longer.

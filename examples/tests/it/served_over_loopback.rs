@@ -92,34 +92,73 @@ async fn what_is_no_http_is_counted_by_reason_and_reaches_nobody() {
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
 }
 
+/// Where an answer without end is given, and how many of it are.
+struct Endless {
+    address: SocketAddr,
+    held: Arc<()>,
+    /// The router has some of its own.
+    before: usize,
+}
+
+impl Endless {
+    async fn with(write_timeout: Duration) -> Self {
+        let (held, chunk) = (Arc::new(()), Bytes::from_static(&[b' '; 64 * 1024]));
+        let answers = Arc::clone(&held);
+        let endless = move || {
+            let (held, chunk) = (Arc::clone(&answers), chunk.clone());
+            let chunks = stream::repeat_with(move || {
+                let _ends_with_the_answer = &held;
+                Ok::<_, Infallible>(chunk.clone())
+            });
+            async { Body::from_stream(chunks) }
+        };
+        let settings = ServeSettings::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let bound = bind(ServeSettings { write_timeout, ..settings }).await.unwrap();
+        let address = bound.address();
+        let router = Router::new().fallback(endless);
+        let before = Arc::strong_count(&held);
+        tokio::spawn(bound.serve(router, Drain::new()));
+        Self { address, held, before }
+    }
+
+    /// Somebody who has been given its beginning.
+    async fn begun(&self) -> TcpStream {
+        let mut reader = TcpStream::connect(self.address).await.unwrap();
+        reader.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        reader.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        assert!(self.is_given());
+        reader
+    }
+
+    fn is_given(&self) -> bool {
+        Arc::strong_count(&self.held) > self.before
+    }
+}
+
 #[tokio::test]
 async fn who_reads_nothing_of_an_answer_is_hung_up_on() {
-    let (held, chunk) = (Arc::new(()), Bytes::from_static(&[b' '; 64 * 1024]));
-    let answers = Arc::clone(&held);
-    let endless = move || {
-        let (held, chunk) = (Arc::clone(&answers), chunk.clone());
-        let chunks = stream::repeat_with(move || {
-            let _ends_with_the_answer = &held;
-            Ok::<_, Infallible>(chunk.clone())
-        });
-        async { Body::from_stream(chunks) }
-    };
-    let settings = ServeSettings::at(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let bound = bind(ServeSettings { write_timeout: Duration::from_millis(500), ..settings }).await.unwrap();
-    let address = bound.address();
-    let router = Router::new().fallback(endless);
-    // The router has some of its own.
-    let before = Arc::strong_count(&held);
-    tokio::spawn(bound.serve(router, Drain::new()));
-    let mut unread = TcpStream::connect(address).await.unwrap();
-    unread.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut first = [0; 12];
-    unread.read_exact(&mut first).await.unwrap();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    assert!(Arc::strong_count(&held) > before);
+    let answer = Endless::with(Duration::from_millis(500)).await;
+    let _unread = answer.begun().await;
     let since = std::time::Instant::now();
-    while Arc::strong_count(&held) > before {
+    while answer.is_given() {
         assert!(since.elapsed() < Duration::from_secs(20), "the answer is still held");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Guard: what is taken must show soon, not once a third of all that a socket has room for has gone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn and_who_reads_it_steadily_is_not() {
+    let answer = Endless::with(Duration::from_secs(2)).await;
+    let mut reader = answer.begun().await;
+    // As much in a second as a thirteenth of what a socket has room for.
+    let mut step = vec![0; 20_000];
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        reader.read_exact(&mut step).await.expect("it goes on");
+    }
+    assert!(answer.is_given(), "cut off");
 }
