@@ -4,11 +4,13 @@
 //! and is backed up with them: where those are put back, their tokens are, and so is what had ended of them.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::from_utf8;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +21,9 @@ use super::{Ended, REVOKED_MAX, Revoked};
 pub(super) const NAME: &str = "revoked.log";
 /// How large it gets before it is tidied by whoever appends. What is kept then, at most, is less than half of it.
 pub(super) const BYTES_MAX: u64 = 32 << 20;
+/// How often the folder is asked for, and how long it is waited for in between: two seconds in all, and a write takes milliseconds.
+const LOCK_TRIES: usize = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// As large a file is not read.
 const READ_MAX: u64 = 2 * BYTES_MAX;
 
@@ -104,11 +109,22 @@ fn revoked_in(lines: &[u8]) -> Vec<Revoked> {
     lines.split(|byte| *byte == b'\n').filter_map(Revoked::of).collect()
 }
 
-/// The folder, and nobody else who writes in it.
+/// The folder, and nobody else who writes in it. Whoever has it may have been stopped in the middle, and is not waited for without
+/// end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "of a thread that may block, or of a broker that starts and serves nobody yet"
+)]
 fn locked(folder: &Path) -> Result<File, RevocationError> {
     let lock = File::open(folder).map_err(failed("open", folder))?;
-    lock.lock().map_err(failed("lock", folder))?;
-    Ok(lock)
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(failed("lock", folder)(error)),
+        }
+    }
+    Err(failed("lock", folder)(io::ErrorKind::TimedOut.into()))
 }
 
 /// Adds revocations; they are on the disk when this returns.

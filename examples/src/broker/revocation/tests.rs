@@ -1,5 +1,8 @@
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::file::{BYTES_MAX, NAME};
 use super::*;
@@ -179,6 +182,28 @@ async fn and_goes_on_growing_for_as_long_as_it_can_be_read() {
     assert!(broker.end(&[Ended::Session(Uuid::new_v4())], NOW).await.is_err(), "it is full");
     let again = folder.open(NOW);
     assert!(has_ended(&again, first).await && has_ended(&again, second).await);
+}
+
+/// Guard: a broker that has been stopped while it wrote holds up no other for ever.
+#[tokio::test]
+async fn whoever_has_the_folder_is_waited_for_and_not_without_end() {
+    let folder = Folder::new();
+    let first = ends(&folder.open(NOW)).await;
+    let frozen = File::open(folder.0.join("keys")).expect("opens");
+    frozen.lock().expect("is free");
+    let (data_dir, (opened, is_open)) = (folder.0.clone(), mpsc::channel());
+    // Not of the runtime, which waits for its own.
+    thread::spawn(move || opened.send(Revocations::open(&data_dir, NOW + lifetime() + 1, ROOM)).is_ok());
+    let broker = is_open.recv_timeout(Duration::from_secs(20)).expect("in bounded time").expect("opens");
+    assert!(has_ended(&broker, first).await);
+    let later = NOW + lifetime() + 1;
+    let sid = Uuid::new_v4();
+    let kept = broker.end(&[Ended::Session(sid)], later).await;
+    assert!(matches!(kept, Err(RevocationError::Io { doing: "lock", .. })), "{kept:?}");
+    assert!(has_ended(&broker, sid).await && !has_ended(&folder.open(later), sid).await, "here alone");
+    frozen.unlock().expect("is held");
+    let second = ends_at(&broker, later).await;
+    assert!(has_ended(&folder.open(later), second).await);
 }
 
 /// Guard: what cannot be kept is not acknowledged; what cannot be read lets nobody pass.
