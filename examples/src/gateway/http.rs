@@ -56,7 +56,8 @@ pub struct GatewaySettings {
     pub in_flight_max: usize,
     /// Calls a second that one persona may make, up to [`CALLS_PER_SECOND_MAX`]; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network, up to [`CALLS_PER_SECOND_MAX`], of everything but health.
+    /// Calls a second from one network, up to [`CALLS_PER_SECOND_MAX`], of everything but health. What the edge guard refuses is
+    /// not counted: it goes no further.
     pub address_calls_per_second: u32,
     /// Where time comes from.
     pub clock: Clock,
@@ -141,7 +142,7 @@ impl Gateway {
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(document))
             .fallback(pass)
-            // Of all that costs something; whoever asks whether the gateway lives is told so, whatever others ask.
+            // Of all that the guard passes; whoever asks whether the gateway lives is told so, whatever others ask.
             .layer(self.0.networks.clone())
             .route("/healthz/live", get(|| async { Json(json!({"status": "live"})) }))
             .route("/healthz/ready", get(ready))

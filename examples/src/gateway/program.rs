@@ -44,7 +44,7 @@ pub struct GatewayProgram {
     pub in_flight_max: usize,
     /// Calls a second that one persona may make, up to a million; a burst may be twice that.
     pub persona_calls_per_second: u32,
-    /// Calls a second from one network (/24 or /56), up to a million, of everything but health.
+    /// Calls a second from one network (/24 or /56), up to a million, of everything but health and what is refused by its head.
     pub address_calls_per_second: u32,
     /// For how long readiness says no before the listeners close, so that nobody sends more.
     pub drain_grace_ms: u64,
