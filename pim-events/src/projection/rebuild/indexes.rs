@@ -10,7 +10,7 @@ use crate::projection::ReadTable;
 
 /// Those of a table: their names, and what makes them.
 const INDEXES: SqlPair = SqlPair::of(
-    "SELECT indexname::text, indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename::text = ?
+    "SELECT indexname::text AS name, indexdef AS sql FROM pg_indexes WHERE schemaname = current_schema() AND tablename::text = ?
      ORDER BY 1",
     "SELECT name, sql FROM sqlite_schema
      WHERE type = 'index' AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL ORDER BY 1",
@@ -18,9 +18,9 @@ const INDEXES: SqlPair = SqlPair::of(
 
 /// The names that indexes have already, of any table: they are one name's in a schema, or a file.
 const TAKEN: SqlPair = SqlPair::of(
-    "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n
+    "SELECT c.relname::text AS name FROM pg_class c WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n
        WHERE n.nspname = current_schema())",
-    "SELECT lower(name) FROM sqlite_schema",
+    "SELECT lower(name) AS name FROM sqlite_schema",
 );
 
 /// Makes the indexes of the new table that the live one lacks, which keeps its own: somebody may have added them by hand. A name that
