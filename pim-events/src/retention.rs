@@ -274,6 +274,15 @@ impl Retention {
     }
 }
 
+/// What goes with a consumer. The positions first: whoever changes heads or holds has moved or locked one of them.
+const FORGET: [&str; 5] = [
+    "DELETE FROM projection_checkpoint WHERE consumer = ? RETURNING 1",
+    "DELETE FROM held_event WHERE consumer = ?",
+    "DELETE FROM held_key WHERE consumer = ?",
+    "DELETE FROM dead_record WHERE consumer = ?",
+    "DELETE FROM consumer_stop WHERE consumer = ?",
+];
+
 impl ReadStore {
     /// Forgets a consumer that no program runs any more, so that it holds back no log: where it is, what it holds and why it
     /// stopped. False when it is not known.
@@ -284,18 +293,26 @@ impl ReadStore {
     /// # Errors
     /// [`StoreError::Db`].
     pub async fn forget(&self, consumer: &str) -> Result<bool, StoreError> {
-        // The positions first: whoever changes heads or holds has moved or locked one of them.
-        let forget = [
-            "DELETE FROM projection_checkpoint WHERE consumer = ? RETURNING 1",
-            "DELETE FROM held_event WHERE consumer = ?",
-            "DELETE FROM held_key WHERE consumer = ?",
-            "DELETE FROM dead_record WHERE consumer = ?",
-            "DELETE FROM consumer_stop WHERE consumer = ?",
-        ];
-        let forget = forget.map(|text| Statement::same(text).bind(consumer));
+        let forget = FORGET.map(|text| Statement::same(text).bind(consumer));
         let (tx, answers) = self.db().begin_with(&forget).await?;
         tx.commit().await?;
         Ok(answers.first().is_some_and(|rows| !rows.is_empty()))
+    }
+
+    /// Frees the name of a consumer that no program runs any more, for a read model or a command handler: as [`ReadStore::forget`], and
+    /// its heads and its version as well. Its tables stay, and are the program's own to drop. False when no read model had the name.
+    ///
+    /// Whoever has the name next begins at the start of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Db`].
+    pub async fn retire(&self, consumer: &str) -> Result<bool, StoreError> {
+        let rest =
+            ["DELETE FROM inbox_head WHERE consumer = ?", "DELETE FROM projection_version WHERE name = ? RETURNING 1"];
+        let retire: Vec<_> = FORGET.into_iter().chain(rest).map(|text| Statement::same(text).bind(consumer)).collect();
+        let (tx, answers) = self.db().begin_with(&retire).await?;
+        tx.commit().await?;
+        Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
     }
 
     /// The first offset of a partition that some consumer of this store has still to read; `None` without consumers.

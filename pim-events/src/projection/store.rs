@@ -259,30 +259,6 @@ impl ReadStore {
         if rows.is_empty() { Ok(()) } else { Err(StoreError::HandlersName { name }) }
     }
 
-    /// Forgets a read model that no program has any more, so that its name is free, for a command handler too: its version, how
-    /// far it is, and what it holds. Its tables stay, and are the program's own to drop. False when it is not known.
-    ///
-    /// Whoever has the name next begins at the start of the log.
-    ///
-    /// # Errors
-    /// [`StoreError::Db`].
-    pub async fn retire(&self, name: &str) -> Result<bool, StoreError> {
-        // The positions first: whoever changes heads or holds has moved or locked one of them.
-        let retire = [
-            "DELETE FROM projection_checkpoint WHERE consumer = ?",
-            "DELETE FROM held_event WHERE consumer = ?",
-            "DELETE FROM held_key WHERE consumer = ?",
-            "DELETE FROM dead_record WHERE consumer = ?",
-            "DELETE FROM consumer_stop WHERE consumer = ?",
-            "DELETE FROM inbox_head WHERE consumer = ?",
-            "DELETE FROM projection_version WHERE name = ? RETURNING 1",
-        ];
-        let retire = retire.map(|text| Statement::same(text).bind(name));
-        let (tx, answers) = self.db.begin_with(&retire).await?;
-        tx.commit().await?;
-        Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
-    }
-
     /// Makes the tables of a read model, unless they are there.
     ///
     /// # Errors
