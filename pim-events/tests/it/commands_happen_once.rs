@@ -76,9 +76,16 @@ async fn a_read_model_has_no_name_of_a_handler() {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
     let passed = Statement::same("INSERT INTO projection_checkpoint VALUES ('journal', 'domain.v1', 0, 5, 0, 0)");
-    rig.store.db().begin().await.unwrap().commit_with(vec![passed]).await.unwrap();
+    let head = Statement::same(
+        "INSERT INTO inbox_head (consumer, home_key, owner_epoch, n, at) VALUES ('journal', ?, 1, 5, 0)",
+    );
+    let head = head.bind(patient().uuid());
+    rig.store.db().begin().await.unwrap().commit_with(vec![passed, head]).await.unwrap();
     let refused = rig.store.install(&Journal::default()).await.unwrap_err();
     assert!(matches!(refused, StoreError::HandlersName { name: "journal" }), "{refused}");
+    // To be forgotten frees no name: what is known of the keys stays.
+    assert!(rig.store.forget("journal").await.unwrap());
+    rig.store.install(&Journal::default()).await.unwrap_err();
     let journal = Arc::new(Journal::default());
     let rebuild = Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, journal, Verdict::MayDiffer);
     let refused = rebuild.run(folder.path(), |_, _| {}).await.unwrap_err();
