@@ -1,6 +1,5 @@
 //! Whatever the bus does and whoever dies: each event is applied once, in the order of its patient, across aggregates.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,41 +39,57 @@ enum Fault {
 struct Liar {
     bus: EmbeddedBus,
     faults: Vec<Fault>,
-    state: Mutex<(usize, Vec<NewRecord>)>,
-    healed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many records it was given.
+    given: usize,
+    /// What it has kept back.
+    late: Vec<NewRecord>,
+    /// Whether it tells the truth by now.
+    healed: bool,
+}
+
+impl Liar {
+    /// What goes to the log of this batch, and whether the batch fails behind it.
+    fn twist(&self, batch: Vec<NewRecord>) -> (Vec<NewRecord>, bool) {
+        let mut state = self.state.lock().unwrap();
+        if state.healed {
+            // It forgets none of them: whoever publishes may be cut off before they are stored.
+            let late = state.late.iter().cloned();
+            return (late.chain(batch).collect(), false);
+        }
+        let mut sending = Vec::new();
+        for record in batch {
+            let fault = self.faults[state.given % self.faults.len()];
+            state.given += 1;
+            match fault {
+                Fault::None => sending.push(record),
+                Fault::Late => state.late.push(record),
+                Fault::Twice => sending.extend([record.clone(), record]),
+                Fault::Fail => return (sending, true),
+            }
+        }
+        (sending, false)
+    }
+
+    fn heal(&self) {
+        self.state.lock().unwrap().healed = true;
+    }
 }
 
 #[async_trait]
 impl Publisher for Liar {
     async fn publish(&self, batch: Vec<NewRecord>) -> Result<Vec<Ack>, BusError> {
-        if self.healed.load(Ordering::SeqCst) {
-            let late = std::mem::take(&mut self.state.lock().unwrap().1);
-            self.bus.publish(late).await?;
-            return self.bus.publish(batch).await;
-        }
-        let (mut sending, mut failed) = (Vec::new(), false);
-        let count = batch.len();
-        {
-            let mut state = self.state.lock().unwrap();
-            for record in batch {
-                let fault = self.faults[state.0 % self.faults.len()];
-                state.0 += 1;
-                match fault {
-                    Fault::None => sending.push(record),
-                    Fault::Late => state.1.push(record),
-                    Fault::Twice => sending.extend([record.clone(), record]),
-                    Fault::Fail => {
-                        failed = true;
-                        break;
-                    }
-                }
-            }
-        }
+        let count = batch.len() as u64;
+        let (sending, fails) = self.twist(batch);
         self.bus.publish(sending).await?;
-        if failed {
+        if fails {
             return Err(BusError::Closed);
         }
-        Ok((0..count as u64).map(|offset| Ack::Stored { partition: 0, offset }).collect())
+        Ok((0..count).map(|offset| Ack::Stored { partition: 0, offset }).collect())
     }
 }
 
@@ -95,7 +110,7 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
     let homes: Vec<HomeKey> = (0..3).map(|_| patient()).collect();
     let mut written = [0_u64; 3];
     let rig = Rig::open(folder.path()).await;
-    let liar = Arc::new(Liar { bus: rig.bus.clone(), faults, state: Mutex::default(), healed: AtomicBool::new(false) });
+    let liar = Arc::new(Liar { bus: rig.bus.clone(), faults, state: Mutex::default() });
     let publisher: Arc<dyn Publisher> = liar.clone();
     let settings = pim_events::RelaySettings { lease_ms: 20, ..relay_settings() };
     let relay = || Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap();
@@ -117,7 +132,7 @@ async fn run(faults: Vec<Fault>, turns: Vec<Turn>) -> Vec<(u64, Vec<u64>)> {
             runner.crash().await;
         }
     }
-    liar.healed.store(true, Ordering::SeqCst);
+    liar.heal();
     // One more event each, so that the healed bus is asked to deliver what it kept back.
     for (who, home) in homes.iter().enumerate() {
         written[who] += 1;
