@@ -2,6 +2,7 @@
 
 mod built;
 mod drill;
+mod forgotten;
 
 use std::thread;
 
@@ -74,8 +75,8 @@ struct Suite {
     package: &'static str,
     of: Of,
     flags: &'static [&'static str],
-    /// What the names of its tests contain, unless somebody asked for others.
-    tests: &'static str,
+    /// What the names of its tests contain one of, unless somebody asked for others; all of them where there is nothing.
+    tests: &'static [&'static str],
 }
 
 /// Which programs a suite is among, and so when it runs.
@@ -97,7 +98,7 @@ const SUITES: &[Suite] = &[
         package: "servers",
         of: Of::WorkspaceMeanwhile,
         flags: &["--ignored", "--skip", "a_container", "--skip", "a_full_disk"],
-        tests: "",
+        tests: &[],
     },
     Suite {
         server: Server::Postgres,
@@ -106,7 +107,7 @@ const SUITES: &[Suite] = &[
         package: "xtask",
         of: Of::WorkspaceMeanwhile,
         flags: &["--ignored"],
-        tests: "",
+        tests: &[],
     },
     Suite {
         server: Server::Disk,
@@ -115,7 +116,7 @@ const SUITES: &[Suite] = &[
         package: "servers",
         of: Of::WorkspaceMeanwhile,
         flags: &["--ignored"],
-        tests: "a_full_disk",
+        tests: &["a_full_disk"],
     },
     Suite {
         server: Server::Disk,
@@ -124,7 +125,7 @@ const SUITES: &[Suite] = &[
         package: "testkit",
         of: Of::Workspace,
         flags: &["--ignored"],
-        tests: "a_full_disk",
+        tests: &["a_full_disk"],
     },
     Suite {
         server: Server::Docker,
@@ -133,7 +134,7 @@ const SUITES: &[Suite] = &[
         package: "servers",
         of: Of::Servers,
         flags: &["--ignored"],
-        tests: "a_container",
+        tests: &["a_container"],
     },
     Suite {
         server: Server::Postgres,
@@ -142,8 +143,8 @@ const SUITES: &[Suite] = &[
         package: "pim-data",
         of: Of::Servers,
         flags: &[],
-        // Without it the embedded engine's would run once more.
-        tests: "postgres::",
+        // Without them the embedded engine's would run once more.
+        tests: &["postgres::", "cluster::group::"],
     },
     Suite {
         server: Server::Postgres,
@@ -152,7 +153,7 @@ const SUITES: &[Suite] = &[
         package: "pim-data",
         of: Of::Servers,
         flags: &["--ignored", "--skip", "a_full_disk"],
-        tests: "postgres::",
+        tests: &["postgres::"],
     },
     Suite {
         server: Server::Disk,
@@ -161,7 +162,7 @@ const SUITES: &[Suite] = &[
         package: "pim-data",
         of: Of::Servers,
         flags: &["--ignored"],
-        tests: "postgres::a_full_disk",
+        tests: &["postgres::a_full_disk"],
     },
     Suite {
         server: Server::Postgres,
@@ -170,7 +171,7 @@ const SUITES: &[Suite] = &[
         package: "pim-events",
         of: Of::Servers,
         flags: &[],
-        tests: "postgres::",
+        tests: &["postgres::"],
     },
     Suite {
         server: Server::Postgres,
@@ -179,7 +180,16 @@ const SUITES: &[Suite] = &[
         package: "pim-events",
         of: Of::Servers,
         flags: &["--ignored"],
-        tests: "postgres::",
+        tests: &["postgres::"],
+    },
+    Suite {
+        server: Server::Postgres,
+        what: "what the lab's programs make of a map of servers",
+        lacks: lacks_postgres,
+        package: "examples",
+        of: Of::Servers,
+        flags: &[],
+        tests: &["postgres::"],
     },
     Suite {
         server: Server::Postgres,
@@ -188,7 +198,7 @@ const SUITES: &[Suite] = &[
         package: "lending",
         of: Of::Servers,
         flags: &[],
-        tests: "postgres::",
+        tests: &["postgres::"],
     },
     Suite {
         server: Server::Postgres,
@@ -197,7 +207,7 @@ const SUITES: &[Suite] = &[
         package: "testkit",
         of: Of::Servers,
         flags: &[],
-        tests: "postgres::",
+        tests: &["postgres::"],
     },
     Suite {
         server: Server::Postgres,
@@ -206,7 +216,7 @@ const SUITES: &[Suite] = &[
         package: "testkit",
         of: Of::Servers,
         flags: &["--ignored", "--test-threads=1"],
-        tests: "postgres::",
+        tests: &["postgres::"],
     },
 ];
 
@@ -236,29 +246,50 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if let Some(area) = &args.mutants {
         return mutants::run(area);
     }
-    let there = there(&args.required)?;
+    let suites = suites(&args.required)?;
     if args.drill.run(args.engine, if args.release { Profile::Release } else { Profile::Dev })? {
         return Ok(());
     }
-    Run { there, is_container_required: args.required.has(Server::Docker), filter: args.filter.as_deref() }.all()
+    all(suites, &args.required, args.filter.as_deref())
 }
 
 /// Runs every suite.
 pub(crate) fn run_all(required: &RequireArgs) -> Result<()> {
-    Run { there: there(required)?, is_container_required: required.has(Server::Docker), filter: None }.all()
+    all(suites(required)?, required, None)
+}
+
+/// Those that run, and says at both ends of the log which do not: nobody sees one line before thousands.
+fn all(suites: Suites, required: &RequireArgs, filter: Option<&str>) -> Result<()> {
+    let is_container_required = required.has(Server::Docker);
+    let outcome = Run { there: suites.there, is_container_required, filter }.all();
+    suites.not_run.iter().for_each(|line| eprintln!("{line}"));
+    outcome
+}
+
+/// What can run here, and a line for each suite that cannot.
+struct Suites {
+    there: Vec<&'static Suite>,
+    not_run: Vec<String>,
 }
 
 /// The suites that can run here, if these are all that must.
-fn there(required: &RequireArgs) -> Result<Vec<&'static Suite>> {
-    let (there, missing): (Vec<_>, Vec<_>) = SUITES.iter().partition(|suite| suite.is_there());
-    if let Some(suite) = missing.iter().find(|suite| required.has(suite.server)) {
-        let refusal = format!("{:?} is required, but cannot run here: {}", suite.server, suite.what);
-        return Err(Failure::Precondition.because(refusal));
+fn suites(required: &RequireArgs) -> Result<Suites> {
+    let (mut there, mut not_run) = (Vec::new(), Vec::new());
+    for suite in SUITES {
+        match (suite.lacks)() {
+            Ok(()) => there.push(suite),
+            Err(why) if required.has(suite.server) => {
+                let refusal = format!("{:?} is required, but cannot run here: {}: {why}", suite.server, suite.what);
+                return Err(Failure::Precondition.because(refusal));
+            }
+            Err(why) => not_run.push(format!("not run: {}: {why}", suite.what)),
+        }
     }
     if let Some(server) = required.require.iter().find(|&&server| SUITES.iter().all(|suite| suite.server != server)) {
         return Err(Failure::Usage.because(format!("{server:?} is required, but no suite needs it")));
     }
-    Ok(there)
+    not_run.iter().for_each(|line| eprintln!("{line}"));
+    Ok(Suites { there, not_run })
 }
 
 impl RequireArgs {
@@ -298,6 +329,8 @@ impl Run<'_> {
         outcomes.extend(on_servers.iter().flat_map(|built| self.suites(Of::Servers, built)));
         if let Some(filter) = self.filter {
             outcomes.push(self.refuse_unknown(filter, &of_workspace, on_servers.as_ref(), built::is_of_docs));
+        } else {
+            outcomes.push(forgotten::refuse(&of_workspace, on_servers.as_ref(), SUITES));
         }
         outcomes.into_iter().collect()
     }
@@ -333,19 +366,10 @@ impl Run<'_> {
 }
 
 impl Suite {
-    /// Says so where it is not.
-    fn is_there(&self) -> bool {
-        let lacks = (self.lacks)();
-        if let Err(why) = &lacks {
-            eprintln!("not run: {}: {why}", self.what);
-        }
-        lacks.is_ok()
-    }
-
     /// What its programs are told; none but the tests of this name, where somebody asked for one.
-    fn arguments<'a>(&'a self, filter: Option<&'a str>) -> Vec<&'a str> {
-        let named = filter.unwrap_or(self.tests);
-        self.flags.iter().copied().chain([named]).filter(|it| !it.is_empty()).collect()
+    fn arguments<'a>(&self, filter: Option<&'a str>) -> Vec<&'a str> {
+        let named = filter.map_or_else(|| self.tests.to_vec(), |filter| vec![filter]);
+        self.flags.iter().copied().chain(named).filter(|it| !it.is_empty()).collect()
     }
 
     fn run(&self, built: &Built, run: &Run<'_>) -> Result<()> {

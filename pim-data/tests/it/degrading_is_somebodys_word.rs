@@ -16,9 +16,9 @@ use pim_data::unit::UnitError;
 
 use super::ensemble::{Ensemble, OTHER_DATABASE, PATIENCE, patient, points_on, request, set, until, until_shard};
 use super::moving::{go_on_to, mover};
+use super::without_owner::WithoutOwner;
 use super::world::{Account, Customer, ShopResource, World, schema, tell, trail_of, write};
 use crate::wire::{Cut, Trip, Wire};
-use crate::without_owner::WithoutOwner;
 
 const SOON: Duration = Duration::from_millis(700);
 const HERE: ShardId = ShardId(0);

@@ -49,7 +49,4 @@ mod server;
 mod wire;
 
 #[cfg(feature = "postgres")]
-mod without_owner;
-
-#[cfg(feature = "postgres")]
 mod postgres;

@@ -13,9 +13,9 @@ use pim_data::relocation::{MoveError, MoveStep};
 
 use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover, rows_on};
 use super::queueing::number;
+use super::without_owner::WithoutOwner;
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
 use crate::wire::{Trip, Wire};
-use crate::without_owner::WithoutOwner;
 
 /// Guard: what only the owner may is not begun by anybody else, and nobody else is kept from opening by what is left of it.
 #[tokio::test]

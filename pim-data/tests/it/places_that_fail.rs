@@ -16,10 +16,10 @@ use pim_data::repository::ReadError;
 use pim_data::unit::UnitError;
 
 use super::moving::eventually;
+use super::without_owner::WithoutOwner;
 use super::world::{Account, Customer, Folder, ShopResource, ShopRole, World, cx, read, schema, settings, tell, write};
 use crate::lines::Lines;
 use crate::wire::Wire;
-use crate::without_owner::WithoutOwner;
 
 /// Secrets with some of them replaced.
 #[derive(Debug)]

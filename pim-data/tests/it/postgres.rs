@@ -80,4 +80,5 @@ promises! {
     long_trails_are_signed_and_shortened in "long_trails_are_signed_and_shortened.rs",
     units_meet_bulks in "units_meet_bulks.rs",
     verifying_beside_retention in "verifying_beside_retention.rs",
+    without_owner in "without_owner.rs",
 }

@@ -9,7 +9,7 @@ use pim_data::backend::{SecretError, Secrets};
 use pim_data::cluster::{Access, Cluster};
 use pim_data::retention::{RetentionError, RetentionPolicy};
 
-use crate::postgres::world::{ShopResource, World, cx, schema, settings, write};
+use super::world::{ShopResource, World, cx, schema, settings, write};
 
 /// What services are given: no owner's connection string.
 #[derive(Debug)]

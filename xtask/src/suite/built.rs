@@ -1,7 +1,9 @@
 //! The programs that cargo makes of tests. Suites run these instead of asking cargo again: each other choice of packages and
 //! features would build most dependencies anew.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
@@ -73,6 +75,22 @@ impl Built {
         self.of_package(package).map(|it| listed_by(it, arguments)).sum()
     }
 
+    /// The tests that these arguments have its programs run, of one package or all, each with the folder of its package.
+    pub(super) fn chosen(&self, package: Option<&str>, arguments: &[&str]) -> Result<BTreeSet<Test>> {
+        let mut chosen = BTreeSet::new();
+        for program in self.0.iter().filter(|it| it.is_test && package.is_none_or(|name| it.folder.ends_with(name))) {
+            let mut names: BTreeSet<_> = names_in(&list_of(program, arguments)?).collect();
+            if !arguments.contains(&"--ignored") {
+                // They are listed, and not run.
+                let ignored = list_of(program, &[&["--ignored"], arguments].concat())?;
+                let ignored: BTreeSet<_> = names_in(&ignored).collect();
+                names.retain(|name| !ignored.contains(name));
+            }
+            chosen.extend(names.into_iter().map(|name| (program.folder.clone(), name)));
+        }
+        Ok(chosen)
+    }
+
     /// Whether any program has a test of this name that it runs without being asked for more.
     pub(super) fn has_any(&self, name: &str) -> Result<bool> {
         for program in self.0.iter().filter(|it| it.is_test) {
@@ -107,28 +125,39 @@ pub(super) fn is_of_docs(name: &str) -> Result<bool> {
     Ok(tests_in(&told) > 0)
 }
 
+/// A test by the folder of its package and its path within.
+pub(super) type Test = (PathBuf, String);
+
 /// How many of its tests a program says that these arguments choose.
 fn listed_by(program: &Artifact, arguments: &[&str]) -> Result<usize> {
+    Ok(tests_in(&list_of(program, arguments)?))
+}
+
+/// What a program says that these arguments choose.
+fn list_of(program: &Artifact, arguments: &[&str]) -> Result<String> {
     let mut list = Command::new(&program.path);
     list.current_dir(&program.folder).arg("--list").args(arguments).stderr(Stdio::null());
     let output = list.output().with_context(|| format!("cannot run {}", program.path.display()))?;
-    Ok(tests_in(&String::from_utf8_lossy(&output.stdout)))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// How many tests a program says that it has.
 fn tests_in(list: &str) -> usize {
-    list.lines().filter(|line| line.ends_with(": test")).count()
+    names_in(list).count()
+}
+
+fn names_in(list: &str) -> impl Iterator<Item = String> {
+    list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Run, SUITES};
     use super::*;
     use crate::exit::Failure;
-    use std::path::PathBuf;
 
     /// One with this test.
-    fn this_program() -> Built {
+    pub(in super::super) fn this_program() -> Built {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let path = env::current_exe().expect("this test's program");
         Built(vec![Artifact { path, folder, is_test: true }])
