@@ -119,7 +119,9 @@ impl Start {
         if rate != "off" {
             let (seed, personas) = (args.seed.unwrap_or(1).to_string(), personas.to_string());
             let load = ["load", "--json", "--gateway", &gateway, "--broker", &broker, "--listen", &personas];
-            self.start("persona-simulator", &[&load[..], &["--rate", rate, "--seed", &seed]].concat(), &[])?;
+            let load = [&load[..], &["--rate", rate, "--seed", &seed]].concat();
+            // A lab without the traffic that was asked for is not ready.
+            self.start_and_await("persona-simulator", &load, &[], "ready")?;
         } else {
             urls.retain(|(name, _)| *name != "persona-simulator");
         }
@@ -244,36 +246,49 @@ fn printed_by(name: &str) -> PathBuf {
 pub(super) fn down(state: &State, json: bool) -> Result<()> {
     let missing = missing(state);
     let personas = state.programs.iter().find(|program| program.name == "persona-simulator");
+    let mut killed = Vec::new();
     let traffic = personas.and_then(|personas| {
         // Whoever does not end is told below.
-        stop_all(&[personas]).ok()?;
+        killed.extend(stop_all(&[personas]).ok()?);
         journal::event_in(&fs::read_to_string(printed_by(&personas.name)).ok()?, "summary")
     });
     let run = at_rest();
-    clean_up(&state.programs)?;
-    let ended = format!("ended before they were told to: {}", missing.join(", "));
+    killed.extend(clean_up(&state.programs)?);
+    let faults = faults(&missing, &killed);
     // Who would have told may be among those.
     let mut run = run.map_err(|error| {
-        let ended = if missing.is_empty() { "" } else { &format!("; {ended}") };
-        Failure::Threshold.because(format!("nothing is left, and nothing is known: {error:#}{ended}"))
+        let faults = if faults.is_empty() { "" } else { &format!("; {faults}") };
+        Failure::Threshold.because(format!("nothing is left, and nothing is known: {error:#}{faults}"))
     })?;
-    let is_valid = traffic.as_ref().is_none_or(|it| it["valid"] == true);
+    let verdict = verdict(&run, faults.is_empty(), personas.is_some(), traffic.as_ref());
     run["traffic"] = traffic.unwrap_or(Value::Null);
-    let is_whole = run["holds"] == true && is_quiet(&run) && missing.is_empty();
-    let verdict = match (is_whole, is_valid) {
-        (false, _) => "broken",
-        (true, true) => "ok",
-        (true, false) => "invalid",
-    };
+    run["killed"] = killed.into();
     run["verdict"] = verdict.into();
     document::print("down", &run, json);
-    if !missing.is_empty() {
-        return Err(Failure::Threshold.because(ended));
+    if !faults.is_empty() {
+        return Err(Failure::Threshold.because(faults));
     }
     match verdict {
         "ok" => Ok(()),
-        "invalid" => Err(Failure::RunInvalid.because("the traffic run is invalid")),
+        "invalid" => Err(Failure::RunInvalid.because("the traffic run is invalid, or has left no summary")),
         _ => Err(Failure::Threshold.because("an invariant of the run did not hold")),
+    }
+}
+
+/// What no program may do: end by itself, or go on when it is told to end.
+fn faults(missing: &[&str], killed: &[String]) -> String {
+    let ended = (!missing.is_empty()).then(|| format!("ended before they were told to: {}", missing.join(", ")));
+    let killed = (!killed.is_empty()).then(|| format!("did not end in time, and were killed: {}", killed.join(", ")));
+    ended.into_iter().chain(killed).collect::<Vec<_>>().join("; ")
+}
+
+/// What the run came to. Personas that say nothing of theirs have shown nothing.
+fn verdict(run: &Value, is_sound: bool, has_personas: bool, traffic: Option<&Value>) -> &'static str {
+    let is_valid = traffic.map_or(!has_personas, |it| it["valid"] == true);
+    match (run["holds"] == true && is_quiet(run) && is_sound, is_valid) {
+        (false, _) => "broken",
+        (true, true) => "ok",
+        (true, false) => "invalid",
     }
 }
 
@@ -305,21 +320,21 @@ fn is_quiet(run: &Value) -> bool {
     run["outbox_backlog"] == 0 && run["consumer_lag"] == 0
 }
 
-/// Ends programs and servers, callers before those whom they call, and removes what they had.
-fn clean_up(noted: &[Running]) -> Result<()> {
+/// Ends programs and servers, callers before those whom they call, and removes what they had. Names whoever had to be killed.
+fn clean_up(noted: &[Running]) -> Result<Vec<String>> {
     let programs = [noted, &unnoted(noted)].concat();
     let (edge, rest): (Vec<_>, Vec<_>) = programs.iter().partition(|it| FIRST_TO_STOP.contains(&it.name.as_str()));
     let (services, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| it.name.ends_with("-service"));
     let stopped = [edge, services, rest].map(|programs| stop_all(&programs));
     // Whoever goes on writes to the servers, and is found again by what is noted.
-    stopped.into_iter().collect::<Result<()>>()?;
+    let killed = stopped.into_iter().collect::<Result<Vec<_>>>()?.concat();
     servers::remove_if_any()?;
     let folder = journal::process_folder();
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     State::forget();
-    Ok(())
+    Ok(killed)
 }
 
 /// Programs that print into this lab's files, and are not among these: whoever started them was broken off, or could not write.
@@ -329,18 +344,20 @@ fn unnoted(noted: &[Running]) -> Vec<Running> {
     running.filter(|program| !noted.contains(program)).collect()
 }
 
-/// Lets them drain; who does not end in time is killed. Fails when one does not end even so.
-fn stop_all(programs: &[&Running]) -> Result<()> {
+/// Lets them drain; who does not end in time is killed, and named. Fails when one does not end even so.
+fn stop_all(programs: &[&Running]) -> Result<Vec<String>> {
     stop_within([("-TERM", DRAIN_MAX), ("-KILL", KILL_MAX)], programs, Running::signal)
 }
 
-/// Sends one signal after the other, each once, and waits as long for what it does.
+/// Sends one signal after the other, each once, and waits as long for what it does. Names those that needed the last.
 fn stop_within(
     signals: [(&str, Duration); 2],
     programs: &[&Running],
     mut send: impl FnMut(&Running, &str),
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut last = Vec::new();
     for (signal, patience) in signals {
+        last = programs.iter().filter(|program| program.is_alive()).map(|program| program.name.clone()).collect();
         programs.iter().for_each(|program| send(program, signal));
         let give_up = Instant::now() + patience;
         while programs.iter().any(|program| program.is_alive()) && Instant::now() < give_up {
@@ -350,7 +367,7 @@ fn stop_within(
     let left = programs.iter().filter(|program| program.is_alive());
     let left: Vec<_> = left.map(|program| format!("{} (process {})", program.name, program.pid)).collect();
     if left.is_empty() {
-        return Ok(());
+        return Ok(last);
     }
     Err(Failure::Threshold
         .because(format!("killed, and has not ended: {}; look at it, and say it again", left.join(", "))))
@@ -369,7 +386,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{Running, is_still, stop_within};
+    use super::{Running, faults, is_still, stop_within, verdict};
 
     /// Guard: nobody is waited for without a bound, nor told the same twice.
     #[test]
@@ -385,7 +402,33 @@ mod tests {
         let sentence = outcome.expect_err("it goes on").to_string();
         assert!(sentence.contains(&format!("patient-service (process {})", running.pid)), "{sentence}");
         assert_eq!(told, ["-TERM", "-KILL"]);
-        of_one_that_goes.expect("has ended");
+        assert_eq!(of_one_that_goes.expect("has ended"), [""; 0], "the first signal was enough");
+    }
+
+    /// Guard: what a program that had to be killed had still to do is not done.
+    #[test]
+    fn whoever_had_to_be_killed_is_named() {
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("starts");
+        let running = Running::of("patient-service", child.id()).expect("runs");
+        let moment = Duration::from_millis(200);
+        let outcome = stop_within([("-CONT", moment), ("-KILL", 50 * moment)], &[&running], Running::signal);
+        child.wait().expect("ends");
+        let killed = outcome.expect("has ended");
+        assert_eq!(killed, ["patient-service"]);
+        assert!(faults(&[], &killed).contains("patient-service") && faults(&[], &[]).is_empty());
+        let run = json!({"holds": true, "outbox_backlog": 0, "consumer_lag": 0});
+        assert_eq!(verdict(&run, false, false, None), "broken");
+    }
+
+    /// Guard: personas that say nothing of their run have shown nothing.
+    #[test]
+    fn a_run_without_a_summary_of_its_traffic_is_invalid() {
+        let run = |holds: bool| json!({"holds": holds, "outbox_backlog": 0, "consumer_lag": 0});
+        assert_eq!(verdict(&run(true), true, false, None), "ok", "nobody asked for traffic");
+        assert_eq!(verdict(&run(true), true, true, None), "invalid");
+        assert_eq!(verdict(&run(true), true, true, Some(&json!({"valid": true}))), "ok");
+        assert_eq!(verdict(&run(true), true, true, Some(&json!({"valid": false}))), "invalid");
+        assert_eq!(verdict(&run(false), true, true, None), "broken");
     }
 
     /// Guard: one quiet moment between two cycles of a worker is no rest.

@@ -43,7 +43,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "PERCENT")]
     pub(super) history: Option<u8>,
     /// Sessions a second, or `off`.
-    #[arg(long)]
+    #[arg(long, value_parser = traffic)]
     pub(super) traffic: Option<String>,
     /// Where the gateway listens.
     #[arg(long, value_name = "ADDRESS")]
@@ -119,6 +119,13 @@ fn patience(text: &str) -> Result<Duration, String> {
     let number: Option<u64> = text[..digits].parse().ok().filter(|_| unit_ms > 0);
     let ms = number.and_then(|number| number.checked_mul(unit_ms));
     ms.map(Duration::from_millis).ok_or_else(|| "must be a duration such as 500ms, 60s or 5m".to_owned())
+}
+
+/// What the lab takes for traffic. It is said before anything is built or made.
+fn traffic(text: &str) -> Result<String, &'static str> {
+    let is_rate = text.parse().is_ok_and(|rate: f64| rate > 0.0 && rate <= 10_000.0);
+    let rule = "must be `off` or sessions a second, above 0 and at most 10000";
+    if is_rate || text == "off" { Ok(text.to_owned()) } else { Err(rule) }
 }
 
 /// Starts the lab and waits until it is ready.

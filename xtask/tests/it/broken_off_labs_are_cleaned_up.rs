@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use super::led::Led;
+use super::stand_in;
 use super::xtask::{Ended, Folder, xtask};
 
 /// A process that goes with the value, unless somebody has stopped it sooner.
@@ -117,4 +118,23 @@ fn when_the_state_of_one_process_cannot_be_written() {
     let up = led.run(&["up"]);
     assert_eq!((up.code, up.err.contains("cannot write the state")), (Some(4), true), "{up:?}");
     none_of(&led, "services");
+}
+
+/// Guard: a lab whose personas do not start is not ready, and its `up` ends as they did.
+#[test]
+fn when_the_personas_do_not_start() {
+    let led = Led::new("exit 0");
+    fs::remove_file(led.link()).unwrap();
+    fs::create_dir(led.folder.path().join("new/data")).unwrap();
+    let gateway = stand_in::gateway(200, r#"{"items": []}"#).to_string();
+    let serves = SERVES.replace("{}", ":").replace("127.0.0.1:1", &gateway);
+    let services = ["patient-service", "encounter-service", "billing-service", "admin-service", "gateway"];
+    for name in services.into_iter().chain(["session-broker", "outbox-processor", "projection-worker"]) {
+        led.program(name, &serves);
+    }
+    led.program("persona-simulator", "echo 'error: no such mix' >&2; exit 2");
+    let up = led.run(&["up", "--mode", "process", "--data-dir", &led.folder.join("new")]);
+    assert_eq!((up.code, up.err.contains("no such mix")), (Some(2), true), "{up:?}");
+    none_of(&led, "gateway");
+    assert!(!led.leads_there() && !led.folder.path().join("lab/process").exists());
 }

@@ -37,6 +37,8 @@ fn of_bad_arguments() {
             (&["up", "--mode", "process", "--data-dir", "/nowhere"], 2, "--data-dir"),
             (&["up", "--shards", "many"], 2, "--shards"),
             (&["up", "--traffic", "lots"], 2, "--traffic"),
+            (&["up", "--mode", "process", "--traffic", "lots"], 2, "--traffic"),
+            (&["up", "--mode", "process", "--traffic", "NaN"], 2, "--traffic"),
             (&["up", "--profile", "/nowhere/lab.yaml"], 2, "/nowhere/lab.yaml"),
             (&["plan", "--rate=-1"], 2, "--rate"),
             (&["plan", "--rate=0"], 2, "--rate"),
