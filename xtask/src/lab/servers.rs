@@ -3,6 +3,7 @@
 mod examination;
 mod growth;
 mod promotion;
+mod tenancy;
 
 pub(super) use examination::doctor;
 pub(super) use promotion::promote;
@@ -110,10 +111,13 @@ pub(super) fn resume(folder: &Path, json: bool) -> Result<Fleet> {
         return Err(failed(FleetError::Exists { folder: link }));
     }
     let fleet = Fleet::open(folder).map_err(failed)?;
+    // This lab's own have a link, and are refused above.
+    tenancy::refuse_others(&fleet, folder)?;
     if !json {
         say(&format!("starting {} servers in {}", u32::from(fleet.shards()) * 2 + 1, folder.display()));
     }
     fs::create_dir_all(journal::folder())?;
+    tenancy::take(folder, &link)?;
     symlink(folder, &link)?;
     fleet.start().map_err(failed).inspect_err(|_| {
         let _only_the_first_error_counts = remove_if_any();
@@ -160,6 +164,7 @@ fn let_go(folder: &Path) -> Result<()> {
     if folder.join("secrets").exists() {
         Fleet::open(folder).and_then(|fleet| fleet.stop()).map_err(failed)?;
     }
+    tenancy::leave(folder);
     let link = beside_the_state();
     fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))
 }

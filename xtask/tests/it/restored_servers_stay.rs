@@ -2,7 +2,7 @@
 //! that they have stays.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::led::{Led, Running};
 
@@ -53,4 +53,37 @@ fn and_are_found_again_when_one_does_not_end() {
     drop((one, other));
     assert_eq!(led.run(&["servers", "down"]).code, Some(0), "they have ended");
     assert!(!led.leads_there());
+}
+
+/// Guard: a lab elsewhere keeps its servers, and nobody who is refused stops them.
+#[test]
+fn and_are_nobody_else_s_while_they_run() {
+    let led = Led::new("echo told: \"$@\" >>\"$0.told\"");
+    let told = led.folder.path().join("bin/pg_ctl.told");
+    fs::write(&told, "").unwrap();
+    fs::set_permissions(&told, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::create_dir(led.folder.path().join("new/data")).unwrap();
+    let up = ["up", "--mode", "process", "--data-dir", &led.folder.join("new")];
+    fs::remove_file(led.link()).unwrap();
+    let running = Running::on(&led.servers().join("unsharded/data"));
+    let refused = led.run(&up);
+    assert_eq!((refused.code, refused.err.contains("run already: unsharded")), (Some(3), true), "{refused:?}");
+    assert!(fs::symlink_metadata(led.link()).is_err(), "it leads to another's servers");
+    drop(running);
+
+    let other = led.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    symlink(led.servers(), other.join("servers")).unwrap();
+    let note = led.folder.path().join("new/used-by");
+    fs::write(&note, other.join("servers").display().to_string()).unwrap();
+    let refused = led.run(&up);
+    let names = refused.err.contains(&format!("--folder {} down", other.display()));
+    assert_eq!((refused.code, names), (Some(3), true), "{refused:?}");
+    assert_eq!(fs::read_to_string(told).unwrap(), "", "somebody was started or stopped");
+
+    // That lab has gone: its note says nothing any more.
+    fs::remove_file(other.join("servers")).unwrap();
+    let begun = led.run(&up);
+    assert!(begun.err.contains("cannot start session-broker"), "{begun:?}");
+    assert!(!note.exists() && !led.leads_there(), "they are nobody's now");
 }

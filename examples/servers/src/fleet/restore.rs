@@ -107,6 +107,15 @@ impl Fleet {
         Ok(reached.unwrap_or(backup.began_at))
     }
 
+    /// The names of the servers that run at present.
+    ///
+    /// # Errors
+    /// When a server's folder cannot be read.
+    pub fn running(&self) -> Result<Vec<String>, FleetError> {
+        let all = self.all().collect::<Result<Vec<_>, _>>()?;
+        Ok(all.iter().filter(|server| server.is_running()).map(|server| server.name().to_owned()).collect())
+    }
+
     /// Starts servers that were stopped, as those of a lab that went down.
     ///
     /// # Errors
