@@ -27,6 +27,7 @@ pub mod local;
 pub mod port;
 pub mod programs;
 pub mod shared;
+pub mod signal;
 pub mod small_disk;
 pub mod temporary;
 mod wait;

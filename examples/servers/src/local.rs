@@ -13,11 +13,12 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::port;
 use crate::programs::{Programs, ProgramsError};
+use crate::signal;
 use crate::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -359,10 +360,8 @@ impl LocalServer {
     }
 
     fn signal(&self, signal: &str, pids: &[u32]) -> Result<(), LocalError> {
-        let mut kill = Command::new("kill");
         // A session may end by itself meanwhile; whether the signal had its effect is what callers wait for.
-        kill.arg(signal).args(pids.iter().map(u32::to_string)).stderr(Stdio::null());
-        kill.status().map(drop).map_err(self.in_its_folder())
+        signal::send(signal, pids).map_err(self.in_its_folder())
     }
 
     fn wait_until(&self, what: &'static str, holds: impl FnMut() -> bool) -> Result<(), LocalError> {

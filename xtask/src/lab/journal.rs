@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
+use pim_servers::signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -71,10 +71,15 @@ impl Running {
     }
 
     /// Sends a signal, if it is running.
-    pub(super) fn signal(&self, signal: &str) {
-        if self.is_alive() {
-            let _gone_meanwhile = Command::new("kill").args([signal, &self.pid.to_string()]).status();
+    ///
+    /// # Errors
+    /// When nobody can be told anything; whoever has ended meanwhile is none.
+    pub(super) fn signal(&self, signal: &str) -> Result<()> {
+        if !self.is_alive() {
+            return Ok(());
         }
+        signal::send(signal, &[self.pid])
+            .with_context(|| format!("cannot send {signal} to {} ({})", self.name, self.pid))
     }
 }
 

@@ -353,12 +353,12 @@ fn stop_all(programs: &[&Running]) -> Result<Vec<String>> {
 fn stop_within(
     signals: [(&str, Duration); 2],
     programs: &[&Running],
-    mut send: impl FnMut(&Running, &str),
+    mut send: impl FnMut(&Running, &str) -> Result<()>,
 ) -> Result<Vec<String>> {
     let mut last = Vec::new();
     for (signal, patience) in signals {
         last = programs.iter().filter(|program| program.is_alive()).map(|program| program.name.clone()).collect();
-        programs.iter().for_each(|program| send(program, signal));
+        programs.iter().try_for_each(|program| send(program, signal))?;
         let give_up = Instant::now() + patience;
         while programs.iter().any(|program| program.is_alive()) && Instant::now() < give_up {
             pause();
@@ -396,7 +396,10 @@ mod tests {
         let mut told = Vec::new();
         let moment = Duration::from_millis(200);
         let signals = [("-TERM", moment), ("-KILL", moment)];
-        let outcome = stop_within(signals, &[&running], |_, signal| told.push(signal.to_owned()));
+        let outcome = stop_within(signals, &[&running], |_, signal| {
+            told.push(signal.to_owned());
+            Ok(())
+        });
         let of_one_that_goes = stop_within(signals, &[&running], |it, _| it.signal("-KILL"));
         child.wait().expect("ends");
         let sentence = outcome.expect_err("it goes on").to_string();

@@ -14,7 +14,7 @@ use super::journal::{self, Running, State};
 use super::programs::built;
 use super::{api, document, nine};
 use crate::exit::Failure;
-use crate::shell::{must, pause, root};
+use crate::shell::{pause, root};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -204,7 +204,7 @@ pub(super) fn down(json: bool) -> Result<()> {
     }
     let unnoted = |none| Running::printing_into(&journal::events_file()).pop().ok_or(none);
     let services = State::load().map(|state| state.process()).or_else(unnoted)?;
-    must(Command::new("kill").args(["-TERM", &services.pid.to_string()]))?;
+    services.signal("-TERM")?;
     let give_up = Instant::now() + DRAIN_MAX;
     while services.is_alive() {
         if Instant::now() > give_up {

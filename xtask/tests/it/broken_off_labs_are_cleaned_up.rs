@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use super::led::Led;
 use super::stand_in;
-use super::xtask::{Ended, Folder, xtask};
+use super::xtask::{Ended, Folder, xtask, xtask_with};
 
 /// A process that goes with the value, unless somebody has stopped it sooner.
 struct Started(Child);
@@ -73,6 +73,17 @@ fn with_a_lab_in_one_process_that_nobody_noted() {
     let up = xtask(&["lab", "--folder", &folder.join(""), "up"]);
     assert_eq!((up.code, up.err.contains("lab down")), (Some(3), true), "{up:?}");
     let down = down(&folder);
+    assert_eq!((down.code, down.err.contains("without a summary")), (Some(4), true), "{down:?}");
+    assert!(services.has_ended(), "it goes on");
+}
+
+/// Guard: signals are the shell's to send: a slim machine has no other `kill`.
+#[test]
+fn where_no_kill_is_installed() {
+    let folder = Folder::new("no-kill");
+    let mut services = Started::printing_into(&folder.path().join("events.jsonl"));
+    let nowhere = [("PATH", folder.join("bin"))].into_iter();
+    let down = xtask_with(nowhere, &["lab", "--folder", &folder.join(""), "down"]);
     assert_eq!((down.code, down.err.contains("without a summary")), (Some(4), true), "{down:?}");
     assert!(services.has_ended(), "it goes on");
 }
