@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 /// No backup may be called so.
 const FOLDER: &str = ".attempts";
+/// In a place that an attempt has made, until it is a backup: what has it not is somebody's own.
+const MARK: &str = "unfinished";
 /// Most attempts that are remembered; the oldest go.
 const KEPT_MAX: usize = 100;
 const NAME_LEN_MAX: usize = 64;
@@ -30,17 +32,16 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Begins one; nothing when somebody is at it already. What an earlier attempt of this name has left goes.
+    /// Begins one; nothing when somebody is at it already. What an earlier attempt of this name has left goes, and nothing else.
     pub(super) fn begin(backups: &Path, name: &str, is_whole: impl Fn(&Path) -> bool) -> io::Result<Option<Self>> {
         fs::create_dir_all(backups.join(FOLDER))?;
         let place = backups.join(FOLDER).join(name);
-        let is_known = place.exists();
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&place)?;
         if file.try_lock().is_err() {
             return Ok(None);
         }
         let into = backups.join(name);
-        if is_known && into.exists() && !is_whole(&into) {
+        if is_left_over(&into) && !is_whole(&into) {
             fs::remove_dir_all(&into)?;
         }
         forget_oldest(backups);
@@ -49,7 +50,7 @@ impl Attempt {
         Ok(Some(attempt))
     }
 
-    /// It is a backup, or somebody else's place.
+    /// It is a backup.
     pub(super) fn end(self) {
         let _gone_already = fs::remove_file(&self.place);
     }
@@ -67,6 +68,23 @@ impl Attempt {
         file.rewind()?;
         file.write_all(json!({"began_at": self.began_at.to_string(), "reason": reason}).to_string().as_bytes())
     }
+}
+
+/// Makes the place of a backup, and says in it that it is none yet.
+pub(super) fn make(place: &Path) -> io::Result<()> {
+    fs::create_dir(place)?;
+    File::create(place.join(MARK)).map(drop)
+}
+
+/// From now on it is a backup.
+pub(super) fn finish(place: &Path) -> io::Result<()> {
+    fs::remove_file(place.join(MARK))
+}
+
+/// Whether an attempt has made this. One that was broken off at once has left nothing in it.
+pub(super) fn is_left_over(place: &Path) -> bool {
+    let is_empty = || fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
+    place.join(MARK).exists() || is_empty()
 }
 
 /// The attempts beside the backups, as they are listed: the oldest first.
@@ -143,6 +161,32 @@ mod tests {
         }));
         begin_soon().expect("it is tried again").end();
         assert_eq!(listed(), None);
+        fs::remove_dir_all(backups).unwrap();
+    }
+
+    /// Guard: a folder of somebody's own stays, however often a backup of its name is asked for.
+    #[test]
+    fn only_what_an_attempt_has_made_goes_with_it() {
+        let backups = std::env::temp_dir().join(format!("pim-xtask-somebody-s-{}", std::process::id()));
+        let (one, theirs) = (backups.join("one"), backups.join("one/theirs"));
+        fs::create_dir_all(&one).unwrap();
+        fs::write(&theirs, "years of work").unwrap();
+        for name in ["one", "two"] {
+            let began = Attempt::begin(&backups, name, |_| false).unwrap().expect("nobody is at it");
+            drop(began.failed(anyhow::anyhow!("one is there already")));
+        }
+        make(&backups.join("two")).unwrap();
+        fs::write(backups.join("two/base"), "half").unwrap();
+        // A process that another test is starting has every file open for a moment.
+        for name in ["one", "two"] {
+            let began = (0..1_000).find_map(|_| {
+                crate::shell::pause();
+                Attempt::begin(&backups, name, |_| false).unwrap()
+            });
+            began.expect("nobody is at it any more");
+        }
+        assert!(theirs.exists() && !is_left_over(&one), "it is somebody's own");
+        assert!(!backups.join("two").exists(), "what was left of it goes");
         fs::remove_dir_all(backups).unwrap();
     }
 

@@ -15,7 +15,7 @@ use super::super::process::{place, run_to_end};
 use super::super::programs::services_on_servers;
 use super::super::{Role, journal, servers};
 use super::RestoreArgs;
-use super::attempt::{Attempt, is_any_running, is_name, unfinished};
+use super::attempt::{self, Attempt, is_any_running, is_left_over, is_name, unfinished};
 use crate::exit::Failure;
 use crate::shell::must;
 
@@ -70,7 +70,7 @@ fn attempt_at(all: &Path, name: &str) -> Result<Option<Attempt>> {
     }
     let (place, is_whole) = (all.join(name), |it: &Path| manifest_of(&it.join(DATA)).is_some());
     let refused = |why: &str| Failure::Refused.because(format!("{} {why}: choose another name", place.display()));
-    if is_whole(&place) {
+    if is_whole(&place) || (place.exists() && !is_left_over(&place)) {
         return Err(refused("is there already"));
     }
     let begun = Attempt::begin(all, name, is_whole).with_context(|| format!("cannot begin {}", place.display()))?;
@@ -87,11 +87,15 @@ fn copy(fleet: &Fleet, all: &Path, name: &str, json: bool) -> Result<(Value, Ser
         let _goes = fs::remove_dir_all(&files);
         return Err(Failure::Refused.because(format!("{} is there already: choose another name", place.display())));
     }
-    let taken = fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()));
-    let taken = taken.and_then(|()| fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed));
+    // What is not ours is not removed either.
+    attempt::make(&place).with_context(|| format!("cannot make {}", place.display())).inspect_err(|_| {
+        let _goes = fs::remove_dir_all(&files);
+    })?;
+    let taken = fleet.back_up(&place.join(SERVERS), &mut tell(json)).map_err(failed);
     let taken = taken.and_then(|taken| {
         // Last: a backup without it is none.
         put(&files, &place, |from, into| must(Command::new("mv").arg(from).arg(into)))?;
+        attempt::finish(&place).with_context(|| format!("cannot finish {}", place.display()))?;
         Ok(taken)
     });
     let taken = taken.inspect_err(|_| {
