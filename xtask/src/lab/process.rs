@@ -130,6 +130,9 @@ fn traffic(text: &str) -> Result<String, &'static str> {
 
 /// Starts the lab and waits until it is ready.
 pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
+    fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
+    // Until its state is kept nothing else says that one is being started.
+    let _claim = journal::claim()?;
     if let Ok(state) = State::load() {
         let sentence = format!("a lab is running already at {} (process {})", state.gateway, state.pid);
         return Err(Failure::Precondition.because(sentence));
@@ -146,7 +149,6 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
         return nine::up(args, json);
     }
     let program = built("services")?;
-    fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
     let mut command = Command::new(program);
     command.arg("--json").current_dir(root());
     place(&mut command, "--config", args.profile.as_deref())?;
@@ -199,6 +201,7 @@ fn stop(child: &mut Child) {
 
 /// Drains and stops the lab, also one whose start was broken off before its state was kept.
 pub(super) fn down(json: bool) -> Result<()> {
+    let _claim = journal::claim()?;
     if journal::process_folder().exists() {
         return nine::down(&State::kept().unwrap_or_else(State::of_processes), json);
     }

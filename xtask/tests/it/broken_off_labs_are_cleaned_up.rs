@@ -149,3 +149,16 @@ fn when_the_personas_do_not_start() {
     none_of(&led, "gateway");
     assert!(!led.leads_there() && !led.folder.path().join("lab/process").exists());
 }
+
+/// Guard: nobody takes the state, or the servers, of a lab that somebody is starting or stopping.
+#[test]
+fn and_not_while_somebody_is_at_it() {
+    let folder = Folder::new("claimed");
+    let claim = File::open(folder.path()).unwrap();
+    claim.lock().unwrap();
+    for verb in [&["up"][..], &["up", "--mode", "process"], &["down"]] {
+        let refused = xtask(&[&["lab", "--folder", &folder.join("")], verb].concat());
+        assert_eq!((refused.code, refused.err.contains("starting or stopping")), (Some(3), true), "{refused:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+}
