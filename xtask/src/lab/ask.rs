@@ -226,7 +226,7 @@ pub(super) fn status(json: bool) -> Result<()> {
     if let Some(state) = &state {
         document["gateway"] = state.gateway.clone().into();
         document["broker"] = state.broker.clone().into();
-        document["pid"] = state.pid.into();
+        document["pid"] = state.serving_pid().into();
         if !state.programs.is_empty() {
             document["programs"] = state.ready["programs"].clone();
         }

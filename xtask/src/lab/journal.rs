@@ -162,6 +162,15 @@ impl State {
         Running { name: "services".to_owned(), pid: self.pid, birth: self.birth.clone() }
     }
 
+    /// The id of the process that serves: of several programs the gateway's, as the one that started them has ended.
+    pub(super) fn serving_pid(&self) -> u32 {
+        self.gateway_program().map_or(self.pid, |gateway| gateway.pid)
+    }
+
+    fn gateway_program(&self) -> Option<&Running> {
+        self.programs.iter().find(|program| program.name == "gateway")
+    }
+
     /// The running lab's state.
     pub(super) fn load() -> Result<Self> {
         match Self::kept() {
@@ -175,7 +184,7 @@ impl State {
 
     /// Whether the very process that was started is still running; of several, the gateway, which leads to all others.
     pub(super) fn is_alive(&self) -> bool {
-        match self.programs.iter().find(|program| program.name == "gateway") {
+        match self.gateway_program() {
             Some(gateway) => gateway.is_alive(),
             None => birth_of(self.pid).as_ref() == Some(&self.birth),
         }

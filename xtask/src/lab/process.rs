@@ -134,7 +134,7 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     // Until its state is kept nothing else says that one is being started.
     let _claim = journal::claim()?;
     if let Ok(state) = State::load() {
-        let sentence = format!("a lab is running already at {} (process {})", state.gateway, state.pid);
+        let sentence = format!("a lab is running already at {} (process {})", state.gateway, state.serving_pid());
         return Err(Failure::Precondition.because(sentence));
     }
     if journal::process_folder().exists() {

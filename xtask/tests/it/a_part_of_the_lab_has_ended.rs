@@ -52,6 +52,21 @@ fn which_one_is_told_by_its_status() {
     assert_eq!((told.code, &told.document("status")["running"]), (Some(3), &false.into()), "{told:?}");
 }
 
+/// Guard: whoever looks for the process finds one that runs, and not the command that ended long ago.
+#[test]
+fn the_process_that_is_named_is_the_gateway() {
+    let (folder, gateway) = (Folder::new("pid"), format!("http://{}", stand_in::gateway(503, AWAY)));
+    note(&folder.join(""), &gateway, &[("gateway", true)]);
+    let state = folder.path().join("state.json");
+    let mut noted: Value = serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap();
+    noted["pid"] = 4_194_305_u32.into();
+    fs::write(&state, noted.to_string()).unwrap();
+    assert_eq!(ask(&folder, &["status"]).document("status")["pid"], std::process::id());
+    let refused = ask(&folder, &["up"]);
+    let named = format!("(process {})", std::process::id());
+    assert_eq!((refused.code, refused.err.contains(&named)), (Some(3), true), "{refused:?}");
+}
+
 /// Guard: servers alone are looked at alone only where no lab was started.
 #[test]
 fn and_the_doctor_does_not_find_the_rest_well() {
