@@ -2,7 +2,7 @@
 
 mod server;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -47,6 +47,13 @@ struct Shortfall {
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.only.is_some() && args.area.as_deref() != Some("data") {
         return Err(Failure::Usage.because("--only names a part of `data`: cargo xtask bench data --only PART"));
+    }
+    let ignores_rows = |part: &str| !part.ends_with("growth");
+    if args.rows.is_some()
+        && (args.area.as_deref().is_some_and(|area| area != "data") || args.only.as_deref().is_some_and(ignores_rows))
+    {
+        let sentence = "--rows is of the growth of `data`: cargo xtask bench data --only files-growth --rows ROWS";
+        return Err(Failure::Usage.because(sentence));
     }
     let mut shortfall = Shortfall::default();
     for (area, package) in AREAS {
@@ -94,11 +101,16 @@ impl Shortfall {
         }
     }
 
-    /// What breaks one area leaves the others to be measured.
+    /// What breaks one area leaves the others to be measured. What a bench says on standard error is seen as it says it: also
+    /// one that ends well says there what it could not measure.
     fn measure(&mut self, area: &str, bench: &mut Command, json: bool) -> Result<()> {
-        match output_of(bench) {
+        match output_of(bench.stderr(Stdio::inherit())) {
             Ok(text) => {
-                for line in text.lines().filter(|line| line.starts_with('{')) {
+                let measures: Vec<_> = text.lines().filter(|line| line.starts_with('{')).collect();
+                if measures.is_empty() {
+                    self.broken.push(format!("{area}: nothing was measured"));
+                }
+                for line in measures {
                     self.missed += usize::from(!print(line, json)?);
                 }
             }
@@ -145,8 +157,24 @@ fn print(line: &str, json: bool) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::Shortfall;
     use crate::exit::Failure;
+
+    /// Guard: a bench that ends well and measures nothing has shown nothing.
+    #[test]
+    fn an_area_without_a_measure_is_broken() {
+        let mut shortfall = Shortfall::default();
+        let measure = r#"echo '{"name": "a", "holds": true}'"#;
+        shortfall.measure("core", Command::new("/bin/sh").args(["-c", measure]), true).expect("is JSON");
+        assert!(shortfall.broken.is_empty() && shortfall.missed == 0);
+        shortfall
+            .measure("edge", Command::new("/bin/sh").args(["-c", "echo 'no server' >&2"]), true)
+            .expect("ends well");
+        let error = shortfall.verdict().expect_err("nothing was measured");
+        assert!(Failure::Threshold.is(&error) && error.to_string() == "edge: nothing was measured", "{error}");
+    }
 
     #[test]
     fn what_was_not_measured_is_said_before_what_was_missed() {

@@ -151,4 +151,8 @@ fn of_a_bench_that_has_no_server() {
     let ended = xtask(&["bench", "core", "--only", "files"]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.err.contains("bench data --only"), "{}", ended.err);
+    for ignores in [&["core"][..], &["data", "--only", "files"]] {
+        let ended = xtask(&[&["bench"], ignores, &["--rows", "5000"]].concat());
+        assert_eq!((ended.code, ended.err.contains("--only files-growth --rows")), (Some(2), true), "{ended:?}");
+    }
 }
