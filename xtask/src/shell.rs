@@ -18,7 +18,9 @@ pub(crate) fn root() -> PathBuf {
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
+    // Both names are cargo's, and the first one counts.
+    let named = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find_map(std::env::var_os);
+    match named.filter(|dir| !dir.is_empty()) {
         Some(dir) => root().join(dir),
         None => root().join("target"),
     }

@@ -19,7 +19,7 @@ use super::journal::{self, Running, State};
 use super::process::UpArgs;
 use super::{Role, ask, document, programs, servers};
 use crate::exit::Failure;
-use crate::shell::{pause, root, target_dir};
+use crate::shell::{pause, root};
 
 const FIRST_TO_STOP: [&str; 2] = ["persona-simulator", "gateway"];
 const SHARDS: u16 = 2;
@@ -43,12 +43,12 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     }
     // Before anybody waits for a build.
     let restored = args.data_dir.as_deref().map(servers::restored).transpose()?;
-    programs::build_on_servers()?;
+    let programs = programs::build_on_servers()?;
     let fleet = match &restored {
         Some(restored) => servers::resume(restored, json)?,
         None => servers::create(args.shards.unwrap_or(SHARDS), json)?,
     };
-    let begun = Start::new(args, fleet).inspect_err(|_| {
+    let begun = Start::new(args, programs, fleet).inspect_err(|_| {
         let _only_the_first_error_counts = clean_up(&[]);
     });
     let mut start = begun?;
@@ -68,6 +68,8 @@ pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
 
 /// What all programs are told, and what has been started so far.
 struct Start {
+    /// The folder of the programs.
+    programs: PathBuf,
     fleet: Fleet,
     /// Their common data directory: maps, keys and the bus.
     data: PathBuf,
@@ -77,7 +79,7 @@ struct Start {
 }
 
 impl Start {
-    fn new(args: &UpArgs, fleet: Fleet) -> Result<Self> {
+    fn new(args: &UpArgs, programs: PathBuf, fleet: Fleet) -> Result<Self> {
         let folder = journal::process_folder();
         fs::create_dir_all(&folder).context("cannot create the lab's folder")?;
         File::create(journal::log_file()).context("cannot begin the lab's log")?;
@@ -87,7 +89,7 @@ impl Start {
             Some(restored) => std::path::absolute(restored)?.join("data"),
             None => folder.join("data"),
         };
-        Ok(Self { fleet, data, begun, give_up, state })
+        Ok(Self { programs, fleet, data, begun, give_up, state })
     }
 
     fn all(&mut self, args: &UpArgs) -> Result<()> {
@@ -215,7 +217,7 @@ impl Start {
 
     /// In a group of its own, so that Ctrl-C in this terminal does not stop it.
     fn start(&mut self, name: &str, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<Child> {
-        let mut command = Command::new(target_dir().join("debug/examples").join(name));
+        let mut command = Command::new(self.programs.join(name));
         command.args(arguments).envs(environment.iter().cloned()).current_dir(root());
         let log = OpenOptions::new().append(true).open(journal::log_file())?;
         command.process_group(0).stdin(Stdio::null()).stdout(File::create(printed_by(name))?).stderr(log);

@@ -34,10 +34,16 @@ impl Led {
         }
         led.program("postgres", "echo 'postgres (PostgreSQL) 15.6'");
         led.program("pg_ctl", pg_ctl);
-        // Nothing is built: programs of the lab are scripts too, where a test has any.
-        led.program("cargo", "exit 0");
-        fs::create_dir_all(led.folder.path().join("built/debug")).unwrap();
-        symlink("../../bin", led.folder.path().join("built/debug/examples")).unwrap();
+        // Nothing is built: programs of the lab are scripts too, where a test has any. Where they are cargo alone says.
+        let elsewhere = led.folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        symlink("../bin", elsewhere.join("examples")).unwrap();
+        let line = format!(
+            r#"{{"manifest_path":"/lab/Cargo.toml","profile":{{"test":false}},"executable":"{}/examples/%s"}}"#,
+            elsewhere.display()
+        );
+        let names = "services persona-simulator";
+        led.program("cargo", &format!("for name in {names}; do printf '{line}\\n' \"$name\"; done"));
         led
     }
 
