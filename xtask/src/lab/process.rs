@@ -1,5 +1,6 @@
 //! Starting and stopping the programs of the lab.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::shell::{pause, root};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// Tells `lab load` that Ctrl-C does not end it any more, and which program to run.
+const OUTLIVES: &str = "LAB_LOAD_PROGRAM";
 /// How much of the log goes into an error.
 const LOG_LINES: usize = 20;
 
@@ -268,7 +271,8 @@ pub(super) fn seed(args: &SeedArgs, json: bool) -> Result<()> {
 /// Drives load at the running lab.
 pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
     let state = if api::named().is_some() { None } else { Some(State::load()?) };
-    let mut command = Command::new(built("persona-simulator")?);
+    let Some(program) = env::var_os(OUTLIVES) else { return Err(outlive_ctrl_c(&built("persona-simulator")?)) };
+    let mut command = Command::new(program);
     command.args(["load", "--json"]);
     place(&mut command, "--profile", args.profile.as_deref())?;
     option(&mut command, "--rate", args.rate.as_ref());
@@ -281,6 +285,17 @@ pub(super) fn load(args: &LoadArgs, json: bool) -> Result<()> {
         document::print("load", &summary, json);
     }
     outcome
+}
+
+/// Goes on as a process that Ctrl-C does not end: the personas, which it tells to stop as well, sum up what they have done, and
+/// somebody has to read that. Only from here on: a build may be broken off.
+fn outlive_ctrl_c(program: &Path) -> anyhow::Error {
+    let again = || -> Result<std::io::Error> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", r#"trap "" INT; exec "$@""#, "sh"]).arg(env::current_exe()?).args(env::args_os().skip(1));
+        Ok(shell.env(OUTLIVES, program).exec())
+    };
+    again().map_or_else(|error| error, anyhow::Error::from).context("cannot start the load")
 }
 
 fn option(command: &mut Command, name: &str, value: Option<impl ToString>) {

@@ -5,6 +5,7 @@ mod broken_off_labs_are_cleaned_up;
 mod each_verb_answers_in_json;
 mod exit_codes_say_what_went_wrong;
 mod led;
+mod loads_are_summed_up;
 mod restored_servers_stay;
 mod stand_in;
 mod xtask;
