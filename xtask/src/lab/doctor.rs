@@ -21,9 +21,16 @@ struct Need {
     /// Where it is, or why it cannot be used.
     look: fn() -> Result<String, String>,
     install: &'static str,
+    /// The modes of the lab that do not run without it.
+    modes: &'static [&'static str],
     /// Whether the lab does without it, and only suites that are asked for want it.
     is_optional: bool,
 }
+
+/// As `lab up --mode` takes them.
+const MODES: [&str; 2] = ["embedded", "process"];
+/// The first one that has all that the walk of the README asks of it: `%header{}` came with it, and `--json` with 7.82.
+const CURL_MIN: (u32, u32) = (7, 84);
 
 const NEEDS: &[Need] = &[
     Need {
@@ -31,13 +38,15 @@ const NEEDS: &[Need] = &[
         purpose: "every build",
         look: || version_of("cc", "--version"),
         install: "apt-get install gcc libc6-dev",
+        modes: &MODES,
         is_optional: false,
     },
     Need {
-        name: "curl",
-        purpose: "the commands that the lab prints",
-        look: || version_of("curl", "--version"),
+        name: "curl 7.84 or later",
+        purpose: "the commands that the lab prints, and the walk of the README",
+        look: || version_of("curl", "--version").and_then(|told| recent(&told).map(|()| told)),
         install: "apt-get install curl",
+        modes: &[],
         is_optional: false,
     },
     Need {
@@ -45,6 +54,7 @@ const NEEDS: &[Need] = &[
         purpose: "`lab up --mode process`, lab servers, and the suites that kill servers",
         look: || Programs::find().map(|found| found.bin().display().to_string()).map_err(|why| why.to_string()),
         install: "apt-get install postgresql",
+        modes: &["process"],
         is_optional: false,
     },
     Need {
@@ -52,20 +62,23 @@ const NEEDS: &[Need] = &[
         purpose: "suites in containers",
         look: || if docker_answers() { Ok("answers".to_owned()) } else { Err("no engine answers".to_owned()) },
         install: "apt-get install docker.io && dockerd &",
-        is_optional: false,
+        modes: &[],
+        is_optional: true,
     },
     Need {
         name: "an image of PostgreSQL",
         purpose: "suites in containers, without a registry",
         look: || if docker_answers() { image::POSTGRES.find() } else { Err("no engine answers".to_owned()) },
         install: "bash .ci/setup",
-        is_optional: false,
+        modes: &[],
+        is_optional: true,
     },
     Need {
         name: "Redis 7 or later",
         purpose: "no suite needs it yet",
         look: || version_of("redis-server", "--version"),
         install: "apt-get install redis-server",
+        modes: &[],
         is_optional: true,
     },
     Need {
@@ -74,6 +87,7 @@ const NEEDS: &[Need] = &[
         look: kafka,
         install: "apt-get install openjdk-17-jre-headless maven && mvn -q dependency:get \
                   -Dartifact=org.apache.kafka:kafka_2.13:4.3.1",
+        modes: &[],
         is_optional: true,
     },
     Need {
@@ -81,6 +95,7 @@ const NEEDS: &[Need] = &[
         purpose: "no suite needs it yet",
         look: oidc,
         install: "apt-get install nodejs npm && npm install --prefix target/oidc oidc-provider@9",
+        modes: &[],
         is_optional: true,
     },
 ];
@@ -96,8 +111,13 @@ pub(super) fn run(json: bool) -> Result<()> {
     let findings: Vec<_> = NEEDS.iter().map(|need| Finding { need, found: (need.look)() }).collect();
     let missing = findings.iter().filter(|finding| finding.found.is_err() && !finding.need.is_optional).count();
     if json {
-        print("doctor", &json!({"needs": findings.iter().map(Finding::document).collect::<Value>()}), true);
+        let modes = MODES.iter().map(|mode| json!({"name": mode, "lacks": lacks(mode, &findings)})).collect::<Value>();
+        let needs = findings.iter().map(Finding::document).collect::<Value>();
+        print("doctor", &json!({"modes": modes, "needs": needs}), true);
     } else {
+        for mode in MODES {
+            say(&verdict_on(mode, &lacks(mode, &findings)));
+        }
         for finding in &findings {
             say(&finding.line());
         }
@@ -107,6 +127,27 @@ pub(super) fn run(json: bool) -> Result<()> {
     }
     let needed = NEEDS.iter().filter(|need| !need.is_optional).count();
     Err(Failure::Precondition.because(format!("{missing} of {needed} are missing")))
+}
+
+/// What a mode of the lab does not find here.
+fn lacks(mode: &str, findings: &[Finding]) -> Vec<&'static str> {
+    let of_it = findings.iter().filter(|it| it.found.is_err() && it.need.modes.contains(&mode));
+    of_it.map(|finding| finding.need.name).collect()
+}
+
+fn verdict_on(mode: &str, lacks: &[&str]) -> String {
+    if lacks.is_empty() {
+        return format!("runs     `lab up --mode {mode}`");
+    }
+    format!("cannot   `lab up --mode {mode}`: without {}", lacks.join(", "))
+}
+
+/// Whether a curl of this account of itself, `curl 7.88.1 (…`, has what is asked of it.
+fn recent(told: &str) -> Result<(), String> {
+    let version = told.split_whitespace().nth(1).unwrap_or_default();
+    let mut numbers = version.split('.').map(|it| it.parse().unwrap_or(0));
+    let found: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found >= CURL_MIN { Ok(()) } else { Err(format!("it is {version}")) }
 }
 
 impl Finding {
@@ -161,7 +202,7 @@ fn version_of(program: &str, flag: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, NEEDS, version_of};
+    use super::{Finding, MODES, NEEDS, lacks, recent, verdict_on, version_of};
 
     #[test]
     fn what_is_missing_is_named_with_the_command_that_installs_it() {
@@ -176,5 +217,31 @@ mod tests {
             assert_eq!(finding.document()["install"], serde_json::Value::Null);
         }
         assert!(version_of("no-such-program", "--version").is_err());
+    }
+    /// Guard: what suites alone want keeps no machine from running the lab, and what a mode needs is named with it.
+    #[test]
+    fn a_mode_runs_where_all_is_that_it_needs() {
+        let without = |gone: &str| {
+            let found = |need: &super::Need| {
+                if need.name.contains(gone) { Err("gone".to_owned()) } else { Ok("here".to_owned()) }
+            };
+            let findings: Vec<_> = NEEDS.iter().map(|need| Finding { need, found: found(need) }).collect();
+            MODES.map(|mode| verdict_on(mode, &lacks(mode, &findings)).starts_with("runs"))
+        };
+        assert_eq!(without("C compiler"), [false, false]);
+        assert_eq!(without("PostgreSQL 15"), [true, false]);
+        for suites_alone in ["Docker", "image", "Redis", "Kafka", "OIDC"] {
+            assert_eq!(without(suites_alone), [true, true], "{suites_alone}");
+            assert!(NEEDS.iter().any(|need| need.name.contains(suites_alone) && need.is_optional), "{suites_alone}");
+        }
+    }
+
+    #[test]
+    fn a_curl_that_is_too_old_for_the_walk_is_named() {
+        for told in ["curl 7.84.0 (x86_64-pc-linux-gnu) libcurl/7.84.0", "curl 8.5.0", "curl 10.0"] {
+            recent(told).expect(told);
+        }
+        assert_eq!(recent("curl 7.83.1 (x86_64)"), Err("it is 7.83.1".to_owned()));
+        recent("").expect_err("says nothing");
     }
 }
