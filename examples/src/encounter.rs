@@ -16,5 +16,6 @@ pub use event::{
 pub use http::SERVICE;
 pub use parts::{
     Diagnosis, NOTE_LENGTH_MAX, Note, NoteText, Observation, ObservationKind, Order, OrderKind, PARTS_MAX, Procedure,
+    TEXT_BYTES_MAX,
 };
 pub use record::{Encounter, EncounterState, VisitKind};

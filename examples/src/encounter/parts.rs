@@ -11,6 +11,8 @@ use crate::identifier::{Kept, kept};
 pub const PARTS_MAX: usize = 100;
 /// Longest note, in characters.
 pub const NOTE_LENGTH_MAX: usize = 4000;
+/// Most text in one encounter, in bytes: each change of the row is kept with all of it, and answered.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -152,6 +154,14 @@ impl TryFrom<String> for NoteText {
         } else {
             Err("must be a text of 1 to 4000 characters")
         }
+    }
+}
+
+impl NoteText {
+    /// The text; personal, so it belongs in a row or an answer and nowhere else.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -132,6 +132,11 @@ impl Encounter {
             notes: Vec::new(),
         }
     }
+
+    /// How much text it holds, in bytes.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.notes.iter().map(|note| note.text.as_str().len()).sum()
+    }
 }
 
 const TABLE: Table = Table {

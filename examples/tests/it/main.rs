@@ -2,6 +2,7 @@
 
 mod a_past_is_of_the_seed;
 mod administration_tells_the_truth;
+mod an_encounter_has_its_bounds;
 mod answers_are_whole;
 mod bodies_are_what_handlers_take;
 mod buckets_move_by_an_operators_word;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use crate::encounter::event::EncounterExtended;
-use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Procedure};
+use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Procedure, TEXT_BYTES_MAX};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, PathId, write};
@@ -87,13 +87,7 @@ async fn extend<P: Part>(
             let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "encounter");
             return Err(illegal.with("from", encounter.state.name()).detail("the encounter is not in progress").into());
         }
-        let at = unit.at();
-        let list = P::list(&mut encounter);
-        if list.len() >= PARTS_MAX {
-            let full = Problem::of(problem::INVALID_BODY).detail("the encounter has as many entries as it may have");
-            return Err(full.with("entries_max", PARTS_MAX).into());
-        }
-        list.push(command.body.clone().stamped(at));
+        add(&mut encounter, command.body.clone().stamped(unit.at()))?;
         encounter.version = unit.save(permit, &encounter)?;
         unit.append(&EncounterExtended {
             encounter_id: id,
@@ -106,4 +100,20 @@ async fn extend<P: Part>(
         Ok((unit, Answer::created(&encounter)?))
     })
     .await
+}
+
+/// Adds a part, where there is room for it. What is full of text takes whatever has none.
+fn add<P: Part>(encounter: &mut Encounter, part: P) -> Result<(), Failure> {
+    let full = |detail| Problem::of(problem::INVALID_BODY).detail(detail);
+    let text_before = encounter.text_bytes();
+    let list = P::list(encounter);
+    if list.len() >= PARTS_MAX {
+        return Err(full("the encounter has as many entries as it may have").with("entries_max", PARTS_MAX).into());
+    }
+    list.push(part);
+    if encounter.text_bytes() > TEXT_BYTES_MAX.max(text_before) {
+        let full = full("the encounter has as much text as it may have, or would have more with this");
+        return Err(full.with("text_bytes_max", TEXT_BYTES_MAX).into());
+    }
+    Ok(())
 }
