@@ -3,6 +3,7 @@
 use axum::extract::State;
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestId;
+use pim_core::identity::Subject;
 use pim_core::problem::{self, IntoProblem, Problem};
 use pim_core::rbac::{Read, Write};
 use pim_data::audit::{AuditFilter, AuditPlace};
@@ -52,7 +53,10 @@ async fn look(
                 request.parse().map_err(|_| Problem::of(problem::INVALID_ID).detail("request_id"))?;
             AuditFilter::Request(request.uuid())
         }
-        (None, Some(user)) => AuditFilter::User(user),
+        (None, Some(user)) => {
+            let user: Subject = user.parse().map_err(|_| Problem::of(problem::INVALID_ID).detail("user_id"))?;
+            AuditFilter::User(user.to_string())
+        }
         _ => return Err(invalid().into()),
     };
     let asked = PageQuery::new(query.limit, query.cursor);

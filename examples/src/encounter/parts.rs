@@ -148,11 +148,12 @@ impl TryFrom<String> for NoteText {
         if crate::identifier::could_be_real(&text) {
             return Err(crate::identifier::RULE);
         }
-        let length = text.chars().count();
-        if (1..=NOTE_LENGTH_MAX).contains(&length) {
+        // A server stores no U+0000, and nobody reads the others.
+        let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+        if (1..=NOTE_LENGTH_MAX).contains(&text.chars().count()) && text.chars().all(is_text) {
             Ok(Self(text))
         } else {
-            Err("must be a text of 1 to 4000 characters")
+            Err("must be a text of 1 to 4000 characters, of which none but tabs and ends of lines are control characters")
         }
     }
 }

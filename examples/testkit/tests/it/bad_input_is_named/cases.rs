@@ -103,6 +103,7 @@ fn records(place: &Place) -> Vec<Case> {
     let lines = format!("{patient_path}/claims/{claim}/lines");
     let amount = json!({"value": "10.00", "currency": "USD"});
     let diagnoses = format!("{patient_path}{encounter_path}/diagnoses");
+    let notes = format!("{patient_path}{encounter_path}/notes");
     vec![
         Case::post("a patient back to registered", moves(""), &json!({"to": "registered"}), 409, "illegal-transition"),
         Case::post("a patient to nowhere", moves(""), &json!({"to": "gone"}), 422, "invalid-body"),
@@ -118,6 +119,8 @@ fn records(place: &Place) -> Vec<Case> {
             .by(Who::Admin),
         Case::post("a diagnosis before the start", &*diagnoses, &json!({"code": "E11.9"}), 409, "illegal-transition"),
         Case::post("a code that is none", &*diagnoses, &json!({"code": "nonsense"}), 422, "invalid-body"),
+        Case::post("a note with a nul", &*notes, &json!({"text": "no\0pain"}), 422, "invalid-body"),
+        Case::post("a note that moves a cursor", &*notes, &json!({"text": "no\u{1b}[2Jpain"}), 422, "invalid-body"),
         Case::post(
             "a payment of a draft",
             &*payments,
@@ -227,6 +230,8 @@ fn queries(place: &Place) -> Vec<Case> {
             .by(Who::Sre),
         get("a trail of nobody", "/v1/admin/audit".to_owned(), "invalid-query").by(Who::Sre),
         get("a trail of no request", "/v1/admin/audit?request_id=7".to_owned(), "invalid-id").by(Who::Sre),
+        get("a trail of nobody's name", "/v1/admin/audit?user_id=%00".to_owned(), "invalid-id").by(Who::Sre),
+        get("a trail of an address", "/v1/admin/audit?user_id=ada@example.org".to_owned(), "invalid-id").by(Who::Sre),
         get("a trail's limit", "/v1/admin/audit?user_id=x&limit=201".to_owned(), "invalid-query").by(Who::Sre),
         get("a trail's cursor", "/v1/admin/audit?user_id=x&cursor=MTpub25zZW5zZQ".to_owned(), "invalid-cursor")
             .by(Who::Sre),
