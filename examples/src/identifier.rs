@@ -1,7 +1,11 @@
 //! Identifiers that could belong to real people: what the lab refuses to take in, whatever the field.
 
+mod digit;
+
 use pim_core::problem::ProblemType;
 use serde::{Deserialize, Deserializer};
+
+use digit::with_ascii_digits;
 
 /// A value could be the identifier of a real person.
 pub const REAL_IDENTIFIER: ProblemType =
@@ -58,7 +62,8 @@ pub fn names_a_real_one(text: &str) -> bool {
 
 /// Whether there is one whose first and last groups fit.
 fn has_one(text: &str, fits: impl Fn(&Group<'_>, &Group<'_>) -> bool) -> bool {
-    let groups = groups(text);
+    let text = with_ascii_digits(text);
+    let groups = groups(&text);
     let is_whole = |group: &Group<'_>| group.digits.len() == 9 || is_npi(group.digits);
     groups.iter().any(|group| is_whole(group) && fits(group, group))
         || groups.windows(3).any(|three| is_in_three(three) && fits(&three[0], &three[2]))
@@ -92,7 +97,8 @@ fn join(first: &str, second: &str) -> bool {
 
 /// So do slashes and brackets.
 fn join_without_spaces(first: &str, second: &str) -> bool {
-    let fits = |c| is_mark(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
+    let is_wide = |c| matches!(c, '\u{ff0f}' | '\u{ff08}' | '\u{ff09}');
+    let fits = |c| is_mark(c) || is_wide(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
     is_of(first, fits) && is_of(second, fits)
 }
 
@@ -113,7 +119,7 @@ fn is_dash(c: char) -> bool {
 }
 
 fn is_mark(c: char) -> bool {
-    is_dash(c) || matches!(c, '.' | '_')
+    is_dash(c) || matches!(c, '.' | '_' | '\u{ff0e}' | '\u{ff3f}')
 }
 
 fn is_npi(digits: &str) -> bool {
@@ -153,6 +159,11 @@ mod tests {
             "123 . 45 . 6789",
             "123\u{ad}45\u{200b}6789",
             "123-45-2026",
+            "\u{ff11}\u{ff12}\u{ff13}\u{ff0d}\u{ff14}\u{ff15}\u{ff0d}\u{ff16}\u{ff17}\u{ff18}\u{ff19}",
+            "\u{ff11}\u{ff12}\u{ff13}\u{ff0e}\u{ff14}\u{ff15}\u{ff0f}\u{ff16}\u{ff17}\u{ff18}\u{ff19}",
+            "\u{661}\u{662}\u{663}-\u{664}\u{665}-\u{666}\u{667}\u{668}\u{669}",
+            "ssn \u{967}23\u{ff14}5678\u{1d7d7}.",
+            "npi \u{ff11}234567893",
         ] {
             assert!(could_be_real(text), "{text}");
         }
@@ -179,10 +190,13 @@ mod tests {
             "120 / 80 / 4500",
             "110,98,1200",
             "120/80 4500",
+            "\u{661}\u{662}\u{660}/\u{668}\u{660} \u{662}\u{660}\u{662}\u{666}",
+            "\u{ff11}\u{ff12}\u{ff10}\u{ff0f}\u{ff18}\u{ff10}",
         ] {
             assert!(!could_be_real(text), "{text}");
         }
     }
+
     #[test]
     fn a_program_s_name_has_digits_as_they_came() {
         for text in ["123-45-6789", "npi:1234567893", "u_123456789", "kc:123.45.6789", "912781234"] {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use crate::identifier::{REAL_IDENTIFIER, RULE, names_a_real_one};
 use crate::operations::{Intent, operate};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
@@ -31,6 +32,10 @@ fn number(id: &str) -> Result<ShardId, Problem> {
 }
 
 fn word(reason: &str) -> Result<Reason, Problem> {
+    // The row of the operation and the shard's trail show it.
+    if names_a_real_one(reason) {
+        return Err(Problem::of(REAL_IDENTIFIER).detail(RULE));
+    }
     reason.parse().map_err(|error: ReasonError| Problem::of(problem::INVALID_BODY).detail(error.to_string()))
 }
 

@@ -153,7 +153,9 @@ impl TryFrom<String> for NoteText {
         if (1..=NOTE_LENGTH_MAX).contains(&text.chars().count()) && text.chars().all(is_text) {
             Ok(Self(text))
         } else {
-            Err("must be a text of 1 to 4000 characters, of which none but tabs and ends of lines are control characters")
+            Err(
+                "must be a text of 1 to 4000 characters, of which none but tabs and ends of lines are control characters",
+            )
         }
     }
 }

@@ -28,6 +28,8 @@ async fn identifiers_that_could_be_real_are_refused() {
         ("address", "SSN 123-45-6789"),
         ("address", "SSN 123.45.6789"),
         ("address", "SSN 123\u{2013}45\u{2013}6789"),
+        ("address", "SSN \u{ff11}\u{ff12}\u{ff13}-\u{ff14}\u{ff15}-\u{ff16}\u{ff17}\u{ff18}\u{ff19}"),
+        ("address", "SSN \u{661}\u{662}\u{663}-\u{664}\u{665}-\u{666}\u{667}\u{668}\u{669}"),
         ("address", "itin 912781234"),
         ("address", "NPI 1234567893"),
     ];
@@ -139,4 +141,22 @@ async fn nor_does_reference_data() {
         let made = world.post(&admin, "/v1/admin/accounts", subject, &body).await;
         assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
     }
+}
+
+/// Guard: the row of an operation and the trail of its shard show its reason.
+#[tokio::test]
+async fn nor_do_reasons_of_operators() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    for (number, path) in ["degrade", "accept-loss"].into_iter().enumerate() {
+        let (path, key) = (format!("/v1/admin/shards/0/{path}"), format!("k{number}"));
+        let refused = world.post(&sre, &path, &key, &json!({"reason": "123-45-6789"})).await;
+        assert_eq!((refused.status.as_u16(), refused.problem()), (422, "real-identifier"), "{path}: {}", refused.body);
+        assert!(!refused.body.to_string().contains("123-45-6789"), "{path}: the reason was repeated");
+        // The number of a ticket is none; files have no standby to do without.
+        let taken = world.post(&sre, &path, &format!("t{number}"), &json!({"reason": "CHG-0042"})).await;
+        assert_ne!(taken.status.as_u16(), 422, "{path}: {}", taken.body);
+    }
+    let operations = world.get(&sre, "/v1/admin/operations").await;
+    assert!(!operations.body.to_string().contains("123-45-6789"), "{}", operations.body);
 }
