@@ -23,7 +23,7 @@ pub enum ClaimState {
     Submitted,
     /// Decided by the payer; payments come in.
     Adjudicated,
-    /// Settled; the end.
+    /// Paid in full; the end.
     Closed,
 }
 
@@ -110,6 +110,14 @@ pub struct Claim {
     pub total: Money,
     /// Sum of the payments.
     pub paid: Money,
+}
+
+impl Claim {
+    /// What is to be paid still.
+    #[must_use]
+    pub const fn owed(&self) -> Money {
+        Money::usd_cents(self.total.cents() - self.paid.cents())
+    }
 }
 
 const TABLE: Table = Table {

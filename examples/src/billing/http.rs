@@ -6,6 +6,7 @@ use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
 use serde::Deserialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod};
@@ -83,6 +84,17 @@ fn sum(money: Money, more: Money) -> Result<Money, Failure> {
     money.plus(more).ok_or_else(|| too_much().into())
 }
 
+/// What is owed is paid before a claim is put away.
+fn check_paid(claim: &Claim) -> Result<(), Failure> {
+    let owed = claim.owed();
+    if owed.cents() == 0 {
+        return Ok(());
+    }
+    let illegal = Problem::of(problem::ILLEGAL_TRANSITION).detail("something is owed still").with("entity", "claim");
+    let illegal = illegal.with("from", claim.state.name()).with("to", ClaimState::Closed.name());
+    Err(illegal.with("owed", json!(owed)).into())
+}
+
 async fn add_line(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
@@ -119,6 +131,9 @@ async fn transition(
         if !from.may_become(to) {
             return Err(Failure::illegal_transition::<Claim>(from.name(), to.name()));
         }
+        if to == ClaimState::Closed {
+            check_paid(&claim)?;
+        }
         claim.state = to;
         claim.version = unit.save(permit, &claim)?;
         let (version, facility_id, total) = (claim.version, claim.facility_id, claim.total);
@@ -135,6 +150,9 @@ async fn pay(
     command: Command<Paying>,
 ) -> Result<Answer, Failure> {
     let Paying { amount, method } = command.body;
+    if amount.cents() == 0 {
+        return Err(Problem::of(problem::INVALID_BODY).detail("a payment is of more than nothing").into());
+    }
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
         let mut claim = command.load::<Claim>(&mut unit, permit, id).await?;

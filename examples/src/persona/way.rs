@@ -48,7 +48,7 @@ pub(super) struct Way<'s> {
 pub(super) enum Next {
     /// A request.
     Ask(Method, String, Option<Value>),
-    /// Nothing: what it would do has been done by somebody else.
+    /// Nothing: what it would do has been done by somebody else, or cannot be done yet.
     PassOver,
     /// The end of the session: what it needs was not found.
     Stuck,
@@ -127,8 +127,14 @@ impl<'s> Way<'s> {
         let (needs, path, body) = match act {
             Act::Submit => ("draft", format!("{path}/transitions"), json!({"to": "submitted"})),
             Act::Adjudicate => ("submitted", format!("{path}/transitions"), json!({"to": "adjudicated"})),
+            // Its payment was refused, or not answered.
+            Act::Close if owed()? != 0 => return Some(Next::PassOver),
             Act::Pay { method, percent } => {
-                let amount = Money::usd_cents(owed()? * i64::try_from(percent).ok()? / 100);
+                let cents = owed()? * i64::try_from(percent).ok()? / 100;
+                if cents == 0 {
+                    return Some(Next::PassOver);
+                }
+                let amount = Money::usd_cents(cents);
                 ("adjudicated", format!("{path}/payments"), json!({"amount": amount, "method": method}))
             }
             Act::Close => ("adjudicated", format!("{path}/transitions"), json!({"to": "closed"})),

@@ -57,6 +57,9 @@ async fn on_one_shard_and_on_eight() {
     let claims = one.values().filter_map(|row| row.strip_prefix("claim "));
     let states: BTreeSet<_> = claims.map(|row| row.chars().skip(1).take(5).collect::<String>()).collect();
     assert_eq!(states.len(), 4, "in every state of their lives: {states:?}");
+    let closed: Vec<_> = one.values().filter(|row| row.starts_with("claim ") && row.contains("closed")).collect();
+    let is_paid = |row: &str| row.rfind('{').is_some_and(|at| row.ends_with(&row[at..].repeat(2)));
+    assert!(closed.iter().all(|row| is_paid(row)), "what is owed is not put away: {closed:?}");
     let none = filled(2, SeedSettings { history_percent: 0, ..settings }).await;
     assert!(!none.values().any(|row| row.starts_with("claim ")), "none when none is asked for");
 }

@@ -69,7 +69,7 @@ async fn neighbours(world: &World) -> (PatientId, PatientId) {
 }
 
 /// The draft of an encounter that is planned for it.
-async fn draft(world: &World, patient_id: PatientId, encounter: &str) -> ClaimId {
+pub(crate) async fn draft(world: &World, patient_id: PatientId, encounter: &str) -> ClaimId {
     let path = format!("/v1/patients/{patient_id}/encounters");
     let planned = world.post(&world.clinician(), &path, encounter, &world.scheduling()).await;
     let encounter_id: EncounterId = planned.id().parse().unwrap();

@@ -2,8 +2,10 @@
 
 use axum::body::Body;
 use http::StatusCode;
+use pim_lab::ids::PatientId;
 use serde_json::json;
 
+use crate::cycles_miss_no_claim::draft;
 use crate::world::World;
 
 #[tokio::test]
@@ -55,6 +57,33 @@ async fn an_encounter_is_started_extended_and_completed() {
     assert_eq!((again.status, again.problem()), (StatusCode::CONFLICT, "illegal-transition"));
     let listed = world.get(&token, &base).await;
     assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_claim_is_paid_before_it_is_closed() {
+    let world = World::new().await;
+    let admin = world.session("admin", &[], None);
+    let patient: PatientId = world.registered("a").await.id().parse().unwrap();
+    let claim = format!("/v1/patients/{patient}/claims/{}", draft(&world, patient, "visit").await);
+    let (moves, payments) = (format!("{claim}/transitions"), format!("{claim}/payments"));
+    let paying = |cents: &str| json!({"amount": {"value": cents, "currency": "USD"}, "method": "card"});
+    for to in ["submitted", "adjudicated"] {
+        let moved = world.post(&admin, &moves, to, &json!({"to": to})).await;
+        assert_eq!((moved.status, moved.body["state"].as_str()), (StatusCode::OK, Some(to)), "{:?}", moved.body);
+    }
+    let nothing = world.post(&admin, &payments, "nothing", &paying("0.00")).await;
+    assert_eq!((nothing.status.as_u16(), nothing.problem()), (422, "invalid-body"), "{:?}", nothing.body);
+    let unpaid = world.post(&admin, &moves, "unpaid", &json!({"to": "closed"})).await;
+    assert_eq!((unpaid.status, unpaid.problem()), (StatusCode::CONFLICT, "illegal-transition"), "{:?}", unpaid.body);
+    assert_eq!(unpaid.body["owed"], json!({"value": "120.00", "currency": "USD"}));
+    let part = world.post(&admin, &payments, "part", &paying("119.99")).await;
+    assert_eq!(part.status, StatusCode::CREATED, "{:?}", part.body);
+    let owing = world.post(&admin, &moves, "owing", &json!({"to": "closed"})).await;
+    assert_eq!((owing.status.as_u16(), owing.body["owed"]["value"].as_str()), (409, Some("0.01")), "{:?}", owing.body);
+    let rest = world.post(&admin, &payments, "rest", &paying("0.01")).await;
+    assert_eq!(rest.status, StatusCode::CREATED, "{:?}", rest.body);
+    let closed = world.post(&admin, &moves, "closed", &json!({"to": "closed"})).await;
+    assert_eq!((closed.status, closed.body["state"].as_str()), (StatusCode::OK, Some("closed")), "{:?}", closed.body);
 }
 
 #[tokio::test]
