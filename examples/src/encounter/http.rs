@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::event::EncounterScheduled;
 use super::record::{Encounter, VisitKind};
 use crate::ids::{FacilityId, PatientId, ProviderId};
-use crate::patient::{Patient, PatientState};
+use crate::patient::Patient;
 use crate::policy::LabResource;
 use crate::reference::{Facility, Provider, ReferenceBook};
 use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, list, show, write};
@@ -105,13 +105,15 @@ fn child_id<K: pim_core::id::IdKind>(unit: &Unit, patient: PatientId) -> Id<K> {
     }
 }
 
-/// Loads the patient, so that the unit notices when the record is retired at the same time.
-async fn patient_under_care(unit: &mut Unit, permit: &Permit<Write>, id: PatientId) -> Result<Patient, Failure> {
+/// Refuses what would plan or begin care that is paused or over. What has begun goes on to its end.
+///
+/// Loads the patient, so that the unit notices when the record is suspended or retired at the same time.
+async fn patient_under_care(unit: &mut Unit, permit: &Permit<Write>, id: PatientId) -> Result<(), Failure> {
     let patient = unit.load::<Patient>(&permit.for_resource(LabResource::Patient), id).await?;
     let patient = patient.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
-    if patient.state == PatientState::Retired {
-        let illegal = Problem::of(problem::ILLEGAL_TRANSITION).with("entity", "patient");
-        return Err(illegal.with("from", patient.state.name()).into());
+    if patient.state.takes_care() {
+        return Ok(());
     }
-    Ok(patient)
+    let illegal = Problem::of(problem::ILLEGAL_TRANSITION).detail("care is paused or over").with("entity", "patient");
+    Err(illegal.with("from", patient.state.name()).into())
 }

@@ -17,7 +17,7 @@ pub enum PatientState {
     Registered,
     /// Under care.
     Active,
-    /// Care is paused.
+    /// Care is paused: nothing is planned and nothing begun until it is active again.
     Suspended,
     /// No longer under care; the end.
     Retired,
@@ -33,6 +33,12 @@ impl PatientState {
                 | (Self::Active, Self::Suspended | Self::Retired)
                 | (Self::Suspended, Self::Active | Self::Retired)
         )
+    }
+
+    /// Whether care may be planned and begun.
+    #[must_use]
+    pub const fn takes_care(self) -> bool {
+        matches!(self, Self::Registered | Self::Active)
     }
 
     /// Stable text form.

@@ -59,6 +59,44 @@ async fn an_encounter_is_started_extended_and_completed() {
     assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1));
 }
 
+/// Guard: nothing is planned or begun with whom care is paused or over; what has begun is completed.
+#[tokio::test]
+async fn care_that_is_paused_or_over_begins_nothing() {
+    let world = World::new().await;
+    let token = world.clinician();
+    let patient = format!("/v1/patients/{}", world.registered("a").await.id());
+    let encounters = format!("{patient}/encounters");
+    let booking = json!({"facility_id": world.facility, "provider_id": world.provider,
+        "scheduled_at": "2027-01-15T09:00:00Z"});
+    let moved = async |of: &str, key: &str, to: &str| {
+        world.post(&token, &format!("{of}/transitions"), key, &json!({"to": to})).await
+    };
+    let mut planned = Vec::new();
+    for key in ["going-on", "planned"] {
+        planned.push(format!("{encounters}/{}", world.post(&token, &encounters, key, &world.scheduling()).await.id()));
+    }
+    assert_eq!(moved(&planned[0], "start", "in_progress").await.status, StatusCode::OK);
+    assert_eq!(moved(&patient, "activate", "active").await.status, StatusCode::OK);
+    for state in ["suspended", "retired"] {
+        let moved_on = moved(&patient, state, state).await;
+        assert_eq!(moved_on.status, StatusCode::OK, "{:?}", moved_on.body);
+        for (what, refused) in [
+            ("begun", moved(&planned[1], &format!("begin-{state}"), "in_progress").await),
+            ("planned", world.post(&token, &encounters, &format!("plan-{state}"), &world.scheduling()).await),
+            (
+                "booked",
+                world.post(&token, &format!("{patient}/appointments"), &format!("book-{state}"), &booking).await,
+            ),
+        ] {
+            let told = (refused.status.as_u16(), refused.problem(), refused.body["from"].as_str());
+            assert_eq!(told, (409, "illegal-transition", Some(state)), "{what}: {:?}", refused.body);
+        }
+    }
+    let note = world.post(&token, &format!("{}/notes", planned[0]), "note", &json!({"text": "done"})).await;
+    assert_eq!(note.status, StatusCode::CREATED, "{:?}", note.body);
+    assert_eq!(moved(&planned[0], "end", "completed").await.status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_claim_is_paid_before_it_is_closed() {
     let world = World::new().await;

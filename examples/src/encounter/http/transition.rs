@@ -8,6 +8,7 @@ use pim_events::AppendExt as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::patient_under_care;
 use crate::encounter::event::{EncounterArchived, EncounterCompleted, EncounterStarted};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
@@ -34,6 +35,9 @@ pub(super) async fn transition(
         let from = encounter.state;
         if !from.may_become(to) {
             return Err(Failure::illegal_transition::<Encounter>(from.name(), to.name()));
+        }
+        if to == EncounterState::InProgress {
+            patient_under_care(&mut unit, permit, patient_id).await?;
         }
         encounter.state = to;
         match to {
