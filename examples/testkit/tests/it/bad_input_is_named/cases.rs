@@ -102,6 +102,10 @@ fn records(place: &Place) -> Vec<Case> {
     let payments = format!("{patient_path}/claims/{claim}/payments");
     let lines = format!("{patient_path}/claims/{claim}/lines");
     let amount = json!({"value": "10.00", "currency": "USD"});
+    let line = |name, value: &str| {
+        let body = json!({"code": "G0438", "amount": with(amount.clone(), "value", json!(value))});
+        Case::post(name, &*lines, &body, 422, "invalid-body").by(Who::Admin)
+    };
     let diagnoses = format!("{patient_path}{encounter_path}/diagnoses");
     let notes = format!("{patient_path}{encounter_path}/notes");
     vec![
@@ -145,6 +149,9 @@ fn records(place: &Place) -> Vec<Case> {
             "invalid-body",
         )
         .by(Who::Admin),
+        line("a line of an amount that is none when rounded", "0.0099999999999999999999999999999"),
+        line("a line of a power", "1e2"),
+        line("a line of thousands", "1_000"),
         Case::post(
             "a kind of visit nobody knows",
             &*encounters,
