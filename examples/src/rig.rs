@@ -26,7 +26,7 @@ mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
 pub use caller::{Asked, Caller, May, PathId};
-pub use command::{BODY_BYTES_MAX, Command, Nothing};
+pub use command::{BODY_BYTES_MAX, Command, Conditional, Nothing};
 pub use endpoint::{Argument, Arguments, Endpoints, Taken};
 pub use failure::{Failure, reasons};
 pub use gate::{TRUST_DOMAIN, TXN_ISSUER, sessions};

@@ -13,7 +13,7 @@ use super::claim::{Claim, ClaimState, ENTRIES_MAX, Line, Payment, PaymentMethod}
 use super::event::{ClaimMoved, LineAdded, PaymentMade};
 use super::money::Money;
 use crate::ids::{ClaimId, PatientId};
-use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, list, show, write};
+use crate::rig::{Answer, Conditional, Declaration, Endpoints, Failure, May, Operation, PathId, list, show, write};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
@@ -99,7 +99,7 @@ async fn add_line(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, ClaimId)>,
-    command: Command<Line>,
+    command: Conditional<Line>,
 ) -> Result<Answer, Failure> {
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {
@@ -121,7 +121,7 @@ async fn transition(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, ClaimId)>,
-    command: Command<Transition>,
+    command: Conditional<Transition>,
 ) -> Result<Answer, Failure> {
     let to = command.body.to;
     let (permit, command) = (&permit, &command);
@@ -147,7 +147,7 @@ async fn pay(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, ClaimId)>,
-    command: Command<Paying>,
+    command: Conditional<Paying>,
 ) -> Result<Answer, Failure> {
     let Paying { amount, method } = command.body;
     if amount.cents() == 0 {

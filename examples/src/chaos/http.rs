@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::flag::{ChaosFlag, FaultName};
 use super::{ChaosPoint, check, flags_in};
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Caller, Command, Endpoints, Failure, May, Nothing, Operation, write_control};
+use crate::rig::{Answer, Caller, Conditional, Endpoints, Failure, May, Nothing, Operation, write_control};
 use crate::signals::Hub;
 use crate::workers::Stores;
 
@@ -136,13 +136,15 @@ async fn arm(
     State(operator): State<Operator>,
     May(permit): May<Write>,
     Path(point): Path<String>,
-    command: Command<Injection>,
+    command: Conditional<Injection>,
 ) -> Result<Answer, Failure> {
     let point = point_of(&point)?;
-    let (permit, body) = (&permit, command.body);
+    let (permit, command, body) = (&permit, &command, command.body);
     let armed = write_control(&operator.cluster, &command.cx, ChaosFlag::id_of(point), move |mut unit| async move {
         let known = load(&mut unit, permit, point).await?;
-        let mut flag = body.flag(point, known.map_or(0, |flag| flag.version), unit.at())?;
+        let version = known.map_or(0, |flag| flag.version);
+        command.check_version(version)?;
+        let mut flag = body.flag(point, version, unit.at())?;
         save(&mut unit, permit, &mut flag)?;
         Ok((unit, Answer::ok(&flag)?))
     });
@@ -156,14 +158,15 @@ async fn disarm(
     State(operator): State<Operator>,
     May(permit): May<Write>,
     Path(point): Path<String>,
-    command: Command<Nothing>,
+    command: Conditional<Nothing>,
 ) -> Result<Answer, Failure> {
     let point = point_of(&point)?;
-    let permit = &permit;
+    let (permit, command) = (&permit, &command);
     let ended = write_control(&operator.cluster, &command.cx, ChaosFlag::id_of(point), move |mut unit| async move {
         let armed = load(&mut unit, permit, point).await?.filter(|flag| flag.ends_at > unit.at());
         let none = || Problem::of(problem::NOT_FOUND).detail("no fault is in force at this point");
         let mut flag = armed.ok_or_else(none)?;
+        command.check_version(flag.version)?;
         flag.ends_at = unit.at();
         save(&mut unit, permit, &mut flag)?;
         Ok((unit, Answer::ok(&flag)?))

@@ -14,7 +14,7 @@ use super::record::{Patient, PatientState};
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId};
 use crate::reference::{Facility, ReferenceBook};
-use crate::rig::{Answer, Command, Declaration, Endpoints, Failure, May, Operation, PathId, show, write};
+use crate::rig::{Answer, Command, Conditional, Declaration, Endpoints, Failure, May, Operation, PathId, show, write};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
@@ -130,7 +130,7 @@ async fn correct(
     State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     PathId(id): PathId<PatientId>,
-    command: Command<Correction>,
+    command: Conditional<Correction>,
 ) -> Result<Answer, Failure> {
     let (permit, command, book) = (&permit, &command, &book);
     write(&cluster, &command.cx, id, move |mut unit| async move {
@@ -178,7 +178,7 @@ async fn transition(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId(id): PathId<PatientId>,
-    command: Command<Transition>,
+    command: Conditional<Transition>,
 ) -> Result<Answer, Failure> {
     let to = command.body.to;
     let (permit, command) = (&permit, &command);

@@ -1,5 +1,7 @@
 //! The body of a write: bounded, typed, with what makes a retry the same request.
 
+use std::ops::Deref;
+
 use axum::extract::{FromRequest, Request};
 use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -35,13 +37,28 @@ pub struct Command<T> {
     pub cx: RequestContext,
     /// The body.
     pub body: T,
-    /// The version that the caller has seen, from `If-Match`.
-    pub if_match: Option<u64>,
     /// What the caller has seen already, from `x-pim-token`.
     pub seen: ConsistencyToken,
 }
 
-impl<T> Command<T> {
+/// A write about something that has a version, which may be conditional on it (RFC 9110, 13.1.1). Every other write refuses
+/// `If-Match`: whoever sends it relies on it.
+#[derive(Debug)]
+pub struct Conditional<T> {
+    command: Command<T>,
+    /// The version that the caller has seen, from `If-Match`.
+    if_match: Option<u64>,
+}
+
+impl<T> Deref for Conditional<T> {
+    type Target = Command<T>;
+
+    fn deref(&self) -> &Command<T> {
+        &self.command
+    }
+}
+
+impl<T> Conditional<T> {
     /// Loads what the write is about, in the version that the caller has seen.
     ///
     /// # Errors
@@ -58,11 +75,11 @@ impl<T> Command<T> {
         Ok(row)
     }
 
-    /// Refuses the write when the caller has seen another version.
+    /// Refuses the write when the caller has seen another version; of what is not there yet it is 0.
     ///
     /// # Errors
     /// A `stale-version` problem.
-    fn check_version(&self, current: u64) -> Result<(), Failure> {
+    pub fn check_version(&self, current: u64) -> Result<(), Failure> {
         match self.if_match {
             Some(seen) if seen != current => {
                 Err(Problem::of(problem::STALE_VERSION).with("current_version", current).into())
@@ -76,34 +93,58 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
-        let caller = Caller::of(request.extensions())?;
-        let (head, body) = request.into_parts();
-        let key = idempotency_key(&head.headers)?;
-        let if_match = version_of(&head.headers)?;
-        let seen = seen_by(&head.headers)?.unwrap_or_default();
-        let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
-        let bytes = collected.map_err(|error| {
-            let is_too_large = error.downcast_ref::<LengthLimitError>().is_some();
-            let kind = if is_too_large { problem::BODY_TOO_LARGE } else { problem::BAD_REQUEST };
-            Problem::of(kind).with("bytes_max", BODY_BYTES_MAX)
-        })?;
-        let bytes = bytes.to_bytes();
-        // No body at all is an empty one; what fields are missing is then said by name.
-        let is_left_out = bytes.is_empty() && !head.headers.contains_key(CONTENT_TYPE);
-        if !is_left_out {
-            check_content_type(&head.headers)?;
-        }
-        let text: &[u8] = if is_left_out { b"{}" } else { &bytes };
-        let value: Value = serde_json::from_slice(text).map_err(|error| {
-            Problem::of(problem::MALFORMED_JSON).with("line", error.line()).with("column", error.column())
-        })?;
-        // Members sorted: two texts of one value are one submission.
-        let canonical = value.to_string();
-        let body = serde_json::from_value(value).map_err(|error| explained(&error))?;
-        let principal = caller.cx.actor().subject().as_str();
-        let scope = IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), &key, canonical.as_bytes());
-        Ok(Self { cx: caller.cx.with_idempotency(scope), body, if_match, seen })
+        let refused = |headers: &HeaderMap| {
+            let unused = || {
+                Problem::of(problem::BAD_REQUEST)
+                    .detail("If-Match is not taken here: nothing is changed that has a version")
+            };
+            if headers.contains_key(IF_MATCH) { Err(unused().into()) } else { Ok(()) }
+        };
+        Ok(read(request, refused).await?.0)
     }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Conditional<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let (command, if_match) = read(request, version_of).await?;
+        Ok(Self { command, if_match })
+    }
+}
+
+/// Reads a write, and what its headers say of a version.
+async fn read<T: DeserializeOwned, V>(
+    request: Request,
+    version: impl FnOnce(&HeaderMap) -> Result<V, Failure>,
+) -> Result<(Command<T>, V), Failure> {
+    let caller = Caller::of(request.extensions())?;
+    let (head, body) = request.into_parts();
+    let key = idempotency_key(&head.headers)?;
+    let version = version(&head.headers)?;
+    let seen = seen_by(&head.headers)?.unwrap_or_default();
+    let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
+    let bytes = collected.map_err(|error| {
+        let is_too_large = error.downcast_ref::<LengthLimitError>().is_some();
+        let kind = if is_too_large { problem::BODY_TOO_LARGE } else { problem::BAD_REQUEST };
+        Problem::of(kind).with("bytes_max", BODY_BYTES_MAX)
+    })?;
+    let bytes = bytes.to_bytes();
+    // No body at all is an empty one; what fields are missing is then said by name.
+    let is_left_out = bytes.is_empty() && !head.headers.contains_key(CONTENT_TYPE);
+    if !is_left_out {
+        check_content_type(&head.headers)?;
+    }
+    let text: &[u8] = if is_left_out { b"{}" } else { &bytes };
+    let value: Value = serde_json::from_slice(text).map_err(|error| {
+        Problem::of(problem::MALFORMED_JSON).with("line", error.line()).with("column", error.column())
+    })?;
+    // Members sorted: two texts of one value are one submission.
+    let canonical = value.to_string();
+    let body = serde_json::from_value(value).map_err(|error| explained(&error))?;
+    let principal = caller.cx.actor().subject().as_str();
+    let scope = IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), &key, canonical.as_bytes());
+    Ok((Command { cx: caller.cx.with_idempotency(scope), body, seen }, version))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<String, Failure> {

@@ -13,7 +13,7 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::{IntoParams, ToSchema};
 
 use super::openapi::{Schemas, reference};
-use super::{Asked, Caller, Command, May, Operation, PathId};
+use super::{Asked, Caller, Command, Conditional, May, Operation, PathId};
 
 /// Routes over a state, and what the document of their service says of each.
 #[derive(Debug)]
@@ -132,10 +132,16 @@ pub trait Arguments {
 impl<T: ToSchema> Argument for Command<T> {
     fn describe(taken: &mut Taken, schemas: &mut Schemas) {
         taken.header("Idempotency-Key", true, "makes a retry the same request");
-        taken.header("If-Match", false, "the version that the caller has seen, as an ETag");
         taken.header("x-pim-token", false, "what the caller has seen already");
         // No body at all is the empty object.
         taken.body::<T>(schemas, |schema| schema.get("required").is_none());
+    }
+}
+
+impl<T: ToSchema> Argument for Conditional<T> {
+    fn describe(taken: &mut Taken, schemas: &mut Schemas) {
+        taken.header("If-Match", false, "the version that the caller has seen, as an ETag");
+        Command::<T>::describe(taken, schemas);
     }
 }
 

@@ -14,13 +14,14 @@ use crate::world::{Answered, World};
 const OF_BODIES: [&str; 4] = ["invalid-body", "malformed-json", "real-identifier", "unsupported-media-type"];
 
 /// A body as a document describes it.
-struct Described {
-    route: &'static Route,
+pub(crate) struct Described {
+    pub(crate) route: &'static Route,
     schema: Value,
     document: Value,
 }
 
-fn all() -> Vec<Described> {
+/// Every body of a write.
+pub(crate) fn all() -> Vec<Described> {
     let mut all = Vec::new();
     for service in [patient::SERVICE, encounter::SERVICE, billing::SERVICE, admin::SERVICE] {
         let Declaration { upstream, .. } = service;
@@ -43,6 +44,18 @@ impl Described {
             Some(reference) => self.document.pointer(reference.trim_start_matches('#')).expect("it is there").clone(),
             None => schema.clone(),
         }
+    }
+
+    /// The headers that the document speaks of.
+    pub(crate) fn headers(&self) -> Vec<&str> {
+        let operation = &self.document["paths"][self.route.template][self.route.method.to_ascii_lowercase()];
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        parameters.filter(|it| it["in"] == "header").filter_map(|it| it["name"].as_str()).collect()
+    }
+
+    /// A body that fits.
+    pub(crate) fn good(&self) -> Value {
+        self.example(&self.resolved(&self.schema))
     }
 
     /// What the document says that fits: its examples, and else something of the kind.
@@ -96,7 +109,7 @@ fn required_of(schema: &Value) -> Vec<String> {
 }
 
 /// Somebody who may do this.
-fn token_for(world: &World, route: &Route, patient: &str) -> String {
+pub(crate) fn token_for(world: &World, route: &Route, patient: &str) -> String {
     let Access::Granted(action, resource) = route.access else { return String::new() };
     let (action, resource) = (ActionCode::of(action), ResourceCode::of(resource));
     let may = |role: &LabRole| {

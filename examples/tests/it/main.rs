@@ -26,4 +26,5 @@ mod rows_stay_within_reach;
 mod served_over_loopback;
 mod spans_are_for_operations;
 mod trails_are_told_in_pages;
+mod versions_are_looked_at;
 mod world;

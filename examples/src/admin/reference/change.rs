@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::{Label, state_code_of};
 use crate::ids::FacilityId;
 use crate::reference::{Facility, Provider, ReferenceBook, ReferenceChanged};
-use crate::rig::{Answer, Command, Failure, May, PathId, write_control};
+use crate::rig::{Answer, Conditional, Failure, May, PathId, write_control};
 
 /// The body that changes a record.
 pub(super) trait Change: Clone + DeserializeOwned + ToSchema + Send + Sync + 'static {
@@ -110,7 +110,7 @@ pub(super) async fn change<C: Change>(
     State(book): State<ReferenceBook>,
     May(permit): May<Write>,
     PathId(id): PathId<Id<<C::Record as Entity>::Kind>>,
-    command: Command<C>,
+    command: Conditional<C>,
 ) -> Result<Answer, Failure> {
     let (permit, command, book) = (&permit, &command, &book);
     write_control(&cluster, &command.cx, id, move |mut unit| async move {

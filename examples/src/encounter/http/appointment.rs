@@ -13,7 +13,7 @@ use crate::encounter::appointment::{Appointment, AppointmentState};
 use crate::encounter::event::{AppointmentMade, AppointmentMoved};
 use crate::ids::{AppointmentId, FacilityId, PatientId, ProviderId};
 use crate::reference::{Facility, Provider, ReferenceBook};
-use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, PathId, list, write};
+use crate::rig::{Answer, Command, Conditional, Endpoints, Failure, May, Operation, PathId, list, write};
 use crate::workers::Stores;
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
@@ -95,7 +95,7 @@ async fn transition(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, AppointmentId)>,
-    command: Command<Transition>,
+    command: Conditional<Transition>,
 ) -> Result<Answer, Failure> {
     let to = command.body.to;
     let (permit, command) = (&permit, &command);

@@ -13,7 +13,7 @@ use crate::encounter::event::EncounterExtended;
 use crate::encounter::parts::{Diagnosis, Note, Observation, Order, PARTS_MAX, Procedure, TEXT_BYTES_MAX};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
-use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, PathId, write};
+use crate::rig::{Answer, Conditional, Endpoints, Failure, May, Operation, PathId, write};
 use crate::workers::Stores;
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
@@ -78,7 +78,7 @@ async fn extend<P: Part>(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, EncounterId)>,
-    command: Command<P>,
+    command: Conditional<P>,
 ) -> Result<Answer, Failure> {
     let (permit, command) = (&permit, &command);
     write(&cluster, &command.cx, patient_id, move |mut unit| async move {

@@ -12,7 +12,7 @@ use super::patient_under_care;
 use crate::encounter::event::{EncounterArchived, EncounterCompleted, EncounterStarted};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
-use crate::rig::{Answer, Command, Failure, May, PathId, write};
+use crate::rig::{Answer, Conditional, Failure, May, PathId, write};
 
 /// Body of a transition.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -26,7 +26,7 @@ pub(super) async fn transition(
     State(cluster): State<Cluster>,
     May(permit): May<Write>,
     PathId((patient_id, id)): PathId<(PatientId, EncounterId)>,
-    command: Command<Transition>,
+    command: Conditional<Transition>,
 ) -> Result<Answer, Failure> {
     let to = command.body.to;
     let (permit, command) = (&permit, &command);

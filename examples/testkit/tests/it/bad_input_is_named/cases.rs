@@ -197,13 +197,18 @@ fn records(place: &Place) -> Vec<Case> {
 fn headers(place: &Place) -> Vec<Case> {
     let good = place.clinician.registration(8);
     let post = |name, status, problem| Case::post(name, "/v1/patients", &good, status, problem);
+    let corrected = |name| {
+        let (patient, body) = (format!("/v1/patients/{}", place.patient), json!({"given_name": "Bela"}));
+        Case::write(name, "PATCH", patient, &body, (400, "bad-request"))
+    };
     vec![
         post("no key", 400, "idempotency-key-missing").without("idempotency-key"),
         post("an empty key", 400, "idempotency-key-invalid").header("idempotency-key", ""),
         post("a key with a space", 400, "idempotency-key-invalid").header("idempotency-key", "a b"),
         post("a key that is too long", 400, "idempotency-key-invalid").header("idempotency-key", "k".repeat(129)),
-        post("a version that is no tag", 400, "bad-request").header("if-match", "3"),
-        post("any version", 400, "bad-request").header("if-match", "*"),
+        post("a version of what is not there", 400, "bad-request").header("if-match", "\"1\""),
+        corrected("a version that is no tag").header("if-match", "3"),
+        corrected("any version").header("if-match", "*"),
         post("a token of nothing", 400, "bad-request").header("x-pim-token", "7.nonsense"),
         post("a header with an underscore", 400, "bad-request").header("x_pim_role", "admin"),
         post("a connection that names a header", 400, "bad-request").header("connection", "content-type"),
