@@ -14,7 +14,9 @@ use super::record::{Patient, PatientState};
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::ids::{FacilityId, PatientId};
 use crate::reference::{Facility, ReferenceBook};
-use crate::rig::{Answer, Command, Conditional, Declaration, Endpoints, Failure, May, Operation, PathId, show, write};
+use crate::rig::{
+    Answer, Command, Conditional, Declaration, Endpoints, Failure, May, Operation, PathId, present, show, write,
+};
 use crate::routes::Upstream;
 use crate::workers::Stores;
 
@@ -56,18 +58,31 @@ struct Registration {
     mail: Option<Mail>,
 }
 
-/// Body of a correction: what is absent stays.
+/// Body of a correction: what is absent stays, and what may be absent from a record is removed by null.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Correction {
-    #[schema(value_type = Option<String>, format = "uuid")]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String, format = "uuid")]
     facility_id: Option<FacilityId>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = PersonName)]
     given_name: Option<PersonName>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = PersonName)]
     family_name: Option<PersonName>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = BirthDate)]
     birth_date: Option<BirthDate>,
-    address: Option<Address>,
-    telephone: Option<Telephone>,
-    mail: Option<Mail>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Address>)]
+    address: Option<Option<Address>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Telephone>)]
+    telephone: Option<Option<Telephone>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Mail>)]
+    mail: Option<Option<Mail>>,
 }
 
 /// Body of a transition.
@@ -168,9 +183,9 @@ impl Correction {
         replace(&mut patient.given_name, self.given_name);
         replace(&mut patient.family_name, self.family_name);
         replace(&mut patient.birth_date, self.birth_date);
-        replace(&mut patient.address, self.address.map(Some));
-        replace(&mut patient.telephone, self.telephone.map(Some));
-        replace(&mut patient.mail, self.mail.map(Some));
+        replace(&mut patient.address, self.address);
+        replace(&mut patient.telephone, self.telephone);
+        replace(&mut patient.mail, self.mail);
     }
 }
 

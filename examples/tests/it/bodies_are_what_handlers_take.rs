@@ -97,6 +97,13 @@ impl Described {
     }
 }
 
+/// Whether the document says that a member may be null.
+fn takes_null(property: &Value) -> bool {
+    let is_null = |kind: &Value| kind == "null" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("null")));
+    let alternatives = ["oneOf", "anyOf"].into_iter().flat_map(|name| property[name].as_array().into_iter().flatten());
+    is_null(&property["type"]) || alternatives.into_iter().any(|it| is_null(&it["type"]))
+}
+
 fn kind_of(schema: &Value) -> Option<&str> {
     match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
@@ -167,6 +174,17 @@ async fn and_nothing_else() {
             let mut odd = good.clone();
             odd[name] = other;
             refused.push((format!("{name} of another kind"), odd, None));
+            let mut null = good.clone();
+            null[name] = Value::Null;
+            if !takes_null(property) {
+                refused.push((format!("null for {name}"), null, None));
+                continue;
+            }
+            // Another rule may need a value.
+            let answered = asked(&world, &described, &patient, &null).await;
+            if answered.body["detail"].as_str().is_some_and(|told| told.starts_with("expected ")) {
+                wrong.push(format!("{label} refuses null for {name}"));
+            }
         }
         for (what, body, rule) in refused {
             let answered = asked(&world, &described, &patient, &body).await;

@@ -1,9 +1,9 @@
 //! Each record moves along its own edges, raises its version, and refuses every other step by name.
 
 use axum::body::Body;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use pim_lab::ids::PatientId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cycles_miss_no_claim::draft;
 use crate::world::World;
@@ -57,6 +57,27 @@ async fn an_encounter_is_started_extended_and_completed() {
     assert_eq!((again.status, again.problem()), (StatusCode::CONFLICT, "illegal-transition"));
     let listed = world.get(&token, &base).await;
     assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn what_is_corrected_with_null_is_removed() {
+    let world = World::new().await;
+    let patient = format!("/v1/patients/{}", world.registered("a").await.id());
+    let corrected = async |key: &str, body: Value| {
+        let request = Request::patch(&patient).header("txn-token", world.clinician()).header("idempotency-key", key);
+        let request = request.header("content-type", "application/json");
+        world.send(request.body(Body::from(body.to_string())).unwrap()).await
+    };
+    let address = corrected("address", json!({"address": "12 Sample Street"})).await;
+    assert_eq!(address.body["telephone"], "202-555-0142", "what is absent stays: {:?}", address.body);
+    let removed = corrected("null", json!({"address": null, "telephone": null, "mail": null})).await;
+    assert_eq!(removed.status, StatusCode::OK, "{:?}", removed.body);
+    let shown = world.get(&world.clinician(), &patient).await;
+    for member in ["address", "telephone", "mail"] {
+        assert!(shown.body[member].is_null(), "{member}: {:?}", shown.body);
+    }
+    let refused = corrected("nobody", json!({"given_name": null})).await;
+    assert_eq!((refused.status.as_u16(), refused.problem()), (422, "invalid-body"), "{:?}", refused.body);
 }
 
 /// Guard: nothing is planned or begun with whom care is paused or over; what has begun is completed.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::{Label, state_code_of};
 use crate::ids::FacilityId;
 use crate::reference::{Facility, Provider, ReferenceBook, ReferenceChanged};
-use crate::rig::{Answer, Conditional, Failure, May, PathId, write_control};
+use crate::rig::{Answer, Conditional, Failure, May, PathId, present, write_control};
 
 /// The body that changes a record.
 pub(super) trait Change: Clone + DeserializeOwned + ToSchema + Send + Sync + 'static {
@@ -40,10 +40,15 @@ pub(super) trait Change: Clone + DeserializeOwned + ToSchema + Send + Sync + 'st
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FacilityChange {
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Label)]
     name: Option<Label>,
     /// Two capital letters.
-    #[schema(value_type = Option<String>, example = "OR")]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String, example = "OR")]
     state_code: Option<Label>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool)]
     active: Option<bool>,
 }
 
@@ -70,10 +75,17 @@ impl Change for FacilityChange {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProviderChange {
-    #[schema(value_type = Option<String>, format = "uuid")]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String, format = "uuid")]
     facility_id: Option<FacilityId>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Label)]
     name: Option<Label>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Label)]
     specialty: Option<Label>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool)]
     active: Option<bool>,
 }
 
