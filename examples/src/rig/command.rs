@@ -183,14 +183,76 @@ fn explained(error: &serde_json::Error) -> Problem {
     if text.starts_with("must ") && text.ends_with(MARK) {
         return Problem::of(REAL_IDENTIFIER).detail(text);
     }
-    let ours = if text.starts_with("missing field") || text.starts_with("must ") {
-        Some(text.clone())
-    } else {
-        // The last one: what stands before it may quote the body, which may hold the word too.
-        text.rsplit_once("expected ").map(|(_, expected)| format!("expected {expected}"))
-    };
-    match ours {
+    match rule_of(&text) {
         Some(rule) => Problem::of(problem::INVALID_BODY).detail(rule),
         None => Problem::of(problem::INVALID_BODY),
+    }
+}
+
+/// The rule in a message of serde's, whose forms are those of `serde::de::Error`; nothing for another.
+fn rule_of(text: &str) -> Option<String> {
+    const QUOTING: [&str; 5] =
+        ["invalid type: ", "invalid value: ", "invalid length ", "unknown field `", "unknown variant `"];
+    if text.starts_with("missing field `") || text.starts_with("must ") {
+        return Some(text.to_owned());
+    }
+    // Where nothing is expected, what is quoted is the last that is said.
+    let expects_nothing = text.ends_with("`, there are no fields") || text.ends_with("`, there are no variants");
+    if expects_nothing || !QUOTING.iter().any(|beginning| text.starts_with(beginning)) {
+        return None;
+    }
+    // The last one: what stands before it quotes the body, which may hold the words too.
+    text.rsplit_once(", expected ").map(|(_, expected)| format!("expected {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pim_core::context::RequestId;
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &str = "x`, expected 123-45-6789";
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read into")]
+    struct Members {
+        name: Option<u8>,
+        kind: Option<Kind>,
+        three: Option<[u8; 3]>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        Known,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum NoKind {}
+
+    fn told<T: DeserializeOwned + std::fmt::Debug>(body: Value) -> String {
+        serde_json::to_string(&explained(&serde_json::from_value::<T>(body).unwrap_err()).document(RequestId::mint()))
+            .unwrap()
+    }
+
+    /// Guard: whatever the body, it is not repeated.
+    #[test]
+    fn nothing_of_a_body_is_repeated() {
+        let member = BTreeMap::from([(SECRET, 1)]);
+        for (told, rule) in [
+            (told::<Nothing>(json!(member)), ""),
+            (told::<NoKind>(json!(SECRET)), ""),
+            (told::<Members>(json!(member)), "expected one of `name`, `kind`, `three`"),
+            (told::<Members>(json!({"kind": SECRET})), "expected `Known`"),
+            (told::<Members>(json!({"name": SECRET})), "expected u8"),
+            (told::<Members>(json!({"name": 300})), "expected u8"),
+            (told::<Members>(json!({"three": [1]})), "expected an array of length 3"),
+            (told::<Members>(json!(SECRET)), "expected struct Members"),
+        ] {
+            assert!(told.contains(rule) && !told.contains("6789"), "{told}");
+        }
     }
 }
