@@ -62,9 +62,9 @@ pim_core::resources! {
         Facility = "facility",
         /// Providers.
         Provider = "provider",
-        /// User accounts.
+        /// User accounts, as reference data.
         Account = "account",
-        /// Feature flags.
+        /// Feature flags, as reference data.
         Flag = "flag",
         /// The audit trail.
         Audit = "audit",

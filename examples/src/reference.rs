@@ -1,4 +1,5 @@
-//! Reference data in the control database: facilities, providers, user accounts and feature flags.
+//! Reference data in the control database: facilities and providers, which bodies refer to, and user accounts and feature flags,
+//! which are kept and audited, and asked by nothing: sign-in is the identity provider's.
 
 mod book;
 mod record;

@@ -40,10 +40,22 @@ pub(super) fn endpoints() -> Endpoints<Stores> {
         .serve(Operation::create::<Provider>("/v1/admin/providers", "Makes a provider"), create::<NewProvider>)
         .serve(Operation::get::<Provider>("/v1/admin/providers/{id}", "Shows a provider"), show_control::<Provider>)
         .serve(Operation::patch::<Provider>("/v1/admin/providers/{id}", "Changes a provider"), change::<ProviderChange>)
-        .serve(Operation::list::<Account>("/v1/admin/accounts", "Lists accounts"), list_control::<Account>)
-        .serve(Operation::create::<Account>("/v1/admin/accounts", "Makes an account"), create::<NewAccount>)
-        .serve(Operation::list::<Flag>("/v1/admin/flags", "Lists flags"), list_control::<Flag>)
-        .serve(Operation::create::<Flag>("/v1/admin/flags", "Makes a flag"), create::<NewFlag>)
+        .serve(
+            Operation::list::<Account>("/v1/admin/accounts", "Lists the accounts that are kept; sign-in asks none"),
+            list_control::<Account>,
+        )
+        .serve(
+            Operation::create::<Account>("/v1/admin/accounts", "Makes an account, which lets nobody sign in"),
+            create::<NewAccount>,
+        )
+        .serve(
+            Operation::list::<Flag>("/v1/admin/flags", "Lists the flags that are kept; nothing asks them"),
+            list_control::<Flag>,
+        )
+        .serve(
+            Operation::create::<Flag>("/v1/admin/flags", "Makes a flag, which switches nothing of the lab"),
+            create::<NewFlag>,
+        )
 }
 
 /// A label: 1 to 80 characters without control characters, and no identifier of a real person.

@@ -75,7 +75,8 @@ reference!(
 );
 
 reference!(
-    /// Somebody who may sign in.
+    /// Somebody who works with the lab, as it keeps and audits them. Reference data alone: the identity provider says who may sign
+    /// in, in which role and where, and nothing of the lab asks an account.
     Account, "account", Account, AccountId, AccountKind,
     [
         Column::new("subject", ColumnKind::Text).shown().unique(),
@@ -94,18 +95,19 @@ reference!(
     /// Their own record.
     #[schema(value_type = Option<String>, format = "uuid")]
     patient: Option<PatientId>,
-    /// Whether they may sign in.
+    /// Whether they work with it still; it ends no session.
     active: bool,
 );
 
 reference!(
-    /// A switch.
+    /// A switch that somebody has agreed on, as the lab keeps and audits it. Reference data alone: nothing of the lab asks it, and
+    /// faults have switches of their own.
     Flag, "flag", Flag, FlagId, FlagKind,
     [
         Column::new("name", ColumnKind::Text).shown().unique(),
         Column::new("enabled", ColumnKind::Bool).shown(),
     ],
-    /// What it switches.
+    /// What it is about.
     name: String,
     /// Whether it is on.
     enabled: bool,
