@@ -81,12 +81,19 @@ fn groups(mut text: &str) -> Vec<Group<'_>> {
 }
 
 /// Three, two and four digits that what stands between them makes one number. The values of a list are none, nor are a measure
-/// and its year.
+/// and its year or its time of day.
 fn is_in_three(groups: &[Group<'_>]) -> bool {
     let [a, b, c] = groups else { return false };
     let lengths = (a.digits.len(), b.digits.len(), c.digits.len());
-    let is_year = c.digits.starts_with("19") || c.digits.starts_with("20");
-    lengths == (3, 2, 4) && (join(b.gap, c.gap) || (join_without_spaces(b.gap, c.gap) && !is_year))
+    let is_close = join_without_spaces(b.gap, c.gap) || join_by_one(b.gap, c.gap) || are_bracketed(b.gap, c.gap);
+    lengths == (3, 2, 4) && (join(b.gap, c.gap) || (is_close && !is_dated(b, c)))
+}
+
+/// `120/80/2026`, and `120/80(1430)` or `120/80-1430`.
+fn is_dated(second: &Group<'_>, third: &Group<'_>) -> bool {
+    let is_year = third.digits.starts_with("19") || third.digits.starts_with("20");
+    let is_time = third.digits.split_at_checked(2).is_some_and(|(hour, minute)| hour < "24" && minute < "60");
+    is_year || (is_time && second.gap == "/" && third.gap != "/")
 }
 
 /// Spaces and dashes make one number, dashes, dots and underscores do, and all of these that are twice the same.
@@ -100,6 +107,20 @@ fn join_without_spaces(first: &str, second: &str) -> bool {
     let is_wide = |c| matches!(c, '\u{ff0f}' | '\u{ff08}' | '\u{ff09}');
     let fits = |c| is_mark(c) || is_wide(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
     is_of(first, fits) && is_of(second, fits)
+}
+
+/// A sign that is no mark makes one number alone, and where it is twice the same.
+fn join_by_one(first: &str, second: &str) -> bool {
+    first == second && matches!(first, ":" | "*" | "|" | "+")
+}
+
+/// Brackets around each group do too: `) (`.
+fn are_bracketed(first: &str, second: &str) -> bool {
+    let between = |gap: &str| {
+        let inner = gap.strip_prefix([')', ']', '}']).and_then(|rest| rest.strip_suffix(['(', '[', '{']));
+        inner.is_some_and(|inner| is_of(inner, is_space))
+    };
+    between(first) && between(second)
 }
 
 fn is_of(gap: &str, fits: impl Fn(char) -> bool) -> bool {
@@ -159,6 +180,14 @@ mod tests {
             "123 . 45 . 6789",
             "123\u{ad}45\u{200b}6789",
             "123-45-2026",
+            "123:45:6789",
+            "123*45*6789",
+            "123|45|6789",
+            "123+45+6789",
+            "(123) (45) (6789)",
+            "[123] [45] [1430]",
+            "123/45/1430",
+            "123-45-1430",
             "\u{ff11}\u{ff12}\u{ff13}\u{ff0d}\u{ff14}\u{ff15}\u{ff0d}\u{ff16}\u{ff17}\u{ff18}\u{ff19}",
             "\u{ff11}\u{ff12}\u{ff13}\u{ff0e}\u{ff14}\u{ff15}\u{ff0f}\u{ff16}\u{ff17}\u{ff18}\u{ff19}",
             "\u{661}\u{662}\u{663}-\u{664}\u{665}-\u{666}\u{667}\u{668}\u{669}",
@@ -190,6 +219,13 @@ mod tests {
             "120 / 80 / 4500",
             "110,98,1200",
             "120/80 4500",
+            "BP 120/80(1430)",
+            "120/80-1345",
+            "120:80:2026",
+            "120 (80) 4500",
+            "120 | 80 | 4500",
+            "120 + 80 + 4500",
+            "500 * 10 * 1000",
             "\u{661}\u{662}\u{660}/\u{668}\u{660} \u{662}\u{660}\u{662}\u{666}",
             "\u{ff11}\u{ff12}\u{ff10}\u{ff0f}\u{ff18}\u{ff10}",
         ] {
