@@ -28,7 +28,7 @@ use crate::policy::{LabAction, LabResource};
 use crate::reference::ReferenceChanged;
 use crate::workers::service_actor;
 
-/// How long a worker may take before another does its chore.
+/// How long a worker may take before another does its chore, and how long one that failed is left alone.
 pub const CHORE_LEASE: Duration = Duration::from_secs(60);
 /// How far the clocks of programs may be apart; a time that is further ahead than one of them could have written is not believed.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
@@ -211,7 +211,7 @@ impl Upkeep {
         };
         let overdue = i64::try_from(now.since(row.due_at).as_secs()).unwrap_or(i64::MAX);
         self.signals.overdue.get(name).set(overdue);
-        if !self.is_due(name, &row, now) || row.is_taken(self.worker, now) || !self.take(name).await? {
+        if !self.is_due(name, &row, now) || row.is_taken(now) || !self.take(name).await? {
             return Ok(None);
         }
         let done = tokio::time::timeout(RUN_MAX, self.effect(name)).await;
@@ -295,7 +295,7 @@ impl Upkeep {
         let mut unit = self.begin(name)?;
         let Some(mut chore) = unit.load::<Chore>(&permit(), Chore::id_of(name)).await? else { return Ok(false) };
         let now = unit.at();
-        if !self.is_due(name, &chore, now) || chore.is_taken(self.worker, now) {
+        if !self.is_due(name, &chore, now) || chore.is_taken(now) {
             return Ok(false);
         }
         let is_early = chore.due_at > now;
@@ -340,10 +340,11 @@ fn permit() -> Permit<Write> {
 }
 
 impl Chore {
-    fn is_taken(&self, worker: Uuid, now: Timestamp) -> bool {
-        let by_another = self.owner.is_some_and(|owner| owner != worker);
+    /// Whether a lease keeps everybody away, also who has it: nobody is at two runs at once, and whoever failed would try again
+    /// with every look, each time with another version, audit record and event.
+    fn is_taken(&self, now: Timestamp) -> bool {
         // No lease is longer, but for one of a clock that was wrong.
         let longest = now.plus(CHORE_LEASE + CLOCKS_APART_MAX);
-        by_another && self.lease_until.is_some_and(|until| (now..=longest).contains(&until))
+        self.lease_until.is_some_and(|until| (now..=longest).contains(&until))
     }
 }

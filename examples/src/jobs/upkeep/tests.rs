@@ -199,6 +199,31 @@ async fn a_sweep_goes_on_beside_a_shard_that_fails() {
     assert_eq!(left[0].count(0).expect("a count"), 0);
 }
 
+/// Guard: what cannot be done leaves a row, a record and an event with each lease, not with each look.
+#[tokio::test]
+async fn a_chore_that_failed_is_left_alone_for_its_lease() {
+    let place = Place::open().await;
+    let worker = place.worker();
+    worker.enter().await.expect("enters");
+    let db = place.stores.cluster.database(ShardId(0)).expect("a database");
+    let mut tx = db.begin().await.expect("begins");
+    tx.script("ALTER TABLE idempotency RENAME TO elsewhere").await.expect("runs");
+    tx.commit().await.expect("commits");
+    place.clock.advance(Duration::from_secs(7200));
+    let look = async || worker.look(ChoreName::IdempotencySweep).await;
+    let version = async || worker.row(ChoreName::IdempotencySweep).await.expect("reads").map(|row| row.version);
+    let before = version().await.expect("is entered");
+    assert!(matches!(look().await, Err(UpkeepError::Sweep(_))));
+    for _second in 0..10 {
+        place.clock.advance(Duration::from_secs(1));
+        assert_eq!(look().await.expect("leaves it alone"), None);
+    }
+    assert_eq!(version().await, Some(before + 1), "it was taken once");
+    place.clock.advance(CHORE_LEASE);
+    assert!(matches!(look().await, Err(UpkeepError::Sweep(_))), "it is tried again");
+    assert_eq!(version().await, Some(before + 2));
+}
+
 /// Guard: `finish` makes a sweep due again that did not reach the end; else records that come faster would stay for ever.
 #[tokio::test]
 async fn what_a_sweep_has_left_is_due_at_once() {
