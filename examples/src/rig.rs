@@ -3,6 +3,7 @@
 mod accept;
 mod answer;
 mod caller;
+mod clocks;
 mod command;
 mod endpoint;
 mod failure;
@@ -27,6 +28,7 @@ mod write;
 
 pub use answer::{Answer, CONSISTENCY_HEADER};
 pub use caller::{Asked, Caller, May, PathId};
+pub(crate) use clocks::{CLOCKS_APART_MAX, holds, is_recent};
 pub use command::{BODY_BYTES_MAX, Command, Conditional, Nothing};
 pub use endpoint::{Argument, Arguments, Endpoints, Taken};
 pub use failure::{Failure, reasons};

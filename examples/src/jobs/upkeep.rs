@@ -26,12 +26,11 @@ use super::chore::{Chore, ChoreName};
 use super::signals::{ChoreOutcome, ChoreSignals};
 use crate::policy::{LabAction, LabResource};
 use crate::reference::ReferenceChanged;
+use crate::rig::{CLOCKS_APART_MAX, holds};
 use crate::workers::service_actor;
 
 /// How long a worker may take before another does its chore, and how long one that failed is left alone.
 pub const CHORE_LEASE: Duration = Duration::from_secs(60);
-/// How far the clocks of programs may be apart; a time that is further ahead than one of them could have written is not believed.
-const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// Longest time of one run; what is left is done by the next.
 const RUN_MAX: Duration = Duration::from_secs(45);
 /// Rounds of one sweep; each removes a bounded number of records a shard.
@@ -343,8 +342,6 @@ impl Chore {
     /// Whether a lease keeps everybody away, also who has it: nobody is at two runs at once, and whoever failed would try again
     /// with every look, each time with another version, audit record and event.
     fn is_taken(&self, now: Timestamp) -> bool {
-        // No lease is longer, but for one of a clock that was wrong.
-        let longest = now.plus(CHORE_LEASE + CLOCKS_APART_MAX);
-        self.lease_until.is_some_and(|until| (now..=longest).contains(&until))
+        self.lease_until.is_some_and(|until| holds(until, CHORE_LEASE, now))
     }
 }

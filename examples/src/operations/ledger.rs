@@ -29,7 +29,7 @@ use self::tenure::{Tenure, renew};
 use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, list_control, write_control};
+use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, is_recent, list_control, write_control};
 use crate::workers::Stores;
 
 /// How long an operation that says nothing is taken to go on before a retry does it again.
@@ -227,7 +227,7 @@ impl Doing<'_> {
                 if is_other {
                     return Err(UnitError::IdempotencyMismatch.into());
                 }
-                if known.state == OperationState::Begun && now.since(known.began_at) < LEASE {
+                if known.state == OperationState::Begun && is_recent(known.began_at, LEASE, now) {
                     return Err(in_progress());
                 }
             }

@@ -13,7 +13,7 @@ use pim_events::OutboxOutlet;
 use uuid::Uuid;
 
 use super::service_actor;
-use crate::rig::Drain;
+use crate::rig::{Drain, is_recent};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A move in which nothing has changed for this long is looked at; one in hand cannot be taken up.
@@ -57,7 +57,7 @@ async fn step(cluster: &Cluster, mover: &Mover, told: &mut Told) -> Result<(), M
     told.retain(|id, _| unfinished.iter().any(|begun| begun.id == *id));
     for begun in unfinished {
         let patience = if is_shut(begun.step) { FENCED_FOR } else { QUIET_FOR };
-        if cluster.clock().now().since(begun.changed_at) < patience {
+        if is_recent(begun.changed_at, patience, cluster.clock().now()) {
             continue;
         }
         let cx = RequestContext::new(RequestId::mint(), actor.clone(), Deadline::after(PATIENCE));

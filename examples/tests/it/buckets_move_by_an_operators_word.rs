@@ -12,6 +12,7 @@ use pim_lab::ids::PatientId;
 use pim_lab::rig::Drain;
 use pim_lab::workers::service_actor;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::world::World;
 
@@ -115,30 +116,52 @@ async fn a_move_goes_on_when_whoever_asked_has_gone() {
     assert_eq!(again.body["moves"][0]["step"], "done", "the same key is the same operation");
 }
 
+/// Plans a move of a bucket, does it up to where its writes wait, and is gone.
+async fn left_half_way(world: &World, mover: &Mover, bucket: Bucket, to: u16) -> Uuid {
+    let actor = service_actor("test").unwrap();
+    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
+    let relay = relayed(world);
+    let planned = mover.plan(&cx, [bucket], ShardId(to)).await.unwrap();
+    let mut run = mover.take_up(planned.id).await.unwrap();
+    while run.record().step != MoveStep::Activating {
+        run.step(&cx).await.unwrap();
+    }
+    relay.begin();
+    planned.id
+}
+
+async fn brought_to_its_end(mover: &Mover, id: Uuid) {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    while mover.find(id).await.unwrap().step != MoveStep::Done {
+        assert!(tokio::time::Instant::now() < give_up, "nobody went on with it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Guard: a bucket whose mover died between fence and map does not wait for an operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_whose_mover_is_gone_is_brought_to_its_end() {
     let world = World::new().await;
     let (id, _, to) = patient(&world, "a").await;
-    let actor = service_actor("test").unwrap();
-    let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));
-    let relay = relayed(&world);
     let mover = Mover::new(&world.cluster, std::sync::Arc::new(OutboxOutlet));
-    let planned = mover.plan(&cx, [id.bucket()], ShardId(to)).await.unwrap();
-    let mut run = mover.take_up(planned.id).await.unwrap();
-    while run.record().step != MoveStep::Activating {
-        run.step(&cx).await.unwrap();
-    }
-    drop(run);
+    let left = left_half_way(&world, &mover, id.bucket(), to).await;
     world.clock.advance(Duration::from_secs(6));
-    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
-    while mover.find(planned.id).await.unwrap().step != MoveStep::Done {
-        assert!(tokio::time::Instant::now() < give_up, "nobody went on with it");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    drop(relay);
+    let _relay = relayed(&world);
+    brought_to_its_end(&mover, left).await;
     let seen = world.get(&world.clinician(), &format!("/v1/patients/{id}")).await;
     assert_eq!(seen.status, StatusCode::OK);
+}
+
+/// Guard: nor until the time has come that a clock wrote which was a year ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_whose_mover_was_ahead_of_time_is_brought_to_its_end() {
+    let world = World::new().await;
+    let (id, _, to) = patient(&world, "a").await;
+    let wrong = world.beside_ahead_by(Duration::from_secs(365 * 24 * 3600)).await;
+    let mover = Mover::new(&wrong.cluster, std::sync::Arc::new(OutboxOutlet));
+    let left = left_half_way(&world, &mover, id.bucket(), to).await;
+    let _relay = relayed(&world);
+    brought_to_its_end(&mover, left).await;
 }
 
 /// Guard: a move that cannot go on is noted, and those behind it go on.
@@ -198,6 +221,6 @@ async fn what_is_no_move_is_refused_by_name() {
     assert_eq!(operations.body["items"], json!([]), "what is no move is no operation");
     let nothing = world.post(&sre, MOVES, "g", &json!({"first": 7, "to": owner})).await;
     assert_eq!(nothing.body["moves"], json!([]), "it is there already");
-    let unknown = world.post(&sre, &format!("{MOVES}/{}/cancel", uuid::Uuid::nil()), "h", &json!({})).await;
+    let unknown = world.post(&sre, &format!("{MOVES}/{}/cancel", Uuid::nil()), "h", &json!({})).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 }

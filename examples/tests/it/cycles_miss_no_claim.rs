@@ -224,6 +224,19 @@ async fn of_a_cycle_behind_one_that_cannot_go_on() {
     assert_eq!(state(&world, claim).await, "submitted");
 }
 
+/// Guard: no lease is longer than one can be, whatever clock wrote it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_worker_whose_clock_was_a_year_ahead() {
+    let world = World::new().await;
+    let (_, claim) = drafted(&world).await;
+    asked(&world).await;
+    let wrong = world.beside_ahead_by(Duration::from_secs(365 * 24 * 3600)).await;
+    assert!(worker().step(&wrong.cluster).await.unwrap(), "the buckets of the first shard, and dies of it");
+    assert_eq!(state(&world, claim).await, "draft");
+    finished(&world.cluster, &mut worker()).await;
+    assert_eq!(state(&world, claim).await, "submitted");
+}
+
 /// Guard: what is submitted is counted, whatever becomes of the rest of its page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_counts_those_of_a_page_that_fails() {

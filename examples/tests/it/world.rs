@@ -138,6 +138,11 @@ impl World {
         open(&self.dir, &self.clock).await
     }
 
+    /// The same of a program whose clock is ahead.
+    pub(crate) async fn beside_ahead_by(&self, time: Duration) -> Stores {
+        open(&self.dir, &Clock::manual(self.clock.now().plus(time))).await
+    }
+
     /// Ends everything and opens the same data directory again.
     pub(crate) async fn restarted(mut self) -> Self {
         let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));

@@ -18,6 +18,7 @@ use super::{JobError, LEASE, PATIENCE, REASON};
 use crate::ids::BillingCycleId;
 use crate::policy::{LabAction, LabResource};
 use crate::reference::ReferenceChanged;
+use crate::rig::{CLOCKS_APART_MAX, holds};
 use crate::workers::service_actor;
 
 /// Who writes it all.
@@ -131,9 +132,10 @@ fn context(request: RequestId) -> Result<RequestContext, JobError> {
 /// that cannot go on.
 async fn open_cycle(cluster: &Cluster, cx: &RequestContext, worker: Uuid) -> Result<Option<BillingCycleId>, JobError> {
     const SELECT: &str = "SELECT id FROM billing_cycle WHERE state = 'pending' \
-         OR (state = 'running' AND (owner = ? OR lease_until < ?)) ORDER BY updated_at, id LIMIT 1";
+         OR (state = 'running' AND (owner = ? OR lease_until < ? OR lease_until > ?)) ORDER BY updated_at, id LIMIT 1";
     let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::BillingCycle);
-    let waiting = Statement::same(SELECT).bind(worker).bind(cluster.clock().now());
+    let now = cluster.clock().now();
+    let waiting = Statement::same(SELECT).bind(worker).bind(now).bind(now.plus(LEASE + CLOCKS_APART_MAX));
     let rows = cluster.select::<BillingCycle>(cx, &permit, CONTROL, waiting).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Id::from_uuid(row.uuid(0).map_err(UnitError::from)?).ok())
@@ -149,8 +151,8 @@ async fn lease(
     let mut unit = cluster.begin_control(cx, id);
     let Some(mut cycle) = unit.load::<BillingCycle>(&permit, id).await? else { return Ok(None) };
     let now = unit.at();
-    let is_taken =
-        cycle.owner.is_some_and(|owner| owner != worker) && cycle.lease_until.is_some_and(|until| until >= now);
+    let by_another = cycle.owner.is_some_and(|owner| owner != worker);
+    let is_taken = by_another && cycle.lease_until.is_some_and(|until| holds(until, LEASE, now));
     if cycle.state == CycleState::Done || is_taken {
         return Ok(None);
     }

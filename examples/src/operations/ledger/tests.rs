@@ -156,6 +156,21 @@ async fn it_goes_on_when_nobody_waits_for_it() {
     place.until(|row| row.state == OperationState::Done).await;
 }
 
+/// Guard: an operation of a program whose clock was a year ahead is not in progress for that year.
+#[tokio::test]
+async fn a_clock_that_was_ahead_keeps_no_operation_from_being_done() {
+    let place = Place::open().await;
+    let ahead = Clock::manual(place.clock.now().plus(Duration::from_secs(365 * 24 * 3600)));
+    let hub = Hub::new(None).expect("binds");
+    let wrong = Stores::open(&place.folder, Some(1), Access::Shared, ahead, &hub).await.expect("opens");
+    let (cx, permit) = (context(), permit());
+    let doing = Doing { cluster: &wrong.cluster, permit: &permit, cx: &cx, id: id_of(&cx).expect("has a key") };
+    let Ok(Begun::Now(_and_dies_of_it)) = doing.begin(&intent()).await else { panic!("begins") };
+    let again = place.asked_again().await;
+    assert!(!again.contains("in-progress"), "{again}");
+    assert_eq!(place.row().await.map(|row| row.state), Some(OperationState::Done));
+}
+
 #[tokio::test]
 async fn whoever_was_taken_for_broken_off_writes_over_nobody() {
     for succeeds in [false, true] {
