@@ -94,14 +94,16 @@ async fn rebuild(
 ) -> Result<Answer, Failure> {
     let projection = projections::all().into_iter().find(|projection| projection.name() == name);
     let projection = projection.ok_or_else(|| Problem::of(problem::NOT_FOUND).detail("there is no such projection"))?;
-    let effect = async {
+    let cluster = stores.cluster.clone();
+    let effect = async move {
         let bus: Arc<dyn Subscriber> = Arc::new(stores.bus.clone());
         let rebuild = Rebuild::new(&stores.reads, bus, &stores.registry, projection, Verdict::MustEqual);
         let report = rebuild.run(stores.cluster.data_dir(), |_state, _records| {}).await.map_err(not_rebuilt)?;
         Answer::ok(&report)
     };
     let intent = Intent::new("projection.rebuild", name, json!({}));
-    operate(&stores.cluster, &permit, &command.cx, intent, effect).await
+    // It takes as long as there is a log, which may be longer than a request may.
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }
 
 /// Lets a consumer run again that stands still because it holds more than it may. It stops again when that has not changed.

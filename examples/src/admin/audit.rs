@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::unanswered;
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, operate_to_its_end};
 use crate::rig::{Answer, Asked, Caller, Command, Cursor, Endpoints, Failure, May, Nothing, Operation, PageQuery};
 use crate::workers::Stores;
 
@@ -104,6 +104,8 @@ async fn verify(
     May(permit): May<Write>,
     command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
-    let effect = async { Answer::ok(&cluster.verify_audit().await.map_err(IntoProblem::into_problem)?) };
-    operate(&cluster, &permit, &command.cx, Intent::new("audit.verify", "", json!({})), effect).await
+    let here = cluster.clone();
+    let effect = async move { Answer::ok(&here.verify_audit().await.map_err(IntoProblem::into_problem)?) };
+    // It takes as long as there is a trail, which may be longer than a request may.
+    operate_to_its_end(cluster, &permit, command.cx, Intent::new("audit.verify", "", json!({})), effect).await
 }

@@ -30,7 +30,8 @@ mod tests {
     fn a_lease_holds_until_its_end_and_for_no_longer_than_one_can_be() {
         let now = Timestamp::from_micros(1_800_000_000_000_000);
         let longest = now.plus(MINUTE).plus(CLOCKS_APART_MAX);
-        for (until, is_so) in [(now, true), (now.minus(MOMENT), false), (longest, true), (longest.plus(MOMENT), false)] {
+        for (until, is_so) in [(now, true), (now.minus(MOMENT), false), (longest, true), (longest.plus(MOMENT), false)]
+        {
             assert_eq!(holds(until, MINUTE, now), is_so, "{until}");
         }
     }

@@ -91,6 +91,33 @@ async fn the_same_key_is_the_same_operation_and_its_trail_names_request_and_user
     assert_eq!(states, vec![json!("done"); 5]);
 }
 
+/// Guard: what reads all of something may take longer than a request may; it is brought to its end all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reads_everything_goes_on_when_its_caller_has_gone() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let states = async || {
+        let kept = world.get(&sre, "/v1/admin/operations?limit=200").await;
+        kept.body["items"].as_array().unwrap().iter().map(|row| row["state"].clone()).collect::<Vec<_>>()
+    };
+    for path in ["/v1/admin/projections/patient_search/rebuild", "/v1/admin/audit/verify"] {
+        // Each waits for a little longer than the one before, until one is told what came of it.
+        for wait_ms in (1..).step_by(3) {
+            let (key, body) = (wait_ms.to_string(), json!({}));
+            let asked = world.post(&sre, path, &key, &body);
+            let answered = tokio::time::timeout(Duration::from_millis(wait_ms), asked).await;
+            let give_up = tokio::time::Instant::now() + Duration::from_secs(10);
+            while states().await.contains(&json!("begun")) {
+                assert!(tokio::time::Instant::now() < give_up, "{path} was broken off");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if answered.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_that_could_not_be_done_is_kept_as_refused_and_may_be_tried_again() {
     let world = World::new().await;
