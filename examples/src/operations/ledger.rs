@@ -113,8 +113,8 @@ impl Intent {
 /// The effect must bear being done again: a caller who was told nothing asks again.
 ///
 /// # Errors
-/// [`IN_PROGRESS`] while an equal operation has begun and not ended, also when that one has taken over since; `idempotency-mismatch`
-/// for another one under the same key; and the effect's own failures, which are not kept, so that a retry tries again.
+/// [`IN_PROGRESS`] while an equal operation has begun and not ended, also when that one has taken over since; `already-exists` when
+/// it was done longer ago than answers are kept; `idempotency-mismatch` for another one under the same key; and the effect's own failures, which are not kept, so that a retry tries again.
 pub async fn operate(
     cluster: &Cluster,
     permit: &Permit<Write>,
@@ -229,6 +229,11 @@ impl Doing<'_> {
                 }
                 if known.state == OperationState::Begun && is_recent(known.began_at, LEASE, now) {
                     return Err(in_progress());
+                }
+                // What came of it was answered, longer ago than answers are kept.
+                if known.state == OperationState::Done {
+                    let done = Problem::of(problem::ALREADY_EXISTS).detail("the operation of this key is done");
+                    return Err(done.with("entity", TABLE.name).with("id", id.to_string()).into());
                 }
             }
             let record = OperationRecord {

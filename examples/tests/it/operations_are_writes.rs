@@ -6,6 +6,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use pim_core::role::{Access as ActionAccess, Action as _};
 use pim_data::backend::{Db, DbSettings, Statement};
+use pim_data::idempotency::KEPT_FOR;
 use pim_lab::operations::LEASE;
 use pim_lab::routes::{Access, ROUTES, Upstream};
 use serde_json::{Value, json};
@@ -116,6 +117,23 @@ async fn what_reads_everything_goes_on_when_its_caller_has_gone() {
             }
         }
     }
+}
+
+/// Guard: the row knows longer than the answer that it was done, and a key is good for one operation.
+#[tokio::test]
+async fn one_that_was_done_is_not_done_again_when_its_answer_is_kept_no_more() {
+    let world = World::new().await;
+    let post =
+        async |key: &str| world.post(&world.session("sre", &[], None), "/v1/admin/audit/verify", key, &json!({})).await;
+    assert_eq!(post("k").await.status, StatusCode::OK);
+    world.pass(KEPT_FOR + Duration::from_secs(3600));
+    assert!(world.cluster.sweep_idempotency().await.unwrap() > 0);
+    let late = post("k").await;
+    assert_eq!((late.status, late.problem()), (StatusCode::CONFLICT, "already-exists"), "{:?}", late.body);
+    let kept = world.get(&world.session("sre", &[], None), "/v1/admin/operations").await;
+    let row = &kept.body["items"][0];
+    assert_eq!((&row["id"], &row["state"], &row["version"]), (&late.body["id"], &json!("done"), &json!(2)));
+    assert_eq!(post("another").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
