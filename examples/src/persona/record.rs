@@ -5,9 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use http::StatusCode;
 use serde::Serialize;
 
 use super::operation::Operation;
+use crate::client::ClientError;
 
 const MICROS_MAX: u64 = 600_000_000;
 /// A run whose 99th percentile of lateness is above this says nothing.
@@ -17,6 +19,7 @@ const SENT_PERCENT_MIN: u64 = 95;
 
 #[derive(Debug)]
 struct Series {
+    requests: u64,
     response: Histogram<u64>,
     service: Histogram<u64>,
     lateness: Histogram<u64>,
@@ -45,7 +48,35 @@ pub(super) struct Measured {
     pub(super) role: &'static str,
     pub(super) lateness: Duration,
     pub(super) service: Duration,
-    pub(super) failed: bool,
+    pub(super) outcome: Outcome,
+}
+
+/// What became of a step that came due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Answered, as was planned.
+    Answered,
+    /// Answered by a refusal.
+    Refused,
+    /// Sent, and not answered while anybody waited.
+    Silent,
+    /// Sent, and the connection or its answer broke off.
+    Broken,
+    /// Nobody was there to send it to.
+    NotSent,
+}
+
+impl Outcome {
+    /// Of an exchange.
+    pub(super) fn of<T>(exchange: &Result<(StatusCode, T), ClientError>) -> Self {
+        match exchange {
+            Ok((status, _)) if status.is_success() => Self::Answered,
+            Ok(_) => Self::Refused,
+            Err(error) if error.was_not_sent() => Self::NotSent,
+            Err(ClientError::Timeout) => Self::Silent,
+            Err(_) => Self::Broken,
+        }
+    }
 }
 
 impl Recorder {
@@ -77,18 +108,19 @@ impl Recorder {
         self.with(|inner| inner.cut_short += 1);
     }
 
-    /// A step was done.
+    /// A step was done, or was to be.
     pub(super) fn done(&self, measured: Measured) {
+        let Measured { operation, role, outcome, .. } = measured;
+        let (is_sent, is_error) = (outcome != Outcome::NotSent, outcome != Outcome::Answered);
         self.with(|inner| {
-            inner.requests += 1;
-            inner.errors += u64::from(measured.failed);
-            *inner.by_persona.entry(measured.role).or_default() += 1;
-            let series = inner.by_operation.entry(measured.operation).or_insert_with(Series::new);
-            series.errors += u64::from(measured.failed);
-            // From the intended time: a request that waited because the system was slow has waited.
-            series.response.saturating_record(micros(measured.lateness + measured.service));
-            series.service.saturating_record(micros(measured.service));
-            series.lateness.saturating_record(micros(measured.lateness));
+            inner.requests += u64::from(is_sent);
+            inner.errors += u64::from(is_error);
+            let series = inner.by_operation.entry(operation).or_insert_with(Series::new);
+            series.errors += u64::from(is_error);
+            if is_sent {
+                *inner.by_persona.entry(role).or_default() += 1;
+                series.measure(&measured);
+            }
         });
     }
 
@@ -119,6 +151,9 @@ impl Recorder {
             }
             let lateness_p99_ms = in_ms(&lateness, 99.0);
             let mut reasons = Vec::new();
+            if inner.due == 0 {
+                reasons.push("no request came due".to_owned());
+            }
             if inner.requests * 100 < inner.due * SENT_PERCENT_MIN {
                 reasons.push(format!("{} of {} due requests were sent", inner.requests, inner.due));
             }
@@ -146,12 +181,27 @@ impl Recorder {
 
 impl Series {
     fn new() -> Self {
-        Self { response: fresh(), service: fresh(), lateness: fresh(), errors: 0 }
+        Self { requests: 0, response: fresh(), service: fresh(), lateness: fresh(), errors: 0 }
+    }
+
+    /// A step that was sent.
+    fn measure(&mut self, measured: &Measured) {
+        let Measured { lateness, service, outcome, .. } = *measured;
+        self.requests += 1;
+        self.lateness.saturating_record(micros(lateness));
+        if matches!(outcome, Outcome::Answered | Outcome::Refused) {
+            self.service.saturating_record(micros(service));
+        }
+        // Whom nobody answered has waited at least so long. A connection that broke says nothing of how long an answer takes.
+        if outcome != Outcome::Broken {
+            // From the intended time: a request that waited because the system was slow has waited.
+            self.response.saturating_record(micros(lateness + service));
+        }
     }
 
     fn report(&self) -> OperationReport {
         OperationReport {
-            requests: self.response.len(),
+            requests: self.requests,
             errors: self.errors,
             response_p50_ms: in_ms(&self.response, 50.0),
             response_p95_ms: in_ms(&self.response, 95.0),
@@ -184,7 +234,7 @@ fn in_ms(histogram: &Histogram<u64>, percentile: f64) -> f64 {
 pub struct Snapshot {
     /// Requests so far.
     pub requests: u64,
-    /// Of these, failed.
+    /// Failures so far, also to send one.
     pub errors: u64,
     /// Requests so far by persona.
     pub by_persona: BTreeMap<&'static str, u64>,
@@ -199,7 +249,7 @@ pub struct Snapshot {
 pub struct DriveReport {
     /// Requests sent.
     pub requests: u64,
-    /// Of these, failed: no answer, or a refusal that was not planned.
+    /// What failed of what came due: nobody to send it to, no answer, or a refusal that was not planned.
     pub errors: u64,
     /// Requests that came due.
     pub due: u64,
@@ -230,11 +280,11 @@ impl DriveReport {
 /// One operation of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct OperationReport {
-    /// Requests.
+    /// Requests sent.
     pub requests: u64,
-    /// Failures.
+    /// Failures, also to send one.
     pub errors: u64,
-    /// From the intended time to the answer: median.
+    /// From the intended time to the answer, or to where patience with it ended: median.
     pub response_p50_ms: f64,
     /// 95th percentile.
     pub response_p95_ms: f64,
@@ -260,8 +310,36 @@ mod tests {
             role: "clinician",
             lateness: Duration::from_millis(lateness_ms),
             service: Duration::from_millis(2),
-            failed: false,
+            outcome: Outcome::Answered,
         }
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_came_due_says_nothing() {
+        let report = Recorder::default().report(0);
+        assert!(!report.valid && report.reasons == ["no request came due"], "{report:?}");
+        assert!(DriveReport::silent().valid, "there was no traffic to judge");
+    }
+
+    /// Guard: a failure that is fast makes no run look faster.
+    #[test]
+    fn what_was_not_answered_is_no_answer() {
+        let (recorder, slow) = (Recorder::default(), Duration::from_millis(100));
+        for outcome in [Outcome::Answered, Outcome::Refused, Outcome::Silent, Outcome::Broken, Outcome::NotSent] {
+            let service = if outcome == Outcome::Silent { slow } else { Duration::from_millis(2) };
+            recorder.due();
+            recorder.done(Measured { service, outcome, ..measured(0) });
+        }
+        recorder.with(|inner| {
+            let series = &inner.by_operation[&Operation::PatientRead];
+            let counts = (series.lateness.len(), series.response.len(), series.service.len());
+            assert_eq!(counts, (4, 3, 2));
+        });
+        let report = recorder.report(0);
+        let read = &report.operations["patient_read"];
+        assert_eq!((report.due, report.requests, report.errors), (5, 4, 4));
+        assert_eq!((read.requests, read.errors), (4, 4));
+        assert!(read.response_max_ms >= 99.0 && read.service_p99_ms < 10.0, "{read:?}");
     }
 
     #[test]

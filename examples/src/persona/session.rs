@@ -15,7 +15,7 @@ use super::lookup::{Holds, Lookup};
 use super::operation::Operation;
 use super::plan::PlannedSession;
 use super::random::below;
-use super::record::{Measured, Recorder};
+use super::record::{Measured, Outcome, Recorder};
 use super::way::{Next, Place, Way, pick};
 use super::worklist::Worklist;
 use crate::client::Client;
@@ -183,11 +183,10 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         let sent = Instant::now();
         let answer = way.send(step.operation, &method, &path, body.as_ref()).await;
         let service = sent.elapsed();
-        let failed = !answer.as_ref().is_some_and(|(status, _)| status.is_success());
         let lateness = sent.saturating_duration_since(intended);
-        let (operation, role) = (step.operation, session.role);
-        shared.recorder.done(Measured { operation, role, lateness, service, failed });
-        if let Some((status, document)) = answer {
+        let (operation, role, outcome) = (step.operation, session.role, Outcome::of(&answer));
+        shared.recorder.done(Measured { operation, role, lateness, service, outcome });
+        if let Ok((status, document)) = answer {
             way.learn(operation, status, &document);
         }
     }
@@ -201,7 +200,9 @@ mod tests {
     use axum::routing::post;
     use axum::{Json, Router};
     use http::StatusCode;
+    use http::header::{CONNECTION, HeaderName};
     use tokio::sync::Notify;
+    use tokio::task::AbortHandle;
 
     use super::*;
     use crate::persona::{PlannedStep, Script};
@@ -221,32 +222,42 @@ mod tests {
         async fn sign_in(
             State(gateway): State<Arc<Self>>,
             Json(asked): Json<Value>,
-        ) -> Result<Json<Value>, StatusCode> {
+        ) -> Result<([(HeaderName, &'static str); 1], Json<Value>), StatusCode> {
             if asked["subject"] == "clinician-0" {
                 gateway.hangs.notify_one();
                 std::future::pending::<()>().await;
             }
             let number = gateway.tokens.fetch_add(1, Ordering::Relaxed) + 1;
             let told = json!({"access_token": format!("t{number}"), "patient_id": "p"});
-            if number > gateway.tokens_max { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(Json(told)) }
+            let granted = number <= gateway.tokens_max;
+            granted.then_some(([(CONNECTION, "close")], Json(told))).ok_or(StatusCode::SERVICE_UNAVAILABLE)
         }
 
-        async fn note(State(gateway): State<Arc<Self>>, headers: HeaderMap) -> Json<Value> {
+        async fn note(
+            State(gateway): State<Arc<Self>>,
+            headers: HeaderMap,
+        ) -> ([(HeaderName, &'static str); 1], Json<Value>) {
             let token = headers[AUTHORIZATION].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
             gateway.shown.lock().unwrap().push(token);
-            Json(Value::Null)
+            // No connection outlives the one that listens.
+            ([(CONNECTION, "close")], Json(Value::Null))
         }
 
         /// Serves, for sessions whose tokens hold so long.
         async fn start(tokens_max: u32, token_holds: Holds) -> (Arc<Self>, Arc<Shared>) {
+            let (gateway, shared, _serving) = Self::serve(tokens_max, token_holds).await;
+            (gateway, shared)
+        }
+
+        async fn serve(tokens_max: u32, token_holds: Holds) -> (Arc<Self>, Arc<Shared>, AbortHandle) {
             let gateway = Arc::new(Self { tokens_max, ..Self::default() });
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
             let router = Router::new().route("/v1/dev/token", post(Self::sign_in)).fallback(Self::note);
             let router = router.with_state(Arc::clone(&gateway));
-            tokio::spawn(async move { axum::serve(listener, router).await });
+            let serving = tokio::spawn(async move { axum::serve(listener, router).await });
             let shared = Shared { token_holds, ..Shared::new(url, Spans::default()) };
-            (gateway, Arc::new(shared))
+            (gateway, Arc::new(shared), serving.abort_handle())
         }
 
         fn shown(&self) -> Vec<String> {
@@ -285,6 +296,23 @@ mod tests {
         play(shared, session("patient")).await;
         let shown = gateway.shown();
         assert!(shown.len() == 2 && shown[0] != shown[1], "{shown:?}");
+    }
+
+    /// Guard: a gateway that has died refuses connections at once, and makes a run neither complete nor fast by it.
+    #[tokio::test]
+    async fn what_a_dead_gateway_was_to_be_asked_was_not_sent() {
+        let (_gateway, shared, serving) = Gateway::serve(1, TOKEN_HOLDS).await;
+        play(Arc::clone(&shared), session("patient")).await;
+        serving.abort();
+        while tokio::net::TcpStream::connect(shared.gateway.trim_start_matches("http://")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..50 {
+            play(Arc::clone(&shared), session("patient")).await;
+        }
+        let report = shared.recorder.report(0);
+        assert_eq!((report.due, report.requests, report.errors), (102, 2, 100), "{report:?}");
+        assert!(!report.valid && report.reasons[0].contains("2 of 102"), "{report:?}");
     }
 
     #[tokio::test]

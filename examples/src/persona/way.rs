@@ -17,6 +17,7 @@ use super::session::{PATIENCE, Shared, SignedIn};
 use super::worklist::Visit;
 use crate::billing::Money;
 use crate::care::Act;
+use crate::client::ClientError;
 
 const GIVEN: &[&str] = &["Alma", "Boris", "Clea", "Dov", "Esra", "Finn"];
 const FAMILY: &[&str] = &["Thornfield", "Wildbrook", "Stonewick", "Marshley"];
@@ -58,6 +59,10 @@ pub(super) enum Next {
 pub(super) fn pick<T>(list: &[T], bits: u64) -> Option<&T> {
     let at = below(bits, list.len().max(1) as u64);
     list.get(usize::try_from(at).unwrap_or(0))
+}
+
+fn header_of(text: &str) -> Result<HeaderValue, ClientError> {
+    Ok(HeaderValue::from_str(text).map_err(http::Error::from)?)
 }
 
 impl<'s> Way<'s> {
@@ -204,26 +209,26 @@ impl<'s> Way<'s> {
         method: &Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Option<(StatusCode, Value)> {
+    ) -> Result<(StatusCode, Value), ClientError> {
         let (trace, began) = (TraceContext::root(), (self.shared.clock.now(), Instant::now()));
         let mut headers = HeaderMap::with_capacity(3);
-        headers.insert(TRACEPARENT_HEADER, HeaderValue::from_str(&trace.to_string()).ok()?);
+        headers.insert(TRACEPARENT_HEADER, header_of(&trace.to_string())?);
         headers.insert(AUTHORIZATION, self.signed.authorization.clone());
         if body.is_some() {
             self.keys += 1;
             let key = format!("{}-{}-{}", self.shared.run.as_simple(), self.session.number, self.keys);
-            headers.insert("idempotency-key", HeaderValue::from_str(&key).ok()?);
+            headers.insert("idempotency-key", header_of(&key)?);
         }
         let url = format!("{}{path}", self.shared.gateway);
-        let answer = self.shared.client.exchange(method.clone(), &url, headers, body, PATIENCE).await;
-        let (status, told, bytes) = answer.ok()?;
+        let exchange = self.shared.client.exchange(method.clone(), &url, headers, body, PATIENCE);
+        let (status, told, bytes) = exchange.await?;
         // Under the id that the answer names: a caller's own trace is a link, no part of the lab's.
         if let Some(request) = told.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()?.parse().ok()) {
             let time = (began.0, began.1.elapsed());
             let span = Span::new(SpanKind::Client, operation.name(), trace, request, time);
             self.shared.spans.keep(span.answered(Some(status.as_u16())));
         }
-        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
     /// Takes from an answer what later steps need, and leaves a completed visit to billing.
