@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::FromRef;
+use http::Uri;
 use pim_core::clock::Clock;
 use pim_core::identity::Actor;
 use pim_core::role::RoleCode;
@@ -296,7 +297,21 @@ impl Default for WorkerSettings {
 
 impl Checked for WorkerSettings {
     fn check(&self) -> Result<(), SettingsError> {
-        Ok(self.postgres.places().map(drop)?)
+        let refused = |key: &str, error: &dyn std::error::Error| SettingsError::Value {
+            key: key.to_owned(),
+            origin: "the settings".to_owned(),
+            rule: error.to_string(),
+        };
+        // Consumers pause within the same bounds.
+        let relay = RelaySettings { pause_max_ms: self.pause_max_ms, ..RelaySettings::default() };
+        relay.check().map_err(|error| refused(error.key, &error))?;
+        self.retention.check().map_err(|error| refused(&format!("retention.{}", error.key), &error))?;
+        self.upkeep.check().map_err(|error| refused(&format!("upkeep.{}", error.key), &error))?;
+        self.jwks_url.parse::<Uri>().map_err(|error| refused("jwks_url", &error))?;
+        if self.postgres.places()?.is_none() {
+            ShardMap::even(self.shards).map_err(|error| refused("shards", &error))?;
+        }
+        Ok(())
     }
 }
 
@@ -349,5 +364,30 @@ impl Worker {
         }
         let _ended = tokio::time::timeout(Duration::from_millis(settings.drain_timeout_ms), serving).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: a setting that a worker would die of is known before it opens anything, and to `--check-config`.
+    #[test]
+    fn what_a_worker_would_die_of_is_refused_beforehand() {
+        let settings = WorkerSettings::default;
+        settings().check().expect("can be used");
+        let retention = RetentionSettings { batch_max: 0, ..RetentionSettings::default() };
+        let upkeep = UpkeepSettings { audit_checkpoint_secs: 0, ..UpkeepSettings::default() };
+        let bad = [
+            ("pause_max_ms", WorkerSettings { pause_max_ms: 0, ..settings() }),
+            ("retention.batch_max", WorkerSettings { retention, ..settings() }),
+            ("upkeep.audit_checkpoint_secs", WorkerSettings { upkeep, ..settings() }),
+            ("jwks_url", WorkerSettings { jwks_url: "no url".to_owned(), ..settings() }),
+            ("shards", WorkerSettings { shards: 0, ..settings() }),
+        ];
+        for (key, settings) in bad {
+            let refused = settings.check().expect_err(key).to_string();
+            assert!(refused.contains(&format!("`{key}`")), "{refused}");
+        }
     }
 }

@@ -97,7 +97,11 @@ const TEN_YEARS_SECS: u64 = 10 * 366 * 24 * 3600;
 const DAY_MS: u64 = 24 * 3_600_000;
 
 impl RetentionSettings {
-    fn check(&self) -> Result<(), RetentionSettingsError> {
+    /// Refuses what is out of its bounds, for programs that want to know before they open anything.
+    ///
+    /// # Errors
+    /// [`RetentionSettingsError`] names the setting and its bounds.
+    pub fn check(&self) -> Result<(), RetentionSettingsError> {
         let bounds = [
             ("pause_ms", self.pause_ms, 100, DAY_MS),
             ("outbox_age_secs", self.outbox_age_secs, 0, TEN_YEARS_SECS),

@@ -61,8 +61,12 @@ const HOUR_MS: u64 = 3_600_000;
 const ENDING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 impl RelaySettings {
-    /// A batch of none would look like an empty outbox, and the cursor would pass what was never sent.
-    fn check(&self) -> Result<(), RelaySettingsError> {
+    /// Refuses what is out of its bounds, for programs that want to know before they open anything: a batch of none would look
+    /// like an empty outbox, and the cursor would pass what was never sent.
+    ///
+    /// # Errors
+    /// [`RelaySettingsError`] names the setting and its bounds.
+    pub fn check(&self) -> Result<(), RelaySettingsError> {
         let bounds = [
             ("batch_max", self.batch_max as u64, 1, 10_000),
             ("pause_max_ms", self.pause_max_ms, 1, HOUR_MS),
