@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::revenue::{RevenueLine, revenue};
-use super::search::{Found, SearchQuery, search};
+use super::search::{Found, SearchQuery, search, words_of};
 use super::sight::Sight;
 use super::summary::{Summary, summary};
 use super::timeline::{TimelineEntry, timeline};
@@ -42,7 +42,7 @@ pub fn billing_endpoints() -> Endpoints<Stores> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Find {
-    /// How a given or family name begins
+    /// One to four words, each the beginning of a given or family name
     name: Option<String>,
     /// A date such as 1980-02-29
     birth_date: Option<String>,
@@ -62,16 +62,16 @@ async fn find(
     Asked(asked): Asked<Find>,
 ) -> Result<Answer, Failure> {
     let page = PageQuery::new(asked.limit, asked.cursor).by_id()?;
-    let is_date = |text: &String| text.parse::<jiff::civil::Date>().is_ok();
-    if asked.birth_date.as_ref().is_some_and(|text| !is_date(text)) {
-        return Err(Problem::of(problem::INVALID_QUERY).detail("birth_date must be a date such as 1980-02-29").into());
-    }
+    let bad = |rule: &'static str| Problem::of(problem::INVALID_QUERY).detail(rule);
     if asked.name.is_none() && asked.birth_date.is_none() && asked.facility.is_none() {
-        return Err(Problem::of(problem::INVALID_QUERY).detail("give a name, a birth_date or a facility").into());
+        return Err(bad("give a name, a birth_date or a facility").into());
     }
+    let birth_date = asked.birth_date.map(|text| text.parse::<jiff::civil::Date>()).transpose();
+    let birth_date = birth_date.map_err(|_| bad("birth_date must be a date such as 1980-02-29"))?;
+    let words = asked.name.map_or(Some(Vec::new()), |name| words_of(&name));
+    let words = words.ok_or_else(|| bad("name must be one to four words without control characters"))?;
     let facility = asked.facility.map(FacilityId::uuid);
-    let query =
-        SearchQuery { name: asked.name, birth_date: asked.birth_date, facility, after: page.after, limit: page.limit };
+    let query = SearchQuery { words, birth_date, facility, after: page.after, limit: page.limit };
     let found = search(&Sight::of(&store, &permit).by(&caller), &query).await?;
     Answer::ok(&page_of(&found, page.limit, |patient| patient.id.to_string()))
 }

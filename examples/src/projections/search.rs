@@ -1,6 +1,7 @@
 //! Finding patients: by the beginning of a name, date of birth and facility.
 
 use async_trait::async_trait;
+use jiff::civil::Date;
 use pim_data::backend::{SqlPair, Statement};
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
@@ -13,6 +14,9 @@ use crate::patient::{PatientCorrected, PatientRegistered};
 /// Folds names and dates of birth. Names are kept as written, and folded to lower case for the index.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Search;
+
+/// Most words of a name; each is two ranges more.
+const WORDS_MAX: usize = 4;
 
 const COLUMNS: &[&str] = &[
     "patient_id",
@@ -96,15 +100,24 @@ fn statement_of(event: &Event) -> Result<Option<Statement>, ApplyError> {
 #[derive(Clone, Debug, Default)]
 pub struct SearchQuery {
     /// Words, each the beginning of a given or family name.
-    pub name: Option<String>,
+    pub words: Vec<String>,
     /// Date of birth.
-    pub birth_date: Option<String>,
+    pub birth_date: Option<Date>,
     /// Facility.
     pub facility: Option<Uuid>,
     /// Begin behind this patient.
     pub after: Option<Uuid>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// The words of a name; none when nothing can be looked for by it: without a word everybody fits, and no name has a control
+/// character, which a server would refuse.
+#[must_use]
+pub(super) fn words_of(name: &str) -> Option<Vec<String>> {
+    let words: Vec<String> = name.split_whitespace().map(str::to_owned).collect();
+    let is_usable = (1..=WORDS_MAX).contains(&words.len()) && !name.contains(char::is_control);
+    is_usable.then_some(words)
 }
 
 /// A patient who was found.
@@ -136,14 +149,14 @@ pub async fn search(sight: &Sight<'_>, query: &SearchQuery) -> Result<Vec<Found>
          WHERE patient_id > ?",
     );
     let mut binds = vec![query.after.unwrap_or(Uuid::nil()).into()];
-    for word in query.name.iter().flat_map(|name| name.split_whitespace()).take(4) {
+    for word in &query.words {
         let (from, to) = (word.to_lowercase(), format!("{}\u{10ffff}", word.to_lowercase()));
         text.push_str(" AND ((family_fold >= ? AND family_fold < ?) OR (given_fold >= ? AND given_fold < ?))");
         binds.extend([from.clone().into(), to.clone().into(), from.into(), to.into()]);
     }
-    if let Some(date) = &query.birth_date {
+    if let Some(date) = query.birth_date {
         text.push_str(" AND birth_date = ?");
-        binds.push(date.as_str().into());
+        binds.push(date.to_string().into());
     }
     if let Some(facility) = query.facility {
         text.push_str(" AND facility_id = ?");

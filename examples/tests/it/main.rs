@@ -23,6 +23,7 @@ mod real_identifiers_stay_out;
 mod reference_is_cached;
 mod revoked_sessions_stay_ended;
 mod rows_stay_within_reach;
+mod searches_find_what_they_are_told;
 mod served_over_loopback;
 mod spans_are_for_operations;
 mod trails_are_told_in_pages;

@@ -99,7 +99,7 @@ impl Reading<'_> {
         let findable: BTreeSet<Uuid> = findable.map(|record| record.id).collect();
         let mut found = BTreeSet::new();
         if let Some(permit) = self.permit(LabAction::Search, LabResource::Patient) {
-            let query = SearchQuery { name: Some("reach".to_owned()), limit: 100, ..SearchQuery::default() };
+            let query = SearchQuery { words: vec!["reach".to_owned()], limit: 100, ..SearchQuery::default() };
             found = search(&Sight::of(reads, &permit), &query).await?.iter().map(|one| one.id).collect();
         }
         assert_eq!(found, findable, "search {:?}", self.someone);
