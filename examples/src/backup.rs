@@ -54,7 +54,7 @@ pub async fn take(stores: &Stores, name: &str, files_only: bool) -> Result<(Path
         return Err(taken(&backup));
     }
     let place = if files_only { backups.join(FILES).join(name) } else { backup };
-    let begun = Attempt::begin(&backups, name, stores.cluster.clock().now());
+    let begun = Attempt::begin(&backups, name, stores.cluster.clock().now()).await;
     let attempt = begun.map_err(|source| BackupError::Io { doing: "begin", path: place.clone(), source })?;
     let attempt = attempt.ok_or_else(|| taken(&place))?;
     let made = async {
@@ -177,6 +177,8 @@ impl Listed {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use pim_core::clock::{Clock, Timestamp};
     use pim_data::cluster::Access;
@@ -219,13 +221,46 @@ mod tests {
         std::fs::remove_dir_all(folder).unwrap();
     }
 
+    /// Guard: whoever looks at the list without pause keeps nobody from taking a backup.
+    #[tokio::test]
+    async fn a_look_at_the_list_refuses_no_attempt() {
+        let folder = std::env::temp_dir().join(format!("pim-looks-{}", uuid::Uuid::new_v4()));
+        let (data_dir, now) = (folder.join("data"), Timestamp::from_micros(1_000_000));
+        let (backups, over) = (folder_of(&data_dir), Arc::new(AtomicBool::new(false)));
+        let looking = std::thread::spawn({
+            let (data_dir, over) = (data_dir.clone(), Arc::clone(&over));
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    let told = list(&data_dir);
+                    assert!(told.iter().all(|it| it.began_at == Some(now)), "{told:?}");
+                }
+            }
+        });
+        let mut refused = 0;
+        for number in 0..300 {
+            match Attempt::begin(&backups, &format!("n{number}"), now).await.unwrap() {
+                Some(attempt) => attempt.succeeded(),
+                None => refused += 1,
+            }
+            // One that has failed before is looked at all the time.
+            match Attempt::begin(&backups, "again", now).await.unwrap() {
+                Some(attempt) => attempt.failed(&backups.join("none"), "the disk is full".to_owned()),
+                None => refused += 1,
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        looking.join().unwrap();
+        assert_eq!((refused, list(&data_dir).len()), (0, 1));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
     /// Guard: `attempt::unfinished` looks whether somebody holds the lock, which ends with whoever does.
     #[test]
     fn an_attempt_is_running_until_whoever_is_at_it_says_why_not_or_ends() {
         let folder = std::env::temp_dir().join(format!("pim-attempts-{}", uuid::Uuid::new_v4()));
         let (data_dir, now) = (folder.join("data"), Timestamp::from_micros(1_000_000));
         let backups = folder_of(&data_dir);
-        let begin = || Attempt::begin(&backups, "one", now).unwrap();
+        let begin = || Attempt::begin_now(&backups, "one", now).unwrap();
         let listed = || list(&data_dir).into_iter().map(|it| (it.name, it.state, it.reason)).collect::<Vec<_>>();
         // A process that another test is starting has every file open for a moment.
         let begin_soon = || (0..1_000_000).find_map(|_| begin());
@@ -244,7 +279,7 @@ mod tests {
         begin_soon().expect("it is tried again").succeeded();
         assert_eq!(listed(), Vec::new());
         for number in 0..150 {
-            let attempt = Attempt::begin(&backups, &format!("{number}"), now).unwrap().expect("nobody is at it");
+            let attempt = Attempt::begin_now(&backups, &format!("{number}"), now).unwrap().expect("nobody is at it");
             attempt.failed(&backups.join("none"), String::new());
         }
         assert!((100..=101).contains(&listed().len()), "{}", listed().len());

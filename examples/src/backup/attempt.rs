@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pim_core::clock::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 const FOLDER: &str = ".attempts";
 /// Most attempts that are remembered; the oldest go.
 const KEPT_MAX: usize = 100;
+/// How often it is looked whether somebody is at an attempt, and for how long whoever looks at the list is waited for each time.
+const LOOKS_MAX: u32 = 20;
+const LOOK_LASTS: Duration = Duration::from_millis(5);
 /// What became of one whose process has ended and that says nothing.
 const BROKEN_OFF: &str = "it was broken off: whoever took it has ended";
 
@@ -38,8 +42,20 @@ pub(super) struct Unfinished {
 }
 
 impl Attempt {
-    /// Begins one; nothing when somebody is at it already. What an earlier attempt of this name has left in `into` goes.
-    pub(super) fn begin(backups: &Path, name: &str, now: Timestamp) -> io::Result<Option<Self>> {
+    /// Begins one; nothing when somebody is at it already. Whoever looks at the list has every file locked for a moment, which is
+    /// waited for.
+    pub(super) async fn begin(backups: &Path, name: &str, now: Timestamp) -> io::Result<Option<Self>> {
+        for _look in 0..LOOKS_MAX {
+            if let Some(attempt) = Self::begin_now(backups, name, now)? {
+                return Ok(Some(attempt));
+            }
+            tokio::time::sleep(LOOK_LASTS).await;
+        }
+        Self::begin_now(backups, name, now)
+    }
+
+    /// Begins one unless its file is locked. What an earlier attempt of this name has left in `into` goes.
+    pub(super) fn begin_now(backups: &Path, name: &str, now: Timestamp) -> io::Result<Option<Self>> {
         let folder = backups.join(FOLDER);
         fs::create_dir_all(&folder)?;
         let place = folder.join(name);
@@ -87,7 +103,12 @@ pub(super) fn unfinished(backups: &Path) -> Vec<Unfinished> {
             let name = entry.file_name().into_string().ok()?;
             let file = File::open(entry.path()).ok()?;
             let is_at_it = file.try_lock_shared().is_err();
-            let told: Option<Told> = serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok();
+            let text = fs::read_to_string(entry.path()).ok()?;
+            if text.is_empty() {
+                // Nothing was made of it yet, nor is it when whoever made the file has ended since.
+                return None;
+            }
+            let told: Option<Told> = serde_json::from_str(&text).ok();
             let began_at = told.as_ref().map_or(Timestamp::from_micros(0), |told| told.began_at);
             let reason = told.and_then(|told| told.reason).unwrap_or_else(|| BROKEN_OFF.to_owned());
             Some(Unfinished { name, began_at, reason: (!is_at_it).then_some(reason) })
