@@ -9,6 +9,7 @@ mod http;
 mod identity;
 mod keychain;
 mod keyfile;
+mod once;
 mod program;
 mod revocation;
 mod session;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
@@ -11,7 +12,7 @@ use axum::{Extension, Json};
 use http::{HeaderMap, HeaderName, StatusCode};
 use pim_core::context::{IdempotencyScope, RequestContext, RequestContextLayer};
 use pim_core::deadline::DeadlineLayer;
-use pim_core::edge::EdgeGuardLayer;
+use pim_core::edge::{EdgeGuardLayer, confidential};
 use pim_core::id::Id;
 use pim_core::identity::ActorVerifier;
 use pim_core::problem::{self, IntoProblem, Problem, ProblemLayer, response_of};
@@ -24,6 +25,7 @@ use pim_events::AppendExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
+use tower::util::MapResponseLayer;
 
 use crate::house::House;
 use crate::loan::{Action, Lending, Loan, LoanMoved, Member, Resource, State};
@@ -50,6 +52,7 @@ pub fn routes(house: House, policy: &Arc<Policy>, verifier: ActorVerifier) -> Ro
         .with_state(house)
         .layer(
             ServiceBuilder::new()
+                .layer(MapResponseLayer::new(confidential::<Body>))
                 .layer(RequestIdLayer::new(Trust::Edge))
                 .layer(ProblemLayer)
                 .layer(EdgeGuardLayer)

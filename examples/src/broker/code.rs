@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
-use super::keyfile::{KeyFileError, random_token};
-use super::session::{Session, bounded};
+use super::keyfile::KeyFileError;
+use super::once::{Once, Shown};
+use super::session::Session;
 
 const CODES_MAX: u64 = 1024;
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
@@ -23,13 +23,13 @@ struct Grant {
     session: Session,
 }
 
-/// The codes that have been handed out and not been used.
+/// The codes that have been handed out.
 #[derive(Clone, Debug)]
-pub(super) struct Codes(Cache<String, Grant>);
+pub(super) struct Codes(Once<Grant>);
 
 impl Codes {
     pub(super) fn new() -> Self {
-        Self(bounded(CODES_MAX, CODE_LIFETIME))
+        Self(Once::of(CODES_MAX, CODE_LIFETIME))
     }
 
     /// Hands out a code.
@@ -40,15 +40,13 @@ impl Codes {
         redirect_uri: &str,
         session: Session,
     ) -> Result<String, KeyFileError> {
-        let code = random_token()?;
         let grant = Grant {
             challenge: challenge.to_owned(),
             client_id: client_id.to_owned(),
             redirect_uri: redirect_uri.to_owned(),
             session,
         };
-        self.0.insert(code.clone(), grant).await;
-        Ok(code)
+        self.0.issue(grant.session.sid, grant).await
     }
 
     /// Uses a code up. It is gone even when the verifier does not fit.
@@ -58,11 +56,15 @@ impl Codes {
         verifier: &str,
         client_id: &str,
         redirect_uri: &str,
-    ) -> Option<Session> {
-        let grant = self.0.remove(code).await?;
+    ) -> Shown<Session> {
+        let grant = match self.0.take(code).await {
+            Shown::Good(grant) => grant,
+            Shown::Again(sid) => return Shown::Again(sid),
+            Shown::Unknown => return Shown::Unknown,
+        };
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
         let fits = challenge == grant.challenge && client_id == grant.client_id && redirect_uri == grant.redirect_uri;
-        fits.then_some(grant.session)
+        if fits { Shown::Good(grant.session) } else { Shown::Unknown }
     }
 }
 
@@ -83,8 +85,7 @@ mod tests {
         for _ in 0..CODES_MAX + 76 {
             last = codes.issue(&challenge, "c", "http://127.0.0.1:9", session.clone()).await.expect("random");
         }
-        codes.0.run_pending_tasks().await;
-        assert!(codes.0.entry_count() <= CODES_MAX);
-        assert!(codes.redeem(&last, VERIFIER, "c", "http://127.0.0.1:9").await.is_some());
+        assert!(codes.0.waiting().await <= CODES_MAX);
+        assert!(matches!(codes.redeem(&last, VERIFIER, "c", "http://127.0.0.1:9").await, Shown::Good(_)));
     }
 }

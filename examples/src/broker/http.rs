@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap};
 use pim_core::clock::Clock;
-use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::problem::{self, IntoProblem as _, Problem, ProblemType};
 use pim_core::rate::LimitError;
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde::Deserialize;
@@ -30,6 +30,7 @@ use super::exchange::{ACCESS_LIFETIME, Issuer};
 use super::identity::{Persona, PersonaDirectory};
 use super::keychain::{Keychain, KeychainError};
 use super::keyfile::{self, KeyFileError};
+use super::once::Shown;
 use super::revocation::{Ended, RevocationError};
 use super::session::{Session, Sessions};
 use super::url;
@@ -38,6 +39,9 @@ use crate::routes::Upstream;
 use crate::signals::Hub;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const INVALID_GRANT: ProblemType = ProblemType::new("invalid-grant", 400, "The grant is not good");
+const UNSUPPORTED_GRANT: ProblemType =
+    ProblemType::new("unsupported-grant-type", 400, "Grants of this type are not taken here");
 
 /// Where the broker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
@@ -203,7 +207,8 @@ async fn token(
     headers: HeaderMap,
     form: Result<Form<TokenRequest>, FormRejection>,
 ) -> Result<Json<Value>, Failure> {
-    let Form(asked) = form.map_err(|_| Problem::of(problem::INVALID_BODY).detail("send a form"))?;
+    let Form(asked) =
+        form.map_err(|_| Problem::of(problem::BAD_REQUEST).detail("send a form").with("error", "invalid_request"))?;
     let inner = &broker.0;
     let session = match asked.grant_type.as_str() {
         "authorization_code" | "refresh_token" => redeemed(inner, &asked).await?,
@@ -211,7 +216,7 @@ async fn token(
             broker.check_gateway(&headers)?;
             return exchange(&broker, &asked).await;
         }
-        _ => return Err(Problem::of(problem::INVALID_BODY).detail("unsupported grant_type").into()),
+        _ => return Err(Problem::of(UNSUPPORTED_GRANT).with("error", "unsupported_grant_type").into()),
     };
     let access = inner.issuer.access_token(&session)?;
     let refresh = inner.sessions.refresh_token(session).await.map_err(|_| Problem::of(problem::INTERNAL))?;
@@ -225,21 +230,26 @@ async fn token(
 async fn redeemed(inner: &Inner, asked: &TokenRequest) -> Result<Session, Failure> {
     // Before that: whoever is told to come again must find it as it was.
     inner.sessions.follow().await?;
-    let session = if asked.grant_type == "refresh_token" {
-        inner.sessions.redeem(&asked.refresh_token).await.ok_or_else(|| refused("the refresh token is not good"))?
+    let shown = if asked.grant_type == "refresh_token" {
+        inner.sessions.redeem(&asked.refresh_token).await
     } else {
-        let redeemed =
-            inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await;
-        redeemed.ok_or_else(|| refused("the code is not good"))?
+        inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await
     };
-    if !inner.sessions.was_good(&session).await {
-        return Err(refused("the session has been revoked"));
+    match shown {
+        Shown::Good(session) if inner.sessions.was_good(&session).await => Ok(session),
+        Shown::Good(_) => Err(refused("the session has been revoked")),
+        Shown::Unknown => Err(refused("it is not good, or was not made for this client")),
+        Shown::Again(sid) => {
+            pim_core::warn!("broker.grant_shown_again");
+            end(inner, &[Ended::Session(sid)]).await?;
+            Err(refused("it was used before: its session has been ended"))
+        }
     }
-    Ok(session)
 }
 
+/// A code or a refresh token is no good. Clients of RFC 6749 look for `error`, and for this status (5.2).
 fn refused(why: &'static str) -> Failure {
-    Problem::of(problem::UNAUTHENTICATED).detail(why).into()
+    Problem::of(INVALID_GRANT).detail(why).with("error", "invalid_grant").into()
 }
 
 async fn exchange(broker: &Broker, asked: &TokenRequest) -> Result<Json<Value>, Failure> {
@@ -348,10 +358,14 @@ async fn revoke(
     if ended.is_empty() {
         return Err(bad().into());
     }
-    broker.0.sessions.revoke(&ended, broker.0.issuer.now()).await.map_err(|error| {
+    end(&broker.0, &ended).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn end(inner: &Inner, what: &[Ended]) -> Result<(), Failure> {
+    inner.sessions.revoke(what, inner.issuer.now()).await.map_err(|error| {
         pim_core::error!("broker.revocation_not_kept", os_error = error.os_error());
         let detail = "revoked for as long as this broker runs, but not kept: ask again";
-        Problem::of(problem::UNAVAILABLE).detail(detail).retry_after_secs(1)
-    })?;
-    Ok(StatusCode::NO_CONTENT)
+        Problem::of(problem::UNAVAILABLE).detail(detail).retry_after_secs(1).into()
+    })
 }

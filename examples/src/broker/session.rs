@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::exchange::ACCESS_LIFETIME;
 use super::identity::Persona;
-use super::keyfile::{KeyFileError, random_token};
+use super::keyfile::KeyFileError;
+use super::once::{Once, Shown};
 use super::revocation::{Ended, REVOKED_MAX, RevocationError, Revocations};
 
 const SESSIONS_MAX: u64 = 100_000;
@@ -38,8 +39,7 @@ impl Session {
 /// The sessions of this broker, in bounded memory.
 #[derive(Clone, Debug)]
 pub(super) struct Sessions {
-    /// By the digest of the refresh token, so that the token itself is kept nowhere.
-    refresh: Cache<[u8; 32], Session>,
+    refresh: Once<Session>,
     revoked: Revocations,
 }
 
@@ -47,19 +47,17 @@ impl Sessions {
     /// None yet, of a data directory that says which of earlier ones have ended.
     pub(super) fn open(data_dir: &Path, now: i64) -> Result<Self, RevocationError> {
         let revoked = Revocations::open(data_dir, now, REVOKED_MAX)?;
-        Ok(Self { refresh: bounded(SESSIONS_MAX, REFRESH_LIFETIME), revoked })
+        Ok(Self { refresh: Once::of(SESSIONS_MAX, REFRESH_LIFETIME), revoked })
     }
 
     /// A refresh token for a session.
     pub(super) async fn refresh_token(&self, session: Session) -> Result<String, KeyFileError> {
-        let token = random_token()?;
-        self.refresh.insert(digest(&token), session).await;
-        Ok(token)
+        self.refresh.issue(session.sid, session).await
     }
 
     /// Uses a refresh token up; the session goes on under a new one, if it is still good.
-    pub(super) async fn redeem(&self, token: &str) -> Option<Session> {
-        self.refresh.remove(&digest(token)).await
+    pub(super) async fn redeem(&self, token: &str) -> Shown<Session> {
+        self.refresh.take(token).await
     }
 
     /// Ends one session, or every one of a subject that began in this second or before; or, at once, both.

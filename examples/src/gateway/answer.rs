@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout_at};
 
 /// What of an upstream's answer goes back to the caller.
-const RETURNED: &[&str] = &["allow", "content-length", "content-type", "etag", "retry-after", "x-pim-token"];
+const RETURNED: &[&str] =
+    &["allow", "cache-control", "content-length", "content-type", "etag", "retry-after", "x-pim-token"];
 /// How much longer than its request an answer may be on its way: for callers that read slowly.
 const READING: Duration = Duration::from_secs(5);
 /// More than any answer that is handed on as a whole.

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use pim_core::clock::Clock;
 use pim_core::deadline::Deadline;
-use pim_core::edge::EdgeGuardLayer;
+use pim_core::edge::{EdgeGuardLayer, confidential};
 use pim_core::identity::{Actor, ActorVerifier};
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::rate::{Limit, LimitError, RateLimitLayer, RateTable};
@@ -22,6 +22,7 @@ use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::token::{KeyRing, TokenVerifier, VerifierSettings};
 use serde_json::json;
 use tokio::time::timeout;
+use tower::util::MapResponseLayer;
 
 use super::admit::admit;
 use super::answer::streamed;
@@ -151,6 +152,7 @@ impl Gateway {
             .layer(ProblemLayer)
             .layer(observe)
             .layer(RequestIdLayer::new(Trust::Edge))
+            .layer(MapResponseLayer::new(confidential::<Body>))
     }
 
     pub(super) fn verifier(&self) -> &ActorVerifier {

@@ -1,5 +1,6 @@
 //! The stack around a domain router: request id, problems, session and policy, health.
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -8,12 +9,14 @@ use axum::{Json, Router, middleware};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, VARY};
 use pim_core::context::RequestContextLayer;
+use pim_core::edge::confidential;
 use pim_core::problem::{self, IntoProblem as _, Problem, ProblemLayer, response_of};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_core::role::ClosedEnum as _;
 use pim_data::cluster::Cluster;
 use pim_telemetry::exposition::Format;
 use serde_json::{Value, json};
+use tower::util::MapResponseLayer;
 
 use super::Drain;
 use super::gate::guarded;
@@ -87,8 +90,9 @@ impl Service {
             .route("/chaos/flags", get(faults))
             .with_state(self.parts);
         let routes = self.gated.merge(self.open).merge(operations);
-        let routes = routes.fallback(|| async { response_of::<axum::body::Body>(Problem::of(problem::NOT_FOUND)) });
-        routes.layer(ProblemLayer).layer(observe).layer(RequestIdLayer::new(Trust::Inside))
+        let routes = routes.fallback(|| async { response_of::<Body>(Problem::of(problem::NOT_FOUND)) });
+        let routes = routes.layer(ProblemLayer).layer(observe).layer(RequestIdLayer::new(Trust::Inside));
+        routes.layer(MapResponseLayer::new(confidential::<Body>))
     }
 }
 

@@ -151,6 +151,24 @@ async fn to_hold_a_struck_call_for_longer_than_its_route_may_take() {
     assert_eq!(answer, (504, "deadline-exceeded".to_owned()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn to_let_anybody_keep_its_answers() {
+    let edge = edge(1000).await;
+    let token = edge.token("clinician").await;
+    for (bytes, status) in [
+        (format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n"), "200"),
+        (format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}\r\n"), "401"),
+        (format!("GET /v1//encounters HTTP/1.1\r\n{HEAD}\r\n"), "400"),
+    ] {
+        let mut stream = edge.sent(&bytes).await;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
+        assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{answer}");
+    }
+}
+
 fn left_ms(headers: &HeaderMap) -> u64 {
     headers["x-pim-deadline-ms"].to_str().unwrap().parse().unwrap()
 }

@@ -126,6 +126,7 @@ impl Place {
         let text = |member: &str| told[member].as_str().unwrap().to_owned();
         if status != StatusCode::OK {
             assert_eq!(told["access_token"], Value::Null);
+            assert_eq!(told["error"].as_str(), (status == StatusCode::BAD_REQUEST).then_some("invalid_grant"));
             return Err(status);
         }
         Ok(Tokens { access: text("access_token"), refresh: text("refresh_token") })
@@ -187,7 +188,7 @@ async fn a_revoked_subject_refreshes_no_session_that_began_before() {
     place.a_second_passes();
     place.revoked(&json!({"subject": CLINICIAN})).await;
     place.a_second_passes();
-    assert_eq!(place.refreshed(&second.refresh).await.err(), Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(place.refreshed(&second.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
     for access in [&first.access, &second.access] {
         assert_eq!(place.context_of(access).await, StatusCode::UNAUTHORIZED);
     }
@@ -204,7 +205,7 @@ async fn nor_redeems_a_code_of_before() {
     place.a_second_passes();
     place.revoked(&json!({"subject": CLINICIAN})).await;
     place.a_second_passes();
-    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::BAD_REQUEST));
     place.signed_in().await;
 }
 
@@ -231,7 +232,7 @@ async fn a_session_ends_alone() {
     place.revoked(&json!({"sid": sid(&ended.access)})).await;
     place.a_second_passes();
     assert_eq!(place.context_of(&ended.access).await, StatusCode::UNAUTHORIZED);
-    assert_eq!(place.refreshed(&ended.refresh).await.err(), Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(place.refreshed(&ended.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
     assert_eq!(place.context_of(&other.access).await, StatusCode::OK);
     assert!(place.refreshed(&other.refresh).await.is_ok());
 }
@@ -241,15 +242,42 @@ async fn codes_and_refresh_tokens_are_good_once_and_codes_for_whoever_asked() {
     let place = Place::new();
     let code = place.code().await;
     let other = VERIFIER.to_uppercase();
-    assert_eq!(place.redeemed(&code, &other).await.err(), Some(StatusCode::UNAUTHORIZED));
-    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::UNAUTHORIZED), "it was tried");
+    assert_eq!(place.redeemed(&code, &other).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::BAD_REQUEST), "it was tried");
     let code = place.code().await;
     let tokens = place.redeemed(&code, VERIFIER).await.expect("a code that is good");
-    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::UNAUTHORIZED));
     let refreshed = place.refreshed(&tokens.refresh).await.expect("a token that is good");
     assert_eq!(sid(&refreshed.access), sid(&tokens.access), "the session goes on");
-    assert_eq!(place.refreshed(&tokens.refresh).await.err(), Some(StatusCode::UNAUTHORIZED));
-    assert_eq!(place.refreshed("none").await.err(), Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(place.refreshed(&tokens.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(place.refreshed("none").await.err(), Some(StatusCode::BAD_REQUEST));
+}
+
+/// Whoever stole it and whoever it was made for look the same: neither goes on.
+#[tokio::test]
+async fn whoever_shows_a_used_one_again_ends_its_session() {
+    let place = Place::new();
+    let (stolen, other) = (place.signed_in().await, place.signed_in().await);
+    let thief = place.refreshed(&stolen.refresh).await.expect("the first to come");
+    assert_eq!(place.refreshed(&stolen.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(place.refreshed(&thief.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
+    for access in [&stolen.access, &thief.access] {
+        assert_eq!(place.context_of(access).await, StatusCode::UNAUTHORIZED);
+    }
+    assert!(place.refreshed(&other.refresh).await.is_ok(), "another session of the same subject");
+    let code = place.code().await;
+    let tokens = place.redeemed(&code, VERIFIER).await.expect("the first to come");
+    assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(place.context_of(&tokens.access).await, StatusCode::UNAUTHORIZED, "by its code");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_otherwise_is_named_as_clients_expect() {
+    let place = Place::new();
+    let (status, told) = place.token(&[("grant_type", "password")], None).await;
+    assert_eq!((status, &told["error"]), (StatusCode::BAD_REQUEST, &json!("unsupported_grant_type")));
+    let (status, told) = place.asked("/oauth/token", "application/json", None, "{}".to_owned()).await;
+    assert_eq!((status, &told["error"]), (StatusCode::BAD_REQUEST, &json!("invalid_request")));
 }
 
 #[tokio::test]

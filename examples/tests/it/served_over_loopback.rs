@@ -45,6 +45,7 @@ async fn register_read_and_drain() {
     assert!(registered.starts_with("HTTP/1.1 201"), "{registered}");
     assert!(registered.contains("etag: \"1\"") && registered.contains("x-pim-request-id:"), "{registered}");
     assert!(registered.contains("x-pim-token:"), "{registered}");
+    assert!(registered.contains("cache-control: no-store"), "{registered}");
     let ready = exchange(address, "GET /healthz/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     drain.begin();

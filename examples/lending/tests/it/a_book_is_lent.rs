@@ -88,6 +88,7 @@ pub(crate) async fn lends(folder: &Folder, secrets: Option<Arc<dyn Secrets>>) {
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let lent = call(&desk, &librarian, ("POST", &loans), "k-1", &order).await;
     assert_eq!(lent.status(), StatusCode::OK);
+    assert_eq!(lent.headers()["cache-control"], "no-store", "nobody on the way keeps who reads what");
     let seen = lent.headers()[SEEN].clone();
     let lent = json_of(lent).await;
     let again = json_of(call(&desk, &librarian, ("POST", &loans), "k-1", &order).await).await;
