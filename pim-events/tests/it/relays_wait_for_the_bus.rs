@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use pim_core::signal::{Span, SpanSink, Spans};
 use pim_events::{
     Ack, BusError, DOMAIN_TOPIC, EmbeddedBus, NewRecord, Publisher, Relay, RelaySettings, Source, Subscriber as _,
 };
@@ -102,6 +103,27 @@ async fn and_so_is_one_that_panics() {
     ask_less_and_less_often(Away { panics: true, ..Away::default() }).await;
 }
 
+/// Panics at whatever it is handed.
+#[derive(Debug, Default)]
+struct Clumsy(AtomicUsize);
+
+impl SpanSink for Clumsy {
+    fn keep(&self, _span: Span) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("as a program's own code may");
+    }
+}
+
+/// Guard: `Task::run` begins its work anew behind a pause, whatever has panicked in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_of_spans_that_panics_makes_no_relay_spin() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let sink = Arc::new(Clumsy::default());
+    let spans = Spans::to(sink.clone(), "relay");
+    pauses_grow(&rig, rig.publisher(), spans, || sink.0.load(Ordering::SeqCst)).await;
+}
+
 /// Guard: `Task::publish` takes a panic for a failure, behind which the lease is given back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_panics_keeps_its_outboxes_from_no_other() {
@@ -122,13 +144,17 @@ async fn one_that_panics_keeps_its_outboxes_from_no_other() {
 async fn ask_less_and_less_often(away: Away) {
     let folder = Folder::new();
     let rig = Rig::open(folder.path()).await;
-    rig.write(patient(), Uuid::new_v4(), &[1]).await;
     let away = Arc::new(away);
-    let publisher: Arc<dyn Publisher> = away.clone();
-    let settings = RelaySettings { pause_max_ms: 60_000, ..relay_settings() };
+    pauses_grow(&rig, away.clone(), Spans::default(), || away.asked.load(Ordering::SeqCst)).await;
+}
+
+/// Whatever it is in a relay's turn that fails each time.
+async fn pauses_grow(rig: &Rig, publisher: Arc<dyn Publisher>, spans: Spans, attempts: impl Fn() -> usize) {
+    rig.write(patient(), Uuid::new_v4(), &[1]).await;
+    let settings = RelaySettings { pause_max_ms: 60_000, spans, ..relay_settings() };
     let began = Instant::now();
     let relay = Running::relay(Relay::new(Source::all(&rig.cluster), &publisher, &settings).unwrap());
-    eventually("ten attempts", || async { away.asked.load(Ordering::SeqCst) >= 10 }).await;
+    eventually("ten attempts", || async { attempts() >= 10 }).await;
     // Nine pauses from 5 ms on, each twice the one before it and cut to no less than half. A slow machine only adds to that.
     let least = Duration::from_micros(2_500) * ((1 << 9) - 1);
     assert!(began.elapsed() >= least, "{:?}", began.elapsed());
