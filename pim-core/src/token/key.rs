@@ -15,7 +15,7 @@ const RSA_MODULUS_BYTES_MIN: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key set is refused: {0}")]
 #[non_exhaustive]
-pub struct KeyError(&'static str);
+pub struct KeyError(pub(super) &'static str);
 
 /// A public key and its algorithm.
 #[derive(Clone)]
@@ -31,15 +31,15 @@ impl std::fmt::Debug for VerifyKey {
 }
 
 impl VerifyKey {
-    /// The algorithm's name as it must stand in a token.
-    pub(super) fn algorithm_name(&self) -> &'static str {
+    /// Whether tokens and key sets call its algorithm so. RFC 9864 gives EdDSA with this curve a name of its own.
+    pub(super) fn is_of(&self, algorithm: &str) -> bool {
         match self.algorithm {
-            Algorithm::ES256 => "ES256",
-            Algorithm::EdDSA => "EdDSA",
-            Algorithm::RS256 => "RS256",
-            Algorithm::PS256 => "PS256",
+            Algorithm::ES256 => algorithm == "ES256",
+            Algorithm::EdDSA => matches!(algorithm, "EdDSA" | "Ed25519"),
+            Algorithm::RS256 => algorithm == "RS256",
+            Algorithm::PS256 => algorithm == "PS256",
             // No key is ever made for another one.
-            _ => "",
+            _ => false,
         }
     }
 }
@@ -52,11 +52,12 @@ pub struct KeySet {
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set (RFC 7517). Keys for other uses, and of types that are not known here, are passed over, so
-    /// that an issuer may publish a new kind of key beside the old; one bad key of a known type refuses the set.
+    /// Reads a JSON Web Key Set (RFC 7517). Keys for other uses, without an id, and of types or algorithms that are not
+    /// known here, are passed over, so that an issuer may publish a new kind of key beside the old; one bad key of a known kind
+    /// refuses the set.
     ///
     /// # Errors
-    /// [`KeyError`] for more than 64 keys, a duplicate or missing id, a weak or malformed key, or no usable key.
+    /// [`KeyError`] for more than 64 keys, a duplicate id, a weak or malformed key, or no usable key.
     pub fn from_jwks(text: &str) -> Result<Self, KeyError> {
         let document: Value = serde_json::from_str(text).map_err(|_| KeyError("no JSON"))?;
         let listed = document["keys"].as_array().ok_or(KeyError("no list of keys"))?;
@@ -71,11 +72,11 @@ impl KeySet {
             if jwk.get("use").is_some_and(|usage| usage != "sig") {
                 continue;
             }
-            if !is_known_type(jwk) {
+            // Tokens without a key id are refused: a key without one verifies none.
+            let Some(id) = jwk["kid"].as_str().filter(|_| is_known_kind(jwk)) else {
                 skipped += 1;
                 continue;
-            }
-            let id = jwk["kid"].as_str().ok_or(KeyError("a key without kid"))?;
+            };
             if keys.insert(id.to_owned(), Arc::new(key_of(jwk)?)).is_some() {
                 return Err(KeyError("two keys with one kid"));
             }
@@ -83,7 +84,7 @@ impl KeySet {
         if keys.is_empty() { Err(KeyError("no usable key")) } else { Ok(Self { keys, skipped }) }
     }
 
-    /// How many keys were passed over because their type is not known here.
+    /// How many keys were passed over because they have no id, or their type or algorithm is not known here.
     #[must_use]
     pub const fn skipped(&self) -> usize {
         self.skipped
@@ -96,10 +97,21 @@ impl KeySet {
     }
 }
 
-/// Whether it is of a type that tokens are verified with here. RFC 7517, section 5: one that is not should be ignored.
-fn is_known_type(jwk: &Value) -> bool {
+/// What keys of these types may be for besides (RFC 7518, 3.1 and 4.1), which is no mistake of whoever publishes them.
+const OTHER_ALGORITHMS: &[(&str, &[&str])] = &[
+    ("EC", &["ECDH-ES", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW"]),
+    (
+        "RSA",
+        &["RS384", "RS512", "PS384", "PS512", "RSA1_5", "RSA-OAEP", "RSA-OAEP-256", "RSA-OAEP-384", "RSA-OAEP-512"],
+    ),
+];
+
+/// Whether tokens are verified here with keys of its type and algorithm. RFC 7517, section 5: one that is not should be ignored.
+fn is_known_kind(jwk: &Value) -> bool {
     let text = |member: &str| jwk[member].as_str().unwrap_or_default();
-    matches!((text("kty"), text("crv")), ("EC", "P-256") | ("OKP", "Ed25519") | ("RSA", _))
+    let is_for_another =
+        OTHER_ALGORITHMS.iter().any(|(kty, names)| *kty == text("kty") && names.contains(&text("alg")));
+    !is_for_another && matches!((text("kty"), text("crv")), ("EC", "P-256") | ("OKP", "Ed25519") | ("RSA", _))
 }
 
 fn key_of(jwk: &Value) -> Result<VerifyKey, KeyError> {
@@ -120,7 +132,7 @@ fn key_of(jwk: &Value) -> Result<VerifyKey, KeyError> {
         _ => return Err(KeyError("a key of an unsupported type")),
     };
     let key = VerifyKey { algorithm, decoding: decoding.map_err(|_| KeyError("a malformed key"))? };
-    if declared.is_some_and(|name| name != key.algorithm_name()) {
+    if declared.is_some_and(|name| !key.is_of(name)) {
         return Err(KeyError("a key whose alg is not its own"));
     }
     Ok(key)

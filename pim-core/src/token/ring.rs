@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::TokenError;
-use super::key::{KeySet, VerifyKey};
+use super::key::{KeyError, KeySet, VerifyKey};
 use crate::clock::{Clock, Timestamp};
 
 /// After this long keys are fetched again before they are used.
@@ -25,6 +25,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// So long does who has a good key wait for newer ones.
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 const UNKNOWN_MAX: usize = 64;
+/// So long is an id that the newest set lacks not asked for again: an issuer may sign with a key a little before its set is everywhere.
+const UNKNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// Fetches the key set of an issuer. Implemented by the program that has the I/O.
 #[async_trait]
@@ -83,8 +85,8 @@ struct Fetching {
     refreshed: Option<Moment>,
     /// Refreshes in a row that brought nothing.
     failures: u32,
-    /// Ids that the newest set did not have, newest last; spares the issuer from guesses.
-    unknown: VecDeque<String>,
+    /// Ids that a set did not have, and when, newest last; spares the issuer from guesses.
+    unknown: VecDeque<(String, Moment)>,
 }
 
 impl Fetching {
@@ -93,6 +95,17 @@ impl Fetching {
         let is_over = |ended: Option<Moment>, pause| ended.is_none_or(|ended| ended.age(clock) >= pause);
         let longer = PAUSE.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
         is_over(self.ended, PAUSE) && (!has_good || is_over(self.refreshed, longer))
+    }
+
+    fn knows_to_be_unknown(&self, key_id: &str, clock: &Clock) -> bool {
+        self.unknown.iter().any(|(unknown, at)| unknown == key_id && at.age(clock) < UNKNOWN_FOR)
+    }
+
+    fn note_unknown(&mut self, key_id: &str, clock: &Clock) {
+        self.unknown.retain(|(unknown, _)| unknown != key_id);
+        self.unknown.push_back((key_id.to_owned(), Moment::now(clock)));
+        let surplus = self.unknown.len().saturating_sub(UNKNOWN_MAX);
+        self.unknown.drain(..surplus);
     }
 }
 
@@ -168,7 +181,7 @@ impl KeyRing {
             return Ok(key);
         }
         let is_fresh = self.age().is_some_and(|age| age < FRESH_FOR);
-        if is_fresh && fetching.unknown.iter().any(|unknown| unknown == key_id) {
+        if is_fresh && fetching.knows_to_be_unknown(key_id, &self.clock) {
             return Err(TokenError::UnknownKey);
         }
         let has_good = self.held_key(key_id, GOOD_FOR).is_some();
@@ -182,14 +195,13 @@ impl KeyRing {
         }
         // Only a set that was seen can lack a key: a source that did not answer proves nothing.
         if has_fetched {
-            fetching.unknown.push_back(key_id.to_owned());
-            let surplus = fetching.unknown.len().saturating_sub(UNKNOWN_MAX);
-            fetching.unknown.drain(..surplus);
+            fetching.note_unknown(key_id, &self.clock);
         }
         Err(TokenError::UnknownKey)
     }
 
-    /// Fetches now, and says whether a good set came. One that cannot be had or is bad leaves the held one in force.
+    /// Fetches now, and says whether a good set came. One that cannot be had or is bad leaves the held one in force, and is told:
+    /// callers notice nothing until the held one is too old.
     async fn fetch(&self, fetching: &mut Fetching, has_good: bool) -> bool {
         let attempt = Attempt::begin(fetching, &self.clock, has_good);
         let fetched = if has_good {
@@ -197,10 +209,22 @@ impl KeyRing {
         } else {
             self.source.fetch().await
         };
-        let Ok(text) = fetched else { return false };
-        let Ok(keys) = KeySet::from_jwks(&text) else { return false };
+        let text = match fetched {
+            Ok(text) => text,
+            Err(KeySourceError(reason)) => {
+                crate::warn!("key_set.not_fetched", reason = reason);
+                return false;
+            }
+        };
+        let keys = match KeySet::from_jwks(&text) {
+            Ok(keys) => keys,
+            Err(KeyError(reason)) => {
+                crate::error!("key_set.refused", reason = reason);
+                return false;
+            }
+        };
         attempt.fetching.failures = 0;
-        attempt.fetching.unknown.retain(|unknown| keys.get(unknown).is_none());
+        attempt.fetching.unknown.retain(|(unknown, _)| keys.get(unknown).is_none());
         let digest = Sha256::digest(text.as_bytes()).into();
         let known = self.held.load().as_ref().map(|held| (held.generation, held.digest == digest));
         let generation = known.map_or(0, |(generation, is_same)| generation + u64::from(!is_same));

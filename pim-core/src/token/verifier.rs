@@ -95,7 +95,7 @@ impl TokenVerifier {
             return Err(TokenError::Claim("iss"));
         }
         let (key, generation) = self.ring.key(&parsed.key_id).await?;
-        if parsed.algorithm != key.algorithm_name() {
+        if !key.is_of(&parsed.algorithm) {
             return Err(TokenError::UnknownKey);
         }
         let message = parsed.message.as_bytes();

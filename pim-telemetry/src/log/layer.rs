@@ -14,8 +14,12 @@ use super::LogWriter;
 use super::pace::{Origin, Verdict};
 
 /// Fields of others that are known to hold numbers and nothing else, by target.
-const LISTED: &[(&str, &[&str])] =
-    &[("sqlx::query", &["elapsed_secs", "rows_affected", "rows_returned", "slow_threshold"])];
+const LISTED: &[(&str, &[&str])] = &[
+    ("sqlx::query", &["elapsed_secs", "rows_affected", "rows_returned"]),
+    ("sqlx::pool::acquire", &["acquired_after_secs", "slow_acquire_threshold_secs"]),
+];
+/// Members that are the line's own: a field of such a name is shown behind `field.`.
+const OWN: &[&str] = &["at", "level", "service", "target", "suppressed"];
 /// Stands where a value was.
 const REDACTED: &str = "[redacted]";
 
@@ -76,8 +80,13 @@ struct Members<'e> {
 
 impl Members<'_> {
     fn put(&mut self, field: &Field, value: Value) {
-        let name = if field.name() == "message" { "event" } else { field.name() };
-        self.json.insert(name.to_owned(), value);
+        let name = match field.name() {
+            // Ours come with the event's name first; of others the message is all that they have of one.
+            "message" if !self.json.contains_key("event") => "event".to_owned(),
+            name if name == "message" || OWN.contains(&name) => format!("field.{name}"),
+            name => name.to_owned(),
+        };
+        self.json.insert(name, value);
     }
 
     /// A value of others: shown when its field is on the list.

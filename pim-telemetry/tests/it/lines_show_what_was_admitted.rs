@@ -3,8 +3,12 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pim_core::clock::Clock;
 use pim_core::context::RequestId;
 use pim_core::shard::ShardId;
+use pim_core::token::{KeyRing, KeySource, KeySourceError, TokenVerifier, VerifierSettings};
 use pim_telemetry::{LogSettings, Telemetry};
 use serde_json::{Value, json};
 
@@ -50,6 +54,70 @@ fn members_keep_their_kind_and_absent_ones_are_left_out() {
                    "request_id": request.to_string(), "shard_id": 3, "left": 0, "sold": true})
         )
     );
+}
+
+/// Guard: `OWN`. A rule that looks for a level or a service must find it, whatever a field is called.
+#[test]
+fn what_is_the_line_s_own_stays() {
+    let lines = Lines::default();
+    let telemetry = Telemetry::builder("shop").scoped(lines.clone()).unwrap();
+    pim_core::warn!("tank.low", level = 3_u64, service = "till", at = 7_u64, message = "low", suppressed = 9_u64);
+    telemetry.shutdown();
+    let line = &lines.all()[0];
+    let told = ["level", "service", "event", "field.level", "field.service", "field.at", "field.message"];
+    assert_eq!(
+        told.map(|name| line[name].clone()),
+        [json!("warn"), json!("shop"), json!("tank.low"), json!(3), json!("till"), json!(7), json!("low")]
+    );
+    assert_eq!((line.get("suppressed"), &line["field.suppressed"]), (None, &json!(9)), "{line}");
+}
+
+/// Guard: `LISTED`. What a pool or a driver tells of its time is shown, and nothing else of it.
+#[test]
+fn numbers_that_are_on_the_list_are_shown() {
+    const LEVEL: tracing::Level = tracing::Level::WARN;
+    let lines = Lines::default();
+    let telemetry = Telemetry::builder("shop").scoped(lines.clone()).unwrap();
+    tracing::event!(target: "sqlx::query", LEVEL, summary = "Quillfeather", elapsed_secs = 1.5, rows_returned = 3_u64);
+    tracing::event!(target: "sqlx::pool::acquire", LEVEL, acquired_after_secs = 2.5, slow_acquire_threshold_secs = 2.0);
+    assert_eq!(telemetry.shutdown().redacted, 1);
+    let all = lines.all();
+    assert_eq!((&all[0]["elapsed_secs"], &all[0]["rows_returned"]), (&json!(1.5), &json!(3)));
+    assert_eq!(all[0]["summary"], "[redacted]");
+    assert_eq!(all[1]["acquired_after_secs"], 2.5);
+}
+
+/// Guard: `KeyRing::fetch` tells why. Until the old set is too old nobody else notices, and then nobody gets in.
+#[tokio::test]
+async fn why_a_key_set_is_not_taken() {
+    let lines = Lines::default();
+    let telemetry = Telemetry::builder("shop").scoped(lines.clone()).unwrap();
+    for source in [Shelf(Err(KeySourceError("the issuer refuses"))), Shelf(Ok("{\"keys\": []}"))] {
+        let settings = VerifierSettings::access_token("urn:issuer", "urn:shop");
+        let verifier = TokenVerifier::new(settings, KeyRing::new(source, Clock::system()), Clock::system());
+        let token = ["{\"alg\":\"ES256\",\"typ\":\"at+jwt\",\"kid\":\"k\"}", "{\"iss\":\"urn:issuer\"}", "x"]
+            .map(|part| URL_SAFE_NO_PAD.encode(part));
+        verifier.verify(&token.join(".")).await.unwrap_err();
+    }
+    telemetry.shutdown();
+    let told: Vec<_> = lines.all().iter().map(|line| (line["event"].clone(), line["reason"].clone())).collect();
+    assert_eq!(
+        told,
+        [
+            (json!("key_set.not_fetched"), json!("the issuer refuses")),
+            (json!("key_set.refused"), json!("no usable key"))
+        ]
+    );
+}
+
+/// Where a program keeps its keys.
+struct Shelf(Result<&'static str, KeySourceError>);
+
+#[async_trait::async_trait]
+impl KeySource for Shelf {
+    async fn fetch(&self) -> Result<String, KeySourceError> {
+        self.0.map(str::to_owned)
+    }
 }
 
 #[test]
