@@ -112,7 +112,11 @@ macro_rules! closed_enum {
         $vis enum $name { $($(#[$vmeta])* $variant),+ }
 
         impl $crate::role::ClosedEnum for $name {
-            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            const ALL: &'static [Self] = {
+                let all: &'static [Self] = &[$(Self::$variant),+];
+                assert!(all.len() <= 256, "a closed enum has 256 members at most: its codes are bytes");
+                all
+            };
 
             fn code(self) -> u8 {
                 self as u8

@@ -28,6 +28,7 @@
 //! ```
 
 mod family;
+mod form;
 mod label;
 mod span;
 
@@ -186,6 +187,40 @@ pub enum SignalError {
         /// Which.
         name: &'static str,
     },
+    /// Its name is no word of letters, digits and underscores, or ends as the exposition itself ends names.
+    #[error("{name} is no name of a signal: letters, digits and underscores, and no ending such as _total")]
+    Name {
+        /// Which.
+        name: &'static str,
+    },
+    /// The name of a label is no such word, stands there twice, or is one that histograms have.
+    #[error("signal {name} has label {label}, which is no word, is there twice, or is le or quantile")]
+    LabelName {
+        /// Which.
+        name: &'static str,
+        /// The label.
+        label: &'static str,
+    },
+    /// A histogram without bounds, or with some that do not rise.
+    #[error("the buckets of signal {name} are none, or do not rise")]
+    Buckets {
+        /// Which.
+        name: &'static str,
+    },
+    /// Its name does not end in its unit.
+    #[error("signal {name} does not end in its unit, {unit}")]
+    Unit {
+        /// Which.
+        name: &'static str,
+        /// The unit.
+        unit: &'static str,
+    },
+    /// What it tells people has more than one line.
+    #[error("the help of signal {name} has a line break")]
+    Help {
+        /// Which.
+        name: &'static str,
+    },
     /// Too many series.
     #[error("signal {name} has {series} series, at most {SERIES_MAX} are allowed")]
     Series {
@@ -280,6 +315,7 @@ impl SignalRegistry {
         if let Some(label) = signal.labels.iter().find(|label| label.is_identifying()) {
             return Err(SignalError::Identifying { name, label: label.name });
         }
+        form::check(signal)?;
         if self.bound.iter().any(|other| other.name == name) {
             return Err(SignalError::Twice { name });
         }

@@ -1,4 +1,4 @@
-//! A family has no more series than a store of them can bear, as who scrapes it counts them.
+//! A family has no more series than a store of them can bear, as who scrapes it counts them, and a form that can be scraped.
 
 use pim_core::signal::{Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalError, SignalRegistry};
 
@@ -44,4 +44,40 @@ fn a_histogram_counts_with_all_of_its_buckets() {
     let refused = SignalRegistry::new().histogram::<(Aisle, Shelf, Side)>(&ABOVE).map(drop);
     assert_eq!(refused, Err(SignalError::Series { name: "shop_stock", series: 234 * 17 }));
     assert!(SignalRegistry::new().counter::<(Aisle, Shelf, Side)>(&COUNTED).is_ok());
+}
+
+/// A declaration as it should be, of a histogram.
+const SOUND: Descriptor = Descriptor { name: "shop_wait_seconds", unit: "seconds", ..stock(Kind::Histogram, &[SIDE]) };
+
+fn refused(signal: Descriptor) -> Option<SignalError> {
+    let signal: &'static Descriptor = Box::leak(Box::new(signal));
+    match signal.labels.len() {
+        1 => SignalRegistry::new().histogram::<Side>(signal).err(),
+        _ => SignalRegistry::new().histogram::<(Side, Side)>(signal).err(),
+    }
+}
+
+/// Guard: `form::check`. One declaration out of form, and nobody reads any of a program's metrics.
+#[test]
+fn what_could_not_be_scraped_is_not_bound() {
+    assert_eq!(refused(SOUND), None);
+    for name in ["shop.wait_seconds", "1_seconds", "", "shop wait_seconds", "shop_wait_seconds_total"] {
+        assert_eq!(refused(Descriptor { name, unit: "", ..SOUND }), Some(SignalError::Name { name }));
+    }
+    let name = SOUND.name;
+    for (label, labels) in [
+        ("http.route", &[LabelDescriptor { name: "http.route", ..SIDE }][..]),
+        ("le", &[LabelDescriptor { name: "le", ..SIDE }]),
+        ("side", &[SIDE, SIDE]),
+    ] {
+        let labels: &'static [LabelDescriptor] = Box::leak(labels.to_vec().into_boxed_slice());
+        assert_eq!(refused(Descriptor { labels, ..SOUND }), Some(SignalError::LabelName { name, label }));
+    }
+    for buckets in [&[][..], &[0.1, 0.05], &[0.1, 0.1], &[0.1, f64::INFINITY], &[f64::NAN]] {
+        let buckets: &'static [f64] = Box::leak(buckets.to_vec().into_boxed_slice());
+        assert_eq!(refused(Descriptor { buckets, ..SOUND }), Some(SignalError::Buckets { name }));
+    }
+    let unit = "bytes";
+    assert_eq!(refused(Descriptor { unit, ..SOUND }), Some(SignalError::Unit { name, unit }));
+    assert_eq!(refused(Descriptor { help: "One.\nTwo.", ..SOUND }), Some(SignalError::Help { name }));
 }
