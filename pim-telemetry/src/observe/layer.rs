@@ -3,6 +3,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pim_core::identity::Actor;
@@ -95,13 +97,25 @@ where
         };
         let mut measure = this.measure.take();
         if let Some(measure) = &mut measure {
-            measure.ended |= response.body().is_end_stream();
+            measure.left = announced(&response);
+            measure.ended |= response.body().is_end_stream() || measure.left == Some(0);
             measure.status = Some(response.status().as_u16());
             measure.actor = response.extensions_mut().remove::<Actor>();
             measure.shard = response.extensions_mut().remove::<ShardId>();
         }
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, measure })))
     }
+}
+
+/// How many bytes an answer says that it has.
+fn announced<A: Body>(response: &Response<A>) -> Option<u64> {
+    let header = || response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    response.body().size_hint().exact().or_else(header)
+}
+
+fn left_behind<D: Buf>(left: Option<u64>, frame: &Frame<D>) -> Option<u64> {
+    let sent = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+    left.map(|left| left.saturating_sub(sent))
 }
 
 pin_project! {
@@ -124,8 +138,11 @@ impl<A: Body, R: ClosedEnum> Body for ObservedBody<A, R> {
         if let Some(measure) = this.measure.as_mut() {
             match &frame {
                 Some(Err(_)) => measure.status = Some(500),
-                // A server may not ask again after the last frame of a known length.
-                Some(Ok(_)) => measure.ended |= this.inner.is_end_stream(),
+                // A server may not ask again after the last frame of a known length, whether or not the body foresees its end.
+                Some(Ok(frame)) => {
+                    measure.left = left_behind(measure.left, frame);
+                    measure.ended |= this.inner.is_end_stream() || measure.left == Some(0);
+                }
                 None => measure.ended = true,
             }
         }

@@ -122,6 +122,7 @@ impl<R: ClosedEnum> Observer<R> {
             status: None,
             // Of an answer to HEAD the head is all, whatever body the service made; nobody asks that body for its end.
             ended: request.method() == Method::HEAD,
+            left: None,
             actor: None,
             shard: None,
             note,
@@ -143,6 +144,8 @@ pub(super) struct Measure<R: ClosedEnum> {
     pub(super) status: Option<u16>,
     /// Whether the answer went out to its end. A head alone is not an answer.
     pub(super) ended: bool,
+    /// Bytes that are still to come of an answer that said how many it has.
+    pub(super) left: Option<u64>,
     pub(super) actor: Option<Actor>,
     /// Where the request's work went, when it went to one shard.
     pub(super) shard: Option<ShardId>,

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use pim_core::context::TraceContext;
 use pim_core::shard::ShardId;
 use pim_core::signal::{Descriptor, Kind, LATENCY_SECONDS, LabelDescriptor, Purpose, SignalRegistry};
@@ -166,6 +167,26 @@ async fn a_caller_who_goes_away_in_the_middle_is_no_success() {
     let text = world.registry.encode();
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"cancelled\"} 1"), "{text}");
     assert!(text.contains("shop_requests_total{route=\"GET /stock\",outcome=\"success\"} 0"), "{text}");
+}
+
+/// Guard: `left_behind`. A server asks a body that does not foresee its end for no more than it has announced.
+#[tokio::test]
+async fn who_was_sent_all_that_was_announced_did_not_go_away() {
+    for (asked_for, outcome) in [(2, "success"), (1, "cancelled")] {
+        let world = world();
+        let service = world.layer.layer(tower::service_fn(|_: Request<()>| async {
+            let frames = ["bo", "lts"].map(|part| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(part))));
+            let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+            response.headers_mut().insert("content-length", 5.into());
+            Ok::<_, std::convert::Infallible>(response)
+        }));
+        let mut body = service.oneshot(request(TraceContext::root())).await.unwrap().into_body();
+        for _ in 0..asked_for {
+            assert!(body.frame().await.is_some());
+        }
+        drop(body);
+        assert_eq!(world.told()[0]["outcome"], outcome);
+    }
 }
 
 /// Nobody asks for the body of an answer to HEAD, and many a service makes one.
