@@ -215,10 +215,19 @@ async fn what_nobody_waits_for_any_more_gives_no_bucket_to_nobody() {
         end = run.step(&request) => panic!("somebody holds the bucket: {end:?}"),
         () = is_waited_for(&onlooker, 7461, bucket.get().into()) => {}
     }
+    // The server may notice before anybody lifts the fence: the same call of somebody who stays stands behind the mover's.
+    let version = mover.find(planned.id).await.expect("reads").map_version;
+    let give = format!("SELECT pim_hand_over('[[{bucket}, {to}, true]]', {version})");
+    let goes_on = tokio::spawn(async move { holder.query(Statement::of(SqlPair::generated(give))).await });
+    is_waited_for(&onlooker, 7461, 4096).await;
     drop(run);
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pim_hand_over%' AND usename <> current_user \
+                  AND datname = current_database() AND state = 'active'";
+    eventually("it is noticed", async || number(&onlooker, others).await == 0).await;
     // Whoever lifts the fence has seen by now that no shard follows the new map.
     is_waited_for(&onlooker, 7461, 4096).await;
     holds.rollback().await.expect("ends");
+    goes_on.await.expect("runs").expect("gives");
     let write = async || world.change(account.id, |account| account.points = 7).await.is_ok();
     eventually("somebody takes writes", write).await;
     assert_eq!(world.cluster.router().route(&account.id).shard, to);
