@@ -28,8 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// What the verdict on a mutant begins with whose test noticed.
 const CAUGHT: &str = "caught";
 
+/// The verdict on a mutant whose test does not pass without it any more.
+const RED_BY_NOW: &str = "RED WITHOUT THE MUTANT BY NOW";
+
 /// A package and the features that it is built with.
 type Build<'m> = (&'m str, Option<&'m str>);
+
+/// The feature with which programs speak to servers; one that a test has is no good without that of the programs it starts.
+const SERVERS: &str = "postgres";
 
 /// Where a test may be. Only that is built again for its mutants.
 const TARGETS: [&str; 3] = ["--lib", "--test=it", "--bins"];
@@ -137,11 +143,21 @@ pub(crate) fn run(asked: &str) -> Result<()> {
     println!("{:<54} {:<84} verdict", "mutant", "test");
     for (package, mutants) in packages {
         let healthy = worktree.healthy(package, &mutants)?;
-        for mutant in mutants {
+        let mut caught = Vec::new();
+        for mutant in &mutants {
             let verdict = worktree.verdict_on(mutant, healthy.get(mutant.test.as_str()).copied())?;
             tried += 1;
             survivors += usize::from(!verdict.starts_with(CAUGHT));
+            if verdict.starts_with(CAUGHT) {
+                caught.push(*mutant);
+            }
             println!("{:<54} {:<84} {verdict}", mutant.name, mutant.test);
+        }
+        // Where disk or server were gone by then, each test was red, and would have been for a mutant that does no harm.
+        let healthy = worktree.healthy(package, &caught)?;
+        for mutant in uncaught(&caught, &healthy) {
+            survivors += 1;
+            println!("{:<54} {:<84} {RED_BY_NOW}", mutant.name, mutant.test);
         }
     }
     println!("{tried} mutants, {} caught", tried - survivors);
@@ -149,6 +165,11 @@ pub(crate) fn run(asked: &str) -> Result<()> {
         return Ok(());
     }
     Err(Failure::Threshold.because(format!("{survivors} mutants were not caught")))
+}
+
+/// Those whose test is red without them too by now.
+fn uncaught<'m>(caught: &[&'m Mutant], healthy: &BTreeMap<&str, &str>) -> Vec<&'m Mutant> {
+    caught.iter().filter(|mutant| !healthy.contains_key(mutant.test.as_str())).copied().collect()
 }
 
 /// A scratch checkout of HEAD that goes away with the value.
@@ -212,7 +233,10 @@ impl Worktree {
     /// Builds tests of a package; the end-to-end suites start the programs as they are then.
     fn builds(&self, (package, features): Build<'_>, target: &str) -> Result<bool> {
         if package == "pim-testkit" {
-            let programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
+            let mut programs = self.cargo(&["build", "--locked", "-p", "pim-lab", "--examples"]);
+            if features.is_some_and(|features| features.split(',').any(|feature| feature == SERVERS)) {
+                programs.args(["--features", SERVERS]);
+            }
             if !run_bounded(programs)?.is_well() {
                 return Ok(false);
             }
@@ -400,6 +424,25 @@ mod tests {
         {
             assert!(!verdict(ended).starts_with(CAUGHT));
         }
+    }
+
+    /// Guard: what broke in the middle of a run must not look like a test that noticed.
+    #[test]
+    fn whoever_is_red_without_the_mutant_by_now_caught_nothing() {
+        let mutant = |test: &str| Mutant {
+            name: test.to_owned(),
+            area: String::new(),
+            file: PathBuf::new(),
+            find: String::new(),
+            replace: String::new(),
+            package: String::new(),
+            features: None,
+            test: test.to_owned(),
+        };
+        let (one, other) = (mutant("one"), mutant("other"));
+        let healthy = BTreeMap::from([("one", "--lib")]);
+        let uncaught = uncaught(&[&one, &other], &healthy);
+        assert_eq!(uncaught.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["other"]);
     }
 
     #[test]
