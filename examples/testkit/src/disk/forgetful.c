@@ -1,8 +1,8 @@
 /* Preloaded into a program: keeps an image of what the program has synced of its files below one folder, so that a power cut
  * can be had at any instant by killing the program and going on from the image.
  *
- * A write changes the real file and is remembered. A sync of a file copies what was remembered into the image, a sync of a
- * folder copies its list of names. Nothing else reaches the image. The device itself is never asked to sync.
+ * A write changes the real file and is remembered. A sync of a file copies what was remembered when it began into the image, a
+ * sync of a folder copies its list of names. Nothing else reaches the image. The device itself is never asked to sync.
  *
  *   FORGETFUL_ROOT     the folder, without symbolic links
  *   FORGETFUL_IMAGE    its image: files/<inode> are contents, folders/<inode> are lists of "type inode name"
@@ -34,15 +34,22 @@ struct range {
     off_t from, to;
 };
 
+/* What was done to a file. */
+struct written {
+    off_t shortest; /* the shortest that it was meanwhile */
+    off_t size;     /* how long it was at the end */
+    size_t ranges_count;
+    struct range ranges[RANGES_MAX];
+};
+
 /* A file below the folder that was written or synced. Its descriptors stay open for the life of the program: closing any
  * descriptor of a file gives up the locks that the program has on it, and an open file keeps its inode number. */
 struct file {
     dev_t device;
     ino_t inode;
     int source, image;
-    off_t shortest; /* the shortest that it was since the last sync */
-    size_t ranges_count;
-    struct range ranges[RANGES_MAX];
+    struct written since;   /* since the last sync began */
+    struct written syncing; /* before, by those that have not ended */
 };
 
 static const char *root, *image_folder;
@@ -91,7 +98,7 @@ static struct file *known(int fd, const struct stat *is) {
     if (file->source < 0 || file->image < 0) give_up("cannot open", path);
     file->device = is->st_dev;
     file->inode = is->st_ino;
-    file->shortest = is->st_size;
+    file->since.shortest = file->syncing.shortest = is->st_size;
     return files[files_count++] = file;
 }
 
@@ -101,24 +108,24 @@ static struct file *ours(int fd) {
     return known(fd, &is);
 }
 
-static void remember(struct file *file, off_t from, off_t to) {
-    for (size_t i = 0; i < file->ranges_count; i++) {
-        struct range *range = &file->ranges[i];
+static void remember(struct written *written, off_t from, off_t to) {
+    for (size_t i = 0; i < written->ranges_count; i++) {
+        struct range *range = &written->ranges[i];
         if (from <= range->to && range->from <= to) {
             if (from < range->from) range->from = from;
             if (to > range->to) range->to = to;
             return;
         }
     }
-    if (file->ranges_count == RANGES_MAX) {
+    if (written->ranges_count == RANGES_MAX) {
         /* One range that has them all: a sync may well copy more than it must. */
         for (size_t i = 0; i < RANGES_MAX; i++) {
-            if (file->ranges[i].from < from) from = file->ranges[i].from;
-            if (file->ranges[i].to > to) to = file->ranges[i].to;
+            if (written->ranges[i].from < from) from = written->ranges[i].from;
+            if (written->ranges[i].to > to) to = written->ranges[i].to;
         }
-        file->ranges_count = 0;
+        written->ranges_count = 0;
     }
-    file->ranges[file->ranges_count++] = (struct range){from, to};
+    written->ranges[written->ranges_count++] = (struct range){from, to};
 }
 
 static void copy(struct file *file, struct range range) {
@@ -133,16 +140,32 @@ static void copy(struct file *file, struct range range) {
     }
 }
 
-static void sync_file(struct file *file) {
+/* A disk promises what was written before it was asked to sync. The lock is held. */
+static void begin_sync(struct file *file) {
     struct stat is;
     if (fstat(file->source, &is) != 0) give_up("cannot look at", "a file to be synced");
+    struct written *since = &file->since, *syncing = &file->syncing;
+    for (size_t i = 0; i < since->ranges_count; i++) remember(syncing, since->ranges[i].from, since->ranges[i].to);
+    if (since->shortest < syncing->shortest) syncing->shortest = since->shortest;
+    syncing->size = since->shortest = is.st_size;
+    since->ranges_count = 0;
+}
+
+/* Whoever ends first has the others' too. The lock is held. */
+static void end_sync(struct file *file) {
+    struct written *syncing = &file->syncing;
     struct stat was;
     if (fstat(file->image, &was) != 0) give_up("cannot look at", image_folder);
-    if (file->shortest < was.st_size && syscall(SYS_ftruncate, file->image, file->shortest) != 0) give_up("cannot cut", image_folder);
-    for (size_t i = 0; i < file->ranges_count; i++) copy(file, file->ranges[i]);
-    if (syscall(SYS_ftruncate, file->image, is.st_size) != 0) give_up("cannot cut", image_folder);
-    file->ranges_count = 0;
-    file->shortest = is.st_size;
+    if (syncing->shortest < was.st_size && syscall(SYS_ftruncate, file->image, syncing->shortest) != 0)
+        give_up("cannot cut", image_folder);
+    for (size_t i = 0; i < syncing->ranges_count; i++) {
+        struct range range = syncing->ranges[i];
+        if (range.to > syncing->size) range.to = syncing->size;
+        copy(file, range);
+    }
+    if (syscall(SYS_ftruncate, file->image, syncing->size) != 0) give_up("cannot cut", image_folder);
+    syncing->ranges_count = 0;
+    syncing->shortest = syncing->size;
 }
 
 static void sync_folder(int fd, ino_t inode) {
@@ -163,10 +186,14 @@ static int sync_any(int fd, long real) {
     struct stat is;
     if (!root || fstat(fd, &is) != 0 || !(S_ISREG(is.st_mode) || S_ISDIR(is.st_mode)) || !is_below(fd))
         return (int)syscall(real, fd);
+    pthread_mutex_lock(&lock);
+    struct file *file = S_ISDIR(is.st_mode) ? NULL : known(fd, &is);
+    if (file) begin_sync(file);
+    pthread_mutex_unlock(&lock);
     if (sync_us) usleep(sync_us);
     pthread_mutex_lock(&lock);
-    if (S_ISDIR(is.st_mode)) sync_folder(fd, is.st_ino);
-    else sync_file(known(fd, &is));
+    if (file) end_sync(file);
+    else sync_folder(fd, is.st_ino);
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -187,7 +214,7 @@ int fdatasync(int fd) { return sync_any(fd, SYS_fdatasync); }
     int error = errno;                                              \
     if (file && written > 0) {                                      \
         off_t from = (from_of);                                     \
-        remember(file, from, from + written);                       \
+        remember(&file->since, from, from + written);               \
     }                                                               \
     if (may_be) pthread_mutex_unlock(&lock);                        \
     errno = error;                                                  \
@@ -212,7 +239,7 @@ int ftruncate64(int fd, off64_t length) {
     struct file *file = ours(fd);
     int answer = (int)syscall(SYS_ftruncate, fd, length);
     int error = errno;
-    if (file && answer == 0 && length < file->shortest) file->shortest = length;
+    if (file && answer == 0 && length < file->since.shortest) file->since.shortest = length;
     pthread_mutex_unlock(&lock);
     errno = error;
     return answer;

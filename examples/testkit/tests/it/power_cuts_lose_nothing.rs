@@ -1,6 +1,8 @@
 //! Power cuts at seeded random instants under mixed writes: the same holds when all that was not synced is gone.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -107,6 +109,35 @@ fn the_disk_forgets_what_was_not_synced_and_nothing_else() {
     run(&disk, "dd if=/dev/zero of=folder/kept bs=10 count=1 conv=fsync");
     disk.lose_power(Unsynced::Lost).unwrap();
     assert_eq!(length(&root.join("folder/kept")), Some(10), "a synced cut has happened");
+}
+
+/// Guard: `begin_sync`. Whoever answers a write by a sync that had begun before is found out by a power cut.
+#[test]
+fn what_is_written_while_a_sync_runs_is_none_of_it() {
+    let mut disk = Disk::new(300_000).unwrap();
+    let file = disk.root().join("file");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "power_cuts_lose_nothing::a_child_writes_while_it_syncs"]).env(SYNCED, &file);
+    assert!(child.envs(disk.environment()).output().unwrap().status.success());
+    disk.lose_power(Unsynced::Lost).unwrap();
+    assert_eq!(length(&file), Some(1000));
+}
+
+/// Tells the child which file.
+const SYNCED: &str = "LAB_TEST_SYNCED";
+
+/// The child of the test above; does nothing when nobody asks for it.
+#[test]
+fn a_child_writes_while_it_syncs() {
+    let Some(path) = std::env::var_os(SYNCED).map(PathBuf::from) else { return };
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&[1; 1000]).unwrap();
+    let synced = file.try_clone().unwrap();
+    let syncing = std::thread::spawn(move || synced.sync_data().unwrap());
+    std::thread::sleep(Duration::from_millis(100));
+    file.write_all(&[2; 1000]).unwrap();
+    syncing.join().unwrap();
+    File::open(path.parent().unwrap()).unwrap().sync_all().unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod planted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pim_servers::fleet::Fleet;
 use pim_servers::local::LocalServer;
@@ -19,6 +19,17 @@ pub(super) const CHAINS: &str = "SELECT count(*) FROM (
 const EVENTS: &str = "SELECT count(*) FROM key_head k
   FULL JOIN (SELECT home_key, count(*) AS events, max(n) AS newest FROM outbox_event GROUP BY 1) o ON o.home_key = k.key
   WHERE (o.events = k.n AND o.newest = k.n) IS NOT TRUE";
+
+/// Which event has which number of a key: where it was written, and where it was applied.
+const WRITTEN: &str = "SELECT home_key || ' ' || n, event_id FROM outbox_event";
+const APPLIED: &str = "SELECT home || ' ' || n, string_agg(event_id::text, ' ') FROM journey_hops GROUP BY home, n";
+
+/// Numbers alone agree where one event was lost with its primary and its successor gave the number to another.
+fn unlike(written: &BTreeMap<String, String>, applied: &BTreeMap<String, String>) -> Vec<String> {
+    let keys: BTreeSet<&String> = written.keys().chain(applied.keys()).collect();
+    let unlike = keys.into_iter().filter(|key| written.get(*key) != applied.get(*key));
+    unlike.map(|key| format!("the event {key} is not the one of the read model")).collect()
+}
 
 pub(super) fn history_of(table: &str) -> String {
     format!(
@@ -101,23 +112,18 @@ pub(crate) fn inspect(fleet: &Fleet, before: &Stock, account: &Account) -> Seen 
     let mut findings = now.findings(before, account);
     for shard in &shards {
         for table in ["patient", "encounter", "claim"] {
-            findings.extend(shard.none("rows and history agree", &history_of(table)));
-            findings.extend(shard.none("history and trail agree", &trail_of(table)));
+            findings.extend(shard.none(&format!("rows and history of {table} agree"), &history_of(table)));
+            findings.extend(shard.none(&format!("history and trail of {table} agree"), &trail_of(table)));
         }
     }
     for place in shards.iter().chain([&control]) {
         findings.extend(place.none("the trail's chains hold", CHAINS));
         findings.extend(place.none("each fact has one event, without a gap", EVENTS));
     }
-    let of_control = control.pairs("SELECT key, n FROM key_head").into_iter();
-    let mut heads = now.heads.clone();
-    heads.extend(of_control.map(|(key, n)| (key, n.parse().expect("a number"))));
-    let known = reads.pairs("SELECT home, count(DISTINCT n) FROM journey_hops GROUP BY home").into_iter();
-    let known: BTreeMap<String, u64> = known.map(|(home, n)| (home, n.parse().expect("a number"))).collect();
-    let unknown = heads.iter().filter(|(key, n)| known.get(*key) != Some(n)).map(|(key, _)| key);
-    let strange = known.keys().filter(|key| !heads.contains_key(*key));
-    findings.extend(unknown.chain(strange).map(|key| format!("the events of {key} are not each in the read model")));
-    let events: u64 = heads.values().sum();
+    let written: BTreeMap<String, String> =
+        shards.iter().chain([&control]).flat_map(|place| place.pairs(WRITTEN)).collect();
+    findings.extend(unlike(&written, &reads.pairs(APPLIED)));
+    let events = written.len() as u64;
     let counted = reads.asked("SELECT coalesce(sum(events), 0)::bigint FROM shard_distribution");
     if counted != events.to_string() {
         findings.push(format!("{counted} events were applied of {events}"));

@@ -156,9 +156,44 @@ impl Ground {
         };
         carrier.kill().await;
         if let Some(busy) = taker {
+            self.cut_off(planned).await;
             busy.rollback().await.expect("lets go");
         }
+        let left = self.mover.find(planned.id).await.expect("reads").step;
+        match death {
+            Death::At(step) => assert_eq!(left, step, "where it died"),
+            Death::BetweenGiverAndTaker => assert_eq!(left, MoveStep::Activating, "where it died"),
+            Death::Anywhen => println!("died at {}", left.text()),
+        }
         flying
+    }
+}
+
+impl Ground {
+    /// The mover's call at the taker is under way in the server when its process has gone: it would take once it may.
+    async fn cut_off(&self, planned: &MoveRecord) {
+        let taker = self.databases.superuser(&format!("shard-{}", planned.target)).await;
+        let asked = |text: String| Statement::of(SqlPair::generated(text));
+        let waits = "FROM pg_locks WHERE locktype = 'advisory' AND classid = 7461 AND NOT granted";
+        let ended = format!("SELECT count(pg_terminate_backend(pid)) {waits}");
+        let rows = taker.query(asked(ended)).await.expect("ends it");
+        assert_eq!(rows[0].count(0).expect("a number"), 1, "the taker's fence waited");
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while taker.query(asked(format!("SELECT count(*) {waits}"))).await.expect("reads")[0]
+            .count(0)
+            .expect("a number")
+            > 0
+        {
+            assert!(Instant::now() < give_up, "the taker's call does not end");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let bucket = planned.buckets[0];
+        let taken = format!("SELECT count(*) FROM pim_bucket_owned WHERE bucket = {bucket} AND state = 'owned'");
+        assert_eq!(
+            taker.query(asked(taken)).await.expect("reads")[0].count(0).expect("a number"),
+            0,
+            "nobody has taken"
+        );
     }
 }
 
@@ -219,7 +254,7 @@ async fn whoever_moves_buckets_dies_at_each_step_and_no_write_fails() {
     let workload = Workload::default();
     let written = workload.regulars(&gateway, ROUNDS).await;
     let written = written.iter().map(|id| id.parse::<PatientId>().expect("an id").bucket()).collect();
-    let (writers, mut caught, mut kills) = (workload.begin(&gateway).await, 0, 0);
+    let (writers, mut caught, mut kills, mut pauses) = (workload.begin(&gateway).await, 0, 0, Vec::new());
     for (number, death) in DEATHS.into_iter().cycle().take(moves).enumerate() {
         workload.acknowledgement().await;
         let planned = ground.plan(&written).await;
@@ -230,6 +265,8 @@ async fn whoever_moves_buckets_dies_at_each_step_and_no_write_fails() {
         ground.order(&planned, None).ends().await;
         let done = ground.mover.find(planned.id).await.expect("reads");
         assert_eq!(done.step, MoveStep::Done, "move {number}, whose mover died {death:?}");
+        // One whose mover died between fence and map is as long as the next one needed to start.
+        pauses.extend(Some(done.report.paused_us).filter(|pause| *pause > 0));
         workload.acknowledgement().await;
         println!(
             "move {number}: {} buckets, {} rows from shard {} to {}; mover killed ({death:?}) with {flying} writes in flight, \
@@ -246,9 +283,6 @@ async fn whoever_moves_buckets_dies_at_each_step_and_no_write_fails() {
     }
     workload.rest(writers).await;
     let failed = workload.failed().await;
-    let moved = ground.mover.list(100).await.expect("reads");
-    // One whose mover died between fence and map is as long as the next one needed to start.
-    let mut pauses: Vec<u64> = moved.iter().map(|it| it.report.paused_us).filter(|pause| *pause > 0).collect();
     pauses.sort_unstable();
     let Ground { databases, stores, .. } = ground;
     // Not by way of the admin service, where it would be an operation, and so two more facts.
