@@ -127,14 +127,14 @@ fn what_is_written_while_a_sync_runs_is_none_of_it() {
 const SYNCED: &str = "LAB_TEST_SYNCED";
 
 /// The child of the test above; does nothing when nobody asks for it.
-#[test]
-fn a_child_writes_while_it_syncs() {
+#[tokio::test]
+async fn a_child_writes_while_it_syncs() {
     let Some(path) = std::env::var_os(SYNCED).map(PathBuf::from) else { return };
     let mut file = File::create(&path).unwrap();
     file.write_all(&[1; 1000]).unwrap();
     let synced = file.try_clone().unwrap();
     let syncing = std::thread::spawn(move || synced.sync_data().unwrap());
-    std::thread::sleep(Duration::from_millis(100));
+    tokio::time::sleep(Duration::from_millis(100)).await;
     file.write_all(&[2; 1000]).unwrap();
     syncing.join().unwrap();
     File::open(path.parent().unwrap()).unwrap().sync_all().unwrap();
