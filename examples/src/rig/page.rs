@@ -87,6 +87,8 @@ impl Cursor {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() <= 256);
         let key = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         let key = key.and_then(|key| key.strip_prefix("1:").map(str::to_owned));
+        // None of ours has one, and a server takes no U+0000.
+        let key = key.filter(|key| !key.chars().any(char::is_control));
         key.map(Self).ok_or_else(|| Problem::of(problem::INVALID_CURSOR).into())
     }
 

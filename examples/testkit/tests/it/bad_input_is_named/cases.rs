@@ -242,6 +242,13 @@ fn queries(place: &Place) -> Vec<Case> {
             .by(Who::Sre),
         get("a trail of nobody", "/v1/admin/audit".to_owned(), "invalid-query").by(Who::Sre),
         get("a trail of no request", "/v1/admin/audit?request_id=7".to_owned(), "invalid-id").by(Who::Sre),
+        // base64 of `1:0/NUL/00000000-0000-8000-8000-000000000001`.
+        get(
+            "a cursor with a nul",
+            "/v1/admin/dead-letters?cursor=MTowLwAvMDAwMDAwMDAtMDAwMC04MDAwLTgwMDAtMDAwMDAwMDAwMDAx".to_owned(),
+            "invalid-cursor",
+        )
+        .by(Who::Sre),
         get("a trail of nobody's name", "/v1/admin/audit?user_id=%00".to_owned(), "invalid-id").by(Who::Sre),
         get("a trail of an address", "/v1/admin/audit?user_id=ada@example.org".to_owned(), "invalid-id").by(Who::Sre),
         get("a trail's limit", "/v1/admin/audit?user_id=x&limit=201".to_owned(), "invalid-query").by(Who::Sre),
