@@ -53,6 +53,10 @@ pub(crate) struct World {
 impl Drop for World {
     fn drop(&mut self) {
         let _leftover = std::fs::remove_dir_all(&self.dir);
+        // Backups stand beside what they are of.
+        let mut backups = self.dir.clone().into_os_string();
+        backups.push("-backups");
+        let _leftover = std::fs::remove_dir_all(backups);
     }
 }
 
