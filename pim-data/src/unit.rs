@@ -293,6 +293,12 @@ impl Unit {
         self.cluster.schema()
     }
 
+    /// Whether no row was saved and no part has a fact: nothing is lost with it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.facts() == 0
+    }
+
     /// The slot that another crate fills; made when first asked for.
     #[expect(clippy::missing_panics_doc, reason = "it never does: the position is that of a part of this very type")]
     pub fn part<P: UnitPart + Default>(&mut self) -> &mut P {

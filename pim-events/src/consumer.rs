@@ -117,7 +117,7 @@ impl ApplyError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Store(_) => "store",
+            Self::Store(error) | Self::Unit(UnitError::Database(error)) => error.code(),
             Self::Later { code } | Self::Rejected { code } => code,
             Self::Unit(_) => "unit",
             Self::Append(_) => "append",

@@ -37,7 +37,7 @@ impl Target {
 pub enum Effect {
     /// Commit what it put into the unit.
     Commit,
-    /// There is nothing to do for this event.
+    /// There is nothing to do for this event. Refused, as `nothing_of_something`, of a unit that has rows or events.
     Nothing,
 }
 

@@ -132,6 +132,11 @@ impl Registry {
         RegistryBuilder::default()
     }
 
+    /// Whether any type of a topic is one of these.
+    pub(crate) fn has_any(&self, topic: &str, handles: impl Fn(&str) -> bool) -> bool {
+        self.0.iter().any(|(event_type, known)| known.topic == topic && handles(event_type))
+    }
+
     /// The newest version of a type.
     #[must_use]
     pub fn version_of(&self, event_type: &str) -> Option<u16> {

@@ -21,6 +21,7 @@ use crate::event::Registry;
 use crate::signals::RebuildOutcome;
 pub use compare::TableSummary;
 use green::Green;
+pub(super) use pages::plain;
 use turn::Turn;
 
 /// Records that the live model may still be ahead when the swap begins.

@@ -48,6 +48,14 @@ pub enum RunnerError {
         /// Which name.
         name: &'static str,
     },
+    /// It would pass every event without a sign, as with a type that was mistyped, or not registered.
+    #[error("{name} handles none of the event types that are registered for topic {topic}")]
+    HandlesNothing {
+        /// Which consumer.
+        name: &'static str,
+        /// The topic that it follows.
+        topic: &'static str,
+    },
     /// Two consumers share a name, and would share their place in the log.
     #[error("consumer {name} is there twice")]
     Twice {
@@ -86,6 +94,9 @@ impl ProjectionRunner {
             let (consumer, topic) = (projection.name(), projection.topic());
             if workers.iter().any(|worker| worker.place.consumer == consumer) {
                 return Err(RunnerError::Twice { name: consumer });
+            }
+            if !registry.has_any(topic, |event_type| projection.handles(event_type)) {
+                return Err(RunnerError::HandlesNothing { name: consumer, topic });
             }
             store.install(projection.as_ref()).await?;
             let engine = Arc::new(engine(store, registry, projection, settings));

@@ -1,6 +1,7 @@
 //! The read store: a database of its own for read models and for what their consumers remember.
 
 mod after;
+mod columns;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,6 +103,19 @@ pub enum StoreError {
     Unversioned {
         /// Which one.
         name: &'static str,
+    },
+    /// It names a table or column that its database has not.
+    #[error(
+        "read model {name} names {table}.{column}, which is not there: correct `tables`, or raise its version and rebuild it where its \
+         script has changed"
+    )]
+    Lacks {
+        /// Which one.
+        name: &'static str,
+        /// The table.
+        table: &'static str,
+        /// The column; `*` where the table itself is not there.
+        column: &'static str,
     },
     /// The read model has not applied what the caller has seen.
     #[error("the read model of {consumer} has not applied yet what the caller has seen{}", if *held { ": events of it are held" } else { "" })]
@@ -262,8 +276,8 @@ impl ReadStore {
     /// Makes the tables of a read model, unless they are there.
     ///
     /// # Errors
-    /// [`StoreError::Outdated`] when they are there in another version, [`StoreError::HandlersName`] when a command handler has its
-    /// name, and [`StoreError::Unversioned`].
+    /// [`StoreError::Outdated`] when they are there in another version, [`StoreError::Lacks`] when they are not as it says,
+    /// [`StoreError::HandlersName`] when a command handler has its name, and [`StoreError::Unversioned`].
     pub async fn install(&self, projection: &dyn Projection) -> Result<(), StoreError> {
         let name = projection.name();
         let failed = |source| StoreError::Install { name, source };
@@ -277,9 +291,13 @@ impl ReadStore {
         let rows = tx.query(stored).await.map_err(failed)?;
         if let Some(row) = rows.first() {
             let stored = row.count(0).map_err(|error| failed(error.into()))?;
-            tx.rollback().await.map_err(failed)?;
             let stored = u32::try_from(stored).unwrap_or(u32::MAX);
-            return if stored == known { Ok(()) } else { Err(StoreError::Outdated { name, stored, known }) };
+            let checked = match stored == known {
+                true => columns::check(projection, self.db.engine(), &mut tx).await,
+                false => Err(StoreError::Outdated { name, stored, known }),
+            };
+            tx.rollback().await.map_err(failed)?;
+            return checked;
         }
         let handlers = Statement::same(IS_HANDLERS).bind(name).bind(name).bind(name);
         if !tx.query(handlers).await.map_err(failed)?.is_empty() {
@@ -287,6 +305,10 @@ impl ReadStore {
             return Err(StoreError::HandlersName { name });
         }
         tx.script(&schema_of(projection, &self.db).map_err(failed)?).await.map_err(failed)?;
+        if let Err(error) = columns::check(projection, self.db.engine(), &mut tx).await {
+            tx.rollback().await.map_err(failed)?;
+            return Err(error);
+        }
         let enter =
             Statement::same("INSERT INTO projection_version (name, version, state, at) VALUES (?, ?, 'live', ?)");
         tx.query(enter.bind(name).bind(known).bind(self.clock.now())).await.map_err(failed)?;

@@ -94,7 +94,7 @@ async fn and_the_one_that_stays_too_long_parks_its_key() {
     eventually("the last is held", || async { rig.store.held_keys(Some("slow"), 10).await.unwrap().len() == 1 }).await;
     assert_eq!(applied(&rig).await, 60);
     let held = rig.store.held_keys(Some("slow"), 10).await.unwrap();
-    assert_eq!((held[0].reason.as_str(), held[0].code.as_str(), held[0].n_first), ("poison", "store", 61));
+    assert_eq!((held[0].reason.as_str(), held[0].code.as_str(), held[0].n_first), ("poison", "cancelled", 61));
     runner.end().await;
 }
 

@@ -17,6 +17,7 @@ mod checkpoint_has_one_owner;
 mod commands_happen_once;
 mod envelope_is_stable;
 mod facts_reach_read_models;
+mod mistakes_are_named;
 mod order_survives_chaos;
 mod order_survives_moves;
 mod poison_parks_its_key;

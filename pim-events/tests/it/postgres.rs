@@ -20,6 +20,7 @@ promises! {
     backlogs_name_who_is_missing in "backlogs_name_who_is_missing.rs",
     checkpoint_has_one_owner in "checkpoint_has_one_owner.rs",
     commands_happen_once in "commands_happen_once.rs",
+    mistakes_are_named in "mistakes_are_named.rs",
     facts_reach_read_models in "facts_reach_read_models.rs",
     order_survives_chaos in "order_survives_chaos.rs",
     order_survives_moves in "order_survives_moves.rs",

@@ -85,6 +85,9 @@ impl CommandRunner {
             if workers.iter().any(|worker| worker.place.consumer == consumer) {
                 return Err(RunnerError::Twice { name: consumer });
             }
+            if !registry.has_any(topic, |event_type| handler.handles(event_type)) {
+                return Err(RunnerError::HandlesNothing { name: consumer, topic });
+            }
             if has_model(store, consumer).await? {
                 return Err(RunnerError::ReadModel { name: consumer });
             }

@@ -28,6 +28,9 @@ const LANES_MAX: usize = 8;
 /// Most outcomes that are remembered; forgetting only costs another look into the inbox.
 const MEMO_MAX: usize = 8192;
 
+/// The code of a command that did something and said that there was nothing to do.
+const NOTHING_OF_SOMETHING: &str = "nothing_of_something";
+
 /// What became of a command.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
@@ -122,7 +125,9 @@ impl CommandSink {
                 return Err(ApplyError::Later { code: PATIENCE });
             }
             let committed = match handled {
-                Ok(Effect::Nothing) => return Ok(()),
+                Ok(Effect::Nothing) if unit.is_empty() => return Ok(()),
+                // Whoever has saved or appended something meant it.
+                Ok(Effect::Nothing) => Err(ApplyError::Rejected { code: NOTHING_OF_SOMETHING }),
                 // A part is the program's own code. Where it panics nothing is written.
                 Ok(Effect::Commit) => guarded(async { unit.commit().await.map(drop).map_err(ApplyError::from) }).await,
                 Err(error) => Err(error),

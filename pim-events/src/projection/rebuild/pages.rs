@@ -89,7 +89,7 @@ impl Pages {
 }
 
 /// A table's name as the engines keep it, which may be quoted in statements.
-pub(super) fn plain(name: &str) -> String {
+pub(in crate::projection) fn plain(name: &str) -> String {
     let quoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
     quoted.map_or_else(|| name.to_owned(), |name| name.replace("\"\"", "\""))
 }

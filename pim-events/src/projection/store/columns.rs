@@ -1,0 +1,45 @@
+//! What a read model says of its tables, and what they have.
+
+use std::collections::BTreeSet;
+
+use pim_data::backend::{Engine, SqlPair, Statement, Transaction};
+
+use super::super::rebuild::plain;
+use super::super::{Projection, ReadTable};
+use super::StoreError;
+
+/// The columns of a table, hidden and generated ones too.
+const COLUMNS: SqlPair = SqlPair::of(
+    "SELECT column_name::text AS name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = ?",
+    "SELECT name FROM pragma_table_xinfo(?)",
+);
+
+/// Refuses a table or column that the read model names and the database has not: its script was changed at the same version, or
+/// `tables` was mistyped. Both would show at the first event, as a key that is parked.
+pub(super) async fn check(projection: &dyn Projection, engine: Engine, tx: &mut Transaction) -> Result<(), StoreError> {
+    for table in projection.tables() {
+        let there = columns_of(projection, table, engine, tx).await?;
+        let (name, table, columns) = (projection.name(), table.name, table.columns);
+        if there.is_empty() {
+            return Err(StoreError::Lacks { name, table, column: "*" });
+        }
+        let missing = columns.iter().copied().find(|column| !there.contains(&plain(column).to_lowercase()));
+        if let Some(column) = missing {
+            return Err(StoreError::Lacks { name, table, column });
+        }
+    }
+    Ok(())
+}
+
+async fn columns_of(
+    projection: &dyn Projection,
+    table: &ReadTable,
+    engine: Engine,
+    tx: &mut Transaction,
+) -> Result<BTreeSet<String>, StoreError> {
+    let failed = |source| StoreError::Install { name: projection.name(), source };
+    let is_folded = engine == Engine::Postgres && !table.name.starts_with('"');
+    let name = if is_folded { table.name.to_lowercase() } else { plain(table.name) };
+    let rows = tx.query(Statement::of(COLUMNS).bind(name.as_str())).await.map_err(failed)?;
+    rows.iter().map(|row| Ok(row.text(0).map_err(|error| failed(error.into()))?.to_lowercase())).collect()
+}
