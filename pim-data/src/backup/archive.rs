@@ -244,27 +244,53 @@ async fn copy_file(from: &Path, into: &Path, relative: &Path) -> Result<(), Back
     .await
 }
 
-/// Makes everything durable and writes down what there is; a folder without that is no backup.
+/// Makes everything durable, names too, and writes down what there is; a folder without that is no backup.
 fn seal(folder: &Path, taken_at: Timestamp, data_dir: Option<PathBuf>) -> Result<Vec<Entry>, BackupError> {
+    let (folders, found) = tree(folder)?;
     let mut files = Vec::new();
-    for file in files_of(folder)? {
+    for file in found {
         let handle = File::open(&file).map_err(io_error("open", &file))?;
         handle.sync_all().map_err(io_error("sync", &file))?;
         let path = file.strip_prefix(folder).unwrap_or(&file).to_string_lossy().into_owned();
         let (bytes, sha256) = digest(&file)?;
         files.push(Entry { path, bytes, sha256 });
     }
+    folders.iter().try_for_each(|folder| sync_folder(folder))?;
     let manifest = Manifest { format: FORMAT, taken_at: taken_at.as_micros(), data_dir, files };
     let place = folder.join(MANIFEST);
     let mut handle = File::create(&place).map_err(io_error("make", &place))?;
     handle.write_all(toml::to_string(&manifest).unwrap_or_default().as_bytes()).map_err(io_error("write", &place))?;
     handle.sync_all().map_err(io_error("sync", &place))?;
+    sync_folder(folder)?;
+    // The backup's own name, and that of the folder of all backups, which may be as new.
+    folder.ancestors().skip(1).take(2).try_for_each(sync_above)?;
     Ok(manifest.files)
+}
+
+/// Makes the names in a folder outlast a power cut.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
+    // Of a relative path nothing is left above its first name.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|it| it.sync_all()).map_err(io_error("sync", folder))
+}
+
+/// The same of a folder above ours: whoever may not read it cannot sync it either.
+pub(super) fn sync_above(folder: &Path) -> Result<(), BackupError> {
+    match sync_folder(folder) {
+        Err(BackupError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Every file below a folder.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>, BackupError> {
+    tree(folder).map(|(_, files)| files)
+}
+
+/// A folder with every one below it, and every file.
+fn tree(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), BackupError> {
     let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
+    let mut seen = Vec::new();
     // Ends: a tree of folders that we made.
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(&next).map_err(io_error("list", &next))? {
@@ -275,9 +301,10 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, BackupError> {
                 files.push(path);
             }
         }
+        seen.push(next);
     }
     files.sort();
-    Ok(files)
+    Ok((seen, files))
 }
 
 /// Size and SHA-256 of a file.

@@ -1,5 +1,6 @@
 //! Putting a backup into a new data directory and checking it there.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use pim_core::clock::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error};
+use super::archive::{BackupSummary, Entry, LAYOUT, Manifest, blocking, digest, io_error, sync_above, sync_folder};
 use super::{BackupError, maps};
 use crate::audit::{LaterCheckpoints, VerifyReport};
 use crate::cluster::{Cluster, ClusterSettings, HALF_RESTORED};
@@ -157,6 +158,7 @@ impl Pending {
         let marker = folder.join(HALF_RESTORED);
         File::create(&marker).and_then(|file| file.sync_all()).map_err(io_error("make", &marker))?;
         sync_folder(folder)?;
+        folder.parent().map_or(Ok(()), sync_above)?;
         Ok(pending)
     }
 
@@ -176,10 +178,6 @@ impl Drop for Pending {
     }
 }
 
-fn sync_folder(folder: &Path) -> Result<(), BackupError> {
-    File::open(folder).and_then(|it| it.sync_all()).map_err(io_error("sync", folder))
-}
-
 fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Pending), BackupError> {
     let manifest = Manifest::of(from)?;
     // An empty folder may be what somebody has mounted for it.
@@ -191,13 +189,26 @@ fn put_back(from: &Path, into: &Path) -> Result<(Manifest, Pending), BackupError
     let pending = Pending::in_folder(into)?;
     let is_layout = |entry: &&Entry| entry.path == LAYOUT;
     let (last, first): (Vec<_>, Vec<_>) = manifest.files.iter().partition(is_layout);
-    for entry in first.into_iter().chain(last) {
-        let target = into.join(&entry.path);
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(io_error("make", folder))?;
-        }
-        fs::copy(from.join(&entry.path), &target).map_err(io_error("copy", &target))?;
-        File::open(&target).and_then(|file| file.sync_all()).map_err(io_error("sync", &target))?;
+    let mut folders = BTreeSet::from([into.to_path_buf()]);
+    for entry in first {
+        folders.extend(put_file(from, into, entry)?);
     }
+    folders.iter().try_for_each(|folder| sync_folder(folder))?;
+    for entry in last {
+        put_file(from, into, entry)?;
+    }
+    sync_folder(into)?;
     Ok((manifest, pending))
+}
+
+/// Puts a file where it belongs: the folders that have other names now.
+fn put_file(from: &Path, into: &Path, entry: &Entry) -> Result<Vec<PathBuf>, BackupError> {
+    let target = into.join(&entry.path);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+    }
+    fs::copy(from.join(&entry.path), &target).map_err(io_error("copy", &target))?;
+    File::open(&target).and_then(|file| file.sync_all()).map_err(io_error("sync", &target))?;
+    let below = target.ancestors().skip(1).take_while(|folder| folder.starts_with(into));
+    Ok(below.map(Path::to_path_buf).collect())
 }

@@ -1,5 +1,6 @@
 //! What the lab promises as a whole, checked from outside.
 
+mod a_backup_outlives_a_power_cut;
 mod a_cycle_submits_each_claim_once;
 mod a_full_disk_is_named;
 mod answers_are_as_documented;
