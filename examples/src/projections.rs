@@ -12,7 +12,7 @@ mod timeline;
 
 pub use audit_index::{AuditIndex, AuditLine, audit_lines};
 pub use distribution::{Distribution, DistributionLine, distribution};
-pub use hops::{HOPS, Hop, Hops, hops_of};
+pub use hops::{HOPS, HOPS_MAX, Hop, Hops, hops_of};
 pub use http::{billing_endpoints, encounter_endpoints, patient_endpoints};
 pub use revenue::{Revenue, RevenueLine, revenue};
 pub use search::{Found, Search, SearchQuery, search};

@@ -2,6 +2,8 @@
 
 mod comparison;
 
+pub(crate) use comparison::is_quiet;
+
 #[cfg(test)]
 mod tests;
 

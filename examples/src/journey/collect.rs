@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRef;
 use http::HeaderValue;
@@ -21,9 +22,12 @@ use crate::client::Client;
 use crate::operations::{Trail, TrailError};
 use crate::projections::{self, Hop as Applied, QueryError, hops_of};
 use crate::rig::Failure;
+use crate::runs;
 use crate::workers::{Stores, commands};
 
 const JOURNEY: FanOut = FanOut::because("journey");
+/// How long it is looked whether anything is on its way; who does not say so in time may be at it.
+const QUIET_WITHIN: Duration = Duration::from_millis(500);
 /// Most pages of records that a journey tells of; a longer one is not complete.
 const TRAIL_PAGES_MAX: usize = 4;
 
@@ -116,12 +120,12 @@ impl Journeys {
         if audit.is_empty() && applied.is_empty() && spans.is_empty() {
             return Err(JourneyError::Unknown);
         }
+        let trace_id = applied.first().map(|event| event.trace_id.clone());
         let mut hops: Vec<Hop> = spans.iter().filter_map(request_hop).collect();
         hops.extend(audit.iter().map(commit_hop));
-        hops.extend(self.event_hops(&audit, &applied, &spans).await?);
+        hops.extend(self.settled_hops(request, &audit, applied, &spans).await?);
         let complete = trail.complete && hops.iter().all(|hop| hop.state == HopState::Ok);
         hops.extend(silent.iter().map(|name| unknown_hop(name)));
-        let trace_id = applied.first().map(|event| event.trace_id.clone());
         let of_audit = || audit.first().and_then(|entry| entry.body["trace"].as_str().map(str::to_owned));
         let trace_id = trace_id.or_else(of_audit).or_else(|| spans.first().map(|span| span.trace_id.clone()));
         Ok(Journey { request_id: request, trace_id, complete, unknown: silent, hops: in_order(hops) })
@@ -148,6 +152,28 @@ impl Journeys {
         };
         spans.extend(own.iter().map(SpanLine::from));
         (spans, silent)
+    }
+
+    /// As [`Journeys::event_hops`]; of what is not there yet it is found out whether it still can come.
+    async fn settled_hops(
+        &self,
+        request: Uuid,
+        audit: &[AuditEntry],
+        applied: Vec<Applied>,
+        spans: &[SpanLine],
+    ) -> Result<Vec<Hop>, JourneyError> {
+        let hops = self.event_hops(audit, &applied, spans).await?;
+        // Behind so many events a read model is not asked what it knows.
+        let is_whole = applied.len() < projections::HOPS_MAX;
+        let is_there = hops.iter().all(|hop| hop.state != HopState::Pending);
+        if is_there || !is_whole || !runs::is_quiet(&self.stores, QUIET_WITHIN).await {
+            return Ok(hops);
+        }
+        // What had committed before nothing was on its way any more is there from then on, or does not come.
+        let applied = hops_of(&self.stores.reads, request).await?;
+        let mut hops = self.event_hops(audit, &applied, spans).await?;
+        hops.iter_mut().filter(|hop| hop.state == HopState::Pending).for_each(|hop| hop.state = HopState::Lost);
+        Ok(hops)
     }
 
     /// Every event of the request: when the bus took it, and who acted on it.

@@ -106,13 +106,16 @@ pub struct Hop {
     pub applied_at: Timestamp,
 }
 
-/// The hops of a request, in the order of their commits, at most a thousand.
+/// Most hops of a request that are told.
+pub const HOPS_MAX: usize = 1_000;
+
+/// The hops of a request, in the order of their commits, at most [`HOPS_MAX`].
 ///
 /// # Errors
 /// [`QueryError`].
 pub async fn hops_of(store: &ReadStore, request: Uuid) -> Result<Vec<Hop>, QueryError> {
     const SELECT: &str = "SELECT event_id, cause, event_type, home, n, origin, seq, trace, committed_at, published_at, applied_at \
-                          FROM journey_hops WHERE request_id = ? ORDER BY committed_at, n LIMIT 1000";
+                          FROM journey_hops WHERE request_id = ? ORDER BY committed_at, n LIMIT ?";
     let hop = |row: &Row| {
         Ok(Hop {
             event_id: row.uuid(0)?,
@@ -128,5 +131,6 @@ pub async fn hops_of(store: &ReadStore, request: Uuid) -> Result<Vec<Hop>, Query
             applied_at: row.time(10)?,
         })
     };
-    store.query(Statement::same(SELECT).bind(request)).await?.iter().map(hop).collect()
+    let select = Statement::same(SELECT).bind(request).bind(HOPS_MAX as u64);
+    store.query(select).await?.iter().map(hop).collect()
 }

@@ -13,6 +13,7 @@ mod edge;
 mod every_route_is_served;
 mod every_signal_is_declared;
 mod gateway_refuses;
+mod journeys_tell_what_is_lost;
 mod lineage_is_told_to_its_end;
 mod lives_of_records;
 mod one_document_is_made_for_all;
