@@ -3,6 +3,7 @@
 mod codec;
 mod ddl;
 mod decode;
+mod member;
 mod number;
 pub(crate) mod routine;
 
@@ -127,8 +128,9 @@ pub struct Table {
 
 /// Something with an identity that is stored as one row.
 ///
-/// The serde form must have a field for each column of [`Entity::TABLE`], and may have the standard ones:
-/// `id`, `version`, `created_at`, `updated_at`, the home field and the facility field.
+/// The serde form must have a field for each column of [`Entity::TABLE`], the home field and the facility field if the table names
+/// them, and may have the other standard ones: `id`, `version`, `created_at`, `updated_at`. Any other member is refused when it is
+/// saved, for no column would keep it; what is not to be stored is `#[serde(skip)]`.
 pub trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// What its id names.
     type Kind: IdKind;
@@ -142,10 +144,10 @@ pub trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// Its id.
     fn id(&self) -> Id<Self::Kind>;
 
-    /// The key that it lives with.
+    /// The key that it lives with: what the home field holds.
     fn home(&self) -> HomeKey;
 
-    /// The facility that it belongs to, if any.
+    /// The facility that it belongs to, if any: what the facility field holds.
     fn facility(&self) -> Option<Uuid>;
 
     /// Its version; 0 when it is not stored yet.

@@ -6,7 +6,7 @@ use pim_core::clock::Timestamp;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
-use super::{Audited, Column, ColumnKind, Entity, Table, number};
+use super::{Audited, Column, ColumnKind, Entity, Table, member, number};
 use crate::backend::{ColumnError, Row, Value};
 
 /// A row and an entity that do not fit each other.
@@ -21,6 +21,28 @@ pub enum DecodeError {
         /// Which column.
         column: &'static str,
     },
+    /// The serde form has a member that no column keeps: it would be lost.
+    #[error("{table} has no column for its member `{member}`: give it one, or take it out of the serde form")]
+    Member {
+        /// Which table.
+        table: &'static str,
+        /// Which member, unless its name is made at run time.
+        member: &'static str,
+    },
+    /// [`Entity::home`] says another key than the home field, or there is no such field.
+    #[error("{table}: member `{field}`, its home_field, is not there or does not hold what home() says")]
+    Home {
+        /// Which table.
+        table: &'static str,
+        /// Which member.
+        field: &'static str,
+    },
+    /// [`Entity::facility`] says something else than the facility field, or the table names none.
+    #[error("{table}: the table's facility_field does not hold what facility() says")]
+    Facility {
+        /// Which table.
+        table: &'static str,
+    },
     /// The row does not make an entity.
     #[error("a row of {table} does not make an entity")]
     Row {
@@ -33,6 +55,21 @@ pub enum DecodeError {
     /// A column does not hold what was asked for.
     #[error("a row does not have the expected form")]
     Column(#[from] ColumnError),
+}
+
+impl DecodeError {
+    /// What it is, as one word for logs; stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Field { .. } => "entity.field",
+            Self::Member { .. } => "entity.member",
+            Self::Home { .. } => "entity.home",
+            Self::Facility { .. } => "entity.facility",
+            Self::Row { .. } => "entity.row",
+            Self::Column(_) => "entity.column",
+        }
+    }
 }
 
 /// An entity as it was read, with what is needed to write it back.
@@ -52,11 +89,12 @@ pub(crate) fn select_list(table: &Table) -> String {
     list
 }
 
-/// The serde form of an entity.
+/// The serde form of an entity, which its table keeps whole.
 pub(crate) fn json_of<E: Entity>(entity: &E) -> Result<Map<String, Json>, DecodeError> {
     let table = E::TABLE.name;
     match serde_json::to_value(entity) {
         Ok(Json::Object(mut fields)) => {
+            member::check(entity, &fields)?;
             fields.values_mut().for_each(number::settle);
             Ok(fields)
         }

@@ -26,6 +26,7 @@ mod idempotency_gives_one_effect;
 mod losses_are_given_up;
 mod map_swaps_under_traffic;
 mod maps_bring_shards;
+mod members_have_columns;
 mod migrations_tell_how_far_they_are;
 mod moves_pause_briefly;
 mod numbers_come_back_as_written;

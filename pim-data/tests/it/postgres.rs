@@ -32,6 +32,7 @@ promises! {
     idempotency_gives_one_effect in "idempotency_gives_one_effect.rs",
     map_swaps_under_traffic in "map_swaps_under_traffic.rs",
     maps_bring_shards in "maps_bring_shards.rs",
+    members_have_columns in "members_have_columns.rs",
     migrations_tell_how_far_they_are in "migrations_tell_how_far_they_are.rs",
     moves_pause_briefly in "moves_pause_briefly.rs",
     numbers_come_back_as_written in "numbers_come_back_as_written.rs",
