@@ -1,16 +1,17 @@
 //! What the databases of a cluster hold: infrastructure, entities, and the tables of other crates' parts.
 
+mod check;
 mod name;
+mod word;
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::entity::{Calls, Entity, STANDARD, Table, create_entity, routine, scope_view};
+use crate::entity::{Calls, Entity, Table, create_entity, routine, scope_view};
 use crate::migration::Migration;
 use crate::relocation::MovedTable;
 use crate::scope::SCOPE_TABLE;
-use name::Names;
 
 const INFRASTRUCTURE: &str = include_str!("../migrations/sqlite/0001_shard.sql");
 const INFRASTRUCTURE_POSTGRES: &str = include_str!("../migrations/postgres/0001_shard.sql");
@@ -63,6 +64,39 @@ pub enum SchemaError {
     /// no entity's name.
     #[error("`{0}` is not a free lower-case identifier: give it another name")]
     Identifier(String),
+    /// A program's own step has a number that is one of the crates': a later release of theirs may come with it.
+    #[error("migration {0} has a number of the crates': a program's own begin at {NUMBER_FIRST}")]
+    Reserved(u32),
+    /// A table or column is called as a keyword of SQL on one of the engines.
+    #[error("`{0}` is a keyword of SQL: give it another name")]
+    Keyword(String),
+    /// The home field or the facility field of a table is read already: as a standard member, as a column of its own, or as the
+    /// other one.
+    #[error("`{table}.{field}` is read twice: a home_field or facility_field is neither standard nor a column")]
+    Twice {
+        /// Which table.
+        table: String,
+        /// Which field.
+        field: String,
+    },
+    /// An index, or a reference, is about a column that the table does not have.
+    #[error("`{table}.{column}`, of an index or a reference, is no column")]
+    NoColumn {
+        /// Which table.
+        table: String,
+        /// What it was called.
+        column: String,
+    },
+    /// A table refers to an entity that its database does not have, or gets later: with a number that is not below its own.
+    #[error("`{table}.{column}` refers to `{entity}`: no entity of the same database with a lower number")]
+    Reference {
+        /// Which table.
+        table: String,
+        /// Its column.
+        column: String,
+        /// What it refers to.
+        entity: String,
+    },
     /// A table has more columns than a server's function takes arguments.
     #[error("`{table}` has more than {COLUMNS_MAX} columns of its own: keep some together in one of kind `Json`")]
     Columns {
@@ -70,6 +104,9 @@ pub enum SchemaError {
         table: String,
     },
 }
+
+/// The first number of a program's own entities and migrations; those below belong to the crates, whose later releases bring more.
+pub const NUMBER_FIRST: u32 = 10_000;
 
 /// Most columns of an entity, beside those that every row has.
 pub const COLUMNS_MAX: usize = 64;
@@ -85,7 +122,7 @@ impl Schema {
         let term = Migration::new(45, "term of the primary", TERM).with_postgres(TERM_POSTGRES);
         let degraded = Migration::new(46, "degrading", DEGRADED).with_postgres(DEGRADED_POSTGRES);
         let owned = Migration::new(47, "records of a bucket", OWNED).with_postgres(OWNED_POSTGRES);
-        SchemaBuilder(Self {
+        let schema = Self {
             shard: vec![first.clone(), idempotency, retention.clone(), term.clone(), degraded.clone(), owned.clone()],
             control: vec![first, moves, retention, term, degraded, owned],
             moved: Vec::new(),
@@ -93,7 +130,8 @@ impl Schema {
             control_tables: Vec::new(),
             calls: BTreeMap::new(),
             extensions: Vec::new(),
-        })
+        };
+        SchemaBuilder { schema, own: Vec::new(), numbers: [BTreeMap::new(), BTreeMap::new()] }
     }
 
     /// The steps of the shards, or of the control database.
@@ -169,110 +207,78 @@ impl Schema {
 /// Collects entities and migrations.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until build()"]
-pub struct SchemaBuilder(Schema);
+pub struct SchemaBuilder {
+    schema: Schema,
+    /// Numbers of the program's own steps.
+    own: Vec<u32>,
+    /// Numbers of entities' tables, of the shards and of the control database.
+    numbers: [BTreeMap<&'static str, u32>; 2],
+}
 
 impl SchemaBuilder {
-    /// Adds an entity to the shards; `version` numbers its migration.
-    pub fn entity<E: Entity>(mut self, version: u32) -> Self {
-        self.0.shard.push(entity_step(version, E::TABLE));
-        self.0.calls.insert(E::TABLE.name, Calls::of(E::TABLE));
-        self.0.shard_tables.push(E::TABLE);
+    /// Adds an entity to the shards; `version` numbers its migration, from [`NUMBER_FIRST`] and above those of entities that it
+    /// refers to.
+    pub fn entity<E: Entity>(self, version: u32) -> Self {
+        self.with_entity::<E>(version, false)
+    }
+
+    /// Adds an entity to the control database, numbered as those of the shards are.
+    pub fn control_entity<E: Entity>(self, version: u32) -> Self {
+        self.with_entity::<E>(version, true)
+    }
+
+    fn with_entity<E: Entity>(mut self, version: u32, control: bool) -> Self {
+        let schema = &mut self.schema;
+        let (steps, tables) = if control {
+            (&mut schema.control, &mut schema.control_tables)
+        } else {
+            (&mut schema.shard, &mut schema.shard_tables)
+        };
+        steps.push(entity_step(version, E::TABLE));
+        tables.push(E::TABLE);
+        schema.calls.insert(E::TABLE.name, Calls::of(E::TABLE));
+        self.numbers[usize::from(control)].insert(E::TABLE.name, version);
+        self.own.push(version);
         self
     }
 
-    /// Adds an entity to the control database; `version` numbers its migration.
-    pub fn control_entity<E: Entity>(mut self, version: u32) -> Self {
-        self.0.control.push(entity_step(version, E::TABLE));
-        self.0.calls.insert(E::TABLE.name, Calls::of(E::TABLE));
-        self.0.control_tables.push(E::TABLE);
-        self
-    }
-
-    /// Adds steps to shards and control database alike, such as those of pim-events.
+    /// Adds steps to shards and control database alike, such as those of pim-events. For crates: their numbers may be below
+    /// [`NUMBER_FIRST`].
     pub fn everywhere(mut self, steps: &[Migration]) -> Self {
-        self.0.shard.extend_from_slice(steps);
-        self.0.control.extend_from_slice(steps);
+        self.schema.shard.extend_from_slice(steps);
+        self.schema.control.extend_from_slice(steps);
         self
     }
 
-    /// Adds steps to the shards alone.
+    /// Adds steps to the shards alone, numbered from [`NUMBER_FIRST`].
     pub fn shard_migrations(mut self, steps: &[Migration]) -> Self {
-        self.0.shard.extend_from_slice(steps);
+        self.own.extend(steps.iter().map(Migration::version));
+        self.schema.shard.extend_from_slice(steps);
         self
     }
 
-    /// Adds steps to the control database alone.
+    /// Adds steps to the control database alone, numbered from [`NUMBER_FIRST`].
     pub fn control_migrations(mut self, steps: &[Migration]) -> Self {
-        self.0.control.extend_from_slice(steps);
+        self.own.extend(steps.iter().map(Migration::version));
+        self.schema.control.extend_from_slice(steps);
         self
     }
 
     /// Names a table of the shards, other than an entity's, whose rows go with their bucket when it moves.
     pub fn moved(mut self, table: MovedTable) -> Self {
-        self.0.moved.push(table);
+        self.schema.moved.push(table);
         self
     }
 
     /// Leaves something for the unit parts of another crate; found again by its type.
     pub fn extension<T: Any + Send + Sync>(mut self, extension: T) -> Self {
-        self.0.extensions.push(Arc::new(extension));
+        self.schema.extensions.push(Arc::new(extension));
         self
     }
-
-    /// Checks names and numbers.
-    ///
-    /// # Errors
-    /// [`SchemaError`] for a number used twice, a name that is none, or too many columns.
-    pub fn build(self) -> Result<Schema, SchemaError> {
-        for steps in [&self.0.shard, &self.0.control] {
-            let mut seen = BTreeSet::new();
-            if let Some(twice) = steps.iter().find(|step| !seen.insert(step.version())) {
-                return Err(SchemaError::Version(twice.version()));
-            }
-        }
-        let mut names = BTreeSet::new();
-        for table in self.0.tables() {
-            if !is_identifier(table.name) || !names.insert(table.name) {
-                return Err(SchemaError::Identifier(table.name.to_owned()));
-            }
-            if table.columns.len() > COLUMNS_MAX {
-                return Err(SchemaError::Columns { table: table.name.to_owned() });
-            }
-            let mut columns: BTreeSet<&str> = STANDARD.iter().copied().chain(TAKEN).collect();
-            let wrong = table.columns.iter().find(|it| !is_identifier(it.name()) || !columns.insert(it.name()));
-            if let Some(column) = wrong {
-                return Err(SchemaError::Identifier(format!("{}.{}", table.name, column.name())));
-            }
-        }
-        for control in [false, true] {
-            self.check_names(control)?;
-        }
-        Ok(self.0)
-    }
-
-    fn check_names(&self, control: bool) -> Result<(), SchemaError> {
-        let tables = self.0.tables_of(control);
-        let is_entity = |step: &Migration| tables.iter().any(|table| entity_step(step.version(), table) == *step);
-        let mut names = Names::made_by(self.0.migrations_of(control).iter().filter(|step| !is_entity(step)));
-        match tables.iter().find(|table| !names.take(table)) {
-            Some(table) => Err(SchemaError::Identifier(table.name.to_owned())),
-            None => Ok(()),
-        }
-    }
 }
-
-/// What answers and periods have beside a row's columns, and what a server keeps for itself.
-const TAKEN: [&str; 10] =
-    ["n", "history_seq", "valid_from", "valid_to", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
 fn entity_step(version: u32, table: &Table) -> Migration {
     Migration::new(version, table.name, create_entity(table)).with_postgres(routine::create_entity(table))
-}
-
-fn is_identifier(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    let starts = bytes.next().is_some_and(|first| first.is_ascii_lowercase());
-    starts && name.len() <= 48 && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]

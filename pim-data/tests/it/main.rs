@@ -38,6 +38,7 @@ mod reads_are_as_fresh_as_asked;
 mod restores_are_signed;
 mod retention_leaves_a_whole_trail;
 mod rollback_on_drop;
+mod schemas_that_cannot_work;
 mod shards_are_examined;
 mod signals_are_as_declared;
 mod stale_writers_lose;
