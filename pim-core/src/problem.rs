@@ -45,6 +45,13 @@ pub struct Quota {
     pub window_secs: u64,
 }
 
+/// What few problems have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rare {
+    quota: Option<Quota>,
+    cause: Option<&'static str>,
+}
+
 /// A problem document under construction. It carries no personal data and no free text from a request.
 ///
 /// ```
@@ -58,7 +65,7 @@ pub struct Problem {
     detail: Option<Cow<'static, str>>,
     retry_after_secs: Option<u32>,
     // Rare, and an error is moved often.
-    quota: Option<Box<Quota>>,
+    rare: Option<Box<Rare>>,
     allow: Option<&'static str>,
     members: Map<String, Value>,
 }
@@ -67,7 +74,7 @@ impl Problem {
     /// A problem of the given type.
     #[must_use]
     pub fn of(kind: ProblemType) -> Self {
-        Self { kind, detail: None, retry_after_secs: None, quota: None, allow: None, members: Map::new() }
+        Self { kind, detail: None, retry_after_secs: None, rare: None, allow: None, members: Map::new() }
     }
 
     /// Adds a sentence about this occurrence: what was wrong and where, never the offending value.
@@ -94,14 +101,28 @@ impl Problem {
     /// Tells the caller what it may do at most, in the `RateLimit` fields.
     #[must_use]
     pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = Some(Box::new(quota));
+        self.rare.get_or_insert_default().quota = Some(quota);
         self
+    }
+
+    /// Says for those who operate what it came of, by a code of the program's own. The caller is not told: [`ProblemLayer`] logs it as
+    /// `handler.failed`, once, with the request's id.
+    #[must_use]
+    pub fn because(mut self, code: &'static str) -> Self {
+        self.rare.get_or_insert_default().cause = Some(code);
+        self
+    }
+
+    /// What it came of, for the log alone.
+    #[must_use]
+    pub fn cause(&self) -> Option<&'static str> {
+        self.rare.as_deref().and_then(|rare| rare.cause)
     }
 
     /// What the caller may do at most, when it has done more.
     #[must_use]
     pub fn exceeded(&self) -> Option<Quota> {
-        self.quota.as_deref().copied()
+        self.rare.as_deref().and_then(|rare| rare.quota)
     }
 
     /// Names the methods that the resource does support.

@@ -78,14 +78,30 @@ impl From<ColumnError> for ReadError {
     }
 }
 
+impl ReadError {
+    /// What it is, as one word for logs; stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Denied { .. } => "read.denied",
+            Self::UnknownEntity { .. } => "read.unknown_entity",
+            Self::UnknownShard(_) => "read.unknown_shard",
+            Self::Deadline => "read.deadline",
+            Self::Decode(error) => error.code(),
+            Self::Database(error) => error.code(),
+        }
+    }
+}
+
 impl IntoProblem for ReadError {
     fn into_problem(self) -> Problem {
+        let code = self.code();
         match self {
             Self::Denied { entity } => Problem::of(problem::FORBIDDEN).with("entity", entity),
             Self::UnknownShard(_) => Problem::of(problem::UNAVAILABLE),
             Self::Deadline => Problem::of(problem::DEADLINE_EXCEEDED),
             Self::Database(error) => error.into_problem(),
-            Self::UnknownEntity { .. } | Self::Decode(_) => Problem::of(problem::INTERNAL),
+            Self::UnknownEntity { .. } | Self::Decode(_) => Problem::of(problem::INTERNAL).because(code),
         }
     }
 }

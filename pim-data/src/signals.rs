@@ -210,7 +210,7 @@ const fn outcome_of(error: Option<&UnitError>) -> UnitOutcome {
             | UnitError::NoEvent
             | UnitError::TooLarge { .. }
             | UnitError::Part(_)
-            | UnitError::Given(_),
+            | UnitError::Given { .. },
         ) => UnitOutcome::Refused,
     }
 }

@@ -54,9 +54,8 @@ impl From<UnitError> for Failure {
 }
 
 impl From<AppendError> for Failure {
-    fn from(_: AppendError) -> Self {
-        // Our own events fit their registry and bounds; one that does not is a defect of ours.
-        Problem::of(pim_core::problem::INTERNAL).into()
+    fn from(error: AppendError) -> Self {
+        error.into_problem().into()
     }
 }
 

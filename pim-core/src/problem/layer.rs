@@ -35,7 +35,7 @@ pub fn response_of<B: Default>(problem: Problem) -> Response<B> {
 /// Gives every failed answer a problem document that names the request, also for panics and for answers of a router.
 ///
 /// Put it inside [`RequestIdLayer`](crate::request_id::RequestIdLayer), outside everything else. A document that an upstream
-/// has already made passes unchanged.
+/// has already made passes unchanged. What a problem came of ([`Problem::because`]) is logged here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProblemLayer;
 
@@ -100,6 +100,9 @@ fn rendered<R: From<Bytes> + Default>(mut response: Response<R>, id: RequestId, 
         None if is_json(&response) => return response,
         None => Problem::of(kind_of(status)),
     };
+    if let Some(code) = problem.cause() {
+        crate::error!("handler.failed", request_id = id, code = code);
+    }
     let status = problem.status();
     *response.status_mut() = status;
     let body = Bytes::from(problem.document(id).to_string());

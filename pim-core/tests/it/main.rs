@@ -1,6 +1,7 @@
 //! Promises of pim-core.
 
 mod ambiguous_requests_are_refused;
+mod causes_are_logged;
 mod failures_have_one_form;
 mod faults_end_by_themselves;
 mod foreign_keys_hash_as_postgres_does;

@@ -330,7 +330,7 @@ impl IntoProblem for DbError {
             error if error.is_retryable() || error.is_ambiguous() => {
                 Problem::of(problem::UNAVAILABLE).retry_after_secs(1)
             }
-            _ => Problem::of(problem::INTERNAL),
+            error => Problem::of(problem::INTERNAL).because(error.code()),
         }
     }
 }

@@ -104,7 +104,13 @@ pub enum UnitError {
     Part(#[from] PartError),
     /// Another crate's part refused what it was given, such as an event; [`UnitError::given`] makes it.
     #[error("a part of the unit refused what it was given")]
-    Given(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Given {
+        /// That crate's word for it.
+        code: &'static str,
+        /// What it refused.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An entity and its table do not fit.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -129,10 +135,40 @@ impl From<ColumnError> for UnitError {
 }
 
 impl UnitError {
-    /// For crates with parts of their own: their error as one of a unit, so that one function may use both.
+    /// For crates with parts of their own: their error as one of a unit, so that one function may use both. The code is logged
+    /// where it comes to a 500, and begins with the crate's own word, such as `append.`.
     #[must_use]
-    pub fn given(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Given(Box::new(error))
+    pub fn given(code: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Given { code, source: Box::new(error) }
+    }
+
+    /// What it is, as one word for logs; stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Replay(_) => "unit.replay",
+            Self::IdempotencyMismatch => "unit.idempotency_mismatch",
+            Self::Conflict => "unit.conflict",
+            Self::Stale { .. } => "unit.stale",
+            Self::Fence { .. } => "unit.fence",
+            Self::AlreadyExists { .. } => "unit.already_exists",
+            Self::MissingReference => "unit.missing_reference",
+            Self::Denied { .. } => "unit.denied",
+            Self::UnknownEntity { .. } => "unit.unknown_entity",
+            Self::NotLoaded { .. } => "unit.not_loaded",
+            Self::WrongHome { .. } => "unit.wrong_home",
+            Self::ReferenceElsewhere { .. } => "unit.reference_elsewhere",
+            Self::NoEvent => "unit.no_event",
+            Self::TooLarge { .. } => "unit.too_large",
+            Self::UnknownShard(_) => "unit.unknown_shard",
+            Self::Deadline => "unit.deadline",
+            Self::Unknown(_) => "unit.unknown",
+            Self::Part(_) => "unit.part",
+            Self::Given { code, .. } => code,
+            Self::Decode(error) => error.code(),
+            Self::Directory(_) => "unit.directory",
+            Self::Database(error) => error.code(),
+        }
     }
 
     /// Whether running the unit again, from its load, may well succeed.
@@ -148,6 +184,7 @@ impl UnitError {
 
 impl IntoProblem for UnitError {
     fn into_problem(self) -> Problem {
+        let code = self.code();
         match self {
             Self::IdempotencyMismatch => Problem::of(problem::IDEMPOTENCY_MISMATCH),
             Self::Conflict => Problem::of(problem::CONFLICT).retry_after_secs(1),
@@ -171,9 +208,41 @@ impl IntoProblem for UnitError {
             | Self::NotLoaded { .. }
             | Self::NoEvent
             | Self::Part(_)
-            | Self::Given(_)
+            | Self::Given { .. }
             | Self::Decode(_)
-            | Self::Directory(_) => Problem::of(problem::INTERNAL),
+            | Self::Directory(_) => Problem::of(problem::INTERNAL).because(code),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::ReadError;
+
+    /// Guard: what comes to a 500 says for the log what it was.
+    #[test]
+    fn what_is_a_500_has_a_cause() {
+        let entity = "thing";
+        let member = || DecodeError::Member { table: entity, member: "note" };
+        for (error, cause) in [
+            (UnitError::NoEvent, "unit.no_event"),
+            (UnitError::NotLoaded { entity }, "unit.not_loaded"),
+            (UnitError::UnknownEntity { entity, place: "the shards" }, "unit.unknown_entity"),
+            (UnitError::Part(PartError("too much")), "unit.part"),
+            (UnitError::given("append.unknown_type", PartError("unknown")), "append.unknown_type"),
+            (UnitError::Decode(member()), "entity.member"),
+            (UnitError::Database(DbError::Refused { rule: "none".to_owned(), unique: false }), "refused"),
+        ] {
+            let problem = error.into_problem();
+            assert_eq!((problem.kind(), problem.cause()), (problem::INTERNAL, Some(cause)));
+        }
+        for (error, cause) in [
+            (ReadError::UnknownEntity { entity, place: "the shards" }, "read.unknown_entity"),
+            (ReadError::Decode(member()), "entity.member"),
+        ] {
+            assert_eq!(error.into_problem().cause(), Some(cause));
+        }
+        assert_eq!(UnitError::Conflict.into_problem().cause(), None, "what a caller is told has none");
     }
 }

@@ -60,16 +60,31 @@ pub enum AppendError {
     TooMany,
 }
 
+impl AppendError {
+    /// What it is, as one word for logs; stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoRegistry => "append.no_registry",
+            Self::UnknownType { .. } => "append.unknown_type",
+            Self::Version { .. } => "append.version",
+            Self::Schema { .. } => "append.schema",
+            Self::TooLarge { .. } => "append.too_large",
+            Self::TooMany => "append.too_many",
+        }
+    }
+}
+
 /// Events are the program's own, so one that is refused is a defect of it, whatever the caller sent.
 impl IntoProblem for AppendError {
     fn into_problem(self) -> Problem {
-        Problem::of(problem::INTERNAL)
+        Problem::of(problem::INTERNAL).because(self.code())
     }
 }
 
 impl From<AppendError> for UnitError {
     fn from(error: AppendError) -> Self {
-        Self::given(error)
+        Self::given(error.code(), error)
     }
 }
 
