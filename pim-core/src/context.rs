@@ -1,10 +1,12 @@
 //! The request context: who, which request, which trace, until when. Every data and event call takes it first.
 
+mod key;
 mod layer;
 mod note;
 mod session;
 mod trace;
 
+pub use key::{IdempotencyKey, ParseKeyError};
 pub use layer::{RequestContextLayer, TXN_TOKEN_HEADER, WithContext};
 pub use note::ContextNote;
 pub use session::{SessionContext, SessionError};
@@ -81,7 +83,7 @@ pub struct IdempotencyScope {
 }
 
 impl IdempotencyScope {
-    /// Builds the scope from its parts. `route` is the concrete path, `body` the canonical body.
+    /// Builds the scope from its parts. `route` is the concrete path, `key` that of an [`IdempotencyKey`], `body` the canonical body.
     #[must_use]
     pub fn new(principal: &str, method: &str, route: &str, key: &str, body: &[u8]) -> Self {
         let mut hash = Sha256::new();

@@ -9,8 +9,8 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post, put};
 use axum::{Extension, Json};
-use http::{HeaderMap, HeaderName, StatusCode};
-use pim_core::context::{IdempotencyScope, RequestContext, RequestContextLayer};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use pim_core::context::{IdempotencyKey, IdempotencyScope, RequestContext, RequestContextLayer};
 use pim_core::deadline::DeadlineLayer;
 use pim_core::edge::{EdgeGuardLayer, confidential};
 use pim_core::id::Id;
@@ -101,7 +101,7 @@ async fn lend(
     headers: HeaderMap,
     Json(order): Json<Order>,
 ) -> Result<Response, Refusal> {
-    let cx = keyed(cx, &headers, &format!("/members/{member}/loans"), &order.title)?;
+    let cx = keyed(cx, &headers, &Method::POST, &format!("/members/{member}/loans"), &order.title)?;
     let mut tries = Tries::of(&house.cluster, &cx);
     loop {
         let outcome = lend_once(house.cluster.begin(&cx, member), &permit, member, &order.title).await;
@@ -131,7 +131,7 @@ async fn take_back(
     Extension(permit): Extension<Permit<Write>>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let cx = keyed(cx, &headers, &format!("/members/{member}/loans/{loan}/back"), "")?;
+    let cx = keyed(cx, &headers, &Method::PUT, &format!("/members/{member}/loans/{loan}/back"), "")?;
     let mut tries = Tries::of(&house.cluster, &cx);
     loop {
         let outcome = take_back_once(house.cluster.begin(&cx, member), &permit, loan).await;
@@ -191,36 +191,50 @@ fn seen_by(headers: &HeaderMap) -> Option<ConsistencyToken> {
 }
 
 /// What makes a retry the same request; without it a client that got no answer could lend twice.
-fn keyed(cx: RequestContext, headers: &HeaderMap, route: &str, body: &str) -> Result<RequestContext, Problem> {
-    let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
-    let key = key.ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
+fn keyed(
+    cx: RequestContext,
+    headers: &HeaderMap,
+    method: &Method,
+    route: &str,
+    body: &str,
+) -> Result<RequestContext, Problem> {
+    let key = IdempotencyKey::of(headers)?;
     let who = cx.actor().subject().as_str().to_owned();
-    Ok(cx.with_idempotency(IdempotencyScope::new(&who, "WRITE", route, key, body.as_bytes())))
+    Ok(cx.with_idempotency(IdempotencyScope::new(&who, method.as_str(), route, key.as_str(), body.as_bytes())))
 }
 
 /// What a write comes to: an answer, or a refusal that the rules of the library demand.
-type Decision = Result<(Value, ConsistencyToken), Problem>;
+type Decision = Result<Answer, Problem>;
+
+/// The same for whoever asks first and for whoever asks again.
+struct Answer {
+    status: StatusCode,
+    body: Value,
+    token: ConsistencyToken,
+}
 
 async fn close(mut unit: Unit, loan: &Loan) -> Result<Decision, UnitError> {
-    let answer = json!(loan);
-    unit.answer(StatusCode::OK.as_u16(), &answer);
+    let (status, body) = (StatusCode::OK, json!(loan));
+    unit.answer(status.as_u16(), &body);
     let committed = unit.commit().await?;
-    Ok(Ok((answer, committed.token)))
+    Ok(Ok(Answer { status, body, token: committed.token }))
 }
 
 /// What the caller is told; none when the unit has to run again, because another one of the same member was faster.
 async fn settled(tries: &mut Tries, outcome: Result<Decision, UnitError>) -> Result<Option<Response>, Refusal> {
     match outcome {
-        Ok(decision) => {
-            let (answer, token) = decision?;
-            Ok(Some(answered(answer, &token)))
+        Ok(decision) => Ok(Some(decision?.into_response())),
+        Err(UnitError::Replay(stored)) => {
+            let status = StatusCode::from_u16(stored.status).map_err(|_| Problem::of(problem::INTERNAL))?;
+            Ok(Some(Answer { status, body: stored.body, token: stored.token }.into_response()))
         }
-        Err(UnitError::Replay(stored)) => Ok(Some(answered(stored.body, &stored.token))),
         Err(error) if tries.again(&error).await => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn answered(answer: Value, token: &ConsistencyToken) -> Response {
-    ([(SEEN, token.to_string())], Json(answer)).into_response()
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        (self.status, [(SEEN, self.token.to_string())], Json(self.body)).into_response()
+    }
 }

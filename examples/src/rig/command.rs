@@ -5,7 +5,7 @@ use std::ops::Deref;
 use axum::extract::{FromRequest, Request};
 use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pim_core::context::{IdempotencyScope, RequestContext};
+use pim_core::context::{IdempotencyKey, IdempotencyScope, RequestContext};
 use pim_core::id::Id;
 use pim_core::problem::{self, Problem};
 use pim_core::rbac::{Permit, Write};
@@ -23,7 +23,6 @@ use crate::identifier::{MARK, REAL_IDENTIFIER};
 
 /// Largest body of a write, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-const KEY_LENGTH_MAX: usize = 128;
 
 /// The body of an operation that needs no more than its path; it may be left out.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -120,7 +119,7 @@ async fn read<T: DeserializeOwned, V>(
 ) -> Result<(Command<T>, V), Failure> {
     let caller = Caller::of(request.extensions())?;
     let (head, body) = request.into_parts();
-    let key = idempotency_key(&head.headers)?;
+    let key = IdempotencyKey::of(&head.headers)?;
     let version = version(&head.headers)?;
     let seen = seen_by(&head.headers)?.unwrap_or_default();
     let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
@@ -143,19 +142,9 @@ async fn read<T: DeserializeOwned, V>(
     let canonical = value.to_string();
     let body = serde_json::from_value(value).map_err(|error| explained(&error))?;
     let principal = caller.cx.actor().subject().as_str();
-    let scope = IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), &key, canonical.as_bytes());
+    let scope =
+        IdempotencyScope::new(principal, head.method.as_str(), head.uri.path(), key.as_str(), canonical.as_bytes());
     Ok((Command { cx: caller.cx.with_idempotency(scope), body, seen }, version))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<String, Failure> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return Err(Problem::of(problem::IDEMPOTENCY_KEY_MISSING).into());
-    };
-    let fits = |key: &&str| (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    match value.to_str().ok().filter(fits) {
-        Some(key) => Ok(key.to_owned()),
-        None => Err(Problem::of(problem::IDEMPOTENCY_KEY_INVALID).detail("1 to 128 visible ASCII characters").into()),
-    }
 }
 
 fn version_of(headers: &HeaderMap) -> Result<Option<u64>, Failure> {

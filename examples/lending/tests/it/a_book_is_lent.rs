@@ -63,6 +63,23 @@ async fn from_a_request_to_a_read_model() {
     lends(&Folder::new(), None).await;
 }
 
+/// Guard: `IdempotencyKey`. With no key at all two writes would be one, and the second be answered as if it had been made.
+#[tokio::test]
+async fn a_write_without_a_key_is_not_made() {
+    let (folder, mut registry) = (Folder::new(), SignalRegistry::new());
+    let signals = Signals::bind(&mut registry, &TraceStore::new(1)).unwrap();
+    let (house, _works) = House::open(&folder.0, None, &signals).await.unwrap();
+    let sign_in = SignIn::new().unwrap();
+    let desk = desk::routes(house, &policy().unwrap().into(), sign_in.verifier());
+    let librarian = sign_in.token("u-1", Role::Librarian, None).unwrap();
+    let loans = format!("/members/{}/loans", Id::<Member>::random());
+    for key in ["", "two words"] {
+        let refused = call(&desk, &librarian, ("POST", &loans), key, &json!({"title": "Emma"})).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(json_of(refused).await["type"], "urn:pim:problem:idempotency-key-invalid");
+    }
+}
+
 /// On files, or on the servers of these secrets.
 pub(crate) async fn lends(folder: &Folder, secrets: Option<Arc<dyn Secrets>>) {
     let (mut registry, traces) = (SignalRegistry::new(), TraceStore::new(100));
