@@ -82,7 +82,8 @@ impl RequestContextLayer {
     }
 
     async fn actor(&self, headers: &HeaderMap) -> Result<Actor, Problem> {
-        let token = self.credential.of(headers)?.ok_or_else(|| Problem::of(UNAUTHENTICATED))?;
+        let token = self.credential.of(headers)?;
+        let token = token.ok_or_else(|| Problem::of(UNAUTHENTICATED).detail(self.credential.missing()))?;
         self.verifier.verify(token).await.map_err(|error| error.into_problem())
     }
 
@@ -104,6 +105,13 @@ impl RequestContextLayer {
 }
 
 impl Credential {
+    const fn missing(self) -> &'static str {
+        match self {
+            Self::TxnToken => "there is no token in the header Txn-Token",
+            Self::Bearer => "there is no Bearer token in the header Authorization",
+        }
+    }
+
     /// The token, if there is one; two would let two readers disagree.
     fn of(self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         let name = match self {

@@ -222,7 +222,8 @@ impl<Q: Requirement> RbacLayer<Q> {
     /// An `unauthenticated` problem without an [`Actor`], a `forbidden` one with the reason's code, which is logged too.
     pub fn check(&self, head: &mut Parts) -> Result<(), Problem> {
         let policy = self.policy.as_ref();
-        let actor = head.extensions.get::<Actor>().ok_or_else(|| Problem::of(UNAUTHENTICATED))?;
+        let nobody = || Problem::of(UNAUTHENTICATED).detail("nobody has verified a token before the policy was asked");
+        let actor = head.extensions.get::<Actor>().ok_or_else(nobody)?;
         let required = self.required.of(head);
         let granted = match required {
             Some(Required { action, resource, .. }) => policy.scope(actor, action, resource),

@@ -30,6 +30,9 @@ const FACILITY: Uuid = Uuid::from_u128(7);
 
 type Inner = (Option<Actor>, Option<RequestContext>, Option<Permit<Read>>, Option<Permit<Write>>);
 
+/// A service that takes everything.
+type Inside = tower::util::ServiceFn<fn(Request<()>) -> std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>>;
+
 fn policy() -> Arc<Policy> {
     let builder = Policy::builder(9).permit(R::Keeper, A::Lend, T::Book, Reach::SameFacility);
     Arc::new(builder.permit(R::Reader, A::Look, T::Book, Reach::All).build().unwrap())
@@ -156,6 +159,33 @@ async fn a_bearer_token_read_in_the_programs_own_way() {
     assert_eq!(basic.unwrap_err().1, "unauthenticated");
     let header = through(layer, A::Look, with_token(&scoped)).await;
     assert_eq!(header.unwrap_err().1, "unauthenticated", "only where it belongs");
+}
+
+/// Guard: the details of a 401. Layers that are put together wrongly would refuse everybody without a word.
+#[tokio::test]
+async fn nobody_is_told_where_a_token_was_looked_for() {
+    async fn detail<L>(layer: L) -> String
+    where
+        L: tower::Layer<
+                Inside,
+                Service: tower::Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible>,
+            >,
+        <L::Service as tower::Service<Request<()>>>::Future: Send + 'static,
+    {
+        let inner: Inside = service_fn(|_| std::future::ready(Ok(Response::new(Full::default()))));
+        let app = ServiceBuilder::new().layer(ProblemLayer).layer(layer).service(inner);
+        let response = app.oneshot(Request::builder().uri("/books").body(()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 401);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let document: Value = serde_json::from_slice(&body).unwrap();
+        document["detail"].as_str().unwrap_or_default().to_owned()
+    }
+    let issuer = Issuer::new();
+    let layer = RequestContextLayer::new(ActorVerifier::new::<R>(txn_verifier(&Source::of(issuer.jwks()), &clock())));
+    assert_eq!(detail(layer.clone()).await, "there is no token in the header Txn-Token");
+    assert_eq!(detail(layer.bearer()).await, "there is no Bearer token in the header Authorization");
+    let rbac = RbacLayer::new(policy()).require(A::Look, T::Book);
+    assert_eq!(detail(rbac).await, "nobody has verified a token before the policy was asked");
 }
 
 #[tokio::test]
