@@ -15,6 +15,8 @@ const KEPT_MAX: usize = 100;
 /// How often it is looked whether somebody is at an attempt, and for how long whoever looks at the list is waited for each time.
 const LOOKS_MAX: u32 = 20;
 const LOOK_LASTS: Duration = Duration::from_millis(5);
+/// How often a file is read that makes no sense.
+const READS_MAX: u32 = 20;
 /// What became of one whose process has ended and that says nothing.
 const BROKEN_OFF: &str = "it was broken off: whoever took it has ended";
 
@@ -103,17 +105,27 @@ pub(super) fn unfinished(backups: &Path) -> Vec<Unfinished> {
             let name = entry.file_name().into_string().ok()?;
             let file = File::open(entry.path()).ok()?;
             let is_at_it = file.try_lock_shared().is_err();
-            let text = fs::read_to_string(entry.path()).ok()?;
-            if text.is_empty() {
-                // Nothing was made of it yet, nor is it when whoever made the file has ended since.
-                return None;
-            }
-            let told: Option<Told> = serde_json::from_str(&text).ok();
+            let told = read(&entry.path())?;
             let began_at = told.as_ref().map_or(Timestamp::from_micros(0), |told| told.began_at);
             let reason = told.and_then(|told| told.reason).unwrap_or_else(|| BROKEN_OFF.to_owned());
             Some(Unfinished { name, began_at, reason: (!is_at_it).then_some(reason) })
         })
         .collect()
+}
+
+/// What a file says; none where it says nothing, which nothing was made of yet. One that is being written over may be read half and
+/// half, and is read again; it stays unreadable when whoever wrote it ended in between.
+fn read(place: &Path) -> Option<Option<Told>> {
+    for _read in 0..READS_MAX {
+        let text = fs::read_to_string(place).ok()?;
+        if text.is_empty() {
+            return None;
+        }
+        if let Ok(told) = serde_json::from_str(&text) {
+            return Some(Some(told));
+        }
+    }
+    Some(None)
 }
 
 fn forget_oldest(backups: &Path) {
