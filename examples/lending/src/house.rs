@@ -1,4 +1,4 @@
-//! The stores of the library, and what runs beside the desk: relay and projections.
+//! The stores of the library, and what runs beside the desk: relay, projections and upkeep.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,15 +11,17 @@ use pim_data::backend::{Secrets, ServerSettings};
 use pim_data::cluster::{Cluster, ClusterSettings, Servers};
 use pim_data::schema::Schema;
 use pim_data::signals::DataSignals;
-use pim_events::signals::EventSignals;
+use pim_events::signals::{EventSignals, Watch, WatchSettings};
 use pim_events::{
     BusSettings, ConsumerSettings, EmbeddedBus, EventsExt as _, Projection, ProjectionRunner, Publisher, ReadStore,
-    Registry, Relay, RelaySettings,
+    Registry, Relay, RelaySettings, Retention, RetentionSettings,
 };
 use pim_telemetry::trace::TraceStore;
+use tokio::sync::watch;
 
 use crate::loan::{Loan, LoanMoved};
 use crate::shelf::AtHome;
+use crate::upkeep::Upkeep;
 
 /// Everything that the desk needs. Clones share it.
 #[derive(Clone, Debug)]
@@ -35,6 +37,7 @@ pub struct House {
 pub struct Works {
     relay: Relay,
     projections: ProjectionRunner,
+    upkeep: Upkeep,
 }
 
 /// What the crates tell of themselves, bound once in a program.
@@ -92,14 +95,33 @@ impl House {
         let relay = Relay::new(&cluster, &publisher, &relaying)?.with_signals(&signals.events);
         let consuming = ConsumerSettings { spans, ..ConsumerSettings::default() };
         let models: Vec<Arc<dyn Projection>> = vec![Arc::new(AtHome)];
-        let projections = ProjectionRunner::open(&shelf, Arc::new(bus), &registry, models, &consuming).await?;
-        Ok((Self { cluster, shelf }, Works { relay, projections }))
+        let subscriber = Arc::new(bus.clone());
+        let projections = ProjectionRunner::open(&shelf, subscriber.clone(), &registry, models, &consuming).await?;
+        let (looks, keeps, clock) = (WatchSettings::default(), RetentionSettings::default(), Clock::system());
+        let upkeep = Upkeep {
+            cluster: cluster.clone(),
+            watches: [
+                Watch::of_outboxes(&cluster, clock.clone(), &signals.events, &looks),
+                Watch::of_consumers(&shelf, subscriber, &signals.events, &looks),
+            ],
+            retentions: [
+                Retention::of_outboxes(&cluster, clock, &keeps)?.with_signals(&signals.events),
+                Retention::of_log(&bus, &shelf, &keeps)?,
+            ],
+        };
+        Ok((Self { cluster, shelf }, Works { relay, projections, upkeep }))
     }
 }
 
 impl Works {
-    /// Brings facts to the bus until `relay` is ready, and from there into the read models until `projections` is.
+    /// Brings facts to the bus until `relay` is ready, and from there into the read models until `projections` is. Upkeep ends with
+    /// the last of them.
     pub async fn run(self, relay: impl Future<Output = ()>, projections: impl Future<Output = ()>) {
-        tokio::join!(self.relay.run(relay), self.projections.run(projections));
+        let (over, is_over) = watch::channel(false);
+        let facts = async {
+            tokio::join!(self.relay.run(relay), self.projections.run(projections));
+            over.send_replace(true);
+        };
+        tokio::join!(facts, self.upkeep.run(is_over));
     }
 }

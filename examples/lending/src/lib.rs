@@ -6,3 +6,4 @@ pub mod house;
 pub mod loan;
 pub mod shelf;
 pub mod sign_in;
+pub mod upkeep;

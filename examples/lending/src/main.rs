@@ -1,4 +1,4 @@
-//! Opens the library in a temporary folder, or on the servers that `LENDING_SECRETS` has connection strings of, lends until Ctrl-C, and says what its telemetry came to.
+//! Opens the library in a temporary folder, or on the servers that `LENDING_SECRETS` has connection strings of, lends until Ctrl-C or SIGTERM, and says what its telemetry came to.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use pim_lending::sign_in::SignIn;
 use pim_telemetry::Telemetry;
 use pim_telemetry::exposition::{Format, render};
 use pim_telemetry::trace::TraceStore;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 async fn metrics(State(told): State<Arc<(SignalRegistry, TraceStore)>>, headers: HeaderMap) -> impl IntoResponse {
@@ -40,6 +41,15 @@ async fn main() -> ExitCode {
             eprintln!("{}", reasons(&*error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// By a person at the terminal, or by whoever runs services.
+async fn told_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
     }
 }
 
@@ -72,7 +82,7 @@ async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let serving = Door::default().serve(listener, desk.merge(shown), stopped());
     let waiting = async {
-        let outcome = tokio::signal::ctrl_c().await;
+        let outcome = told_to_end().await;
         stopper.send_replace(true);
         outcome
     };

@@ -3,6 +3,7 @@
 mod a_book_is_lent;
 mod a_list_goes_to_its_end;
 mod the_door_closes;
+mod upkeep_is_done;
 
 #[cfg(feature = "postgres")]
 #[expect(dead_code, reason = "the suites that it is from need more of it")]
