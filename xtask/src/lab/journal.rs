@@ -88,7 +88,7 @@ pub(super) fn folder() -> PathBuf {
     NAMED.get().cloned().unwrap_or_else(|| target_dir().join("lab"))
 }
 
-/// Keeps everybody else from starting or stopping a lab in this folder, for as long as the value lives. The folder itself is
+/// Keeps everybody else from starting or stopping a lab, or servers, in this folder, for as long as the value lives. The folder itself is
 /// locked, so that nothing is left in it. None where there is no folder, and nothing to stop.
 pub(super) fn claim() -> Result<Option<File>> {
     let folder = folder();

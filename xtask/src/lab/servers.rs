@@ -45,10 +45,21 @@ impl ServersVerb {
     pub(super) fn changes_shards(&self) -> bool {
         matches!(self, Self::Add | Self::Remove)
     }
+
+    /// Whether it leaves all servers as they are.
+    fn only_looks(&self) -> bool {
+        matches!(self, Self::Status)
+    }
 }
 
 /// Runs one verb.
 pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
+    if matches!(verb, ServersVerb::Up { .. }) {
+        // What is not there cannot be claimed.
+        fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
+    }
+    // Taken here, and not below: `lab up` and `lab down` hold it when they make or remove servers.
+    let _claim = if verb.only_looks() { None } else { journal::claim()? };
     match verb {
         ServersVerb::Up { shards } => up(*shards, json),
         ServersVerb::Add => growth::add(json),

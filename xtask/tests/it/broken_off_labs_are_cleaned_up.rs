@@ -156,7 +156,9 @@ fn and_not_while_somebody_is_at_it() {
     let folder = Folder::new("claimed");
     let claim = File::open(folder.path()).unwrap();
     claim.lock().unwrap();
-    for verb in [&["up"][..], &["up", "--mode", "process"], &["down"]] {
+    let servers = ["down", "add", "remove", "up"].map(|verb| ["servers", verb]);
+    let lab = [&["up"][..], &["up", "--mode", "process"], &["down"]];
+    for verb in lab.into_iter().chain(servers.iter().map(|verb| &verb[..])) {
         let refused = xtask(&[&["lab", "--folder", &folder.join("")], verb].concat());
         assert_eq!((refused.code, refused.err.contains("starting or stopping")), (Some(3), true), "{refused:?}");
     }
