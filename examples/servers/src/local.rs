@@ -361,7 +361,7 @@ impl LocalServer {
 
     fn signal(&self, signal: &str, pids: &[u32]) -> Result<(), LocalError> {
         // A session may end by itself meanwhile; whether the signal had its effect is what callers wait for.
-        signal::send(signal, pids).map_err(self.in_its_folder())
+        signal::send(signal, pids).map(drop).map_err(self.in_its_folder())
     }
 
     fn wait_until(&self, what: &'static str, holds: impl FnMut() -> bool) -> Result<(), LocalError> {

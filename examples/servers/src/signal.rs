@@ -1,16 +1,19 @@
 //! Signals to processes, also where no `kill` is installed: a slim Debian has none but that of its shell.
 
 use std::io;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// Sends a signal such as `-TERM` to all of them. Whoever has ended meanwhile is passed over.
 ///
+/// Of a single one the status says whether it was told; of several, shells differ. Who has ended was not, nor was whoever is
+/// somebody else's: only the caller can tell these apart.
+///
 /// # Errors
 /// When no shell can be started: then nobody was told anything.
-pub fn send(signal: &str, pids: &[u32]) -> io::Result<()> {
+pub fn send(signal: &str, pids: &[u32]) -> io::Result<ExitStatus> {
     let mut kill = Command::new("/bin/sh");
     kill.args(["-c", r#"kill "$@""#, "kill", signal]).args(pids.iter().map(u32::to_string));
-    kill.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+    kill.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
 }
 
 #[cfg(test)]
@@ -27,5 +30,6 @@ mod tests {
         gone.kill().and_then(|()| gone.wait()).expect("ends");
         send("-TERM", &[gone.id(), there.id()]).expect("a shell");
         assert_eq!(there.wait().expect("ends").signal(), Some(15));
+        assert!(!send("-TERM", &[gone.id()]).expect("a shell").success(), "nobody was told");
     }
 }

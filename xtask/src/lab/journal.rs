@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pim_servers::signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,13 +73,18 @@ impl Running {
     /// Sends a signal, if it is running.
     ///
     /// # Errors
-    /// When nobody can be told anything; whoever has ended meanwhile is none.
+    /// When it cannot be told anything, as where it is another user's; to have ended meanwhile is no error.
     pub(super) fn signal(&self, signal: &str) -> Result<()> {
         if !self.is_alive() {
             return Ok(());
         }
-        signal::send(signal, &[self.pid])
-            .with_context(|| format!("cannot send {signal} to {} ({})", self.name, self.pid))
+        let failed = || format!("cannot send {signal} to {} (process {})", self.name, self.pid);
+        let status = signal::send(signal, &[self.pid]).with_context(failed)?;
+        // Looked at once more behind it: whoever ended in between could not be told either.
+        if !status.success() && self.is_alive() {
+            bail!("{}: `kill` ended with {status}; is it another user's?", failed());
+        }
+        Ok(())
     }
 }
 
@@ -290,8 +295,24 @@ fn entry(line: &str) -> Value {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
 
-    use super::replace;
+    use super::{Running, replace};
+
+    /// Guard: who was told nothing is not waited for as if it would end.
+    #[test]
+    fn a_signal_that_cannot_be_sent_is_an_error() {
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("starts");
+        let running = Running::of("patient-service", child.id()).expect("runs");
+        // Whoever runs tests may be root, whose signals are all permitted: the shell refuses this one.
+        let failed = running.signal("-NONE_SUCH").map_err(|error| format!("{error:#}"));
+        let ends = running.signal("-KILL");
+        child.wait().expect("ends");
+        let sentence = failed.expect_err("nobody was told");
+        assert!(sentence.contains("patient-service") && sentence.contains(&running.pid.to_string()), "{sentence}");
+        ends.expect("was told");
+        running.signal("-TERM").expect("has ended, and needs none");
+    }
 
     /// Guard: what could not be written whole leaves what was there before.
     #[test]

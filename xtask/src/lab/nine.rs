@@ -360,7 +360,9 @@ fn stop_within(
     let mut last = Vec::new();
     for (signal, patience) in signals {
         last = programs.iter().filter(|program| program.is_alive()).map(|program| program.name.clone()).collect();
-        programs.iter().try_for_each(|program| send(program, signal))?;
+        // Everybody, also where one cannot be told.
+        let told: Vec<_> = programs.iter().map(|program| send(program, signal)).collect();
+        told.into_iter().collect::<Result<()>>()?;
         let give_up = Instant::now() + patience;
         while programs.iter().any(|program| program.is_alive()) && Instant::now() < give_up {
             pause();
