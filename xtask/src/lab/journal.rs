@@ -114,7 +114,12 @@ pub(super) fn claim() -> Result<Option<File>> {
 
 /// What a lab of several programs makes; it goes with the lab.
 pub(super) fn process_folder() -> PathBuf {
-    folder().join("process")
+    process_folder_in(&folder())
+}
+
+/// The same of another lab's folder.
+pub(super) fn process_folder_in(folder: &Path) -> PathBuf {
+    folder.join("process")
 }
 
 /// Standard output of `services --json`.

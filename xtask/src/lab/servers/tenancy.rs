@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use pim_servers::fleet::Fleet;
 
+use super::super::journal;
 use super::failed;
 use crate::exit::Failure;
 
@@ -22,7 +23,9 @@ pub(super) fn refuse_others(fleet: &Fleet, folder: &Path) -> Result<()> {
         if running.is_empty() { "are a lab's".to_owned() } else { format!("run already: {}", running.join(", ")) };
     let fix = match tenant {
         Some(lab) => {
-            format!("they are those of the lab in {0}: `cargo xtask lab --folder {0} down` stops it", lab.display())
+            // Whoever was broken off before the programs came has servers alone, and `lab down` finds nothing there.
+            let verb = if journal::process_folder_in(&lab).exists() { "down" } else { "servers down" };
+            format!("they are those of the lab in {0}: `cargo xtask lab --folder {0} {verb}` stops it", lab.display())
         }
         None => "no lab is known to have started them: stop them first, with `pg_ctl stop`".to_owned(),
     };
