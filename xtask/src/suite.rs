@@ -6,7 +6,7 @@ mod forgotten;
 
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use clap::{Args, ValueEnum};
 use pim_servers::programs::Programs;
 use pim_servers::shared::{POSTGRES_VARIABLE, REQUIRE_VARIABLE, docker_answers};
@@ -332,7 +332,7 @@ impl Run<'_> {
         } else {
             outcomes.push(forgotten::refuse(&of_workspace, on_servers.as_ref(), SUITES));
         }
-        outcomes.into_iter().collect()
+        first_of(outcomes, |error| eprintln!("error: {error:#}"))
     }
 
     fn suites(&self, of: Of, built: &Built) -> Vec<Result<()>> {
@@ -365,6 +365,14 @@ impl Run<'_> {
     }
 }
 
+/// The first failure, which ends the run. The others are told: one test that is red must not hide which are run by nobody.
+fn first_of(outcomes: Vec<Result<()>>, tell: impl FnMut(Error)) -> Result<()> {
+    let mut failures = outcomes.into_iter().filter_map(Result::err);
+    let first = failures.next();
+    failures.for_each(tell);
+    first.map_or(Ok(()), Err)
+}
+
 impl Suite {
     /// What its programs are told; none but the tests of this name, where somebody asked for one.
     fn arguments<'a>(&self, filter: Option<&'a str>) -> Vec<&'a str> {
@@ -380,5 +388,22 @@ impl Suite {
         }
         let setting = run.is_container_required.then(|| (REQUIRE_VARIABLE, "docker".to_owned()));
         built.run(self.package, &arguments, setting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: what was found behind the first failure is not kept to itself.
+    #[test]
+    fn every_failure_of_a_run_is_told() {
+        let failing = |what: &'static str| Err(anyhow!(what));
+        let mut told = Vec::new();
+        let outcome =
+            first_of(vec![Ok(()), failing("a test"), Ok(()), failing("forgotten")], |it| told.push(it.to_string()));
+        assert_eq!(outcome.expect_err("two have failed").to_string(), "a test");
+        assert_eq!(told, ["forgotten"]);
+        first_of(vec![Ok(())], |it| panic!("{it}")).expect("none has failed");
     }
 }
