@@ -91,9 +91,11 @@ impl Attempt {
 
     fn tell(&self) -> io::Result<()> {
         let mut file = &self.file;
-        file.set_len(0)?;
+        let text = serde_json::to_string(&self.told)?;
+        // Cut last: one that was told of once is never empty, which would be no attempt, also where the disk is full.
         file.rewind()?;
-        file.write_all(serde_json::to_string(&self.told)?.as_bytes())
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
     }
 }
 
@@ -134,5 +136,37 @@ fn forget_oldest(backups: &Path) {
     all.sort_by_key(|attempt| std::cmp::Reverse(attempt.began_at));
     for old in all.iter().skip(KEPT_MAX) {
         let _gone_already = fs::remove_file(backups.join(FOLDER).join(&old.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: whoever is ended between two steps of telling, or finds the disk full, has told before.
+    #[test]
+    fn one_that_was_told_of_is_never_empty() {
+        let backups = std::env::temp_dir().join(format!("pim-told-{}", uuid::Uuid::new_v4()));
+        let mut attempt = Attempt::begin_now(&backups, "one", Timestamp::from_micros(1)).unwrap().unwrap();
+        let place = attempt.place.clone();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let empty = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let is_empty = || fs::metadata(&place).unwrap().len() == 0;
+                let looks = std::iter::repeat_with(is_empty);
+                let until_over = looks.take_while(|_| !is_over.load(std::sync::atomic::Ordering::Relaxed));
+                until_over.filter(|is_empty| *is_empty).count()
+            });
+            for number in 0..20_000_usize {
+                attempt.told.reason = Some("x".repeat(number % 50));
+                attempt.tell().unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            looking.join().unwrap()
+        });
+        assert_eq!(empty, 0);
+        let told = read(&place).unwrap().unwrap();
+        assert_eq!(told.reason.map(|reason| reason.len()), Some(19_999 % 50));
+        fs::remove_dir_all(backups).unwrap();
     }
 }

@@ -64,9 +64,11 @@ impl Attempt {
 
     fn tell(&self, reason: Option<&str>) -> io::Result<()> {
         let mut file = &self.file;
-        file.set_len(0)?;
+        let text = json!({"began_at": self.began_at.to_string(), "reason": reason}).to_string();
+        // Cut last: where the disk is full, what was told before is not gone.
         file.rewind()?;
-        file.write_all(json!({"began_at": self.began_at.to_string(), "reason": reason}).to_string().as_bytes())
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
     }
 }
 
