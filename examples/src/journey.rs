@@ -3,6 +3,7 @@
 mod collect;
 mod draw;
 mod programs;
+mod quiet;
 
 pub use collect::{JourneyError, Journeys};
 pub use draw::{as_mermaid, as_text};
@@ -22,7 +23,7 @@ pub enum HopState {
     Pending,
     /// Held for its key.
     DeadLettered,
-    /// Not to be found although nothing is on its way.
+    /// Not to be found, twice, although nothing is on its way.
     Lost,
     /// The program that would know does not answer.
     Unknown,

@@ -2,8 +2,6 @@
 
 mod comparison;
 
-pub(crate) use comparison::is_quiet;
-
 #[cfg(test)]
 mod tests;
 

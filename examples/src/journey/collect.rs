@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::FromRef;
 use http::HeaderValue;
@@ -17,17 +16,15 @@ use pim_telemetry::trace::SpanLine;
 use uuid::Uuid;
 
 use super::programs::{Programs, Sought};
+use super::quiet::{Reader, is_quiet};
 use super::{Hop, HopState, Journey, Stage};
 use crate::client::Client;
 use crate::operations::{Trail, TrailError};
 use crate::projections::{self, Hop as Applied, QueryError, hops_of};
 use crate::rig::Failure;
-use crate::runs;
 use crate::workers::{Stores, commands};
 
 const JOURNEY: FanOut = FanOut::because("journey");
-/// How long it is looked whether anything is on its way; who does not say so in time may be at it.
-const QUIET_WITHIN: Duration = Duration::from_millis(500);
 /// Most pages of records that a journey tells of; a longer one is not complete.
 const TRAIL_PAGES_MAX: usize = 4;
 
@@ -72,18 +69,19 @@ pub struct Journeys {
 /// Who acts on events: a read model or a command.
 struct Consumer {
     name: &'static str,
+    topic: &'static str,
     stage: Stage,
     handles: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 fn consumers() -> Vec<Consumer> {
     let models = projections::all().into_iter().map(|model| {
-        let (name, handles) = (model.name(), Arc::clone(&model));
-        Consumer { name, stage: Stage::Apply, handles: Box::new(move |event| handles.handles(event)) }
+        let (name, topic, handles) = (model.name(), model.topic(), Arc::clone(&model));
+        Consumer { name, topic, stage: Stage::Apply, handles: Box::new(move |event| handles.handles(event)) }
     });
     let commands = commands().into_iter().map(|command| {
-        let (name, handles) = (command.name(), Arc::clone(&command));
-        Consumer { name, stage: Stage::Command, handles: Box::new(move |event| handles.handles(event)) }
+        let (name, topic, handles) = (command.name(), command.topic(), Arc::clone(&command));
+        Consumer { name, topic, stage: Stage::Command, handles: Box::new(move |event| handles.handles(event)) }
     });
     models.chain(commands).collect()
 }
@@ -165,14 +163,15 @@ impl Journeys {
         let hops = self.event_hops(audit, &applied, spans).await?;
         // Behind so many events a read model is not asked what it knows.
         let is_whole = applied.len() < projections::HOPS_MAX;
-        let is_there = hops.iter().all(|hop| hop.state != HopState::Pending);
-        if is_there || !is_whole || !runs::is_quiet(&self.stores, QUIET_WITHIN).await {
+        let sought: BTreeSet<Sighting> = pending(&hops).collect();
+        let readers: Vec<Reader> = consumers().iter().map(|consumer| (consumer.name, consumer.topic)).collect();
+        if sought.is_empty() || !is_whole || !is_quiet(&self.stores, &readers).await {
             return Ok(hops);
         }
         // What had committed before nothing was on its way any more is there from then on, or does not come.
         let applied = hops_of(&self.stores.reads, request).await?;
         let mut hops = self.event_hops(audit, &applied, spans).await?;
-        hops.iter_mut().filter(|hop| hop.state == HopState::Pending).for_each(|hop| hop.state = HopState::Lost);
+        give_up(&mut hops, &sought);
         Ok(hops)
     }
 
@@ -236,6 +235,23 @@ impl Journeys {
         }
         Ok(hops)
     }
+}
+
+/// What tells a hop of an event from others.
+type Sighting = (Uuid, Option<u64>, u8, String);
+
+fn sighting(hop: &Hop) -> Sighting {
+    (hop.home, hop.n, hop.stage as u8, hop.what.clone())
+}
+
+fn pending(hops: &[Hop]) -> impl Iterator<Item = Sighting> {
+    hops.iter().filter(|hop| hop.state == HopState::Pending).map(sighting)
+}
+
+/// What is still pending is lost if it was sought before. What was not may have committed since then, and be on its way.
+fn give_up(hops: &mut [Hop], sought: &BTreeSet<Sighting>) {
+    let still = hops.iter_mut().filter(|hop| hop.state == HopState::Pending);
+    still.filter(|hop| sought.contains(&sighting(hop))).for_each(|hop| hop.state = HopState::Lost);
 }
 
 /// When a consumer was done with an event, as it remembers itself or as the read model noted.
@@ -310,4 +326,37 @@ fn hop(stage: Stage, what: String, home: Uuid, n: u64, at: Option<Timestamp>) ->
 
 fn uuid_of(entry: &AuditEntry, member: &str) -> Option<Uuid> {
     entry.body[member].as_str().and_then(|text| Uuid::try_parse(text).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: what came while it was looked whether anything is on its way is on its way.
+    #[test]
+    fn only_what_was_missing_before_is_lost() {
+        let at = |n: u64, stage: Stage, what: &str, state: HopState| {
+            let hop = hop(stage, what.to_owned(), Uuid::nil(), n, None);
+            Hop { state, ..hop }
+        };
+        let pending_at = |n, stage, what| at(n, stage, what, HopState::Pending);
+        let before = [
+            at(1, Stage::Apply, "a", HopState::Ok),
+            pending_at(1, Stage::Apply, "b"),
+            pending_at(1, Stage::Publish, "event"),
+            pending_at(2, Stage::Apply, "a"),
+        ];
+        let sought = pending(&before).collect();
+        let mut after = [
+            pending_at(1, Stage::Apply, "b"),
+            pending_at(1, Stage::Publish, "event"),
+            at(2, Stage::Apply, "a", HopState::Ok),
+            pending_at(2, Stage::Apply, "b"),
+            pending_at(3, Stage::Apply, "b"),
+            pending_at(1, Stage::Command, "b"),
+        ];
+        give_up(&mut after, &sought);
+        let lost = after.map(|hop| hop.state == HopState::Lost);
+        assert_eq!(lost, [true, true, false, false, false, false]);
+    }
 }

@@ -58,13 +58,6 @@ impl Rest {
     }
 }
 
-/// Whether nothing is on its way: no outbox has anything to send, and no consumer anything to read. No, when somebody does not
-/// say so in time.
-pub(crate) async fn is_quiet(stores: &Stores, within: Duration) -> bool {
-    let rest = tokio::time::timeout(within, Rest::of(stores)).await;
-    matches!(rest, Ok(Ok(rest)) if rest.is_quiet())
-}
-
 /// Compares them, `between` any two looks, so many keys at once.
 ///
 /// What a read model knew before shards said what they gave out can only be more when something was applied twice. What they
