@@ -50,10 +50,11 @@ async fn open(ensemble: &Ensemble) -> Cluster {
     Cluster::open(two_shards(ensemble), schema()).await.expect("opens")
 }
 
-/// A new account on a shard.
+/// A new account on a shard, whose writes need another lane than the first, which is held by hand.
 async fn register_on(cluster: &Cluster, shard: ShardId) -> Id<Customer> {
     let mut account = Account::new(Id::random());
-    while cluster.router().route(&account.id).shard != shard {
+    let is_first = |account: &Account| account.id.bucket().get() % 64 == 0;
+    while cluster.router().route(&account.id).shard != shard || is_first(&account) {
         account = Account::new(Id::random());
     }
     let mut unit = cluster.begin(&request(PATIENCE), account.id);
