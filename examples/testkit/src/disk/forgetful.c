@@ -1,12 +1,13 @@
 /* Preloaded into a program: keeps an image of what the program has synced of its files below one folder, so that a power cut
  * can be had at any instant by killing the program and going on from the image.
  *
- * A write changes the real file and is remembered. A sync of a file copies what was remembered when it began into the image, a
- * sync of a folder copies its list of names. Nothing else reaches the image. The device itself is never asked to sync.
+ * A write changes the real file and is remembered. A sync of a file copies the places that were written when it began into the
+ * image, with what is there when it ends; a sync of a folder copies its list of names. Nothing else reaches the image. The device itself is never asked to sync.
  *
  *   FORGETFUL_ROOT     the folder, without symbolic links
  *   FORGETFUL_IMAGE    its image: files/<inode> are contents, folders/<inode> are lists of "type inode name"
  *   FORGETFUL_SYNC_US  how long a sync takes at least, in microseconds
+ *   FORGETFUL_MARK     a file that is made when a sync of a file has begun, if that is asked for
  *
  * What the image cannot follow ends the program: a shared writable mapping of a file below the folder, unless it is an index
  * of a write-ahead log (-shm), which no power cut survives anyway.
@@ -52,7 +53,7 @@ struct file {
     struct written syncing; /* before, by those that have not ended */
 };
 
-static const char *root, *image_folder;
+static const char *root, *image_folder, *mark;
 static size_t root_length;
 static useconds_t sync_us;
 static struct file *files[FILES_MAX];
@@ -67,6 +68,7 @@ static void give_up(const char *why, const char *what) {
 __attribute__((constructor)) static void begin(void) {
     const char *microseconds = getenv("FORGETFUL_SYNC_US");
     image_folder = getenv("FORGETFUL_IMAGE");
+    mark = getenv("FORGETFUL_MARK");
     sync_us = microseconds ? (useconds_t)strtoul(microseconds, NULL, 10) : 0;
     root = image_folder ? getenv("FORGETFUL_ROOT") : NULL;
     root_length = root ? strlen(root) : 0;
@@ -190,6 +192,7 @@ static int sync_any(int fd, long real) {
     struct file *file = S_ISDIR(is.st_mode) ? NULL : known(fd, &is);
     if (file) begin_sync(file);
     pthread_mutex_unlock(&lock);
+    if (file && mark) close(open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     if (sync_us) usleep(sync_us);
     pthread_mutex_lock(&lock);
     if (file) end_sync(file);

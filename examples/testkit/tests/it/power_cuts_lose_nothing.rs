@@ -116,15 +116,17 @@ fn the_disk_forgets_what_was_not_synced_and_nothing_else() {
 fn what_is_written_while_a_sync_runs_is_none_of_it() {
     let mut disk = Disk::new(300_000).unwrap();
     let file = disk.root().join("file");
-    let mut child = Command::new(std::env::current_exe().unwrap());
+    let (mut child, marks) = (Command::new(std::env::current_exe().unwrap()), Folder::new("marks").unwrap());
+    child.env(MARK, marks.path().join("begun"));
     child.args(["--exact", "power_cuts_lose_nothing::a_child_writes_while_it_syncs"]).env(SYNCED, &file);
     assert!(child.envs(disk.environment()).output().unwrap().status.success());
     disk.lose_power(Unsynced::Lost).unwrap();
     assert_eq!(length(&file), Some(1000));
 }
 
-/// Tells the child which file.
+/// Tells the child which file, and the disk where to say that a sync has begun.
 const SYNCED: &str = "LAB_TEST_SYNCED";
+const MARK: &str = "FORGETFUL_MARK";
 
 /// The child of the test above; does nothing when nobody asks for it.
 #[tokio::test]
@@ -134,7 +136,10 @@ async fn a_child_writes_while_it_syncs() {
     file.write_all(&[1; 1000]).unwrap();
     let synced = file.try_clone().unwrap();
     let syncing = std::thread::spawn(move || synced.sync_data().unwrap());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = PathBuf::from(std::env::var_os(MARK).unwrap());
+    while !begun.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     file.write_all(&[2; 1000]).unwrap();
     syncing.join().unwrap();
     File::open(path.parent().unwrap()).unwrap().sync_all().unwrap();

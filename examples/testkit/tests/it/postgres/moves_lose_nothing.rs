@@ -146,7 +146,8 @@ impl Ground {
                 busy.script(&hold).await.expect("locks");
                 let giver = self.databases.superuser(&format!("shard-{}", planned.source)).await;
                 has_given(&giver, planned.buckets[0]).await;
-                Some(busy)
+                takes(&taker, 1).await;
+                Some((taker, busy))
             }
         };
         let flying = match death {
@@ -155,8 +156,8 @@ impl Ground {
             Death::At(_) | Death::BetweenGiverAndTaker => workload.departure().await,
         };
         carrier.kill().await;
-        if let Some(busy) = taker {
-            self.cut_off(planned).await;
+        if let Some((taker, busy)) = taker {
+            cut_off(&taker, planned).await;
             busy.rollback().await.expect("lets go");
         }
         let left = self.mover.find(planned.id).await.expect("reads").step;
@@ -169,31 +170,30 @@ impl Ground {
     }
 }
 
-impl Ground {
-    /// The mover's call at the taker is under way in the server when its process has gone: it would take once it may.
-    async fn cut_off(&self, planned: &MoveRecord) {
-        let taker = self.databases.superuser(&format!("shard-{}", planned.target)).await;
-        let asked = |text: String| Statement::of(SqlPair::generated(text));
-        let waits = "FROM pg_locks WHERE locktype = 'advisory' AND classid = 7461 AND NOT granted";
-        let ended = format!("SELECT count(pg_terminate_backend(pid)) {waits}");
-        let rows = taker.query(asked(ended)).await.expect("ends it");
-        assert_eq!(rows[0].count(0).expect("a number"), 1, "the taker's fence waited");
-        let give_up = Instant::now() + Duration::from_secs(60);
-        while taker.query(asked(format!("SELECT count(*) {waits}"))).await.expect("reads")[0]
-            .count(0)
-            .expect("a number")
-            > 0
-        {
-            assert!(Instant::now() < give_up, "the taker's call does not end");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+/// The mover's call at the taker is under way in the server when its process has gone: it would take once it may.
+async fn cut_off(taker: &Db, planned: &MoveRecord) {
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pim_take%'";
+    taker.query(Statement::of(SqlPair::generated(ended.to_owned()))).await.expect("ends it");
+    takes(taker, 0).await;
+    let bucket = planned.buckets[0];
+    let taken = format!("SELECT count(*) FROM pim_bucket_owned WHERE bucket = {bucket} AND state = 'owned'");
+    let rows = taker.query(Statement::of(SqlPair::generated(taken))).await.expect("reads");
+    assert_eq!(rows[0].count(0).expect("a number"), 0, "nobody has taken");
+}
+
+/// Until so many calls wait there to take buckets.
+async fn takes(taker: &Db, calls: u64) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                   AND query LIKE '%pim_take%' AND state = 'active' AND wait_event_type = 'Lock'";
+    loop {
+        let rows = taker.query(Statement::of(SqlPair::generated(waiting.to_owned()))).await.expect("reads");
+        if rows[0].count(0).expect("a number") == calls {
+            return;
         }
-        let bucket = planned.buckets[0];
-        let taken = format!("SELECT count(*) FROM pim_bucket_owned WHERE bucket = {bucket} AND state = 'owned'");
-        assert_eq!(
-            taker.query(asked(taken)).await.expect("reads")[0].count(0).expect("a number"),
-            0,
-            "nobody has taken"
-        );
+        assert!(Instant::now() < give_up, "not {calls} calls wait for the taker's fence");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
