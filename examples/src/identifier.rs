@@ -104,8 +104,7 @@ fn join(first: &str, second: &str) -> bool {
 
 /// So do slashes and brackets.
 fn join_without_spaces(first: &str, second: &str) -> bool {
-    let is_wide = |c| matches!(c, '\u{ff0f}' | '\u{ff08}' | '\u{ff09}');
-    let fits = |c| is_mark(c) || is_wide(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
+    let fits = |c| is_mark(c) || matches!(c, '/' | '\\' | '(' | ')' | '[' | ']' | '{' | '}');
     is_of(first, fits) && is_of(second, fits)
 }
 
@@ -193,6 +192,9 @@ mod tests {
             "\u{661}\u{662}\u{663}-\u{664}\u{665}-\u{666}\u{667}\u{668}\u{669}",
             "ssn \u{967}23\u{ff14}5678\u{1d7d7}.",
             "npi \u{ff11}234567893",
+            "123\u{ff1a}45\u{ff1a}6789",
+            "\u{ff3b}123\u{ff3d} \u{ff3b}45\u{ff3d} \u{ff3b}6789\u{ff3d}",
+            "\u{16d71}\u{16132}3-45-6789",
         ] {
             assert!(could_be_real(text), "{text}");
         }
@@ -220,6 +222,7 @@ mod tests {
             "110,98,1200",
             "120/80 4500",
             "BP 120/80(1430)",
+            "BP 120\u{ff0f}80(1430)",
             "120/80-1345",
             "120:80:2026",
             "120 (80) 4500",

@@ -32,7 +32,7 @@ fn number(id: &str) -> Result<ShardId, Problem> {
 }
 
 fn word(reason: &str) -> Result<Reason, Problem> {
-    // The row of the operation and the shard's trail show it.
+    // The row of the operation and the shard's trail show it. Digits behind a letter are a ticket's.
     if names_a_real_one(reason) {
         return Err(Problem::of(REAL_IDENTIFIER).detail(RULE));
     }

@@ -49,6 +49,11 @@ impl Codes {
         self.0.issue(grant.session.sid, grant).await
     }
 
+    /// See [`Once::forget`].
+    pub(super) async fn forget(&self, code: &str) {
+        self.0.forget(code).await;
+    }
+
     /// Uses a code up. It is gone even when the verifier does not fit.
     pub(super) async fn redeem(
         &self,

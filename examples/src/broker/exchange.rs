@@ -91,7 +91,7 @@ fn context_of(persona: &Persona, sid: Uuid) -> SessionContext {
 }
 
 /// A persona that people may be: a known role other than that of our own programs, an identity within bounds.
-fn check_persona(persona: &Persona) -> Result<(), Failure> {
+pub(super) fn check_persona(persona: &Persona) -> Result<(), Failure> {
     let role = LabRole::from_name(&persona.role).filter(|role| *role != LabRole::Service);
     if role.is_none() {
         let roles = ["patient", "clinician", "admin", "sre"];

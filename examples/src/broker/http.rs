@@ -230,7 +230,8 @@ async fn token(
 async fn redeemed(inner: &Inner, asked: &TokenRequest) -> Result<Session, Failure> {
     // Before that: whoever is told to come again must find it as it was.
     inner.sessions.follow().await?;
-    let shown = if asked.grant_type == "refresh_token" {
+    let is_refresh = asked.grant_type == "refresh_token";
+    let shown = if is_refresh {
         inner.sessions.redeem(&asked.refresh_token).await
     } else {
         inner.codes.redeem(&asked.code, &asked.code_verifier, &asked.client_id, &asked.redirect_uri).await
@@ -242,6 +243,11 @@ async fn redeemed(inner: &Inner, asked: &TokenRequest) -> Result<Session, Failur
         Shown::Again(sid) => {
             pim_core::warn!("broker.grant_shown_again");
             end(inner, &[Ended::Session(sid)]).await?;
+            if is_refresh {
+                inner.sessions.forget(&asked.refresh_token).await;
+            } else {
+                inner.codes.forget(&asked.code).await;
+            }
             Err(refused("it was used before: its session has been ended"))
         }
     }

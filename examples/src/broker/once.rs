@@ -52,6 +52,11 @@ impl<G: Clone + Send + Sync + 'static> Once<G> {
         self.used.get(&text).await.map_or(Shown::Unknown, Shown::Again)
     }
 
+    /// Forgets that it was used: its session has been ended, and nobody has it ended again and again.
+    pub(super) async fn forget(&self, text: &str) {
+        self.used.remove(&digest(text)).await;
+    }
+
     #[cfg(test)]
     pub(super) async fn waiting(&self) -> u64 {
         self.waiting.run_pending_tasks().await;

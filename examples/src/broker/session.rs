@@ -60,6 +60,11 @@ impl Sessions {
         self.refresh.take(token).await
     }
 
+    /// See [`Once::forget`].
+    pub(super) async fn forget(&self, token: &str) {
+        self.refresh.forget(token).await;
+    }
+
     /// Ends one session, or every one of a subject that began in this second or before; or, at once, both.
     pub(super) async fn revoke(&self, ended: &[Ended], now: i64) -> Result<(), RevocationError> {
         self.revoked.end(ended, now).await

@@ -149,7 +149,7 @@ impl TryFrom<String> for NoteText {
             return Err(crate::identifier::RULE);
         }
         // A server stores no U+0000, and nobody reads the others.
-        let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+        let is_text = |c: char| !c.is_control() || matches!(c, '\r' | '\n' | '\t');
         if (1..=NOTE_LENGTH_MAX).contains(&text.chars().count()) && text.chars().all(is_text) {
             Ok(Self(text))
         } else {

@@ -99,7 +99,7 @@ impl IntoProblem for QueryError {
             Self::Store(_) => {
                 Problem::of(problem::UNAVAILABLE).detail("the read models cannot be read").retry_after_secs(1)
             }
-            Self::Row(_) => Problem::of(problem::INTERNAL),
+            Self::Row(_) => Problem::of(problem::INTERNAL).because("query.row"),
             Self::TooMany { .. } => Problem::of(problem::INVALID_QUERY).detail(self.to_string()),
         }
     }

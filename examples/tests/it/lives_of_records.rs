@@ -2,11 +2,12 @@
 
 use axum::body::Body;
 use http::{Request, StatusCode};
-use pim_lab::ids::PatientId;
+use pim_core::id::Id;
+use pim_lab::ids::{FacilityId, PatientId};
 use serde_json::{Value, json};
 
 use crate::cycles_miss_no_claim::draft;
-use crate::world::World;
+use crate::world::{World, furnish};
 
 #[tokio::test]
 async fn a_patient_is_registered_activated_suspended_reactivated_and_retired() {
@@ -143,6 +144,48 @@ async fn a_claim_is_paid_before_it_is_closed() {
     assert_eq!(rest.status, StatusCode::CREATED, "{:?}", rest.body);
     let closed = world.post(&admin, &moves, "closed", &json!({"to": "closed"})).await;
     assert_eq!((closed.status, closed.body["state"].as_str()), (StatusCode::OK, Some("closed")), "{:?}", closed.body);
+}
+
+/// Guard: `pay` keeps a place for what settles a claim. One that is full could be neither paid nor closed.
+#[tokio::test]
+async fn a_claim_of_many_payments_is_settled_all_the_same() {
+    let world = World::new().await;
+    let admin = world.session("admin", &[], None);
+    let patient: PatientId = world.registered("a").await.id().parse().unwrap();
+    let claim = format!("/v1/patients/{patient}/claims/{}", draft(&world, patient, "visit").await);
+    let (moves, payments) = (format!("{claim}/transitions"), format!("{claim}/payments"));
+    let paying = |cents: &str| json!({"amount": {"value": cents, "currency": "USD"}, "method": "card"});
+    for to in ["submitted", "adjudicated"] {
+        assert_eq!(world.post(&admin, &moves, to, &json!({"to": to})).await.status, StatusCode::OK);
+    }
+    for number in 0..199 {
+        let paid = world.post(&admin, &payments, &number.to_string(), &paying("0.01")).await;
+        assert_eq!(paid.status, StatusCode::CREATED, "{number}: {:?}", paid.body);
+    }
+    let one_more = world.post(&admin, &payments, "more", &paying("0.01")).await;
+    assert_eq!((one_more.status.as_u16(), one_more.body["entries_max"].as_u64()), (422, Some(200)));
+    let rest = world.post(&admin, &payments, "rest", &paying("118.01")).await;
+    assert_eq!(rest.status, StatusCode::CREATED, "{:?}", rest.body);
+    assert_eq!(world.post(&admin, &moves, "closed", &json!({"to": "closed"})).await.status, StatusCode::OK);
+}
+
+/// Guard: `transition` asks for the patient as the service. A visit is its clinician's wherever its patient belongs by now.
+#[tokio::test]
+async fn a_visit_begins_where_its_patient_belongs_no_more() {
+    let world = World::new().await;
+    let (clinician, other): (_, FacilityId) = (world.clinician(), Id::derive(b"facility", 2));
+    let of_both = world.session("clinician", &[world.facility, other], None);
+    let patient = format!("/v1/patients/{}", world.registered("a").await.id());
+    let planned = world.post(&clinician, &format!("{patient}/encounters"), "plan", &world.scheduling()).await;
+    assert_eq!(planned.status, StatusCode::CREATED, "{:?}", planned.body);
+    furnish(&world.cluster, other, Id::derive(b"provider", 2)).await;
+    let elsewhere = json!({"facility_id": other});
+    let request = World::writing(&of_both, &patient, "moves").method("PATCH").header("if-match", "\"1\"");
+    let moved = world.send(request.body(Body::from(elsewhere.to_string())).unwrap()).await;
+    assert_eq!(moved.status, StatusCode::OK, "{:?}", moved.body);
+    let path = format!("{patient}/encounters/{}/transitions", planned.id());
+    let begun = world.post(&clinician, &path, "begin", &json!({"to": "in_progress"})).await;
+    assert_eq!((begun.status, begun.body["state"].as_str()), (StatusCode::OK, Some("in_progress")), "{:?}", begun.body);
 }
 
 #[tokio::test]

@@ -265,6 +265,10 @@ async fn whoever_shows_a_used_one_again_ends_its_session() {
         assert_eq!(place.context_of(access).await, StatusCode::UNAUTHORIZED);
     }
     assert!(place.refreshed(&other.refresh).await.is_ok(), "another session of the same subject");
+    let log = place.folder.join("keys/revoked.log");
+    let written = std::fs::metadata(&log).unwrap().len();
+    assert_eq!(place.refreshed(&stolen.refresh).await.err(), Some(StatusCode::BAD_REQUEST));
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), written, "who shows it again and again writes nothing more");
     let code = place.code().await;
     let tokens = place.redeemed(&code, VERIFIER).await.expect("the first to come");
     assert_eq!(place.redeemed(&code, VERIFIER).await.err(), Some(StatusCode::BAD_REQUEST));

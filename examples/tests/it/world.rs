@@ -94,7 +94,7 @@ async fn open(dir: &Path, clock: &Clock) -> Stores {
 }
 
 /// Where and by whom patients are seen.
-async fn furnish(cluster: &Cluster, facility: FacilityId, provider: ProviderId) {
+pub(crate) async fn furnish(cluster: &Cluster, facility: FacilityId, provider: ProviderId) {
     const REASON: SystemScope = SystemScope::new("furnish a test");
     let actor = service_actor("test").unwrap();
     let cx = RequestContext::new(RequestId::mint(), actor, Deadline::after(Duration::from_secs(20)));

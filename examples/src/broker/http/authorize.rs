@@ -12,6 +12,7 @@ use pim_core::rate::{Limit, LimitError, RateTable};
 use serde::Deserialize;
 
 use super::Broker;
+use crate::broker::exchange::check_persona;
 use crate::broker::session::Session;
 use crate::broker::url;
 use crate::rig::{Failure, Peer};
@@ -72,6 +73,7 @@ pub(super) async fn authorize(
     broker.0.sign_ins.check(extensions.get())?;
     let hint = asked.login_hint.as_str();
     let persona = broker.0.personas.of_subject(hint).unwrap_or_else(|| broker.0.personas.of_role(hint));
+    check_persona(&persona)?;
     let session = Session::begin(persona, broker.0.issuer.now());
     let issued = broker.0.codes.issue(&asked.code_challenge, CLIENT_ID, &asked.redirect_uri, session).await;
     let code = issued.map_err(|_| Problem::of(problem::INTERNAL))?;

@@ -1,7 +1,7 @@
 //! Moving an encounter through its states.
 
 use axum::extract::State;
-use pim_core::rbac::Write;
+use pim_core::rbac::{Permit, SystemScope, Write};
 use pim_data::cluster::Cluster;
 use pim_data::unit::Unit;
 use pim_events::AppendExt as _;
@@ -12,7 +12,11 @@ use super::patient_under_care;
 use crate::encounter::event::{EncounterArchived, EncounterCompleted, EncounterStarted};
 use crate::encounter::record::{Encounter, EncounterState};
 use crate::ids::{EncounterId, PatientId};
+use crate::policy::{LabAction, LabResource};
 use crate::rig::{Answer, Conditional, Failure, May, PathId, write};
+
+/// Why the patient is looked at.
+const CARE: SystemScope = SystemScope::new("ask whether care goes on");
 
 /// Body of a transition.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -37,7 +41,9 @@ pub(super) async fn transition(
             return Err(Failure::illegal_transition::<Encounter>(from.name(), to.name()));
         }
         if to == EncounterState::InProgress {
-            patient_under_care(&mut unit, permit, patient_id).await?;
+            // The encounter is the caller's; its patient may belong elsewhere by now, and only whether care goes on is asked.
+            let asks = Permit::system(CARE, LabAction::Write, LabResource::Patient);
+            patient_under_care(&mut unit, &asks, patient_id).await?;
         }
         encounter.state = to;
         match to {
