@@ -133,7 +133,7 @@ pub enum FanOutError {
 impl IntoProblem for FanOutError {
     fn into_problem(self) -> Problem {
         match self {
-            Self::TooManyShards { .. } => Problem::of(problem::INTERNAL),
+            Self::TooManyShards { .. } => Problem::of(problem::INTERNAL).because("fan_out.too_many_shards"),
             Self::Narrow { .. } => Problem::of(problem::FORBIDDEN),
             Self::NotWhole { error, .. } => error.into_problem(),
         }

@@ -276,10 +276,11 @@ async fn a_key_of_a_type_that_nobody_knows_does_not_take_the_others_along() {
     let longer = json!({"kty": "RSA", "alg": "RS512", "kid": "rs512", "n": "_".repeat(344), "e": "AQAB"});
     let wraps = json!({"kty": "RSA", "alg": "RSA-OAEP", "kid": "wraps", "n": "_".repeat(344), "e": "AQAB"});
     let agrees = with(with(issuer.signer.jwk().clone(), "alg", json!("ECDH-ES")), "kid", json!("agrees"));
+    let unheard_of = with(with(issuer.signer.jwk().clone(), "alg", json!("XS257")), "kid", json!("later"));
     let unnamed = with(issuer.signer.jwk().clone(), "kid", Value::Null);
-    let set = [newer, issuer.signer.jwk().clone(), curve, nameless, longer, wraps, agrees, unnamed];
+    let set = [newer, issuer.signer.jwk().clone(), curve, nameless, longer, wraps, agrees, unheard_of, unnamed];
     let set = json!({"keys": set}).to_string();
-    assert_eq!(KeySet::from_jwks(&set).map(|keys| keys.skipped()), Ok(7));
+    assert_eq!(KeySet::from_jwks(&set).map(|keys| keys.skipped()), Ok(8));
     let verifier = verifier(&Source::of(set), &clock());
     assert!(verifier.verify(&issuer.good()).await.is_ok());
     let claimed = issuer.token(&with(issuer.header(), "kid", json!("pq")), &claims());

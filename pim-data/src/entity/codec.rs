@@ -26,7 +26,7 @@ pub enum DecodeError {
     Member {
         /// Which table.
         table: &'static str,
-        /// Which member, unless its name is made at run time.
+        /// Which member, if the struct reads one of that name: others may be made at run time, and hold anything.
         member: &'static str,
     },
     /// [`Entity::home`] says another key than the home field, or there is no such field.

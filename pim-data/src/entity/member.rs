@@ -39,7 +39,7 @@ fn is_kept(table: &Table, name: &str) -> bool {
 fn word_of<E: Entity>(member: &str) -> &'static str {
     let mut words: &'static [&'static str] = &[];
     let _refused = E::deserialize(Words(&mut words));
-    words.iter().copied().find(|word| *word == member).unwrap_or("(named at run time)")
+    words.iter().copied().find(|word| *word == member).unwrap_or("(not told: no member that the struct reads)")
 }
 
 /// Learns which members a struct reads, and makes none.

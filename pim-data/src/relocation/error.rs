@@ -143,7 +143,8 @@ impl IntoProblem for MoveError {
             }
             Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not move buckets"),
             Self::Shard { .. } | Self::Journal(_) => Problem::of(problem::UNAVAILABLE).retry_after_secs(1),
-            Self::Differs { .. } | Self::Publish(_) => Problem::of(problem::INTERNAL),
+            Self::Differs { .. } => Problem::of(problem::INTERNAL).because("move.differs"),
+            Self::Publish(_) => Problem::of(problem::INTERNAL).because("move.publish"),
         }
     }
 }

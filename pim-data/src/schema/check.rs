@@ -110,8 +110,12 @@ fn check_uses(table: &Table) -> Result<(), SchemaError> {
     let is_there = |name: &str| STANDARD.contains(&name) || table.columns.iter().any(|column| column.name() == name);
     let indexed = table.indexes.iter().flat_map(|index| index.iter());
     let mut used = indexed.chain(table.references.iter().map(|(column, _)| column));
+    let no_column = |column: &str| SchemaError::NoColumn { table: table.name.to_owned(), column: column.to_owned() };
+    if table.indexes.iter().any(|index| index.is_empty()) {
+        return Err(no_column(""));
+    }
     match used.find(|column| !is_there(column)) {
-        Some(column) => Err(SchemaError::NoColumn { table: table.name.to_owned(), column: (*column).to_owned() }),
+        Some(column) => Err(no_column(column)),
         None => Ok(()),
     }
 }

@@ -116,6 +116,14 @@ pub enum RebuildError {
         /// The bound.
         most: usize,
     },
+    /// It would be rebuilt to nothing, as with a type that was mistyped, or not registered.
+    #[error("{name} handles none of the event types that are registered for topic {topic}")]
+    HandlesNothing {
+        /// Which read model.
+        name: &'static str,
+        /// The topic that it follows.
+        topic: &'static str,
+    },
     /// The folder for the new tables cannot be used.
     #[error("make room for the new tables")]
     Folder(#[source] std::io::Error),
@@ -202,6 +210,10 @@ impl Rebuild {
         folder: &Path,
         mut progress: impl FnMut(RebuildState, u64) + Send,
     ) -> Result<RebuildReport, RebuildError> {
+        let (name, topic) = (self.projection.name(), self.projection.topic());
+        if !self.registry.has_any(topic, |event_type| self.projection.handles(event_type)) {
+            return Err(RebuildError::HandlesNothing { name, topic });
+        }
         self.store.refuse_handlers(self.projection.as_ref()).await?;
         let mut turn = Turn::take(&self.store, self.projection.name(), folder).await?;
         let signals = self.store.signals();

@@ -144,7 +144,12 @@ impl IntoProblem for StoreError {
             Self::Behind { held: true, .. } => Problem::of(READ_MODEL_BEHIND)
                 .detail("events are held until an operator has seen to them")
                 .retry_after_secs(60),
-            _ => Problem::of(problem::INTERNAL),
+            Self::Open(_) => Problem::of(problem::INTERNAL).because("store.open"),
+            Self::Install { .. }
+            | Self::Outdated { .. }
+            | Self::HandlersName { .. }
+            | Self::Unversioned { .. }
+            | Self::Lacks { .. } => Problem::of(problem::INTERNAL).because("store.read_model"),
         }
     }
 }

@@ -83,7 +83,8 @@ impl Members<'_> {
         let name = match field.name() {
             // Ours come with the event's name first; of others the message is all that they have of one.
             "message" if !self.json.contains_key("event") => "event".to_owned(),
-            name if name == "message" || OWN.contains(&name) => format!("field.{name}"),
+            "event" if !self.json.contains_key("event") => "event".to_owned(),
+            name if name == "message" || name == "event" || OWN.contains(&name) => format!("field.{name}"),
             name => name.to_owned(),
         };
         self.json.insert(name, value);

@@ -19,16 +19,29 @@ const COLUMNS: SqlPair = SqlPair::of(
 pub(super) async fn check(projection: &dyn Projection, engine: Engine, tx: &mut Transaction) -> Result<(), StoreError> {
     for table in projection.tables() {
         let there = columns_of(projection, table, engine, tx).await?;
+        if !is_told(table.name) {
+            continue;
+        }
         let (name, table, columns) = (projection.name(), table.name, table.columns);
         if there.is_empty() {
             return Err(StoreError::Lacks { name, table, column: "*" });
         }
-        let missing = columns.iter().copied().find(|column| !there.contains(&plain(column).to_lowercase()));
+        let mut told = columns.iter().copied().filter(|column| is_told(column) && !ROW_NUMBERS.contains(column));
+        let missing = told.find(|column| !there.contains(&plain(column).to_lowercase()));
         if let Some(column) = missing {
             return Err(StoreError::Lacks { name, table, column });
         }
     }
     Ok(())
+}
+
+/// What SQLite calls the number of a row, which is no column of its table.
+const ROW_NUMBERS: [&str; 3] = ["rowid", "_rowid_", "oid"];
+
+/// Whether a name is written plainly or in double quotes: of others nothing is known here.
+fn is_told(name: &str) -> bool {
+    let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_word || (name.len() > 1 && name.starts_with('"') && name.ends_with('"'))
 }
 
 async fn columns_of(
