@@ -53,7 +53,7 @@ async fn open(ensemble: &Ensemble) -> Cluster {
 /// A new account on a shard, whose writes need another lane than the first, which is held by hand.
 async fn register_on(cluster: &Cluster, shard: ShardId) -> Id<Customer> {
     let mut account = Account::new(Id::random());
-    let is_first = |account: &Account| account.id.bucket().get() % 64 == 0;
+    let is_first = |account: &Account| account.id.bucket().get().is_multiple_of(64);
     while cluster.router().route(&account.id).shard != shard || is_first(&account) {
         account = Account::new(Id::random());
     }
