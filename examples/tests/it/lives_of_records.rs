@@ -119,18 +119,27 @@ async fn care_that_is_paused_or_over_begins_nothing() {
     assert_eq!(moved(&planned[0], "end", "completed").await.status, StatusCode::OK);
 }
 
+/// Where a claim over 120.00 that waits to be paid is moved, and where it is paid.
+async fn adjudicated(world: &World, admin: &str) -> (String, String) {
+    let patient: PatientId = world.registered("a").await.id().parse().unwrap();
+    let claim = format!("/v1/patients/{patient}/claims/{}", draft(world, patient, "visit").await);
+    let (moves, payments) = (format!("{claim}/transitions"), format!("{claim}/payments"));
+    for to in ["submitted", "adjudicated"] {
+        let moved = world.post(admin, &moves, to, &json!({"to": to})).await;
+        assert_eq!((moved.status, moved.body["state"].as_str()), (StatusCode::OK, Some(to)), "{:?}", moved.body);
+    }
+    (moves, payments)
+}
+
+fn paying(amount: &str) -> Value {
+    json!({"amount": {"value": amount, "currency": "USD"}, "method": "card"})
+}
+
 #[tokio::test]
 async fn a_claim_is_paid_before_it_is_closed() {
     let world = World::new().await;
     let admin = world.session("admin", &[], None);
-    let patient: PatientId = world.registered("a").await.id().parse().unwrap();
-    let claim = format!("/v1/patients/{patient}/claims/{}", draft(&world, patient, "visit").await);
-    let (moves, payments) = (format!("{claim}/transitions"), format!("{claim}/payments"));
-    let paying = |cents: &str| json!({"amount": {"value": cents, "currency": "USD"}, "method": "card"});
-    for to in ["submitted", "adjudicated"] {
-        let moved = world.post(&admin, &moves, to, &json!({"to": to})).await;
-        assert_eq!((moved.status, moved.body["state"].as_str()), (StatusCode::OK, Some(to)), "{:?}", moved.body);
-    }
+    let (moves, payments) = adjudicated(&world, &admin).await;
     let nothing = world.post(&admin, &payments, "nothing", &paying("0.00")).await;
     assert_eq!((nothing.status.as_u16(), nothing.problem()), (422, "invalid-body"), "{:?}", nothing.body);
     let unpaid = world.post(&admin, &moves, "unpaid", &json!({"to": "closed"})).await;
@@ -151,13 +160,7 @@ async fn a_claim_is_paid_before_it_is_closed() {
 async fn a_claim_of_many_payments_is_settled_all_the_same() {
     let world = World::new().await;
     let admin = world.session("admin", &[], None);
-    let patient: PatientId = world.registered("a").await.id().parse().unwrap();
-    let claim = format!("/v1/patients/{patient}/claims/{}", draft(&world, patient, "visit").await);
-    let (moves, payments) = (format!("{claim}/transitions"), format!("{claim}/payments"));
-    let paying = |cents: &str| json!({"amount": {"value": cents, "currency": "USD"}, "method": "card"});
-    for to in ["submitted", "adjudicated"] {
-        assert_eq!(world.post(&admin, &moves, to, &json!({"to": to})).await.status, StatusCode::OK);
-    }
+    let (moves, payments) = adjudicated(&world, &admin).await;
     for number in 0..199 {
         let paid = world.post(&admin, &payments, &number.to_string(), &paying("0.01")).await;
         assert_eq!(paid.status, StatusCode::CREATED, "{number}: {:?}", paid.body);
