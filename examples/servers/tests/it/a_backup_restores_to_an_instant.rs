@@ -232,7 +232,9 @@ fn what_a_failover_lost_is_nothing_that_the_archive_lacks() {
     primary.sql("shard-0", "CREATE TABLE written AS SELECT 1 AS number").unwrap();
     standby.freeze().expect("stands still");
     primary.require_synchronous("").expect("acknowledges alone");
-    // More than may be under way to the standby.
+    // Or sockets bring it whole segments once it goes on: how many is up to the kernel and its load.
+    let end = "SELECT bool_and(pg_terminate_backend(pid, 30000)) FROM pg_stat_replication";
+    assert_eq!(primary.sql("postgres", end).unwrap(), "t", "somebody still sends the standby what is written");
     for number in 2..=5 {
         primary.sql("shard-0", &format!("INSERT INTO written VALUES ({number})")).unwrap();
         primary.close_segment(&archive).expect("is archived");
@@ -242,16 +244,15 @@ fn what_a_failover_lost_is_nothing_that_the_archive_lacks() {
     assert_eq!(fleet.take_over(0).expect("takes over"), standby.name());
     standby.sql("shard-0", "INSERT INTO written VALUES (7)").unwrap();
     fleet.close_archive().expect("is archived");
-    let newest = segments(&archive).into_iter().map(|file| file.file_name().unwrap().to_owned()).max().unwrap();
-    let lost = segments(&archive).iter().any(|file| {
-        let name = file.file_name().unwrap().to_string_lossy();
-        name.starts_with("00000001") && name[8..] > newest.to_string_lossy()[8..]
-    });
-    assert!(lost, "nothing was lost");
+    let name = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().into_owned();
+    let archived: Vec<_> = segments(&archive).iter().map(name).collect();
+    let newest = archived.iter().max().unwrap();
+    let is_lost = |it: &String| it.starts_with("00000001") && it[8..] > newest[8..];
+    assert!(archived.iter().any(is_lost), "nothing was lost: {archived:?}");
 
     let then = Fleet::restore(&base, &place.0.join("then"), None, &mut |_| {}).expect("is restored");
     let rows = rows_in(&then.fleet);
-    assert!(rows.contains(&1) && rows.contains(&7) && !rows.contains(&5), "{rows:?}");
+    assert!(rows.contains(&1) && rows.contains(&7) && !rows.contains(&2), "{rows:?}");
 }
 
 /// Guard: whoever copies a server that answers nobody is told so.
