@@ -8,7 +8,7 @@ use pim_data::backend::SqlPair;
 use pim_data::unit::Unit;
 use pim_events::{
     AppendExt as _, ApplyError, CommandHandler, CommandRunner, ConsumerSettings, DomainEvent as _, Effect, Event,
-    Projection, ProjectionRunner, ReadTable, ReadTx, RunnerError, StoreError,
+    Projection, ProjectionRunner, ReadTable, ReadTx, Rebuild, RebuildError, RunnerError, StoreError, Verdict,
 };
 use uuid::Uuid;
 
@@ -68,6 +68,22 @@ async fn a_consumer_that_handles_nothing_that_is_registered() {
             .await;
     assert!(matches!(refused.unwrap_err(), RunnerError::HandlesNothing { name: "careless", .. }));
     assert!(opened(&rig, Happened::TYPE, SOUND).await.is_ok());
+}
+
+/// Guard: `Rebuild::run` asks `Registry::has_any`. An empty model would be swapped in for the one that serves.
+#[tokio::test]
+async fn a_rebuild_to_nothing() {
+    let folder = Folder::new();
+    let rig = Rig::open(folder.path()).await;
+    let _installed = opened(&rig, Happened::TYPE, SOUND).await.expect("is sound");
+    let rebuilt = async |handles| {
+        let model: Arc<dyn Projection> = Arc::new(Shelf { handles, tables: SOUND });
+        let rebuild = Rebuild::new(&rig.store, rig.subscriber(), &rig.registry, model, Verdict::MayDiffer);
+        rebuild.run(folder.path(), |_, _| {}).await
+    };
+    let refused = rebuilt("thing.hapened").await.unwrap_err();
+    assert!(matches!(refused, RebuildError::HandlesNothing { name: "shelf", topic: "domain.v1" }), "{refused}");
+    rebuilt(Happened::TYPE).await.expect("is rebuilt");
 }
 
 /// Guard: `columns::check`. The first event would park its key.
