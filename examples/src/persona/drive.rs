@@ -89,7 +89,7 @@ async fn arrive(shared: Arc<Shared>, slots: Arc<Semaphore>, sessions: impl Itera
             () = shared.over() => None,
         };
         let Some(slot) = slot else {
-            shared.turn_away(&session);
+            shared.turn_away(&session).await;
             continue;
         };
         let shared = Arc::clone(&shared);

@@ -14,8 +14,8 @@ use crate::client::ClientError;
 const MICROS_MAX: u64 = 600_000_000;
 /// A run whose 99th percentile of lateness is above this says nothing.
 const LATENESS_P99_MAX: Duration = Duration::from_millis(500);
-/// A run that sent less than this part of what was due says nothing, in percent.
-const SENT_PERCENT_MIN: u64 = 95;
+/// A run of which less than this part of what was due was answered says nothing, in percent.
+const ANSWERED_PERCENT_MIN: u64 = 95;
 
 #[derive(Debug)]
 struct Series {
@@ -33,6 +33,9 @@ struct Inner {
     requests: u64,
     errors: u64,
     due: u64,
+    not_sent: u64,
+    broken: u64,
+    timed_out: u64,
     cut_short: u64,
     turned_away: u64,
 }
@@ -79,6 +82,14 @@ impl Outcome {
     }
 }
 
+/// Whether nobody could serve it, where a refusal is a word of the domain: what a session has not learned by it, it would have
+/// learned of a sound system.
+pub(super) fn is_fault<T>(exchange: &Result<(StatusCode, T), ClientError>) -> bool {
+    exchange.as_ref().map_or(true, |(status, _)| {
+        status.is_server_error() || matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
+    })
+}
+
 impl Recorder {
     fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -89,12 +100,17 @@ impl Recorder {
         self.with(|inner| inner.due += 1);
     }
 
-    /// A session could not begin although so many of its steps came due.
-    pub(super) fn turned_away(&self, due: u64) {
+    /// So many steps came due that nobody could send: their session had not begun, or was not told what they need.
+    pub(super) fn missed(&self, steps: u64) {
         self.with(|inner| {
-            inner.turned_away += 1;
-            inner.due += due;
+            inner.due += steps;
+            inner.not_sent += steps;
         });
+    }
+
+    /// A session could not begin; its steps come due all the same.
+    pub(super) fn turned_away(&self) {
+        self.with(|inner| inner.turned_away += 1);
     }
 
     /// Steps that have come due.
@@ -115,6 +131,9 @@ impl Recorder {
         self.with(|inner| {
             inner.requests += u64::from(is_sent);
             inner.errors += u64::from(is_error);
+            inner.not_sent += u64::from(!is_sent);
+            inner.broken += u64::from(outcome == Outcome::Broken);
+            inner.timed_out += u64::from(outcome == Outcome::Silent);
             let series = inner.by_operation.entry(operation).or_insert_with(Series::new);
             series.errors += u64::from(is_error);
             if is_sent {
@@ -154,9 +173,7 @@ impl Recorder {
             if inner.due == 0 {
                 reasons.push("no request came due".to_owned());
             }
-            if inner.requests * 100 < inner.due * SENT_PERCENT_MIN {
-                reasons.push(format!("{} of {} due requests were sent", inner.requests, inner.due));
-            }
+            reasons.extend(inner.unanswered());
             if lateness_p99_ms > LATENESS_P99_MAX.as_secs_f64() * 1000.0 {
                 reasons.push(format!("requests were sent late: p99 {lateness_p99_ms:.0} ms"));
             }
@@ -167,6 +184,9 @@ impl Recorder {
                 requests: inner.requests,
                 errors: inner.errors,
                 due: inner.due,
+                not_sent: inner.not_sent,
+                broken: inner.broken,
+                timed_out: inner.timed_out,
                 cut_short: inner.cut_short,
                 turned_away: inner.turned_away,
                 unfinished,
@@ -176,6 +196,20 @@ impl Recorder {
                 operations: inner.by_operation.iter().map(|(op, series)| (op.name(), series.report())).collect(),
             }
         })
+    }
+}
+
+impl Inner {
+    /// What it means that too little of what was due was answered. A connection that breaks is as fast as one that is refused, and
+    /// whoever was not answered in time may have had to wait for ever: neither says how fast the system is.
+    fn unanswered(&self) -> Option<String> {
+        let Self { due, not_sent, broken, timed_out, .. } = *self;
+        let answered = self.requests - broken - timed_out;
+        let told = || {
+            let why = format!("{not_sent} were not sent, {broken} broke off, {timed_out} timed out");
+            format!("{answered} of {due} due requests were answered: {why}")
+        };
+        (answered * 100 < due * ANSWERED_PERCENT_MIN).then(told)
     }
 }
 
@@ -249,17 +283,23 @@ pub struct Snapshot {
 pub struct DriveReport {
     /// Requests sent.
     pub requests: u64,
-    /// What failed of what came due: nobody to send it to, no answer, or a refusal that was not planned.
+    /// What was tried and failed: nobody to send it to, no answer, or a refusal that was not planned.
     pub errors: u64,
-    /// Requests that came due.
+    /// Requests that came due, sent or not.
     pub due: u64,
-    /// Sessions that could not go on, because what they needed was not there.
+    /// Of these, what was not sent: nobody to send it to, nobody who signs in, or nobody who told what it needs.
+    pub not_sent: u64,
+    /// Requests that were sent, and whose connection or answer broke off.
+    pub broken: u64,
+    /// Requests that were sent, and not answered while anybody waited.
+    pub timed_out: u64,
+    /// Sessions that could not go on, because what they needed was not there although nothing had failed.
     pub cut_short: u64,
     /// Sessions that could not begin: nobody signed them in, or too many were there.
     pub turned_away: u64,
     /// Sessions that had not ended when patience with them did.
     pub unfinished: u64,
-    /// Whether the run says anything: it kept its rate and its times.
+    /// Whether the run says anything: it kept its rate and its times, and was answered.
     pub valid: bool,
     /// Why not, when it does not.
     pub reasons: Vec<String>,
@@ -337,7 +377,7 @@ mod tests {
         });
         let report = recorder.report(0);
         let read = &report.operations["patient_read"];
-        assert_eq!((report.due, report.requests, report.errors), (5, 4, 4));
+        assert_eq!((report.due, report.requests, report.errors, report.not_sent), (5, 4, 4, 1));
         assert_eq!((read.requests, read.errors), (4, 4));
         assert!(read.response_max_ms >= 99.0 && read.service_p99_ms < 10.0, "{read:?}");
     }
@@ -357,6 +397,46 @@ mod tests {
         recorder.done(measured(0));
         let report = recorder.report(0);
         assert!(!report.valid && report.reasons[0].contains("1 of 10"), "{report:?}");
+    }
+
+    fn run_of(unanswered: usize, outcome: Outcome) -> DriveReport {
+        let recorder = Recorder::default();
+        for number in 0..100 {
+            let outcome = if number < unanswered { outcome } else { Outcome::Answered };
+            recorder.due();
+            recorder.done(Measured { outcome, ..measured(0) });
+        }
+        recorder.report(0)
+    }
+
+    /// Guard: a gateway that takes connections and drops them, or says nothing, is no faster one.
+    #[test]
+    fn a_run_that_was_not_answered_says_nothing() {
+        for outcome in [Outcome::Broken, Outcome::Silent, Outcome::NotSent] {
+            assert!(run_of(5, outcome).valid, "{outcome:?}");
+            let report = run_of(6, outcome);
+            assert!(!report.valid && report.reasons[0].contains("94 of 100"), "{report:?}");
+            let counts = (report.not_sent, report.broken, report.timed_out);
+            let expected = match outcome {
+                Outcome::NotSent => (6, 0, 0),
+                Outcome::Broken => (0, 6, 0),
+                _ => (0, 0, 6),
+            };
+            assert_eq!(counts, expected, "{outcome:?}");
+        }
+        assert!(run_of(50, Outcome::Refused).valid, "errors tell of refusals");
+    }
+
+    #[test]
+    fn a_refusal_by_the_domain_is_no_fault() {
+        let answered = |status: u16| Ok((StatusCode::from_u16(status).unwrap(), ()));
+        for status in [200, 201, 400, 403, 404, 409, 422] {
+            assert!(!is_fault(&answered(status)), "{status}");
+        }
+        for status in [401, 429, 500, 502, 503, 504] {
+            assert!(is_fault(&answered(status)), "{status}");
+        }
+        assert!(is_fault::<()>(&Err(ClientError::Timeout)) && is_fault::<()>(&Err(ClientError::Body)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::lookup::{Holds, Lookup};
 use super::operation::Operation;
 use super::plan::PlannedSession;
 use super::random::below;
-use super::record::{Measured, Outcome, Recorder};
+use super::record::{Measured, Outcome, Recorder, is_fault};
 use super::way::{Next, Place, Way, pick};
 use super::worklist::Worklist;
 use crate::client::Client;
@@ -107,11 +107,15 @@ impl Shared {
         self.ended.get().is_none_or(|ended| intended <= *ended)
     }
 
-    /// A session that could not begin: what it would have asked was due, and was not sent.
-    pub(super) fn turn_away(&self, session: &PlannedSession) {
-        let is_due = |at_us: u64| self.ended.get().is_none_or(|ended| self.intended(at_us) <= *ended);
-        let due = session.steps.iter().filter(|step| is_due(session.at_us + step.at_us)).count();
-        self.recorder.turned_away(due as u64);
+    /// A session that could not begin: what it would have asked comes due, and is not sent.
+    pub(super) async fn turn_away(&self, session: &PlannedSession) {
+        self.recorder.turned_away();
+        for step in &session.steps {
+            if !self.comes_due(self.intended(session.at_us + step.at_us)).await {
+                return;
+            }
+            self.recorder.missed(1);
+        }
     }
 
     /// Signs a persona in, or takes the token that it has.
@@ -133,8 +137,8 @@ impl Shared {
         token.get(ask).await
     }
 
-    /// Whom a patient may book with, chosen by a draw; none when nobody is there, or nobody says so.
-    async fn place(&self, signed: &SignedIn, bits: u64) -> Option<Place> {
+    /// Whom patients may book with; `None` when nobody says so.
+    async fn places(&self, signed: &SignedIn) -> Option<Arc<Vec<Place>>> {
         let (client, url) = (self.client.clone(), format!("{}/v1/admin/providers?limit={PLACES_MAX}", self.gateway));
         let headers = HeaderMap::from_iter([(AUTHORIZATION, signed.authorization.clone())]);
         let look = async move {
@@ -148,17 +152,18 @@ impl Shared {
             let in_use = listed.iter().filter(|provider| provider["active"] == true);
             Some(in_use.filter_map(place).collect::<Vec<Place>>())
         };
-        pick(&self.places.get(look).await?, bits).cloned()
+        self.places.get(look).await
     }
 }
 
 /// Plays one session to its end.
 pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
     let Some(signed) = shared.sign_in(session.role, session.choice).await else {
-        shared.turn_away(&session);
+        shared.turn_away(&session).await;
         return;
     };
     let mut way = Way::new(&shared, &session, signed);
+    let mut has_failed = false;
     for step in &session.steps {
         let intended = shared.intended(session.at_us + step.at_us);
         if !shared.comes_due(intended).await {
@@ -169,10 +174,17 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
             way.signed = signed;
         }
         if step.operation == Operation::AppointmentBook {
-            way.place = shared.place(&way.signed, session.choice.rotate_left(29)).await;
+            let places = shared.places(&way.signed).await;
+            has_failed |= places.is_none();
+            way.place = places.and_then(|places| pick(&places, session.choice.rotate_left(29)).cloned());
         }
         let (method, path, body) = match way.next(step) {
             Next::Ask(method, path, body) => (method, path, body),
+            // It came due, and what it needs was asked for in vain.
+            Next::PassOver | Next::Stuck if has_failed => {
+                shared.recorder.missed(1);
+                continue;
+            }
             Next::PassOver => continue,
             Next::Stuck => {
                 shared.recorder.cut_short();
@@ -186,6 +198,7 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         let lateness = sent.saturating_duration_since(intended);
         let (operation, role, outcome) = (step.operation, session.role, Outcome::of(&answer));
         shared.recorder.done(Measured { operation, role, lateness, service, outcome });
+        has_failed |= is_fault(&answer);
         if let Ok((status, document)) = answer {
             way.learn(operation, status, &document);
         }
@@ -267,8 +280,21 @@ mod tests {
 
     /// The first of a role asks twice.
     fn session(role: &'static str) -> PlannedSession {
-        let step = PlannedStep { operation: Operation::SummaryRead, act: None, at_us: 0 };
-        PlannedSession { number: 0, at_us: 0, role, choice: 0, script: Script::Portal, steps: vec![step; 2] }
+        session_of(role, &[Operation::SummaryRead; 2])
+    }
+
+    fn session_of(role: &'static str, operations: &[Operation]) -> PlannedSession {
+        let step = |operation: &Operation| PlannedStep { operation: *operation, act: None, at_us: 0 };
+        let steps = operations.iter().map(step).collect();
+        PlannedSession { number: 0, at_us: 0, role, choice: 0, script: Script::Portal, steps }
+    }
+
+    /// Ends it, and waits until nobody can connect.
+    async fn die(serving: AbortHandle, shared: &Shared) {
+        serving.abort();
+        while tokio::net::TcpStream::connect(shared.gateway.trim_start_matches("http://")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Guard: who signs in keeps nobody else from it, nor from going on.
@@ -303,16 +329,48 @@ mod tests {
     async fn what_a_dead_gateway_was_to_be_asked_was_not_sent() {
         let (_gateway, shared, serving) = Gateway::serve(1, TOKEN_HOLDS).await;
         play(Arc::clone(&shared), session("patient")).await;
-        serving.abort();
-        while tokio::net::TcpStream::connect(shared.gateway.trim_start_matches("http://")).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        die(serving, &shared).await;
         for _ in 0..50 {
             play(Arc::clone(&shared), session("patient")).await;
         }
         let report = shared.recorder.report(0);
         assert_eq!((report.due, report.requests, report.errors), (102, 2, 100), "{report:?}");
         assert!(!report.valid && report.reasons[0].contains("2 of 102"), "{report:?}");
+    }
+
+    /// Guard: what a session would have asked with the answer that it did not get came due like that one.
+    #[tokio::test]
+    async fn what_follows_a_step_that_was_not_sent_was_due_all_the_same() {
+        use Operation::{AppointmentBook, EncounterComplete, EncounterList, EncounterStart};
+        let visit = || session_of("admin", &[EncounterList, EncounterStart, EncounterComplete]);
+        let (_gateway, shared, serving) = Gateway::serve(2, TOKEN_HOLDS).await;
+        play(Arc::clone(&shared), session("patient")).await;
+        play(Arc::clone(&shared), visit()).await;
+        let report = shared.recorder.report(0);
+        assert_eq!((report.due, report.requests, report.cut_short), (3, 3, 1), "no encounter was found: {report:?}");
+        die(serving, &shared).await;
+        play(Arc::clone(&shared), visit()).await;
+        // Whom to book with is asked for when it comes to that.
+        play(Arc::clone(&shared), session_of("patient", &[AppointmentBook])).await;
+        let report = shared.recorder.report(0);
+        assert_eq!((report.due, report.requests, report.not_sent), (7, 3, 4), "{report:?}");
+        assert_eq!((report.errors, report.cut_short), (1, 1), "{report:?}");
+    }
+
+    /// Guard: a session that was not let in counts what comes due, and nothing behind the end of the run.
+    #[tokio::test]
+    async fn who_is_not_let_in_is_due_until_the_end() {
+        let (_gateway, shared) = Gateway::start(0, TOKEN_HOLDS).await;
+        let mut turned_away = session("patient");
+        turned_away.steps[1].at_us = 3_600_000_000;
+        let waiting = tokio::spawn(play(Arc::clone(&shared), turned_away));
+        while shared.recorder.due_so_far() == 0 {
+            tokio::task::yield_now().await;
+        }
+        shared.end();
+        waiting.await.unwrap();
+        let report = shared.recorder.report(0);
+        assert_eq!((report.due, report.not_sent, report.turned_away), (1, 1, 1), "{report:?}");
     }
 
     #[tokio::test]

@@ -98,8 +98,13 @@ impl Summary {
         let verified = if stores.audit_verified { "verified" } else { "DOES NOT VERIFY" };
         let backlog = stores.outbox_backlog + stores.consumer_lag;
         let (fresh, late) = (ms(stores.freshness_p50_ms), ms(stores.freshness_p99_ms));
+        let unanswered =
+            [(traffic.not_sent, "not sent"), (traffic.broken, "broken off"), (traffic.timed_out, "timed out")];
+        let unanswered = unanswered.into_iter().filter(|(count, _)| *count > 0);
+        let unanswered: String = unanswered.map(|(count, what)| format!(", {what} {count}")).collect();
+        let requests = format!("{}, errors {}{unanswered}", traffic.requests, traffic.errors);
         let lines = [
-            ("requests", format!("{}, errors {}", traffic.requests, traffic.errors)),
+            ("requests", requests),
             ("events", format!("{}, lost {}, duplicated {}", stores.facts, stores.lost, stores.duplicated)),
             ("backlog", format!("{backlog}, not applied yet {}, parked keys {}", stores.pending, stores.parked_keys)),
             ("freshness", format!("p50 {fresh}, p99 {late}")),
