@@ -26,12 +26,11 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_core::rbac::{Permit, Read, SystemScope, Write};
-use pim_core::role::ResourceCode;
-use pim_core::shard::{HomeKey, ShardId, ShardMap};
+use pim_core::shard::{ShardId, ShardMap};
 use pim_data::backend::Statement;
 use pim_data::cluster::{Cluster, ClusterSettings};
 use pim_data::consistency::Consistency;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind};
 use pim_data::migration::Migration;
 use pim_data::schema::Schema;
 use pim_data::unit::{CommitFacts, PartCall, PartError, UnitPart};
@@ -61,13 +60,14 @@ struct Account {
     points: i64,
 }
 
-impl Entity for Account {
-    type Kind = Customer;
-    const TABLE: &'static Table = &Table {
-        name: "account",
-        home_field: None,
-        facility_field: Some("facility"),
-        columns: &[
+pim_data::entity! {
+    impl Entity for Account {
+        kind: Customer,
+        resource: BenchResource::Account,
+        table: "account",
+        home: id,
+        facility: facility,
+        columns: [
             Column::new("given_name", ColumnKind::Text),
             Column::new("family_name", ColumnKind::Text),
             Column::new("birth_date", ColumnKind::Text),
@@ -75,23 +75,6 @@ impl Entity for Account {
             Column::new("mail", ColumnKind::Text),
             Column::new("points", ColumnKind::Int).shown(),
         ],
-        references: &[],
-        indexes: &[],
-    };
-    fn resource() -> ResourceCode {
-        BenchResource::Account.into()
-    }
-    fn id(&self) -> Id<Customer> {
-        self.id
-    }
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-    fn facility(&self) -> Option<Uuid> {
-        self.facility
-    }
-    fn version(&self) -> u64 {
-        self.version
     }
 }
 

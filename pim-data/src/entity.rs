@@ -2,6 +2,7 @@
 
 mod codec;
 mod ddl;
+mod declare;
 mod decode;
 mod member;
 mod number;
@@ -10,6 +11,9 @@ pub(crate) mod routine;
 pub use codec::DecodeError;
 pub(crate) use codec::{Stored, digest_of, from_row, json_of, select_list, stored, stored_as, values_of};
 pub(crate) use ddl::{STANDARD, all_columns, create_entity, scope_view};
+#[doc(hidden)]
+pub use declare::__private;
+pub use declare::FacilityField;
 pub(crate) use routine::{CONTEXT, Calls};
 
 use pim_core::id::{Id, IdKind};
@@ -131,6 +135,8 @@ pub struct Table {
 /// The serde form must have a field for each column of [`Entity::TABLE`], the home field and the facility field if the table names
 /// them, and may have the other standard ones: `id`, `version`, `created_at`, `updated_at`. Any other member is refused when it is
 /// saved, for no column would keep it; what is not to be stored is `#[serde(skip)]`.
+///
+/// [`entity!`](crate::entity!) implements it from a description.
 pub trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// What its id names.
     type Kind: IdKind;

@@ -2,9 +2,7 @@
 
 use pim_core::id::Id;
 use pim_core::rbac::{Policy, PolicyError, Reach};
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind};
 use pim_events::DomainEvent;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -81,36 +79,14 @@ pub struct Loan {
     pub state: State,
 }
 
-impl Entity for Loan {
-    type Kind = Lending;
-
-    const TABLE: &'static Table = &Table {
-        name: "loan",
-        home_field: Some("member_id"),
-        facility_field: None,
-        columns: &[Column::new("title", ColumnKind::Text), Column::new("state", ColumnKind::Text).shown()],
-        references: &[],
-        indexes: &[&["state"]],
-    };
-
-    fn resource() -> ResourceCode {
-        Resource::Loan.into()
-    }
-
-    fn id(&self) -> Id<Lending> {
-        self.id
-    }
-
-    fn home(&self) -> HomeKey {
-        self.member_id.into()
-    }
-
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-
-    fn version(&self) -> u64 {
-        self.version
+pim_data::entity! {
+    impl Entity for Loan {
+        kind: Lending,
+        resource: Resource::Loan,
+        table: "loan",
+        home: member_id,
+        columns: [Column::new("title", ColumnKind::Text), Column::new("state", ColumnKind::Text).shown()],
+        indexes: [&["state"]],
     }
 }
 

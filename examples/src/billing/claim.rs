@@ -1,14 +1,14 @@
 //! The claim and its states.
 
 use pim_core::clock::Timestamp;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::money::Money;
 use crate::encounter::ProcedureCode;
 use crate::ids::{ClaimId, ClaimKind, EncounterId, FacilityId, PatientId};
-use crate::rig::patient_row;
+use crate::policy::LabResource;
 
 /// Most lines, and most payments, of one claim.
 pub const ENTRIES_MAX: usize = 200;
@@ -120,20 +120,22 @@ impl Claim {
     }
 }
 
-const TABLE: Table = Table {
-    name: "claim",
-    home_field: Some("patient_id"),
-    facility_field: Some("facility_id"),
-    columns: &[
-        Column::new("encounter_id", ColumnKind::Uuid).shown().unique(),
-        Column::new("state", ColumnKind::Text).shown(),
-        Column::new("lines", ColumnKind::Json).shown(),
-        Column::new("payments", ColumnKind::Json).shown(),
-        Column::new("total", ColumnKind::Json).shown(),
-        Column::new("paid", ColumnKind::Json).shown(),
-    ],
-    references: &[("home_key", "patient"), ("encounter_id", "encounter")],
-    indexes: &[&["state", "bucket", "id"]],
-};
-
-patient_row!(Claim, ClaimKind, Claim, &TABLE, |it| it.patient_id.into());
+pim_data::entity! {
+    impl Entity for Claim {
+        kind: ClaimKind,
+        resource: LabResource::Claim,
+        table: "claim",
+        home: patient_id,
+        facility: facility_id,
+        columns: [
+            Column::new("encounter_id", ColumnKind::Uuid).shown().unique(),
+            Column::new("state", ColumnKind::Text).shown(),
+            Column::new("lines", ColumnKind::Json).shown(),
+            Column::new("payments", ColumnKind::Json).shown(),
+            Column::new("total", ColumnKind::Json).shown(),
+            Column::new("paid", ColumnKind::Json).shown(),
+        ],
+        references: [("home_key", "patient"), ("encounter_id", "encounter")],
+        indexes: [&["state", "bucket", "id"]],
+    }
+}

@@ -3,13 +3,13 @@
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 use pim_core::role::ClosedEnum as _;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ChaosPoint;
 use crate::ids::{ChaosFlagId, ChaosFlagKind};
-use crate::rig::control_row;
+use crate::policy::LabResource;
 
 /// What strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -55,20 +55,19 @@ impl ChaosFlag {
     }
 }
 
-const TABLE: Table = Table {
-    name: "chaos_flag",
-    home_field: None,
-    facility_field: None,
-    columns: &[
-        Column::new("point", ColumnKind::Text).shown().unique(),
-        Column::new("fault", ColumnKind::Text).shown(),
-        Column::new("latency_ms", ColumnKind::Int).shown(),
-        Column::new("percent", ColumnKind::Int).shown(),
-        Column::new("began_at", ColumnKind::Time).shown(),
-        Column::new("ends_at", ColumnKind::Time).shown(),
-    ],
-    references: &[],
-    indexes: &[],
-};
-
-control_row!(ChaosFlag, ChaosFlagKind, Chaos, &TABLE);
+pim_data::entity! {
+    impl Entity for ChaosFlag {
+        kind: ChaosFlagKind,
+        resource: LabResource::Chaos,
+        table: "chaos_flag",
+        home: id,
+        columns: [
+            Column::new("point", ColumnKind::Text).shown().unique(),
+            Column::new("fault", ColumnKind::Text).shown(),
+            Column::new("latency_ms", ColumnKind::Int).shown(),
+            Column::new("percent", ColumnKind::Int).shown(),
+            Column::new("began_at", ColumnKind::Time).shown(),
+            Column::new("ends_at", ColumnKind::Time).shown(),
+        ],
+    }
+}

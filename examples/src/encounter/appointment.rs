@@ -1,12 +1,12 @@
 //! Appointments.
 
 use pim_core::clock::Timestamp;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{AppointmentId, AppointmentKind, FacilityId, PatientId, ProviderId};
-use crate::rig::patient_row;
+use crate::policy::LabResource;
 
 /// Where an appointment is in its life: booked → fulfilled, cancelled or missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -65,17 +65,18 @@ pub struct Appointment {
     pub state: AppointmentState,
 }
 
-const TABLE: Table = Table {
-    name: "appointment",
-    home_field: Some("patient_id"),
-    facility_field: Some("facility_id"),
-    columns: &[
-        Column::new("provider_id", ColumnKind::Uuid).shown(),
-        Column::new("scheduled_at", ColumnKind::Time).shown(),
-        Column::new("state", ColumnKind::Text).shown(),
-    ],
-    references: &[("home_key", "patient")],
-    indexes: &[],
-};
-
-patient_row!(Appointment, AppointmentKind, Appointment, &TABLE, |it| it.patient_id.into());
+pim_data::entity! {
+    impl Entity for Appointment {
+        kind: AppointmentKind,
+        resource: LabResource::Appointment,
+        table: "appointment",
+        home: patient_id,
+        facility: facility_id,
+        columns: [
+            Column::new("provider_id", ColumnKind::Uuid).shown(),
+            Column::new("scheduled_at", ColumnKind::Time).shown(),
+            Column::new("state", ColumnKind::Text).shown(),
+        ],
+        references: [("home_key", "patient")],
+    }
+}

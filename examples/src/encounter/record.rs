@@ -1,13 +1,13 @@
 //! The encounter and its states.
 
 use pim_core::clock::Timestamp;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::parts::{Diagnosis, Note, Observation, Order, Procedure, kept_notes};
 use crate::ids::{EncounterId, EncounterKind, FacilityId, PatientId, ProviderId};
-use crate::rig::patient_row;
+use crate::policy::LabResource;
 
 /// Where an encounter is in its life: scheduled → in progress → completed → archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -139,25 +139,26 @@ impl Encounter {
     }
 }
 
-const TABLE: Table = Table {
-    name: "encounter",
-    home_field: Some("patient_id"),
-    facility_field: Some("facility_id"),
-    columns: &[
-        Column::new("provider_id", ColumnKind::Uuid).shown(),
-        Column::new("kind", ColumnKind::Text).shown(),
-        Column::new("state", ColumnKind::Text).shown(),
-        Column::new("scheduled_at", ColumnKind::Time).shown(),
-        Column::new("started_at", ColumnKind::Time).shown().nullable(),
-        Column::new("completed_at", ColumnKind::Time).shown().nullable(),
-        Column::new("diagnoses", ColumnKind::Json).shown(),
-        Column::new("procedures", ColumnKind::Json).shown(),
-        Column::new("orders", ColumnKind::Json).shown(),
-        Column::new("observations", ColumnKind::Json),
-        Column::new("notes", ColumnKind::Json),
-    ],
-    references: &[("home_key", "patient")],
-    indexes: &[],
-};
-
-patient_row!(Encounter, EncounterKind, Encounter, &TABLE, |it| it.patient_id.into());
+pim_data::entity! {
+    impl Entity for Encounter {
+        kind: EncounterKind,
+        resource: LabResource::Encounter,
+        table: "encounter",
+        home: patient_id,
+        facility: facility_id,
+        columns: [
+            Column::new("provider_id", ColumnKind::Uuid).shown(),
+            Column::new("kind", ColumnKind::Text).shown(),
+            Column::new("state", ColumnKind::Text).shown(),
+            Column::new("scheduled_at", ColumnKind::Time).shown(),
+            Column::new("started_at", ColumnKind::Time).shown().nullable(),
+            Column::new("completed_at", ColumnKind::Time).shown().nullable(),
+            Column::new("diagnoses", ColumnKind::Json).shown(),
+            Column::new("procedures", ColumnKind::Json).shown(),
+            Column::new("orders", ColumnKind::Json).shown(),
+            Column::new("observations", ColumnKind::Json),
+            Column::new("notes", ColumnKind::Json),
+        ],
+        references: [("home_key", "patient")],
+    }
+}

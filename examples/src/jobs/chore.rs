@@ -3,12 +3,12 @@
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
 use pim_core::role::ClosedEnum as _;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{ChoreId, ChoreKind};
-use crate::rig::control_row;
+use crate::policy::LabResource;
 
 pim_core::closed_enum! {
     /// Which chore.
@@ -49,20 +49,19 @@ impl Chore {
     }
 }
 
-const TABLE: Table = Table {
-    name: "chore",
-    home_field: None,
-    facility_field: None,
-    columns: &[
-        Column::new("name", ColumnKind::Text).shown().unique(),
-        Column::new("due_at", ColumnKind::Time).shown(),
-        Column::new("runs", ColumnKind::Int).shown(),
-        Column::new("came_to", ColumnKind::Int).shown(),
-        Column::new("owner", ColumnKind::Uuid).shown().nullable(),
-        Column::new("lease_until", ColumnKind::Time).shown().nullable(),
-    ],
-    references: &[],
-    indexes: &[],
-};
-
-control_row!(Chore, ChoreKind, Operation, &TABLE);
+pim_data::entity! {
+    impl Entity for Chore {
+        kind: ChoreKind,
+        resource: LabResource::Operation,
+        table: "chore",
+        home: id,
+        columns: [
+            Column::new("name", ColumnKind::Text).shown().unique(),
+            Column::new("due_at", ColumnKind::Time).shown(),
+            Column::new("runs", ColumnKind::Int).shown(),
+            Column::new("came_to", ColumnKind::Int).shown(),
+            Column::new("owner", ColumnKind::Uuid).shown().nullable(),
+            Column::new("lease_until", ColumnKind::Time).shown().nullable(),
+        ],
+    }
+}

@@ -1,13 +1,13 @@
 //! A billing cycle: the draft claims of a period are submitted.
 
 use pim_core::clock::Timestamp;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{BillingCycleId, BillingCycleKind};
-use crate::rig::control_row;
+use crate::policy::LabResource;
 
 /// Where a cycle is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -53,22 +53,22 @@ pub struct BillingCycle {
     pub lease_until: Option<Timestamp>,
 }
 
-const TABLE: Table = Table {
-    name: "billing_cycle",
-    home_field: None,
-    facility_field: None,
-    columns: &[
-        Column::new("state", ColumnKind::Text).shown(),
-        Column::new("period_from", ColumnKind::Time).shown(),
-        Column::new("period_to", ColumnKind::Time).shown(),
-        Column::new("submitted", ColumnKind::Int).shown(),
-        Column::new("bucket_at", ColumnKind::Int).shown(),
-        Column::new("after", ColumnKind::Uuid).shown().nullable(),
-        Column::new("owner", ColumnKind::Uuid).shown().nullable(),
-        Column::new("lease_until", ColumnKind::Time).shown().nullable(),
-    ],
-    references: &[],
-    indexes: &[&["state", "id"]],
-};
-
-control_row!(BillingCycle, BillingCycleKind, BillingCycle, &TABLE);
+pim_data::entity! {
+    impl Entity for BillingCycle {
+        kind: BillingCycleKind,
+        resource: LabResource::BillingCycle,
+        table: "billing_cycle",
+        home: id,
+        columns: [
+            Column::new("state", ColumnKind::Text).shown(),
+            Column::new("period_from", ColumnKind::Time).shown(),
+            Column::new("period_to", ColumnKind::Time).shown(),
+            Column::new("submitted", ColumnKind::Int).shown(),
+            Column::new("bucket_at", ColumnKind::Int).shown(),
+            Column::new("after", ColumnKind::Uuid).shown().nullable(),
+            Column::new("owner", ColumnKind::Uuid).shown().nullable(),
+            Column::new("lease_until", ColumnKind::Time).shown().nullable(),
+        ],
+        indexes: [&["state", "id"]],
+    }
+}

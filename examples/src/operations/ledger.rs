@@ -18,7 +18,7 @@ use pim_core::id::Id;
 use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::{Permit, Write};
 use pim_data::cluster::Cluster;
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind, Entity as _};
 use pim_data::unit::UnitError;
 use pim_events::AppendExt as _;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ use self::tenure::{Tenure, renew};
 use crate::ids::{OperationId, OperationKind};
 use crate::policy::LabResource;
 use crate::reference::ReferenceChanged;
-use crate::rig::{Answer, Endpoints, Failure, Operation, control_row, is_recent, list_control, write_control};
+use crate::rig::{Answer, Endpoints, Failure, Operation, is_recent, list_control, write_control};
 use crate::workers::Stores;
 
 /// How long an operation that says nothing is taken to go on before a retry does it again.
@@ -76,22 +76,21 @@ pub struct OperationRecord {
     pub began_at: Timestamp,
 }
 
-const TABLE: Table = Table {
-    name: "operation",
-    home_field: None,
-    facility_field: None,
-    columns: &[
-        Column::new("name", ColumnKind::Text).shown(),
-        Column::new("target", ColumnKind::Text).shown(),
-        Column::new("parameters", ColumnKind::Json).shown(),
-        Column::new("state", ColumnKind::Text).shown(),
-        Column::new("began_at", ColumnKind::Time).shown(),
-    ],
-    references: &[],
-    indexes: &[],
-};
-
-control_row!(OperationRecord, OperationKind, Operation, &TABLE);
+pim_data::entity! {
+    impl Entity for OperationRecord {
+        kind: OperationKind,
+        resource: LabResource::Operation,
+        table: "operation",
+        home: id,
+        columns: [
+            Column::new("name", ColumnKind::Text).shown(),
+            Column::new("target", ColumnKind::Text).shown(),
+            Column::new("parameters", ColumnKind::Json).shown(),
+            Column::new("state", ColumnKind::Text).shown(),
+            Column::new("began_at", ColumnKind::Time).shown(),
+        ],
+    }
+}
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -233,7 +232,7 @@ impl Doing<'_> {
                 // What came of it was answered, longer ago than answers are kept.
                 if known.state == OperationState::Done {
                     let done = Problem::of(problem::ALREADY_EXISTS).detail("the operation of this key is done");
-                    return Err(done.with("entity", TABLE.name).with("id", id.to_string()).into());
+                    return Err(done.with("entity", OperationRecord::TABLE.name).with("id", id.to_string()).into());
                 }
             }
             let record = OperationRecord {
@@ -246,7 +245,7 @@ impl Doing<'_> {
                 began_at: now,
             };
             let version = unit.save(permit, &record)?;
-            unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+            unit.append(&ReferenceChanged { table: OperationRecord::TABLE.name.to_owned(), id: id.uuid(), version })?;
             match unit.commit().await {
                 Ok(_) => return Ok(Begun::Now(Tenure::since(version))),
                 // Somebody else has begun it in between.
@@ -314,7 +313,7 @@ impl Doing<'_> {
             }
             record.state = state;
             let version = unit.save(permit, &record)?;
-            unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+            unit.append(&ReferenceChanged { table: OperationRecord::TABLE.name.to_owned(), id: id.uuid(), version })?;
             Ok((unit, answer.clone()))
         })
         .await

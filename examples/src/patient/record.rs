@@ -1,13 +1,13 @@
 //! The record and its states.
 
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::value::{Address, BirthDate, Mail, PersonName, Sex, SynNumber, Telephone};
 use crate::identifier::kept_if_any;
 use crate::ids::{FacilityId, PatientId, PatientKind};
-use crate::rig::patient_row;
+use crate::policy::LabResource;
 
 /// Where a patient's record is in its life: registered → active → suspended → retired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -87,23 +87,24 @@ pub struct Patient {
     pub mail: Option<Mail>,
 }
 
-const TABLE: Table = Table {
-    name: "patient",
-    home_field: None,
-    facility_field: Some("facility_id"),
-    columns: &[
-        Column::new("state", ColumnKind::Text).shown(),
-        Column::new("given_name", ColumnKind::Text),
-        Column::new("family_name", ColumnKind::Text),
-        Column::new("birth_date", ColumnKind::Text),
-        Column::new("sex", ColumnKind::Text),
-        Column::new("syn_number", ColumnKind::Text),
-        Column::new("address", ColumnKind::Text).nullable(),
-        Column::new("telephone", ColumnKind::Text).nullable(),
-        Column::new("mail", ColumnKind::Text).nullable(),
-    ],
-    references: &[],
-    indexes: &[&["facility_id", "id"]],
-};
-
-patient_row!(Patient, PatientKind, Patient, &TABLE, |it| it.id.into());
+pim_data::entity! {
+    impl Entity for Patient {
+        kind: PatientKind,
+        resource: LabResource::Patient,
+        table: "patient",
+        home: id,
+        facility: facility_id,
+        columns: [
+            Column::new("state", ColumnKind::Text).shown(),
+            Column::new("given_name", ColumnKind::Text),
+            Column::new("family_name", ColumnKind::Text),
+            Column::new("birth_date", ColumnKind::Text),
+            Column::new("sex", ColumnKind::Text),
+            Column::new("syn_number", ColumnKind::Text),
+            Column::new("address", ColumnKind::Text).nullable(),
+            Column::new("telephone", ColumnKind::Text).nullable(),
+            Column::new("mail", ColumnKind::Text).nullable(),
+        ],
+        indexes: [&["facility_id", "id"]],
+    }
+}

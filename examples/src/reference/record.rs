@@ -1,6 +1,6 @@
 //! The records. Each is a home key of its own.
 
-use pim_data::entity::{Column, ColumnKind, Table};
+use pim_data::entity::{Column, ColumnKind};
 use pim_events::DomainEvent;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::ids::{
     AccountId, AccountKind, FacilityId, FacilityKind, FlagId, FlagKind, PatientId, ProviderId, ProviderKind,
 };
-use crate::rig::control_row;
+use crate::policy::LabResource;
 
 macro_rules! reference {
     (
@@ -27,14 +27,15 @@ macro_rules! reference {
             $($(#[$fmeta])* pub $field: $field_type,)+
         }
 
-        control_row!($name, $kind, $resource, &Table {
-            name: $table,
-            home_field: None,
-            facility_field: None,
-            columns: &[$($column),+],
-            references: &[],
-            indexes: &[],
-        });
+        pim_data::entity! {
+            impl Entity for $name {
+                kind: $kind,
+                resource: LabResource::$resource,
+                table: $table,
+                home: id,
+                columns: [$($column),+],
+            }
+        }
     };
 }
 

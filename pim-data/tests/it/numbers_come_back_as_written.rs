@@ -1,15 +1,12 @@
 //! Whatever number stands in a Json column comes back as it was written, now and as of then, so that the trail verifies.
 
 use pim_core::id::Id;
-use pim_core::role::ResourceCode;
-use pim_core::shard::HomeKey;
 use pim_data::cluster::Cluster;
 use pim_data::consistency::Consistency;
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind};
 use pim_data::repository::Page;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-use uuid::Uuid;
 
 use super::world::{Customer, Folder, ShopResource, cx, read, schema_builder, settings, tell, write};
 
@@ -22,30 +19,13 @@ struct Measured {
     anything: Json,
 }
 
-impl Entity for Measured {
-    type Kind = Customer;
-    const TABLE: &'static Table = &Table {
-        name: "measured",
-        home_field: None,
-        facility_field: None,
-        columns: &[Column::new("readings", ColumnKind::Json), Column::new("anything", ColumnKind::Json).shown()],
-        references: &[],
-        indexes: &[],
-    };
-    fn resource() -> ResourceCode {
-        ShopResource::Account.into()
-    }
-    fn id(&self) -> Id<Customer> {
-        self.id
-    }
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-    fn version(&self) -> u64 {
-        self.version
+pim_data::entity! {
+    impl Entity for Measured {
+        kind: Customer,
+        resource: ShopResource::Account,
+        table: "measured",
+        home: id,
+        columns: [Column::new("readings", ColumnKind::Json), Column::new("anything", ColumnKind::Json).shown()],
     }
 }
 

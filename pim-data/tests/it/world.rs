@@ -9,12 +9,11 @@ use pim_core::deadline::Deadline;
 use pim_core::id::Id;
 use pim_core::identity::Actor;
 use pim_core::rbac::{Permit, Policy, Reach, Read, SystemScope, Write};
-use pim_core::role::ResourceCode;
 use pim_core::shard::{HomeKey, ShardMap};
 use pim_data::audit::{AuditEntry, AuditFilter};
 use pim_data::backend::{Db, Engine, Statement};
 use pim_data::cluster::{Cluster, ClusterSettings};
-use pim_data::entity::{Column, ColumnKind, Entity, Table};
+use pim_data::entity::{Column, ColumnKind};
 use pim_data::fan_out::{FanOut, Next};
 use pim_data::migration::Migration;
 use pim_data::relocation::{Belongs, MovedTable};
@@ -52,13 +51,14 @@ pub(crate) struct Account {
     pub(crate) tags: Vec<String>,
 }
 
-impl Entity for Account {
-    type Kind = Customer;
-    const TABLE: &'static Table = &Table {
-        name: "account",
-        home_field: None,
-        facility_field: Some("facility"),
-        columns: &[
+pim_data::entity! {
+    impl Entity for Account {
+        kind: Customer,
+        resource: ShopResource::Account,
+        table: "account",
+        home: id,
+        facility: facility,
+        columns: [
             Column::new("name", ColumnKind::Text),
             Column::new("state", ColumnKind::Text).shown(),
             Column::new("points", ColumnKind::Int).shown(),
@@ -66,23 +66,6 @@ impl Entity for Account {
             Column::new("vip", ColumnKind::Bool).shown(),
             Column::new("tags", ColumnKind::Json),
         ],
-        references: &[],
-        indexes: &[],
-    };
-    fn resource() -> ResourceCode {
-        ShopResource::Account.into()
-    }
-    fn id(&self) -> Id<Customer> {
-        self.id
-    }
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-    fn facility(&self) -> Option<Uuid> {
-        self.facility
-    }
-    fn version(&self) -> u64 {
-        self.version
     }
 }
 
@@ -104,30 +87,14 @@ pub(crate) struct CustomerNote {
     pub(crate) text: String,
 }
 
-impl Entity for CustomerNote {
-    type Kind = Note;
-    const TABLE: &'static Table = &Table {
-        name: "note",
-        home_field: Some("customer"),
-        facility_field: None,
-        columns: &[Column::new("account", ColumnKind::Uuid).shown(), Column::new("text", ColumnKind::Text)],
-        references: &[("account", "account")],
-        indexes: &[],
-    };
-    fn resource() -> ResourceCode {
-        ShopResource::Note.into()
-    }
-    fn id(&self) -> Id<Note> {
-        self.id
-    }
-    fn home(&self) -> HomeKey {
-        self.customer.into()
-    }
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-    fn version(&self) -> u64 {
-        self.version
+pim_data::entity! {
+    impl Entity for CustomerNote {
+        kind: Note,
+        resource: ShopResource::Note,
+        table: "note",
+        home: customer,
+        columns: [Column::new("account", ColumnKind::Uuid).shown(), Column::new("text", ColumnKind::Text)],
+        references: [("account", "account")],
     }
 }
 
@@ -139,30 +106,13 @@ pub(crate) struct DepotRow {
     pub(crate) code: String,
 }
 
-impl Entity for DepotRow {
-    type Kind = Depot;
-    const TABLE: &'static Table = &Table {
-        name: "depot",
-        home_field: None,
-        facility_field: None,
-        columns: &[Column::new("code", ColumnKind::Text).shown().unique()],
-        references: &[],
-        indexes: &[],
-    };
-    fn resource() -> ResourceCode {
-        ShopResource::Depot.into()
-    }
-    fn id(&self) -> Id<Depot> {
-        self.id
-    }
-    fn home(&self) -> HomeKey {
-        self.id.into()
-    }
-    fn facility(&self) -> Option<Uuid> {
-        None
-    }
-    fn version(&self) -> u64 {
-        self.version
+pim_data::entity! {
+    impl Entity for DepotRow {
+        kind: Depot,
+        resource: ShopResource::Depot,
+        table: "depot",
+        home: id,
+        columns: [Column::new("code", ColumnKind::Text).shown().unique()],
     }
 }
 

@@ -4,10 +4,11 @@ use pim_core::clock::Timestamp;
 use pim_core::context::RequestContext;
 use pim_core::rbac::{Permit, Write};
 use pim_data::cluster::Cluster;
+use pim_data::entity::Entity as _;
 use pim_data::unit::UnitError;
 use pim_events::AppendExt as _;
 
-use super::{OperationRecord, OperationState, TABLE};
+use super::{OperationRecord, OperationState};
 use crate::ids::OperationId;
 use crate::reference::ReferenceChanged;
 use crate::rig::Failure;
@@ -48,7 +49,7 @@ pub(super) async fn renew(
     record.began_at = unit.at();
     *tenure = Tenure { version: record.version, unanswered: Some(record.began_at) };
     let version = unit.save(permit, &record)?;
-    unit.append(&ReferenceChanged { table: TABLE.name.to_owned(), id: id.uuid(), version })?;
+    unit.append(&ReferenceChanged { table: OperationRecord::TABLE.name.to_owned(), id: id.uuid(), version })?;
     let committed: Result<_, UnitError> = unit.commit().await;
     committed?;
     *tenure = Tenure::since(version);
