@@ -17,8 +17,8 @@ const NO_SCOPE: SqlPair = SqlPair::sqlite("UPDATE pim_scope SET mode = 0, own = 
 
 impl Cluster {
     /// Runs one reading statement on a shard, or on the control database by [`CONTROL`](crate::cluster::CONTROL), and shows it
-    /// the rows of the permit's scope. It names tables as the entities do (`claim`, not `claim_row`); on both engines these
-    /// are views that show nothing outside of such a call. It reads the newest commit.
+    /// the rows of the permit's scope. It names tables as the entities do (`claim`, not `claim_row`), and their history by
+    /// `claim_past`; on both engines these are views that show nothing outside of such a call. It reads the newest commit.
     ///
     /// While a bucket moves two shards have its rows: whoever asks several selects `bucket` too, and believes what the map
     /// says of it. Whoever must see each row once compares the map's version before and after.

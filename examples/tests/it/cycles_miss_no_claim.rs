@@ -224,6 +224,24 @@ async fn of_a_cycle_behind_one_that_cannot_go_on() {
     assert_eq!(state(&world, claim).await, "submitted");
 }
 
+/// Guard: the turns of cycles are no matter of clocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_cycle_that_a_wrong_clock_changed_last() {
+    let world = World::new().await;
+    let (_, claim) = drafted(&world).await;
+    asked(&world).await;
+    let wrong = world.beside_ahead_by(Duration::from_secs(365 * 24 * 3600)).await;
+    assert!(worker().step(&wrong.cluster).await.unwrap(), "the buckets of the first shard, and dies of it");
+    asked_for(&world, "2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z").await;
+    let (cluster, mut worker) = (without_claims(&world).await, worker());
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(1));
+        // The other cycle cannot go on.
+        let _either = worker.step(&cluster).await;
+    }
+    assert_eq!(state(&world, claim).await, "submitted");
+}
+
 /// Guard: no lease is longer than one can be, whatever clock wrote it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_worker_whose_clock_was_a_year_ahead() {

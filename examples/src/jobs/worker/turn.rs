@@ -129,10 +129,13 @@ fn context(request: RequestId) -> Result<RequestContext, JobError> {
 }
 
 /// A cycle that waits, that is ours, or whose worker has been silent for too long: each in turn, so that none waits for another
-/// that cannot go on.
+/// that cannot go on. The order is that of their last changes as the database has numbered them: a time would be some worker's
+/// clock, and one that was ahead would put its cycle behind all others until that time has come.
 async fn open_cycle(cluster: &Cluster, cx: &RequestContext, worker: Uuid) -> Result<Option<BillingCycleId>, JobError> {
-    const SELECT: &str = "SELECT id FROM billing_cycle WHERE state = 'pending' \
-         OR (state = 'running' AND (owner = ? OR lease_until < ? OR lease_until > ?)) ORDER BY updated_at, id LIMIT 1";
+    const SELECT: &str = "SELECT id FROM billing_cycle c WHERE state = 'pending' \
+         OR (state = 'running' AND (owner = ? OR lease_until < ? OR lease_until > ?)) \
+         ORDER BY (SELECT h.history_seq FROM billing_cycle_past h WHERE h.id = c.id ORDER BY h.valid_from DESC LIMIT 1) \
+         LIMIT 1";
     let permit = Permit::<Read>::system(REASON, LabAction::Read, LabResource::BillingCycle);
     let now = cluster.clock().now();
     let waiting = Statement::same(SELECT).bind(worker).bind(now).bind(now.plus(LEASE + CLOCKS_APART_MAX));
