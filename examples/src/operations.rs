@@ -3,9 +3,13 @@
 mod dead_letter;
 mod ledger;
 mod trail;
+mod turn;
 
-pub use ledger::{IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, answered, operate, operate_to_its_end};
+pub use ledger::{
+    IN_PROGRESS, Intent, LEASE, OperationRecord, OperationState, answered, id_of, operate, operate_to_its_end,
+};
 pub use trail::{Trail, TrailError};
+pub use turn::{Turn, TurnError};
 
 use std::sync::Arc;
 

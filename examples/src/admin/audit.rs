@@ -4,7 +4,7 @@ use axum::extract::State;
 use pim_core::clock::Timestamp;
 use pim_core::context::RequestId;
 use pim_core::identity::Subject;
-use pim_core::problem::{self, IntoProblem, Problem};
+use pim_core::problem::{self, IntoProblem, Problem, ProblemType};
 use pim_core::rbac::{Read, Write};
 use pim_data::audit::{AuditFilter, AuditPlace};
 use pim_data::cluster::{CONTROL, Cluster};
@@ -15,9 +15,14 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::unanswered;
-use crate::operations::{Intent, operate_to_its_end};
+use crate::operations::{Intent, Turn, TurnError, id_of, operate_to_its_end};
 use crate::rig::{Answer, Asked, Caller, Command, Cursor, Endpoints, Failure, May, Nothing, Operation, PageQuery};
 use crate::workers::Stores;
+
+/// Each reads all of the trail.
+const BEING_VERIFIED: ProblemType =
+    ProblemType::new("trail-being-verified", 409, "The audit trail is being verified already");
+const VERIFY: &str = "audit.verify";
 
 pub(super) fn endpoints() -> Endpoints<Stores> {
     Endpoints::new()
@@ -104,8 +109,25 @@ async fn verify(
     May(permit): May<Write>,
     command: Command<Nothing>,
 ) -> Result<Answer, Failure> {
-    let here = cluster.clone();
-    let effect = async move { Answer::ok(&here.verify_audit().await.map_err(IntoProblem::into_problem)?) };
+    let (here, id) = (cluster.clone(), id_of(&command.cx)?);
+    let effect = async move {
+        let _turn = Turn::take(here.data_dir(), VERIFY, id).map_err(not_now)?;
+        Answer::ok(&here.verify_audit().await.map_err(IntoProblem::into_problem)?)
+    };
     // It takes as long as there is a trail, which may be longer than a request may.
-    operate_to_its_end(cluster, &permit, command.cx, Intent::new("audit.verify", "", json!({})), effect).await
+    operate_to_its_end(cluster, &permit, command.cx, Intent::new(VERIFY, "", json!({})), effect).await
+}
+
+/// Why the trail is not verified now. What goes on when its caller has gone would otherwise be begun by every new key.
+fn not_now(error: TurnError) -> Failure {
+    let TurnError::Taken(by) = error else {
+        return Problem::of(problem::UNAVAILABLE).detail("the data directory cannot be locked").into();
+    };
+    let refused = Problem::of(BEING_VERIFIED).retry_after_secs(1);
+    match by {
+        Some(id) => refused.detail(format!("operation {id} is at it, and listed until it is done")),
+        None => refused,
+    }
+    .with("operation", by.map(|id| id.to_string()))
+    .into()
 }

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, operate_to_its_end};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
 
-/// Rows that one request removes at most: as many as its time allows for.
+/// Rows that one request removes at most: neither do buckets move nor is a backup taken meanwhile.
 const ROWS_MAX: u64 = 20_000;
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -64,9 +64,9 @@ async fn run(
     }
     let days = |kept: Duration| kept.as_secs() / DAY_SECS;
     let parameters = json!({"audit_days": days(policy.audit), "history_days": days(policy.history)});
-    let effect = async {
-        let report = cluster.run_retention(&command.cx, &permit, &policy).await.map_err(IntoProblem::into_problem)?;
-        Answer::ok(&report)
-    };
-    operate(&cluster, &permit, &command.cx, Intent::new("retention.run", "", parameters), effect).await
+    let (here, by, cx) = (cluster.clone(), permit.clone(), command.cx.clone());
+    let effect =
+        async move { Answer::ok(&here.run_retention(&cx, &by, &policy).await.map_err(IntoProblem::into_problem)?) };
+    // It verifies the trail first, which takes as long as there is one: that may be longer than a request may.
+    operate_to_its_end(cluster, &permit, command.cx, Intent::new("retention.run", "", parameters), effect).await
 }

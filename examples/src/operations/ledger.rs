@@ -159,7 +159,11 @@ pub async fn operate_to_its_end(
     tokio::spawn(operated).await.map_err(|_| Problem::of(problem::INTERNAL))?
 }
 
-fn id_of(cx: &RequestContext) -> Result<OperationId, Problem> {
+/// The operation that a request is.
+///
+/// # Errors
+/// `idempotency-key-missing`: without a key it is none.
+pub fn id_of(cx: &RequestContext) -> Result<OperationId, Problem> {
     let scope = cx.idempotency().ok_or_else(|| Problem::of(problem::IDEMPOTENCY_KEY_MISSING))?;
     Ok(Id::derive(scope.scope(), 0))
 }

@@ -1,6 +1,9 @@
 //! Reference data is made once, the trail names who did what, lineage agrees with it, and a bad map is refused with findings.
 
 use http::StatusCode;
+use pim_core::id::Id;
+use pim_lab::ids::OperationId;
+use pim_lab::operations::Turn;
 use serde_json::json;
 
 use crate::world::World;
@@ -246,6 +249,39 @@ async fn what_is_held_is_told_in_pages_and_a_stop_is_lifted() {
     assert_eq!((again.status, again.problem()), (StatusCode::CONFLICT, "consumer-not-stopped"));
     let strange = world.post(&sre, "/v1/admin/projections/nobody/resume", "t", &json!({})).await;
     assert_eq!((strange.status, strange.problem()), (StatusCode::NOT_FOUND, "unknown-consumer"));
+}
+
+/// Guard: each verification reads all of the trail, and goes on when its caller has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trail_is_verified_for_one_at_a_time() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let verify = async |key: String| world.post(&sre, "/v1/admin/audit/verify", &key, &json!({})).await;
+    let (mut refused, mut rounds) = (None, 0);
+    while refused.is_none() {
+        rounds += 1;
+        assert!(rounds < 100, "eight at once were never refused");
+        let all = futures_util::future::join_all((0..8).map(|number| verify(format!("{rounds}-{number}")))).await;
+        assert!(all.iter().any(|answer| answer.status == StatusCode::OK), "one of them has the turn");
+        for answer in all.into_iter().filter(|answer| answer.status != StatusCode::OK) {
+            let told = (answer.status, answer.problem(), answer.headers.contains_key("retry-after"));
+            assert_eq!(told, (StatusCode::CONFLICT, "trail-being-verified", true), "{:?}", answer.body);
+            // One that has just begun is not named yet.
+            refused = refused.or_else(|| answer.body["operation"].is_string().then_some(answer));
+        }
+    }
+    let refused = refused.unwrap();
+    let kept = world.get(&sre, "/v1/admin/operations?limit=200").await;
+    let running = kept.body["items"].as_array().unwrap().iter().find(|row| row["id"] == refused.body["operation"]);
+    assert_eq!(running.unwrap()["state"], "done", "{:?}", refused.body);
+    // Also when it is another program that is at it.
+    let id: OperationId = Id::derive(b"of another program", 0);
+    let turn = Turn::take(world.cluster.data_dir(), "audit.verify", id).unwrap();
+    let refused = verify("k".to_owned()).await;
+    assert_eq!((refused.problem(), &refused.body["operation"]), ("trail-being-verified", &json!(id)));
+    drop(turn);
+    let verified = verify("k".to_owned()).await;
+    assert_eq!((verified.status, &verified.body["verified"]), (StatusCode::OK, &json!(true)), "{:?}", verified.body);
 }
 
 /// Guard: each summary reads all of every store; many at once would keep everybody else from them.

@@ -109,7 +109,7 @@ async fn what_reads_everything_goes_on_when_its_caller_has_gone() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    for path in ["/v1/admin/projections/patient_search/rebuild", "/v1/admin/audit/verify"] {
+    for path in ["/v1/admin/projections/patient_search/rebuild", "/v1/admin/audit/verify", "/v1/admin/retention"] {
         let (mut broken_off, mut tries) = (0, 0_u32);
         // One that is done before it was seen to have begun says nothing.
         while broken_off < CALLERS_GONE {

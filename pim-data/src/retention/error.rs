@@ -71,7 +71,7 @@ impl IntoProblem for RetentionError {
             Self::TooShort { .. } | Self::Batch { .. } => Problem::of(problem::INVALID_BODY).detail(self.to_string()),
             Self::Scope => Problem::of(problem::FORBIDDEN),
             Self::NotOwner(_) => Problem::of(problem::UNAVAILABLE).detail("this program may not remove rows"),
-            Self::Busy => Problem::of(problem::CONFLICT).detail("buckets are being moved, or a backup is taken"),
+            Self::Busy => Problem::of(problem::CONFLICT).detail(self.to_string()),
             Self::Broken { finding } => Problem::of(problem::CONFLICT)
                 .detail("the audit trail does not verify; nothing was removed")
                 .with("finding", serde_json::to_value(finding).unwrap_or_default()),
