@@ -9,7 +9,7 @@ mod worker;
 
 pub use chore::{Chore, ChoreName};
 pub use cycle::{BillingCycle, CycleState};
-pub use http::endpoints;
+pub use http::{PERIOD_SETTLES, endpoints};
 pub use signals::{CHORE_OVERDUE, CHORE_RUNS, ChoreOutcome, ChoreSignals, SWEPT_RECORDS};
 pub use upkeep::{CHORE_LEASE, Upkeep, UpkeepError, UpkeepSettings, UpkeepSettingsError};
 pub use worker::{JobError, LEASE, Worker, run};

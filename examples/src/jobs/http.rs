@@ -1,9 +1,11 @@
 //! Asking for a billing cycle, and looking at them.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use pim_core::clock::Timestamp;
 use pim_core::id::Id;
-use pim_core::problem::{self, Problem};
+use pim_core::problem::{self, Problem, ProblemType};
 use pim_core::rbac::Write;
 use pim_data::cluster::Cluster;
 use pim_events::AppendExt as _;
@@ -16,6 +18,14 @@ use crate::reference::ReferenceChanged;
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation, list_control, write_control};
 use crate::workers::Stores;
 
+/// How long after its end a period is left alone: a claim that was drafted in it is committed no later, also by a clock that is a
+/// little behind.
+pub const PERIOD_SETTLES: Duration = Duration::from_secs(10);
+
+/// A cycle looks at each claim once: one that is drafted behind it would never be submitted by it.
+const PERIOD_NOT_OVER: ProblemType =
+    ProblemType::new("period-not-over", 409, "The period goes on: claims may still be drafted in it");
+
 /// The operations, for the billing service.
 pub fn endpoints() -> Endpoints<Stores> {
     Endpoints::new()
@@ -26,7 +36,7 @@ pub fn endpoints() -> Endpoints<Stores> {
         )
 }
 
-/// Body of a cycle: the period whose draft claims are submitted.
+/// Body of a cycle: the period whose draft claims are submitted. It has to be over for ten seconds.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[schema(as = BillingPeriod)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +59,12 @@ async fn ask(
     let Period { from, to } = command.body;
     if from >= to {
         return Err(Problem::of(problem::INVALID_BODY).detail("must be a period: from before to").into());
+    }
+    let (over_at, now) = (to.plus(PERIOD_SETTLES), cluster.clock().now());
+    if over_at > now {
+        let refused = Problem::of(PERIOD_NOT_OVER).detail("ask for a period that is over, or when this one is");
+        let wait = over_at.since(now).as_secs().saturating_add(1);
+        return Err(refused.with("over_at", over_at.to_string()).retry_after_secs(wait).into());
     }
     let permit = &permit;
     write_control(&cluster, &command.cx, id, move |mut unit| async move {

@@ -12,19 +12,20 @@ use pim_core::shard::ShardId;
 use pim_data::backend::Statement;
 use pim_data::cluster::{CONTROL, Cluster};
 use pim_data::relocation::Mover;
-use pim_events::{AppendExt as _, OutboxOutlet, RetentionSettings};
+use pim_events::{AppendExt as _, CommandSettings, OutboxOutlet, RetentionSettings};
 use pim_lab::billing::{Claim, ClaimDrafted, ClaimState, Money};
 use pim_lab::ids::{ClaimId, EncounterId, PatientId};
-use pim_lab::jobs::{Worker, run};
+use pim_lab::jobs::{PERIOD_SETTLES, Worker, run};
 use pim_lab::policy::{LabAction, LabResource};
 use pim_lab::rig::Drain;
 use pim_lab::workers::service_actor;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{Answered, World};
 
 /// More than a cycle of two shards ever needs here.
 const STEPS_MAX: usize = 20;
+const MOMENT: Duration = Duration::from_micros(1);
 
 fn context() -> RequestContext {
     let actor = service_actor("test").unwrap();
@@ -70,10 +71,15 @@ async fn neighbours(world: &World) -> (PatientId, PatientId) {
 
 /// The draft of an encounter that is planned for it.
 pub(crate) async fn draft(world: &World, patient_id: PatientId, encounter: &str) -> ClaimId {
+    draft_by(world, &world.cluster, patient_id, encounter).await
+}
+
+/// The same, drafted by another program.
+async fn draft_by(world: &World, cluster: &Cluster, patient_id: PatientId, encounter: &str) -> ClaimId {
     let path = format!("/v1/patients/{patient_id}/encounters");
     let planned = world.post(&world.clinician(), &path, encounter, &world.scheduling()).await;
     let encounter_id: EncounterId = planned.id().parse().unwrap();
-    let mut unit = world.cluster.begin(&context(), patient_id);
+    let mut unit = cluster.begin(&context(), patient_id);
     let id: ClaimId = Id::child_derived(patient_id.bucket(), unit.at(), encounter.as_bytes(), 0);
     let (facility_id, total) = (world.facility, Money::usd_cents(12_000));
     let claim = Claim {
@@ -96,14 +102,21 @@ pub(crate) async fn draft(world: &World, patient_id: PatientId, encounter: &str)
     id
 }
 
+/// For what has been drafted by now.
 async fn asked(world: &World) {
-    asked_for(world, "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z").await;
+    let to = world.clock.now().plus(MOMENT);
+    world.pass(PERIOD_SETTLES + MOMENT);
+    asked_for(world, "2020-01-01T00:00:00Z", &to.to_string()).await;
 }
 
 async fn asked_for(world: &World, from: &str, to: &str) {
-    let period = json!({"from": from, "to": to});
-    let cycle = world.post(&world.session("admin", &[], None), "/v1/billing-cycles", to, &period).await;
+    let cycle = ask_for(world, from, to).await;
     assert_eq!(cycle.status, StatusCode::CREATED, "{:?}", cycle.body);
+}
+
+async fn ask_for(world: &World, from: &str, to: &str) -> Answered {
+    let period = json!({"from": from, "to": to});
+    world.post(&world.session("admin", &[], None), "/v1/billing-cycles", to, &period).await
 }
 
 /// Changes what a shard's database looks like.
@@ -159,6 +172,36 @@ async fn finished(cluster: &Cluster, worker: &mut Worker) {
 async fn state(world: &World, claim: ClaimId) -> String {
     let shown = world.get(&world.session("admin", &[], None), &format!("/v1/claims/{claim}")).await;
     shown.body["state"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Guard: a cycle that is done has looked at all claims of its period, so that none is begun while there may be more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_period_that_is_not_over() {
+    let world = World::new().await;
+    let patient = second_shards(&world).await;
+    let (from, to) = ("2020-01-01T00:00:00Z", world.clock.now().plus(Duration::from_secs(1)));
+    let over_at = to.plus(PERIOD_SETTLES);
+    for wait in [Duration::ZERO, Duration::from_secs(1), PERIOD_SETTLES - MOMENT] {
+        world.pass(wait);
+        let refused = ask_for(&world, from, &to.to_string()).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::CONFLICT, "period-not-over"), "{wait:?}");
+        assert_eq!(refused.body["over_at"], json!(over_at), "{:?}", refused.body);
+        assert_eq!(only_cycle(&world).await, Value::Null, "nothing is left of it");
+    }
+    // As late as one may come that was drafted in the period.
+    let slow = world.beside_behind_by(PERIOD_SETTLES).await;
+    let claim = draft_by(&world, &slow.cluster, patient, "encounter").await;
+    world.pass(MOMENT);
+    asked_for(&world, from, &to.to_string()).await;
+    finished(&world.cluster, &mut worker()).await;
+    assert_eq!((state(&world, claim).await, told(&world).await), ("submitted".to_owned(), ("done".to_owned(), 1)));
+}
+
+/// Guard: a command that drafts a claim has less time than a period is left alone for.
+#[test]
+fn a_draft_is_committed_before_its_period_is_billed() {
+    let patience = CommandSettings::of(service_actor("test").unwrap()).patience;
+    assert!(patience < PERIOD_SETTLES, "{patience:?}");
 }
 
 /// Guard: what is left to look at is a matter of buckets; their shards may have been looked at before they came there.
@@ -333,7 +376,9 @@ async fn before_those_that_have_failed() {
     let mut worker = worker();
     assert!(worker.step(&world.cluster).await.unwrap(), "the buckets of the first shard");
     assert!(worker.step(&world.cluster).await.is_err(), "it is refused");
-    let later = draft(&world, behind, "later").await;
+    // By a clock of before the period's end.
+    let slow = world.beside_behind_by(PERIOD_SETTLES * 2).await;
+    let later = draft_by(&world, &slow.cluster, behind, "later").await;
     assert!(worker.step(&world.cluster).await.unwrap(), "the later one goes first");
     assert_eq!((state(&world, later).await, state(&world, failing).await), ("submitted".into(), "submitted".into()));
     finished(&world.cluster, &mut worker).await;

@@ -147,6 +147,11 @@ impl World {
         open(&self.dir, &Clock::manual(self.clock.now().plus(time))).await
     }
 
+    /// The same of a program whose clock is behind.
+    pub(crate) async fn beside_behind_by(&self, time: Duration) -> Stores {
+        open(&self.dir, &Clock::manual(self.clock.now().minus(time))).await
+    }
+
     /// Ends everything and opens the same data directory again.
     pub(crate) async fn restarted(mut self) -> Self {
         let away = std::env::temp_dir().join(format!("pim-lab-{}", Uuid::new_v4()));

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use pim_core::clock::Clock;
+use pim_lab::jobs::PERIOD_SETTLES;
 use pim_testkit::caller::{Caller, fresh_key};
 use pim_testkit::program::Program;
 use serde_json::{Value, json};
@@ -52,7 +54,12 @@ async fn and_revenue_shows_them() {
         let path = format!("/v1/patients/{patient}/claims");
         until(&clinician, &path, |claims| claims["items"][0]["state"] == "draft").await;
     }
-    let period = json!({"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"});
+    let now = Clock::system().now();
+    let period = json!({"from": "2020-01-01T00:00:00Z", "to": now});
+    // A period that goes on is billed by nobody, and this one ends now.
+    let early = admin.post("/v1/billing-cycles", &fresh_key(), &period).await.unwrap();
+    assert_eq!((early.0, &early.1["type"]), (StatusCode::CONFLICT, &json!("urn:pim:problem:period-not-over")));
+    tokio::time::sleep(PERIOD_SETTLES + Duration::from_millis(100)).await;
     // Twice: the second finds nothing that is still a draft.
     for submitted in [PATIENTS, 0] {
         let (status, cycle) = admin.post("/v1/billing-cycles", &fresh_key(), &period).await.unwrap();

@@ -426,6 +426,14 @@ fn operations(place: &Place) -> Vec<Case> {
             "/v1/billing-cycles",
             json!({"from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}),
         ),
+        Case::post(
+            "a period that is not over",
+            "/v1/billing-cycles",
+            &json!({"from": "2026-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}),
+            409,
+            "period-not-over",
+        )
+        .by(Who::Admin),
         Case::write(
             "a facility of another version",
             "PATCH",
