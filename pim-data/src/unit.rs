@@ -8,6 +8,7 @@ mod message;
 mod part;
 mod server;
 mod tries;
+mod write;
 
 use batch::Ticket;
 pub(crate) use batch::{BATCH_MAX, Batches};
@@ -18,6 +19,8 @@ pub use part::{CommitFacts, PartCall, PartError, UnitPart};
 pub(crate) use server::SETTLE;
 use server::SETTLE_ANSWER;
 pub use tries::Tries;
+use write::Told;
+pub use write::{Answer, Written};
 
 use std::any::Any;
 
@@ -61,6 +64,8 @@ pub struct Unit {
     pub(crate) answer: Option<(u16, Json)>,
     /// Of the server that it has read from, while it is on its way there.
     ticket: Option<Ticket>,
+    /// Who runs it again and wants to know what it was told.
+    told: Option<Told>,
 }
 
 /// One row to be written.
@@ -82,7 +87,7 @@ impl Unit {
     pub(crate) fn new(cluster: Cluster, cx: RequestContext, home: HomeKey, route: Route) -> Self {
         let at = cluster.clock().now();
         let (loaded, writes, parts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None, ticket: None }
+        Self { cluster, cx, home, route, at, head: None, loaded, writes, parts, answer: None, ticket: None, told: None }
     }
 
     /// Goes by another route from now on.
@@ -137,6 +142,18 @@ impl Unit {
     /// load;
     /// [`UnitError::TooLarge`] above [`LOADS_MAX`] rows.
     pub async fn load<E: Entity>(
+        &mut self,
+        permit: &Permit<WriteAccess>,
+        id: Id<E::Kind>,
+    ) -> Result<Option<E>, UnitError> {
+        let loaded = self.look_for(permit, id).await;
+        if let (Err(error), Some(told)) = (&loaded, &self.told) {
+            told.note(error);
+        }
+        loaded
+    }
+
+    async fn look_for<E: Entity>(
         &mut self,
         permit: &Permit<WriteAccess>,
         id: Id<E::Kind>,

@@ -20,7 +20,7 @@ use pim_core::rbac::{Permit, Policy, RbacLayer, Read, Write};
 use pim_core::request_id::{RequestIdLayer, Trust};
 use pim_data::consistency::{Consistency, ConsistencyToken};
 use pim_data::repository::Page;
-use pim_data::unit::{Tries, Unit, UnitError};
+use pim_data::unit::{Answer, Written};
 use pim_events::AppendExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -102,26 +102,15 @@ async fn lend(
     Json(order): Json<Order>,
 ) -> Result<Response, Refusal> {
     let cx = keyed(cx, &headers, &Method::POST, &format!("/members/{member}/loans"), &order.title)?;
-    let mut tries = Tries::of(&house.cluster, &cx);
-    loop {
-        let outcome = lend_once(house.cluster.begin(&cx, member), &permit, member, &order.title).await;
-        if let Some(answer) = settled(&mut tries, outcome).await? {
-            return Ok(answer);
-        }
-    }
-}
-
-async fn lend_once(
-    mut unit: Unit,
-    permit: &Permit<Write>,
-    member: Id<Member>,
-    title: &str,
-) -> Result<Decision, UnitError> {
-    let id = Id::child_of(member.bucket(), unit.at());
-    let mut loan = Loan { id, member_id: member, version: 0, title: title.to_owned(), state: State::Out };
-    loan.version = unit.save(permit, &loan)?;
-    unit.append(&LoanMoved { loan: id, version: loan.version, state: loan.state })?;
-    close(unit, &loan).await
+    let (permit, title) = (&permit, &order.title);
+    let written = house.cluster.write(&cx, member, move |mut unit| async move {
+        let id = Id::child_of(member.bucket(), unit.at());
+        let mut loan = Loan { id, member_id: member, version: 0, title: title.clone(), state: State::Out };
+        loan.version = unit.save(permit, &loan)?;
+        unit.append(&LoanMoved { loan: id, version: loan.version, state: loan.state })?;
+        Ok((unit, Answer::ok(&loan)?))
+    });
+    written.await.map(told)
 }
 
 async fn take_back(
@@ -132,26 +121,19 @@ async fn take_back(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let cx = keyed(cx, &headers, &Method::PUT, &format!("/members/{member}/loans/{loan}/back"), "")?;
-    let mut tries = Tries::of(&house.cluster, &cx);
-    loop {
-        let outcome = take_back_once(house.cluster.begin(&cx, member), &permit, loan).await;
-        if let Some(answer) = settled(&mut tries, outcome).await? {
-            return Ok(answer);
+    let permit = &permit;
+    let written = house.cluster.write(&cx, member, move |mut unit| async move {
+        let found = unit.load::<Loan>(permit, loan).await?;
+        let mut loan = found.ok_or_else(|| Problem::of(problem::NOT_FOUND))?;
+        if loan.state == State::Back {
+            return Err(Problem::of(problem::ILLEGAL_TRANSITION).into());
         }
-    }
-}
-
-async fn take_back_once(mut unit: Unit, permit: &Permit<Write>, loan: Id<Lending>) -> Result<Decision, UnitError> {
-    let Some(mut loan) = unit.load::<Loan>(permit, loan).await? else {
-        return Ok(Err(Problem::of(problem::NOT_FOUND)));
-    };
-    if loan.state == State::Back {
-        return Ok(Err(Problem::of(problem::ILLEGAL_TRANSITION)));
-    }
-    loan.state = State::Back;
-    loan.version = unit.save(permit, &loan)?;
-    unit.append(&LoanMoved { loan: loan.id, version: loan.version, state: loan.state })?;
-    close(unit, &loan).await
+        loan.state = State::Back;
+        loan.version = unit.save(permit, &loan)?;
+        unit.append(&LoanMoved { loan: loan.id, version: loan.version, state: loan.state })?;
+        Ok((unit, Answer::ok(&loan)?))
+    });
+    written.await.map(told)
 }
 
 async fn list(
@@ -203,38 +185,8 @@ fn keyed(
     Ok(cx.with_idempotency(IdempotencyScope::new(&who, method.as_str(), route, key.as_str(), body.as_bytes())))
 }
 
-/// What a write comes to: an answer, or a refusal that the rules of the library demand.
-type Decision = Result<Answer, Problem>;
-
 /// The same for whoever asks first and for whoever asks again.
-struct Answer {
-    status: StatusCode,
-    body: Value,
-    token: ConsistencyToken,
-}
-
-async fn close(mut unit: Unit, loan: &Loan) -> Result<Decision, UnitError> {
-    let (status, body) = (StatusCode::OK, json!(loan));
-    unit.answer(status.as_u16(), &body);
-    let committed = unit.commit().await?;
-    Ok(Ok(Answer { status, body, token: committed.token }))
-}
-
-/// What the caller is told; none when the unit has to run again, because another one of the same member was faster.
-async fn settled(tries: &mut Tries, outcome: Result<Decision, UnitError>) -> Result<Option<Response>, Refusal> {
-    match outcome {
-        Ok(decision) => Ok(Some(decision?.into_response())),
-        Err(UnitError::Replay(stored)) => {
-            let status = StatusCode::from_u16(stored.status).map_err(|_| Problem::of(problem::INTERNAL))?;
-            Ok(Some(Answer { status, body: stored.body, token: stored.token }.into_response()))
-        }
-        Err(error) if tries.again(&error).await => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        (self.status, [(SEEN, self.token.to_string())], Json(self.body)).into_response()
-    }
+fn told(written: Written) -> Response {
+    let status = StatusCode::from_u16(written.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [(SEEN, written.token.to_string())], Json(written.body)).into_response()
 }

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use pim_core::problem::{self, Problem};
 use pim_data::consistency::ConsistencyToken;
 use pim_data::idempotency::StoredAnswer;
+use pim_data::unit::{self, Written};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,10 +50,17 @@ impl Answer {
     pub(crate) fn replayed(stored: StoredAnswer) -> Self {
         Self { status: stored.status, body: stored.body, token: Some(stored.token) }
     }
+}
 
-    pub(super) fn with_token(mut self, token: ConsistencyToken) -> Self {
-        self.token = Some(token);
-        self
+impl From<Answer> for unit::Answer {
+    fn from(answer: Answer) -> Self {
+        Self::new(answer.status, answer.body)
+    }
+}
+
+impl From<Written> for Answer {
+    fn from(written: Written) -> Self {
+        Self { status: written.status, body: written.body, token: Some(written.token) }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 const TRIES_MAX: u32 = 8;
 const PAUSE_FIRST: Duration = Duration::from_millis(4);
 
-/// Counts the runs of one unit.
+/// Counts the runs of one unit, for whoever cannot leave them to [`Cluster::write`].
 ///
 /// ```no_run
 /// # use pim_data::unit::{Tries, UnitError};
@@ -44,23 +44,47 @@ impl Tries {
     /// What other writers are the reason for is run eight times at most. What a server is the reason for also stands under
     /// a budget of the cluster: every fifth request, ten more a second, 200 saved up.
     pub async fn again(&mut self, error: &UnitError) -> bool {
+        self.again_because(Why::of(error)).await
+    }
+
+    /// The same for a reason that is known already.
+    pub(super) async fn again_because(&mut self, why: Option<Why>) -> bool {
         self.made += 1;
-        if !error.is_retryable() || self.made >= TRIES_MAX {
-            return false;
-        }
+        let Some(why) = why.filter(|_| self.made < TRIES_MAX) else { return false };
         let pause = PAUSE_FIRST * 2_u32.saturating_pow(self.made) * jitter_percent() / 100;
         if self.cx.deadline().remaining().is_none_or(|left| left < pause) {
             return false;
         }
-        if matches!(error, UnitError::Database(_)) && !self.cluster.0.repeats.withdraw(Instant::now()) {
+        if why == Why::Server && !self.cluster.0.repeats.withdraw(Instant::now()) {
             return false;
         }
         tokio::time::sleep(pause).await;
-        if matches!(error, UnitError::Fence { .. }) {
+        if why == Why::Map {
             // A map that cannot be read now is read at the next refusal.
             let _unreadable = self.cluster.refresh_map_until(self.cx.deadline().instant()).await;
         }
         true
+    }
+}
+
+/// Why a unit is worth another run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Others were faster, or a shard is not open yet.
+    Others,
+    /// A server was away or overloaded.
+    Server,
+    /// The fence knows a newer map.
+    Map,
+}
+
+impl Why {
+    pub(super) fn of(error: &UnitError) -> Option<Self> {
+        error.is_retryable().then_some(match error {
+            UnitError::Database(_) => Self::Server,
+            UnitError::Fence { .. } => Self::Map,
+            _ => Self::Others,
+        })
     }
 }
 

@@ -43,6 +43,7 @@ mod shards_are_examined;
 mod signals_are_as_declared;
 mod stale_writers_lose;
 mod visibility_agrees_with_oracle;
+mod writes_run_to_an_answer;
 
 #[cfg(feature = "postgres")]
 mod server;

@@ -46,6 +46,7 @@ promises! {
     shards_are_examined in "shards_are_examined.rs",
     stale_writers_lose in "stale_writers_lose.rs",
     visibility_agrees_with_oracle in "visibility_agrees_with_oracle.rs",
+    writes_run_to_an_answer in "writes_run_to_an_answer.rs",
 }
 
 // What only a server promises.
