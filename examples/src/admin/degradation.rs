@@ -12,7 +12,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::identifier::{REAL_IDENTIFIER, RULE, names_a_real_one};
-use crate::operations::{Intent, operate};
+use crate::operations::{Intent, operate, operate_to_its_end};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
 
@@ -96,21 +96,23 @@ async fn accept_loss(
     Path(id): Path<String>,
     command: Command<Acceptance>,
 ) -> Result<Answer, Failure> {
-    let (cx, Acceptance { reason, lines }) = (&command.cx, &command.body);
-    let (shard, reason) = (number(&id)?, word(reason)?);
+    let Acceptance { reason, lines } = command.body;
+    let (shard, reason) = (number(&id)?, word(&reason)?);
     if lines.len() > LINES_MAX {
         return Err(Problem::of(problem::INVALID_BODY).with("lines_max", LINES_MAX).into());
     }
-    let effect = async {
-        let given_up = cluster.accept_loss(cx, &permit, shard, &reason, lines).await;
+    let parameters = json!({"reason": reason.as_str(), "lines": lines});
+    let (here, by, cx) = (cluster.clone(), permit.clone(), command.cx.clone());
+    let effect = async move {
+        let given_up = here.accept_loss(&cx, &by, shard, &reason, &lines).await;
         let given_up = given_up.map_err(|error| error.into_problem())?;
         let is_its = |source: &Source| matches!(source.origin, Origin::Shard(origin) if origin == shard);
-        for source in Source::all(&cluster).into_iter().filter(is_its) {
+        for source in Source::all(&here).into_iter().filter(is_its) {
             source.rebase().await.map_err(|_| Problem::of(problem::UNAVAILABLE).retry_after_secs(1))?;
         }
         Answer::ok(&given_up)
     };
-    let parameters = json!({"reason": reason.as_str(), "lines": lines});
     let intent = Intent::new("shard.accept_loss", shard.to_string(), parameters);
-    operate(&cluster, &permit, cx, intent, effect).await
+    // It looks at all of the trail, which may take longer than a request may.
+    operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }

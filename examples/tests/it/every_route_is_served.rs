@@ -78,7 +78,7 @@ fn whatever_verifies_the_audit_trail_has_the_time_of_a_sweep() {
         ["loss.rs", "restore.rs", "retention.rs"],
         "what else verifies the trail belongs into the calls below"
     );
-    let calls = [".accept_loss(cx", ".run_retention(", ".verify_audit()"];
+    let calls = [".accept_loss(&cx", ".run_retention(", ".verify_audit()"];
     let found = calls.map(|call| all_in(concat!(env!("CARGO_MANIFEST_DIR"), "/src"), call)).concat();
     let routes = [
         ("degradation.rs", "/v1/admin/shards/{id}/accept-loss"),

@@ -109,15 +109,21 @@ async fn what_reads_everything_goes_on_when_its_caller_has_gone() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    for path in ["/v1/admin/projections/patient_search/rebuild", "/v1/admin/audit/verify", "/v1/admin/retention"] {
+    let kept = json!({});
+    for (path, body) in [
+        ("/v1/admin/projections/patient_search/rebuild", &kept),
+        ("/v1/admin/audit/verify", &kept),
+        ("/v1/admin/retention", &kept),
+        ("/v1/admin/shards/1/accept-loss", &json!({"reason": "test"})),
+    ] {
         let (mut broken_off, mut tries) = (0, 0_u32);
         // One that is done before it was seen to have begun says nothing.
         while broken_off < CALLERS_GONE {
             tries += 1;
             assert!(tries < 500, "nobody has seen {path} at work");
-            let (key, body) = (tries.to_string(), json!({}));
+            let key = tries.to_string();
             tokio::select! {
-                answered = world.post(&sre, path, &key, &body) => {
+                answered = world.post(&sre, path, &key, body) => {
                     assert_eq!(answered.status, StatusCode::OK, "{path}: {:?}", answered.body);
                     continue;
                 }
@@ -125,7 +131,7 @@ async fn what_reads_everything_goes_on_when_its_caller_has_gone() {
             }
             let ended = tokio::time::timeout(Duration::from_secs(20), until(false)).await;
             assert!(ended.is_ok(), "{path} was broken off");
-            let told = world.post(&sre, path, &key, &body).await;
+            let told = world.post(&sre, path, &key, body).await;
             assert_eq!(told.status, StatusCode::OK, "{path}: {:?}", told.body);
         }
     }
