@@ -20,7 +20,7 @@ pub mod repository;
 pub mod retention;
 pub mod retry;
 pub mod schema;
-mod scope;
+pub mod scope;
 mod selection;
 pub mod signals;
 pub mod unit;

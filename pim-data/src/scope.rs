@@ -1,4 +1,9 @@
-//! Row-level visibility: the scope of a permit, as the one-row context that views and writes consult.
+//! Row-level visibility: the scope of a permit, as the one-row context that views and writes consult, and as a condition that is
+//! put before a statement over tables that have no views ([`within()`]).
+
+mod within;
+
+pub use within::{ScopeError, ScopedTable, within};
 
 use pim_core::identity::FACILITIES_MAX;
 use pim_core::rbac::Scope;

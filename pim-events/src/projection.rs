@@ -13,6 +13,7 @@ pub use store::{READ_MODEL_BEHIND, ReadStore, StoreError};
 
 use async_trait::async_trait;
 use pim_data::backend::{SqlPair, Transaction};
+use pim_data::scope::ScopedTable;
 
 use crate::consumer::ApplyError;
 use crate::event::{DOMAIN_TOPIC, Event};
@@ -90,6 +91,12 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Its tables.
     fn tables(&self) -> &'static [ReadTable];
+
+    /// Whose the rows of its tables are, for [`ReadStore::select`]. A table that is not among them is for those alone who may see
+    /// every row.
+    fn scopes(&self) -> &'static [ScopedTable] {
+        &[]
+    }
 
     /// Whether events of this type matter to it; heads move over the others.
     fn handles(&self, event_type: &str) -> bool;

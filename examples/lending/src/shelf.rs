@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pim_core::id::Id;
+use pim_core::rbac::{Permit, Read};
 use pim_data::backend::{SqlPair, Statement};
 use pim_data::consistency::ConsistencyToken;
+use pim_data::scope::ScopedTable;
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadStore, ReadTable, ReadTx, StoreError};
 use tokio::time::Instant;
 
@@ -32,6 +34,10 @@ impl Projection for AtHome {
         &[ReadTable { name: "at_home", columns: &["member", "books"] }]
     }
 
+    fn scopes(&self) -> &'static [ScopedTable] {
+        &[ScopedTable { name: "at_home", home: Some("member"), facility: None }]
+    }
+
     fn handles(&self, event_type: &str) -> bool {
         event_type == LoanMoved::TYPE
     }
@@ -53,12 +59,18 @@ impl Projection for AtHome {
 /// How long somebody who has lent or brought a book waits for the shelf to know of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many books a member has at home, as far as the facts have come: at least to what `seen` tells of.
+/// How many books a member has at home, as far as the facts have come: at least to what `seen` tells of. None of a member who
+/// is out of the permit's reach, or has never borrowed.
 ///
 /// # Errors
 /// [`StoreError`] when the read store does not answer, or is behind for too long.
-pub async fn at_home(store: &ReadStore, member: Id<Member>, seen: &ConsistencyToken) -> Result<i64, StoreError> {
+pub async fn at_home(
+    store: &ReadStore,
+    permit: &Permit<Read>,
+    member: Id<Member>,
+    seen: &ConsistencyToken,
+) -> Result<Option<i64>, StoreError> {
     let ask = Statement::same("SELECT books FROM at_home WHERE member = ?").bind(member.uuid());
-    let rows = store.query_after(AtHome.name(), seen, Instant::now() + PATIENCE, ask).await?;
-    Ok(rows.first().map_or(Ok(0), |row| row.int(0))?)
+    let rows = store.select_after(permit, &AtHome, seen, Instant::now() + PATIENCE, ask).await?;
+    Ok(rows.first().map(|row| row.int(0)).transpose()?)
 }

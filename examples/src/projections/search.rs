@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 use jiff::civil::Date;
 use pim_data::backend::{SqlPair, Statement};
+use pim_data::scope::ScopedTable;
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, Sight, see, seen};
+use super::sight::{QueryError, Sight};
 use crate::patient::{PatientCorrected, PatientRegistered};
 
 /// Folds names and dates of birth. Names are kept as written, and folded to lower case for the index.
@@ -59,6 +60,10 @@ impl Projection for Search {
 
     fn tables(&self) -> &'static [ReadTable] {
         &[ReadTable { name: "patient_search", columns: COLUMNS }]
+    }
+
+    fn scopes(&self) -> &'static [ScopedTable] {
+        &[ScopedTable { name: "patient_search", home: Some("patient_id"), facility: Some("facility_id") }]
     }
 
     fn handles(&self, event_type: &str) -> bool {
@@ -162,8 +167,8 @@ pub async fn search(sight: &Sight<'_>, query: &SearchQuery) -> Result<Vec<Found>
         text.push_str(" AND facility_id = ?");
         binds.push(facility.into());
     }
-    text.push_str(&format!(" AND {SEEN} ORDER BY patient_id LIMIT {}", query.limit));
-    let select = see(Statement::of(seen(&text)).bind_all(binds), sight.scope());
+    text.push_str(&format!(" ORDER BY patient_id LIMIT {}", query.limit));
+    let select = Statement::of(SqlPair::generated(text)).bind_all(binds);
     let found = |row: &pim_data::backend::Row| {
         Ok(Found {
             id: row.uuid(0)?,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pim_core::problem::{self, IntoProblem, Problem};
-use pim_core::rbac::{Permit, Read, Scope};
-use pim_data::backend::{ColumnError, Row, SqlPair, Statement, Value};
+use pim_core::rbac::{Permit, Read};
+use pim_data::backend::{ColumnError, Row, Statement};
 use pim_data::consistency::{Consistency, ConsistencyToken};
 use pim_events::{Projection, ReadStore, StoreError};
 use tokio::time::Instant;
@@ -40,11 +40,6 @@ impl<'r> Sight<'r> {
         self
     }
 
-    /// Which rows.
-    pub(super) const fn scope(&self) -> &Scope {
-        self.permit.scope()
-    }
-
     /// Asks the read model of a projection.
     pub(super) async fn query(&self, model: &dyn Projection, statement: Statement) -> Result<Vec<Row>, QueryError> {
         self.ask(model, self.demand, statement).await
@@ -68,8 +63,8 @@ impl<'r> Sight<'r> {
         statement: Statement,
     ) -> Result<Vec<Row>, QueryError> {
         Ok(match demand {
-            Some((token, until)) => self.store.query_after(model.name(), token, until, statement).await?,
-            None => self.store.query(statement).await?,
+            Some((token, until)) => self.store.select_after(self.permit, model, token, until, statement).await?,
+            None => self.store.select(self.permit, model, statement).await?,
         })
     }
 }
@@ -109,32 +104,4 @@ impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
         error.into_problem().into()
     }
-}
-
-/// Stands for the condition that a query puts beside its own; see [`seen`].
-pub(super) const SEEN: &str = "{seen}";
-
-/// A query with its condition of visibility for each engine; binds by [`see`].
-pub(super) fn seen(text: &str) -> SqlPair {
-    const POSTGRES: &str = "(CASE ? WHEN 3 THEN true WHEN 1 THEN patient_id = ? WHEN 2 THEN facility_id IS NOT NULL \
-         AND strpos(?, ',' || upper(replace(facility_id::text, '-', '')) || ',') > 0 ELSE false END)";
-    const SQLITE: &str = "(CASE ? WHEN 3 THEN 1 WHEN 1 THEN patient_id = ? WHEN 2 THEN facility_id IS NOT NULL \
-         AND instr(?, ',' || hex(facility_id) || ',') > 0 ELSE 0 END)";
-    SqlPair::joined(
-        SqlPair::generated_postgres(text.replace(SEEN, POSTGRES)),
-        SqlPair::generated_sqlite(text.replace(SEEN, SQLITE)),
-    )
-}
-
-/// Binds the scope to the three parameters of [`seen`].
-pub(super) fn see(statement: Statement, scope: &Scope) -> Statement {
-    let (mode, own, facilities) = match scope {
-        Scope::Own(own) => (1_i64, Value::from(*own), Value::Null),
-        Scope::Facilities(set) => {
-            let listed: String = set.iter().map(|facility| format!("{:X},", facility.as_simple())).collect();
-            (2, Value::Null, Value::Text(format!(",{listed}")))
-        }
-        Scope::All => (3, Value::Null, Value::Null),
-    };
-    statement.bind(mode).bind_all([own, facilities])
 }

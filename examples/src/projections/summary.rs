@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
 use pim_data::backend::{SqlPair, Statement};
+use pim_data::scope::ScopedTable;
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, Sight, see, seen};
+use super::sight::{QueryError, Sight};
 use crate::billing::{ClaimDrafted, ClaimMoved, LineAdded, Money, PaymentMade};
 use crate::encounter::{AppointmentMade, AppointmentMoved, EncounterCompleted, EncounterScheduled};
 use crate::ids::PatientId;
@@ -58,6 +59,10 @@ impl Projection for Summaries {
 
     fn tables(&self) -> &'static [ReadTable] {
         &[ReadTable { name: "patient_summary", columns: COLUMNS }]
+    }
+
+    fn scopes(&self) -> &'static [ScopedTable] {
+        &[ScopedTable { name: "patient_summary", home: Some("patient_id"), facility: Some("facility_id") }]
     }
 
     fn handles(&self, event_type: &str) -> bool {
@@ -170,8 +175,8 @@ pub struct Summary {
 /// # Errors
 /// [`QueryError`].
 pub async fn summary(sight: &Sight<'_>, id: PatientId) -> Result<Option<Summary>, QueryError> {
-    let text = format!("SELECT {} FROM patient_summary WHERE patient_id = ? AND {SEEN}", COLUMNS.join(", "));
-    let select = see(Statement::of(seen(&text)).bind(id.uuid()), sight.scope());
+    let text = format!("SELECT {} FROM patient_summary WHERE patient_id = ?", COLUMNS.join(", "));
+    let select = Statement::of(SqlPair::generated(text)).bind(id.uuid());
     let rows = sight.query_of(id.uuid(), &Summaries, select).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Summary {

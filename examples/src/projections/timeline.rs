@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 use pim_core::clock::Timestamp;
 use pim_data::backend::{Row, SqlPair, Statement};
+use pim_data::scope::ScopedTable;
 use pim_events::{ApplyError, DomainEvent as _, Event, Projection, ReadTable, ReadTx};
 use serde::Serialize;
 use serde_json::Value as Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sight::{QueryError, SEEN, Sight, see, seen};
+use super::sight::{QueryError, Sight};
 use crate::ids::PatientId;
 use crate::patient::PatientRegistered;
 
@@ -40,6 +41,10 @@ impl Projection for Timeline {
 
     fn tables(&self) -> &'static [ReadTable] {
         &[ReadTable { name: "encounter_timeline", columns: COLUMNS }]
+    }
+
+    fn scopes(&self) -> &'static [ScopedTable] {
+        &[ScopedTable { name: "encounter_timeline", home: Some("patient_id"), facility: Some("facility_id") }]
     }
 
     fn handles(&self, event_type: &str) -> bool {
@@ -95,9 +100,9 @@ pub async fn timeline(
 ) -> Result<Vec<TimelineEntry>, QueryError> {
     let text = format!(
         "SELECT n, at, event_type, entity, entity_id, code FROM encounter_timeline \
-         WHERE patient_id = ? AND n > ? AND {SEEN} ORDER BY n LIMIT {limit}"
+         WHERE patient_id = ? AND n > ? ORDER BY n LIMIT {limit}"
     );
-    let select = Statement::of(seen(&text)).bind(id.uuid()).bind(after);
+    let select = Statement::of(SqlPair::generated(text)).bind(id.uuid()).bind(after);
     let entry = |row: &Row| {
         Ok(TimelineEntry {
             n: row.count(0)?,
@@ -108,5 +113,5 @@ pub async fn timeline(
             code: row.text_or_null(5)?.map(str::to_owned),
         })
     };
-    sight.query_of(id.uuid(), &Timeline, see(select, sight.scope())).await?.iter().map(entry).collect()
+    sight.query_of(id.uuid(), &Timeline, select).await?.iter().map(entry).collect()
 }

@@ -149,6 +149,23 @@ impl Statement {
         self
     }
 
+    /// Its texts, as they were given.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        [&self.sql.postgres, &self.sql.sqlite].into_iter().flatten().map(Text::as_str)
+    }
+
+    /// The same behind the text of its engine in `front`, whose parameters come first.
+    pub(crate) fn behind(self, front: &SqlPair, mut binds: Vec<Value>) -> Self {
+        let join = |front: &Option<Text>, own: Option<Text>| {
+            let (front, own) = (front.as_ref()?, own?);
+            Some(Text::Made(format!("{}{}", front.as_str(), own.as_str()).into()))
+        };
+        let postgres = join(&front.postgres, self.sql.postgres);
+        let sqlite = join(&front.sqlite, self.sql.sqlite);
+        binds.extend(self.binds);
+        Self { sql: SqlPair { postgres, sqlite }, binds }
+    }
+
     /// Its text without the parameters.
     pub(crate) fn into_pair(self) -> SqlPair {
         self.sql

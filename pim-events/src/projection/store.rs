@@ -2,6 +2,7 @@
 
 mod after;
 mod columns;
+mod select;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use pim_core::problem::{self, IntoProblem, Problem, ProblemType};
 use pim_data::backend::{
     ColumnError, Db, DbError, DbSettings, Engine, Row, Secrets, ServerSettings, SqlPair, Statement, Value,
 };
+use pim_data::scope::ScopeError;
 use uuid::Uuid;
 
 use super::Projection;
@@ -106,7 +108,7 @@ pub enum StoreError {
     },
     /// It names a table or column that its database has not.
     #[error(
-        "read model {name} names {table}.{column}, which is not there: correct `tables`, or raise its version and rebuild it where its \
+        "read model {name} names {table}.{column}, which is not there: correct `tables` or `scopes`, or raise its version and rebuild it where its \
          script has changed"
     )]
     Lacks {
@@ -117,6 +119,9 @@ pub enum StoreError {
         /// The column; `*` where the table itself is not there.
         column: &'static str,
     },
+    /// A query that cannot be held within the scope of a permit.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// The read model has not applied what the caller has seen.
     #[error("the read model of {consumer} has not applied yet what the caller has seen{}", if *held { ": events of it are held" } else { "" })]
     Behind {
@@ -145,6 +150,7 @@ impl IntoProblem for StoreError {
                 .detail("events are held until an operator has seen to them")
                 .retry_after_secs(60),
             Self::Open(_) => Problem::of(problem::INTERNAL).because("store.open"),
+            Self::Scope(_) => Problem::of(problem::INTERNAL).because("store.scope"),
             Self::Install { .. }
             | Self::Outdated { .. }
             | Self::HandlersName { .. }
@@ -203,7 +209,8 @@ impl ReadStore {
         self
     }
 
-    /// Runs one reading statement over the read models.
+    /// Runs one reading statement over the read models, for the program itself: it sees every row. For a caller there is
+    /// [`ReadStore::select`].
     ///
     /// # Errors
     /// [`StoreError::Db`].

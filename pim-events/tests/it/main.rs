@@ -28,6 +28,7 @@ mod relays_wait_for_the_bus;
 mod retention_removes_only_what_nobody_needs;
 mod rewound_keys_are_rebuilt;
 mod rig;
+mod rows_stay_within_scope;
 mod settings_out_of_bounds_are_named;
 mod shutting_down_waits_for_one_step;
 mod unreadable_rows_hold_their_key;

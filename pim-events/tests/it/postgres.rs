@@ -31,6 +31,7 @@ promises! {
     relays_wait_for_the_bus in "relays_wait_for_the_bus.rs",
     rewound_keys_are_rebuilt in "rewound_keys_are_rebuilt.rs",
     retention_removes_only_what_nobody_needs in "retention_removes_only_what_nobody_needs.rs",
+    rows_stay_within_scope in "rows_stay_within_scope.rs",
     shutting_down_waits_for_one_step in "shutting_down_waits_for_one_step.rs",
     unreadable_rows_hold_their_key in "unreadable_rows_hold_their_key.rs",
     writes_are_read_back in "writes_are_read_back.rs",

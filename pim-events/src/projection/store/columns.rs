@@ -32,6 +32,20 @@ pub(super) async fn check(projection: &dyn Projection, engine: Engine, tx: &mut 
             return Err(StoreError::Lacks { name, table, column });
         }
     }
+    check_scopes(projection, engine, tx).await
+}
+
+/// Refuses a scope over what is not there: a query by it would fail, for whoever asks first.
+async fn check_scopes(projection: &dyn Projection, engine: Engine, tx: &mut Transaction) -> Result<(), StoreError> {
+    for scope in projection.scopes() {
+        let lacks = |column| StoreError::Lacks { name: projection.name(), table: scope.name, column };
+        let table = projection.tables().iter().find(|table| table.name == scope.name);
+        let there = columns_of(projection, table.ok_or_else(|| lacks("*"))?, engine, tx).await?;
+        let mut told = [scope.home, scope.facility].into_iter().flatten();
+        if let Some(column) = told.find(|column| !there.contains(&plain(column).to_lowercase())) {
+            return Err(lacks(column));
+        }
+    }
     Ok(())
 }
 
