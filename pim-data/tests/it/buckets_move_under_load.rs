@@ -18,7 +18,7 @@ use super::world::{
     Account, CustomerNote, Folder, ShopResource, World, cx, keyed, read, schema, settings, trail_of, write,
 };
 
-use super::moving::{FILLED, at_step, eventually, filled, home_of, mover, note, rows_on};
+use super::moving::{FILLED, at_step, eventually, filled, hasty_mover, home_of, mover, note, rows_on};
 #[tokio::test]
 async fn everything_of_a_bucket_moves_and_nothing_stays() {
     let world = World::new(2).await;
@@ -285,7 +285,7 @@ async fn an_outbox_that_does_not_drain_lifts_the_fence() {
     let world = World::new(2).await;
     let account = filled(&world).await;
     let (from, to) = home_of(&world, &account);
-    let (mover, tap) = mover(&world.cluster);
+    let (mover, tap) = hasty_mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], to).await.expect("plans");
     tap.waiting.store(true, Ordering::SeqCst);
     assert!(matches!(mover.run(&cx(), planned.id).await, Err(MoveError::NotDrained)));

@@ -17,7 +17,7 @@ use super::world::{Account, Customer, ShopResource, World, cx, keyed, tell, uuid
 use crate::wire::{Cut, Trip, Wanted, Wire};
 
 /// How long a lock is waited for where somebody holds it for longer.
-const LOCK_MAX: Duration = Duration::from_millis(800);
+const LOCK_MAX: Duration = Duration::from_secs(2);
 
 async fn behind_wire() -> (World, Wire, Id<Customer>) {
     behind_wire_told(DataSignals::default()).await
@@ -238,11 +238,11 @@ async fn what_became_of_a_commit_is_asked_until_the_deadline() {
         let mut row = onlooker.begin().await.expect("begins");
         row.script("SELECT FROM account_row FOR UPDATE").await.expect("locks");
         wire.cut_next(Cut::Unanswered, |trip| *trip == Trip::Script("COMMIT".to_owned()));
+        let (next, key) = (world.all_powerful(id).await, id);
         let mut commit: Commit = Box::pin(unit.commit());
         let waits =
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
         until(&mut commit, async || number(&onlooker, waits).await > 0).await;
-        let (next, key) = (world.all_powerful(id).await, id);
         let next = tokio::spawn(async move {
             let held = hold_in(&next, key).await;
             tokio::time::sleep(LOCK_MAX * 5 / 2).await;

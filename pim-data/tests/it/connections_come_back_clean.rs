@@ -11,10 +11,10 @@ use super::queueing::number;
 use super::world::World;
 
 /// What is slow takes twice as long as a call may.
-const CALL_MAX: Duration = Duration::from_millis(300);
-const SLOW: &str = "SELECT pg_sleep(0.6)";
-/// What is ended by then is not as slow.
-const SOON: &str = "SELECT pg_sleep(0.15)";
+const CALL_MAX: Duration = Duration::from_millis(1_500);
+const SLOW: &str = "SELECT pg_sleep(3)";
+/// What somebody else can hold, and lets go before that.
+const LOCK: &str = "SELECT count(pg_advisory_xact_lock(1))";
 
 /// A database whose one connection is lent to one after the other, and somebody who looks on.
 async fn one_connection() -> (World, Db, Db) {
@@ -52,7 +52,10 @@ async fn behind_a_call_that_was_not_answered_in_time() {
 async fn behind_a_call_that_was_dropped() {
     let (_world, db, onlooker) = one_connection().await;
     let mut tx = db.begin().await.expect("begins");
-    timeout(CALL_MAX / 6, tx.script(SOON)).await.expect_err("is dropped");
+    let mut holder = onlooker.begin().await.expect("begins");
+    holder.script(LOCK).await.expect("holds it");
+    timeout(CALL_MAX / 15, tx.script(LOCK)).await.expect_err("is dropped");
+    holder.rollback().await.expect("lets go");
     let refused = tx.commit().await;
     assert!(matches!(refused, Err(DbError::Closed)), "{refused:?}");
     the_next_one_writes(&db, &onlooker).await;

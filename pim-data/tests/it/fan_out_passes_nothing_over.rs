@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::world::{Account, DepotRow, ShopAction, ShopResource, ShopRole, World, cx, read, tell, trail_of, write};
 
-const CENSUS: FanOut = FanOut::because("census");
+const CENSUS: FanOut = FanOut::because("census").time_max(Duration::from_secs(60));
 
 async fn page(world: &World, after: Option<Uuid>, limit: u32) -> Gathered<Account> {
     let permit = read(ShopResource::Account);

@@ -11,7 +11,7 @@ use pim_data::cluster::{Access, Cluster};
 use pim_data::consistency::Consistency;
 use pim_data::relocation::{MoveError, MoveStep};
 
-use super::moving::{at_step, eventually, filled, go_on_to, home_of, mover, rows_on};
+use super::moving::{at_step, eventually, filled, go_on_to, hasty_mover, home_of, mover, rows_on};
 use super::queueing::number;
 use super::without_owner::WithoutOwner;
 use super::world::{Account, Folder, ShopResource, World, cx, read, schema, settings, uuid};
@@ -304,7 +304,7 @@ async fn a_target_that_falls_silent_under_the_fence_has_it_lifted() {
     while home_of(&world, &account).0 != ShardId(0) {
         account = filled(&world).await;
     }
-    let (mover, _) = mover(&world.cluster);
+    let (mover, _) = hasty_mover(&world.cluster);
     let planned = mover.plan(&cx(), [account.id.bucket()], ShardId(1)).await.expect("plans");
     let mut run = at_step(&mover, &planned, MoveStep::Fenced).await;
     wire.fall_silent();

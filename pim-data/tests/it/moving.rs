@@ -65,9 +65,19 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
+/// As patient as a stalled disk may need it.
 pub(crate) fn mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
+    mover_of(cluster, Duration::from_secs(15))
+}
+
+/// For what keeps a bucket fenced as long as that may be.
+pub(crate) fn hasty_mover(cluster: &Cluster) -> (Mover, Arc<Tap>) {
+    mover_of(cluster, Duration::from_secs(3))
+}
+
+fn mover_of(cluster: &Cluster, pause_max: Duration) -> (Mover, Arc<Tap>) {
     let tap = Arc::new(Tap::default());
-    let short = MoveSettings { pause_max: Duration::from_secs(3), lull_max: Duration::ZERO, ..MoveSettings::default() };
+    let short = MoveSettings { pause_max, lull_max: Duration::ZERO, ..MoveSettings::default() };
     (Mover::new(cluster, tap.clone()).with_settings(short), tap)
 }
 

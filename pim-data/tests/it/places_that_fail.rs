@@ -369,7 +369,7 @@ async fn a_primary_that_is_read_only_is_not_opened() {
 async fn what_fails_a_request_is_in_the_log_with_shard_and_fix() {
     let (lines, _listening) = Lines::listen();
     let world = World::with(1, |mut settings| {
-        settings.servers.as_mut().expect("servers").settings.transaction_max = Duration::from_millis(300);
+        settings.servers.as_mut().expect("servers").settings.transaction_max = Duration::from_secs(2);
         settings
     })
     .await;

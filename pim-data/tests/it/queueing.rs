@@ -167,7 +167,7 @@ pub(crate) fn save_notes(unit: &mut Unit, customer: Id<Customer>, rows: usize) {
 
 /// Of somebody who does not wait long.
 pub(crate) fn soon() -> RequestContext {
-    within(Duration::from_millis(500))
+    within(Duration::from_secs(2))
 }
 
 /// Has it take its place in the queue.

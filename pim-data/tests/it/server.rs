@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pim_data::backend::{Db, SecretError, Secrets, ServerSettings};
+use pim_data::backend::{Db, DbError, SecretError, Secrets, ServerSettings};
 use pim_data::cluster::Servers;
 use pim_servers::shared::roles;
 
@@ -90,7 +90,13 @@ pub(crate) fn forget(folder: &Path) {
         let like =
             pim_data::backend::Statement::same("SELECT datname::text FROM pg_database WHERE starts_with(datname, ?)");
         for row in db.query(like.bind(prefix)).await.expect("lists") {
-            outside(&db, &format!("DROP DATABASE \"{}\" WITH (FORCE)", row.text(0).expect("a name"))).await;
+            let name = row.text(0).expect("a name");
+            let remove = format!("DROP DATABASE IF EXISTS \"{name}\" WITH (FORCE)");
+            let give_up = Instant::now() + Duration::from_secs(60);
+            // Whoever is at a slow disk does not leave at once.
+            while let Err(error) = try_outside(&db, &remove).await {
+                assert!(Instant::now() < give_up, "{name} stays: {error}");
+            }
         }
     });
 }
@@ -103,8 +109,12 @@ pub(crate) async fn superuser(folder: &Path, shard: u16) -> Db {
 
 /// A statement that may not stand in a transaction.
 async fn outside(db: &Db, text: &str) {
+    try_outside(db, text).await.expect("runs");
+}
+
+async fn try_outside(db: &Db, text: &str) -> Result<(), DbError> {
     let statement = pim_data::backend::SqlPair::generated(text.to_owned());
-    db.query(pim_data::backend::Statement::of(statement)).await.expect("runs");
+    db.query(pim_data::backend::Statement::of(statement)).await.map(drop)
 }
 
 /// Tests call this from inside and outside of a runtime, and when they drop things: it has a thread of its own.

@@ -84,7 +84,7 @@ async fn a_shard_that_is_away_keeps_no_other_from_being_opened() {
     is_away.store(true, Ordering::SeqCst);
     let cluster = Cluster::open(leaving(&folder, &["shard-1"], &is_away), schema()).await.expect("opens without it");
     let world = World { cluster, policy: policy(), folder };
-    hurried_write(&world, here).await.expect("the others serve");
+    world.change(here, |account| account.points += 1).await.expect("the others serve");
     let refused = hurried_write(&world, there).await;
     assert!(matches!(refused, Err(UnitError::UnknownShard(AWAY))), "{refused:?}");
     let health = world.cluster.health().await;

@@ -27,7 +27,8 @@ async fn by_the_call_that_enters() {
     let world = world().await;
     let account = world.register().await;
     let enter = "SELECT n, replay FROM pim_enter(jsonb_populate_record(NULL::pim_context, ?))";
-    let enter = Statement::of(SqlPair::postgres(enter)).bind(pim_data::backend::Value::Json("{\"term\": 99}".to_owned()));
+    let enter =
+        Statement::of(SqlPair::postgres(enter)).bind(pim_data::backend::Value::Json("{\"term\": 99}".to_owned()));
     let refused = world.all_powerful(account.id).await.query(enter).await;
     assert!(matches!(refused, Err(DbError::FormerPrimary { term: 1, .. })), "{refused:?}");
 }
@@ -37,7 +38,7 @@ async fn so_a_connection_that_leads_to_a_former_primary_by_now_writes_nothing() 
     let world = world().await;
     let account = world.register().await;
     world.raw(account.id, FORMER).await.expect("runs");
-    let mut unit = world.cluster.begin(&request(Duration::from_millis(500)), account.id);
+    let mut unit = world.cluster.begin(&request(Duration::from_secs(3)), account.id);
     let mut changed = account.clone();
     changed.points = 9;
     let loaded = unit.load::<Account>(&write(ShopResource::Account), account.id).await.expect("loads");

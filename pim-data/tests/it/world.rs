@@ -316,7 +316,10 @@ pub(crate) async fn trail_of(cluster: &Cluster, filter: AuditFilter) -> Vec<Audi
     let (mut page, mut trail) = (Page::FIRST, Vec::new());
     loop {
         let permit = read(ShopResource::Account);
-        let part = cluster.audit(&cx(), &permit, FanOut::because("a test"), &filter, page).await.expect("begins");
+        let part = cluster
+            .audit(&cx(), &permit, FanOut::because("a test").time_max(Duration::from_secs(60)), &filter, page)
+            .await
+            .expect("begins");
         assert!(part.failed.is_empty(), "{:?}", part.failed);
         trail.extend(part.rows);
         match part.next {

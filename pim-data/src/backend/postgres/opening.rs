@@ -118,6 +118,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::time::sleep;
 
     use super::*;
     use crate::backend::{Resolver, Secrets};
@@ -171,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let port = listener.local_addr().expect("an address").port();
         let silent = TcpListener::bind(("127.0.0.2", port)).await.expect("listens");
-        let settings = ServerSettings { connect_timeout: Duration::from_secs(2), ..ServerSettings::default() };
+        let settings = ServerSettings { connect_timeout: Duration::from_secs(10), ..ServerSettings::default() };
         let secrets = Arc::new(Same(format!("postgres://u@shard.invalid:{port}/d?sslmode=disable")));
         let dial = Dial::with(secrets, Arc::new(Twofold), settings);
         let opening = tokio::spawn(async move { open(&dial, &Target::new("a".to_owned())).await });
@@ -207,6 +208,13 @@ mod tests {
             let refused = open(&dial, &Target::new("a".to_owned())).await;
             assert!(matches!(refused, Err(DbError::Unreachable { .. })), "{refused:?}");
         }
+        // Threads begin when they begin; no third one is ever asked for.
+        let asked = async || {
+            while resolver.0.load(Ordering::SeqCst) < 2 {
+                sleep(Duration::from_millis(1)).await
+            }
+        };
+        timeout(Duration::from_secs(20), asked()).await.expect("two look it up");
         assert_eq!(resolver.0.load(Ordering::SeqCst), 2);
         drop(end);
     }
