@@ -4,6 +4,7 @@ mod alive;
 mod api;
 mod ask;
 mod backup;
+mod claim;
 mod degradation;
 mod doctor;
 mod document;
@@ -161,6 +162,7 @@ impl Verb {
         match self {
             Self::Up(_) | Self::Down => true,
             Self::Servers { verb } => verb.changes_shards(),
+            Self::Shard { verb } => verb.is_of_servers_here(),
             Self::Backup { verb } => verb.copies_servers(),
             _ => false,
         }

@@ -1,5 +1,6 @@
 //! Running programs, and where things are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,12 +19,18 @@ pub(crate) fn root() -> PathBuf {
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
+    root().join(named_target_dir().unwrap_or_else(|| "target".into()))
+}
+
+/// Whether the environment names that place.
+pub(crate) fn is_target_dir_named() -> bool {
+    named_target_dir().is_some()
+}
+
+fn named_target_dir() -> Option<OsString> {
     // Both names are cargo's, and the first one counts.
     let named = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find_map(std::env::var_os);
-    match named.filter(|dir| !dir.is_empty()) {
-        Some(dir) => root().join(dir),
-        None => root().join("target"),
-    }
+    named.filter(|dir| !dir.is_empty())
 }
 
 /// Waits a moment before looking again.

@@ -118,6 +118,18 @@ pub(crate) enum ShardVerb {
     Doctor,
 }
 
+impl ShardVerb {
+    /// Whether it goes by servers of this folder, or by what is noted beside them, as well as by what the gateway says.
+    pub(super) fn is_of_servers_here(&self) -> bool {
+        match self {
+            Self::Promote { .. } | Self::Rejoin { .. } => true,
+            // Where there is no lab here, and are no servers, the gateway's is the only one that can be meant.
+            Self::Degrade { .. } => State::is_noted() || servers::are_here(),
+            _ => false,
+        }
+    }
+}
+
 /// What can be asked of dead letters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqVerb {

@@ -9,11 +9,11 @@ use anyhow::Result;
 use pim_servers::fleet::Fleet;
 use serde_json::{Value, json};
 
-use super::Role;
 use super::api::{self, Api};
 use super::document::print;
 use super::journal::State;
 use super::servers::place;
+use super::{Role, claim};
 use crate::exit::Failure;
 use crate::shell::pause;
 
@@ -26,6 +26,7 @@ const ASK: &str = "SELECT is_on FROM pim_degraded";
 
 /// Turns it on or off; fails when no standby has confirmed yet what was acknowledged before.
 pub(super) fn turn(shard: u16, reason: &str, off: bool, json: bool) -> Result<()> {
+    let _claim = claim::alone()?;
     // A lab that does not answer degrades nothing, and leaves no note.
     let api = Api::of(Role::Sre)?;
     let servers = place()?;

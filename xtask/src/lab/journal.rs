@@ -1,6 +1,6 @@
 //! What the running lab left on disk: its state, its event lines, its log.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -91,25 +91,6 @@ impl Running {
 /// The folder of the background lab.
 pub(super) fn folder() -> PathBuf {
     NAMED.get().cloned().unwrap_or_else(|| target_dir().join("lab"))
-}
-
-/// Keeps everybody else from starting or stopping a lab, or servers, in this folder, for as long as the value lives. The folder itself is
-/// locked, so that nothing is left in it. None where there is no folder, and nothing to stop.
-pub(super) fn claim() -> Result<Option<File>> {
-    let folder = folder();
-    let file = match File::open(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(|| format!("cannot open {}", folder.display()))?,
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            let sentence =
-                format!("somebody is starting or stopping a lab in {}: wait until that has ended", folder.display());
-            Err(Failure::Precondition.because(sentence))
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", folder.display())),
-    }
 }
 
 /// What a lab of several programs makes; it goes with the lab.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::journal::{self, Running, State};
 use super::programs::built;
-use super::{api, document, nine};
+use super::{api, claim, document, nine};
 use crate::exit::Failure;
 use crate::shell::{pause, root};
 
@@ -135,7 +135,7 @@ fn traffic(text: &str) -> Result<String, &'static str> {
 pub(super) fn up(args: &UpArgs, json: bool) -> Result<()> {
     fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
     // Until its state is kept nothing else says that one is being started.
-    let _claim = journal::claim()?;
+    let _claim = claim::alone()?;
     if let Ok(state) = State::load() {
         let sentence = format!("a lab is running already at {} (process {})", state.gateway, state.serving_pid());
         return Err(Failure::Precondition.because(sentence));
@@ -204,7 +204,7 @@ fn stop(child: &mut Child) {
 
 /// Drains and stops the lab, also one whose start was broken off before its state was kept.
 pub(super) fn down(json: bool) -> Result<()> {
-    let _claim = journal::claim()?;
+    let _claim = claim::alone()?;
     if journal::process_folder().exists() {
         return nine::down(&State::kept().unwrap_or_else(State::of_processes), json);
     }

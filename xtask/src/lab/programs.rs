@@ -1,7 +1,7 @@
 //! The lab's programs: built when somebody needs them, unless whoever asks has seen to that.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::journal;
 use crate::artifacts::Artifact;
 use crate::exit::Failure;
-use crate::shell::target_dir;
+use crate::shell::{is_target_dir_named, target_dir};
 
 /// `never` takes the programs as they lie there. Suites say it: they have built everything once, and cargo would build it anew
 /// with the features of one package.
@@ -48,13 +48,30 @@ fn run(build: &[&str], what: &str, example: &str) -> Result<PathBuf> {
             built.map_err(|error| refused(&format!("{what} cannot be built: {error:#}")))
         }
         Some(NEVER) => {
-            let place = target_dir().join("debug/examples").join(example);
-            if place.is_file() { Ok(place) } else { Err(refused(&format!("{} is not there", place.display()))) }
+            let places: Vec<_> = folders().into_iter().map(|folder| folder.join(example)).collect();
+            let shown: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+            let found = places.into_iter().find(|place| place.is_file());
+            found.ok_or_else(|| refused(&format!("{} is not there", shown.join(", nor "))))
         }
         Some(other) => {
             Err(Failure::Usage.because(format!("{BUILD_VARIABLE} is {NEVER} or not set, and not {other:?}")))
         }
     }
+}
+
+/// Where examples lie that somebody has built: in the place that the environment names, which cargo itself heeds first, else
+/// beside this program, as cargo's own settings may name another, else in the usual one.
+fn folders() -> Vec<PathBuf> {
+    let usual = target_dir().join("debug/examples");
+    if is_target_dir_named() {
+        return vec![usual];
+    }
+    let beside = env::current_exe().ok().and_then(|program| examples_beside(&program));
+    beside.filter(|beside| *beside != usual).into_iter().chain([usual.clone()]).collect()
+}
+
+fn examples_beside(program: &Path) -> Option<PathBuf> {
+    Some(program.parent()?.join("examples"))
 }
 
 fn refused(why: &str) -> anyhow::Error {

@@ -18,7 +18,7 @@ use pim_servers::fleet::{Fleet, FleetError, ServerState, ShardServers};
 use serde_json::json;
 
 use super::document::{print, say};
-use super::journal;
+use super::{claim, journal};
 use crate::exit::Failure;
 
 /// What can be done with servers.
@@ -59,7 +59,7 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
         fs::create_dir_all(journal::folder()).context("cannot create the lab's folder")?;
     }
     // Taken here, and not below: `lab up` and `lab down` hold it when they make or remove servers.
-    let _claim = if verb.only_looks() { None } else { journal::claim()? };
+    let _claim = if verb.only_looks() { None } else { claim::alone()? };
     match verb {
         ServersVerb::Up { shards } => up(*shards, json),
         ServersVerb::Add => growth::add(json),
@@ -71,6 +71,7 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
 
 /// Has the other server of a shard follow its primary again.
 pub(super) fn rejoin(shard: u16, json: bool) -> Result<()> {
+    let _claim = claim::alone()?;
     if !json {
         say(&format!("shard {shard}: copying its primary"));
     }
@@ -96,6 +97,12 @@ pub(super) fn create(shards: u16, json: bool) -> Result<Fleet> {
     Fleet::create(&place, shards).map_err(failed)
 }
 
+/// Whether this folder has servers, or leads to some.
+pub(super) fn are_here() -> bool {
+    // What cannot be told may be some.
+    place().map_or(true, |place| place.is_dir())
+}
+
 /// The servers of this lab.
 pub(super) fn open() -> Result<Fleet> {
     Fleet::open(&place()?).map_err(failed)
@@ -107,6 +114,8 @@ pub(super) fn open() -> Result<Fleet> {
 /// When it has not.
 pub(super) fn restored(data_dir: &Path) -> Result<PathBuf> {
     let folder = std::path::absolute(data_dir)?.join("servers");
+    // One place has one name, however it is spelled: by it a lab is told from another.
+    let folder = fs::canonicalize(&folder).unwrap_or(folder);
     if folder.is_dir() && folder.with_file_name("data").is_dir() {
         return Ok(folder);
     }

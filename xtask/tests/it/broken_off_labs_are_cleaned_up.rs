@@ -158,9 +158,35 @@ fn and_not_while_somebody_is_at_it() {
     claim.lock().unwrap();
     let servers = ["down", "add", "remove", "up"].map(|verb| ["servers", verb]);
     let lab = [&["up"][..], &["up", "--mode", "process"], &["down"]];
-    for verb in lab.into_iter().chain(servers.iter().map(|verb| &verb[..])) {
-        let refused = xtask(&[&["lab", "--folder", &folder.join("")], verb].concat());
-        assert_eq!((refused.code, refused.err.contains("starting or stopping")), (Some(3), true), "{refused:?}");
+    let shard = [&["shard", "promote", "0"][..], &["shard", "rejoin", "0"], &DEGRADE];
+    for verb in lab.into_iter().chain(servers.iter().map(|verb| &verb[..])).chain(shard) {
+        refuses(&folder, verb);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+    fs::create_dir(folder.path().join("process")).unwrap();
+    refuses(&folder, &["backup", "create"]);
+}
+
+/// Guard: nor those of a lab that somebody copies; who copies too is let in.
+#[test]
+fn and_not_while_somebody_copies_it() {
+    let folder = Folder::new("copied");
+    fs::create_dir(folder.path().join("process")).unwrap();
+    let claim = File::open(folder.path()).unwrap();
+    claim.lock_shared().unwrap();
+    for verb in [&["down"][..], &["shard", "promote", "0"], &["shard", "rejoin", "0"], &DEGRADE] {
+        refuses(&folder, verb);
+    }
+    let copies = xtask(&["lab", "--folder", &folder.join(""), "backup", "create"]);
+    assert!(copies.err.contains("lab servers up"), "there are no servers: {copies:?}");
+}
+
+const DEGRADE: [&str; 5] = ["shard", "degrade", "0", "--reason", "drill"];
+
+/// Says who is at it, where the kernel tells.
+fn refuses(folder: &Folder, verb: &[&str]) {
+    let refused = xtask(&[&["lab", "--folder", &folder.join("")], verb].concat());
+    assert_eq!((refused.code, refused.err.contains("starting or stopping")), (Some(3), true), "{refused:?}");
+    let named = format!("process {} is", std::process::id());
+    assert!(refused.err.contains(&named) || !Path::new("/proc/locks").exists(), "{refused:?}");
 }

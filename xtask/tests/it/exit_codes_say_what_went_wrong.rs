@@ -100,7 +100,14 @@ fn of_a_gateway_that_is_another_lab_s() {
     let verbs: [&[&str]; 5] = [&["up"], &["down"], &["backup", "create"], &["servers", "add"], &["servers", "remove"]];
     let rows = verbs.map(|verb| (verb, 2, "name its --folder"));
     check(&["--folder", &folder.join(""), "--gateway", "http://127.0.0.1:1"], &rows);
+    let degrade = ["shard", "degrade", "0", "--reason", "drill"];
+    let verbs = [&["shard", "promote", "0"][..], &["shard", "rejoin", "0"], &degrade];
+    let rows = verbs.map(|verb| (verb, 2, "name its --folder"));
+    check(&["--folder", &folder.join(""), "--gateway", "http://127.0.0.1:1"], &rows);
     assert!(folder.path().join("process/data").exists(), "something was taken away");
+    // Where nothing is, no other lab can be meant.
+    let rows: [Row<'_>; 1] = [(&degrade, 3, "does not answer")];
+    check(&["--folder", &folder.join("none"), "--gateway", "http://127.0.0.1:1"], &rows);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod each_verb_answers_in_json;
 mod exit_codes_say_what_went_wrong;
 mod led;
 mod loads_are_summed_up;
+mod programs_lie_beside_it;
 mod restored_servers_stay;
 mod stand_in;
 mod xtask;

@@ -83,6 +83,11 @@ fn and_are_nobody_else_s_while_they_run() {
         assert_eq!((refused.code, names), (Some(3), true), "{refused:?}");
         fs::create_dir_all(other.join("process")).unwrap();
     }
+    // Spelled otherwise they are the same servers.
+    symlink(led.folder.path().join("new"), led.folder.path().join("alias")).unwrap();
+    let refused = led.run(&["up", "--mode", "process", "--data-dir", &led.folder.join("alias")]);
+    let names = refused.err.contains(&other.display().to_string());
+    assert_eq!((refused.code, names), (Some(3), true), "{refused:?}");
     assert_eq!(fs::read_to_string(told).unwrap(), "", "somebody was started or stopped");
 
     // That lab has gone: its note says nothing any more.

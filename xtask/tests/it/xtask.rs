@@ -36,6 +36,13 @@ pub(crate) fn xtask_without_postgres(arguments: &[&str]) -> Ended {
     ended(command.args(arguments).env_remove("LAB_TEST_POSTGRES_DSN").env("LAB_POSTGRES_BIN", "/nowhere"))
 }
 
+/// Runs another copy of it that is not to build anything, in an environment that names no place of what is built.
+pub(crate) fn xtask_at(program: &Path, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(program);
+    let unnamed = command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
+    ended(unnamed.args(arguments).env("LAB_BUILD", "never"))
+}
+
 /// Runs it in an environment that names other places.
 pub(crate) fn xtask_with<'a>(places: impl Iterator<Item = (&'a str, String)>, arguments: &[&str]) -> Ended {
     ended(Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).envs(places))

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 const FOLDER: &str = ".attempts";
 /// In a place that an attempt has made, until it is a backup: what has it not is somebody's own.
 const MARK: &str = "unfinished";
+/// By which it counts as whole.
+const MANIFEST: &str = "data/backup.toml";
 /// Most attempts that are remembered; the oldest go.
 const KEPT_MAX: usize = 100;
 const NAME_LEN_MAX: usize = 64;
@@ -42,7 +44,7 @@ impl Attempt {
         }
         let into = backups.join(name);
         if is_left_over(&into) && !is_whole(&into) {
-            fs::remove_dir_all(&into)?;
+            remove(&into)?;
         }
         forget_oldest(backups);
         let attempt = Self { file, place, began_at: Instant::now() };
@@ -81,6 +83,26 @@ pub(super) fn make(place: &Path) -> io::Result<()> {
 /// From now on it is a backup.
 pub(super) fn finish(place: &Path) -> io::Result<()> {
     fs::remove_file(place.join(MARK))
+}
+
+/// Removes what an attempt has made. What makes it whole goes first, and the mark last, so that whoever is broken off leaves
+/// what the next attempt removes.
+pub(super) fn remove(place: &Path) -> io::Result<()> {
+    remove_by(place, |it| if fs::symlink_metadata(it)?.is_dir() { fs::remove_dir_all(it) } else { fs::remove_file(it) })
+}
+
+fn remove_by(place: &Path, mut removes: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let manifest = place.join(MANIFEST);
+    if manifest.exists() {
+        removes(&manifest)?;
+    }
+    let entries: Vec<PathBuf> = fs::read_dir(place)?.map(|it| it.map(|it| it.path())).collect::<io::Result<_>>()?;
+    let mark = place.join(MARK);
+    entries.iter().filter(|it| **it != mark).try_for_each(|it| removes(it))?;
+    if mark.exists() {
+        removes(&mark)?;
+    }
+    fs::remove_dir(place)
 }
 
 /// Whether an attempt has made this. One that was broken off at once has left nothing in it.
@@ -190,6 +212,33 @@ mod tests {
         assert!(theirs.exists() && !is_left_over(&one), "it is somebody's own");
         assert!(!backups.join("two").exists(), "what was left of it goes");
         fs::remove_dir_all(backups).unwrap();
+    }
+
+    /// Guard: what is removed half is neither whole nor somebody's own, wherever its removal was broken off.
+    #[test]
+    fn a_removal_that_was_broken_off_is_gone_on_with() {
+        let place = std::env::temp_dir().join(format!("pim-xtask-removal-{}", std::process::id()));
+        for broken_off_at in 0..5 {
+            make(&place).unwrap();
+            for made in [MANIFEST, "data/log", "servers/base", "data.part/log"] {
+                let made = place.join(made);
+                fs::create_dir_all(made.parent().unwrap()).unwrap();
+                fs::write(made, "half").unwrap();
+            }
+            let mut left = broken_off_at;
+            let broken_off = remove_by(&place, |it| {
+                if left == 0 {
+                    return Err(io::Error::other("the machine stops"));
+                }
+                left -= 1;
+                if it.is_dir() { fs::remove_dir_all(it) } else { fs::remove_file(it) }
+            });
+            broken_off.expect_err("is broken off");
+            assert!(is_left_over(&place), "somebody's own, at step {broken_off_at}");
+            assert_eq!(place.join(MANIFEST).exists(), broken_off_at == 0, "whole, at step {broken_off_at}");
+            remove(&place).expect("goes on");
+            assert!(!place.exists());
+        }
     }
 
     #[test]

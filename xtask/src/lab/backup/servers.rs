@@ -13,7 +13,7 @@ use super::super::api::Api;
 use super::super::document::{print, say};
 use super::super::process::{place, run_to_end};
 use super::super::programs::services_on_servers;
-use super::super::{Role, journal, servers};
+use super::super::{Role, claim, journal, servers};
 use super::RestoreArgs;
 use super::attempt::{self, Attempt, is_any_running, is_left_over, is_name, unfinished};
 use crate::exit::Failure;
@@ -32,6 +32,8 @@ pub(super) fn is_one(backup: &Path) -> bool {
 
 /// Copies files and servers of the running lab, however long that takes, and removes from the archive what no backup needs.
 pub(super) fn create(name: Option<&str>, json: bool) -> Result<()> {
+    // Others may take one too; nobody stops or changes what is being copied.
+    let _claim = claim::shared()?;
     let fleet = servers::open()?;
     let (begun, all) = (Instant::now(), backups_of(&servers::place()?));
     let name = name.map_or_else(|| named_after(begun), str::to_owned);
@@ -99,7 +101,7 @@ fn copy(fleet: &Fleet, all: &Path, name: &str, json: bool) -> Result<(Value, Ser
         Ok(taken)
     });
     let taken = taken.inspect_err(|_| {
-        let _nothing_is_left = (fs::remove_dir_all(&place), fs::remove_dir_all(&files));
+        let _nothing_is_left = (attempt::remove(&place), fs::remove_dir_all(&files));
     })?;
     Ok((made, taken))
 }
@@ -157,7 +159,7 @@ pub(super) fn restore(args: &RestoreArgs, json: bool) -> Result<()> {
     servers::reachable(&into)?;
     // Before anything is recovered: what does not build has nobody wait in vain.
     let services = services_on_servers()?;
-    close_archive_of(&backup, json);
+    close_archive_of(&backup, json)?;
     let mut tell = tell(json);
     let restored = Fleet::restore(&backup.join(SERVERS), &into.join(SERVERS), until, &mut tell).map_err(failed)?;
     tell("verifying, raising epochs, rebasing outboxes");
@@ -207,18 +209,21 @@ fn adopt(
 }
 
 /// Where the servers that were backed up are still running, what they have acknowledged by now is to be had.
-fn close_archive_of(backup: &Path, json: bool) {
-    let Ok(taken) = ServersBackup::of(&backup.join(SERVERS)) else { return };
-    let Ok(fleet) = servers::open() else { return };
+fn close_archive_of(backup: &Path, json: bool) -> Result<()> {
+    let Ok(taken) = ServersBackup::of(&backup.join(SERVERS)) else { return Ok(()) };
+    let Ok(fleet) = servers::open() else { return Ok(()) };
     if fleet.archive().as_ref() != Some(&taken.archive) {
-        return;
+        return Ok(());
     }
+    // Only of this lab's own: what becomes of another one's backup is no matter of this folder.
+    let _claim = claim::shared()?;
     servers::keep_files(&fleet);
     if let Err(error) = fleet.close_archive()
         && !json
     {
         say(&format!("the archive ends where it ends: {error}"));
     }
+    Ok(())
 }
 
 fn sets(all: &Path) -> impl Iterator<Item = PathBuf> + use<> {

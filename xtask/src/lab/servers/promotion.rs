@@ -7,7 +7,7 @@ use anyhow::Result;
 use pim_servers::fleet::{Fleet, FleetError};
 use serde_json::{Value, json};
 
-use super::super::degradation;
+use super::super::{claim, degradation};
 use super::{failed, place, print, say};
 use crate::exit::Failure;
 
@@ -20,6 +20,7 @@ struct Promoted {
 
 /// Makes a shard's standby its primary; where that may lose something, only when told that it may.
 pub(in crate::lab) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
+    let _claim = claim::alone()?;
     let place = place()?;
     let fleet = Fleet::open(&place).map_err(failed)?;
     if accept_loss.is_none() {

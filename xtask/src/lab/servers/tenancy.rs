@@ -46,6 +46,6 @@ pub(super) fn leave(folder: &Path) {
 /// The folder of the lab that was noted, while that still leads here.
 fn tenant_of(folder: &Path) -> Option<PathBuf> {
     let link = PathBuf::from(fs::read_to_string(folder.with_file_name(FILE)).ok()?);
-    let leads_here = fs::read_link(&link).is_ok_and(|led| led == folder);
+    let leads_here = fs::canonicalize(&link).is_ok_and(|led| fs::canonicalize(folder).is_ok_and(|it| it == led));
     leads_here.then(|| link.parent().map(Path::to_path_buf))?
 }
