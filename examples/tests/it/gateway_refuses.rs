@@ -1,7 +1,7 @@
 //! The gateway refuses what is ambiguous, unknown or not allowed, by name, before anything reaches an upstream.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use pim_lab::chaos::ChaosPoint;
@@ -108,15 +108,22 @@ async fn what_the_policy_does_not_grant_and_writes_without_a_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_the_rate_allows() {
-    let edge = edge(1).await;
-    let token = edge.token("clinician").await;
-    let bytes = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n");
-    let mut answers = Vec::new();
-    for _ in 0..4 {
-        answers.push(edge.raw(&bytes).await);
+    for _ in 0..8 {
+        let edge = edge(1).await;
+        let token = edge.token("clinician").await;
+        let bytes = format!("GET /v1/encounters/x HTTP/1.1\r\n{HEAD}Authorization: Bearer {token}\r\n\r\n");
+        let (begun, mut answers) = (Instant::now(), Vec::new());
+        for _ in 0..4 {
+            answers.push(edge.raw(&bytes).await);
+        }
+        assert_eq!(answers[0].0, 200, "{answers:?}");
+        // In a second they earn one more: who was that slow is asked again.
+        if begun.elapsed() < Duration::from_secs(1) {
+            assert_eq!(answers[3], (429, "rate-limited".to_owned()), "{answers:?}");
+            return;
+        }
     }
-    assert_eq!(answers[0].0, 200, "{answers:?}");
-    assert_eq!(answers[3], (429, "rate-limited".to_owned()), "{answers:?}");
+    panic!("four requests never went within a second");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -404,7 +404,8 @@ mod tests {
             told.push(signal.to_owned());
             Ok(())
         });
-        let of_one_that_goes = stop_within(signals, &[&running], |it, _| it.signal("-KILL"));
+        let patient = [("-TERM", 50 * moment), ("-KILL", moment)];
+        let of_one_that_goes = stop_within(patient, &[&running], |it, _| it.signal("-KILL"));
         child.wait().expect("ends");
         let sentence = outcome.expect_err("it goes on").to_string();
         assert!(sentence.contains(&format!("patient-service (process {})", running.pid)), "{sentence}");

@@ -84,12 +84,15 @@ fn of_a_running_lab() {
         (&["backup", "create", "--name", "one"], "backup-create"),
         (&["backup", "list"], "backups"),
         (&["audit", "show", "--user", "00000000-0000-8000-8000-000000000000"], "audit"),
-        (&["load", "--for", "1s", "--rate", "3"], "load"),
     ];
     for (arguments, name) in rows {
         let document = lab.ask(arguments).document(name);
         assert!(!document.is_null(), "{arguments:?}");
     }
+    let load = lab.run(&["load", "--for", "1s", "--rate", "3"]);
+    // A busy machine may be too late for a run that says something; then that is said.
+    let code = if load.document("load")["valid"] == true { 0 } else { 6 };
+    assert_eq!(load.code, Some(code), "{load:?}");
     assert_eq!(lab.run(&["retention", "run", "--audit-days", "89"]).code, Some(2), "too short");
     assert_eq!(lab.run(&["backup", "create", "--name", "one"]).code, Some(7), "the name is taken");
     assert_eq!(lab.run(&["shard", "degrade", "0", "--reason", "drill"]).code, Some(7), "a file has no standby");

@@ -42,7 +42,7 @@ impl Writer {
     fn until_more(&self, more: usize) {
         let wanted = self.rows.lock().unwrap().len() + more;
         while self.rows.lock().unwrap().len() < wanted {
-            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(5));
         }
     }
 }

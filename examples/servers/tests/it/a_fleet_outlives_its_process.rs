@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use pim_servers::fleet::{Fleet, FleetError};
 use pim_servers::local::{LocalServer, Stop};
@@ -77,6 +78,13 @@ fn what_was_broken_off_is_gone_on_with() {
     for gone in ["shard_0_a/data/postgresql.conf", "shard_0_a"] {
         let (_, a) = fleet.servers_of(0).expect("two servers");
         a.kill().expect("dies");
+        // The primary knows by itself, a moment later.
+        let (primary, _) = fleet.servers_of(0).expect("two servers");
+        let sends = "SELECT count(*) FROM pg_stat_replication";
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while primary.sql("postgres", sends).expect("answers") != "0" {
+            assert!(Instant::now() < give_up, "it sends to nobody any more");
+        }
         let gone = folder.join(gone);
         if gone.is_dir() { fs::remove_dir_all(gone) } else { fs::remove_file(gone) }.expect("is gone");
         assert_eq!(roles(), ("shard_0_b".to_owned(), "primary", "missing", false));

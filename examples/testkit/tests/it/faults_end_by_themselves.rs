@@ -42,7 +42,7 @@ async fn in_one_process_at_once_and_never_beyond_the_bounds() {
     let gateway = services.told("gateway");
     let sre = Caller::sign_in(gateway, "sre").await.unwrap();
     let clinician = Caller::sign_in(gateway, "clinician").await.unwrap();
-    let fault = json!({"fault": "error", "percent": 100, "seconds": 2});
+    let fault = json!({"fault": "error", "percent": 100, "seconds": 8});
     let (status, _) = clinician.put("/v1/admin/chaos/flags/gateway", &fault).await.unwrap();
     assert_eq!(status, StatusCode::FORBIDDEN);
     let refusals = [
@@ -88,11 +88,11 @@ async fn in_processes_of_their_own_also_when_the_one_that_armed_it_is_killed() {
     let clinician = Caller::sign_in(&nine.gateway, "clinician").await.unwrap();
     let search = "/v1/patients?name=a";
     // The relay: what is committed stays in the outbox until the lease ends.
-    let stall = json!({"fault": "stall", "percent": 100, "seconds": 8});
+    let stall = json!({"fault": "stall", "percent": 100, "seconds": 12});
     let (status, stalled) = sre.put("/v1/admin/chaos/flags/outbox-relay", &stall).await.unwrap();
     assert_eq!(status, StatusCode::OK, "{stalled:#}");
-    // Longer than any program takes to look.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Longer than any program takes to look several times: what it knows is told by no program.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let outbox = "/v1/admin/outbox";
     let (status, made) = clinician.post("/v1/patients", &fresh_key(), &clinician.registration(7)).await.unwrap();
     assert_eq!(status, StatusCode::CREATED, "{made:#}");

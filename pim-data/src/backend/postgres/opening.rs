@@ -211,7 +211,7 @@ mod tests {
         // Threads begin when they begin; no third one is ever asked for.
         let asked = async || {
             while resolver.0.load(Ordering::SeqCst) < 2 {
-                sleep(Duration::from_millis(1)).await
+                sleep(Duration::from_millis(1)).await;
             }
         };
         timeout(Duration::from_secs(20), asked()).await.expect("two look it up");
