@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -263,7 +264,7 @@ fn seal(folder: &Path, taken_at: Timestamp, data_dir: Option<PathBuf>) -> Result
     handle.sync_all().map_err(io_error("sync", &place))?;
     sync_folder(folder)?;
     // The backup's own name, and that of the folder of all backups, which may be as new.
-    folder.ancestors().skip(1).take(2).try_for_each(sync_above)?;
+    folder.ancestors().take(2).try_for_each(sync_above)?;
     Ok(manifest.files)
 }
 
@@ -274,12 +275,26 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
     File::open(folder).and_then(|it| it.sync_all()).map_err(io_error("sync", folder))
 }
 
-/// The same of a folder above ours: whoever may not read it cannot sync it either.
-pub(super) fn sync_above(folder: &Path) -> Result<(), BackupError> {
-    match sync_folder(folder) {
+/// The same of the folder above one of ours: whoever may not read it cannot sync it either. Where its file system syncs no
+/// folders, as a read-only one, ours must be mounted there: then its name there is none that was made with it.
+pub(super) fn sync_above(ours: &Path) -> Result<(), BackupError> {
+    let Some(above) = ours.parent() else { return Ok(()) };
+    match sync_folder(above) {
         Err(BackupError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(BackupError::Io { source, .. }) if syncs_no_folders(&source) && is_mounted(ours, above) => Ok(()),
         synced => synced,
     }
+}
+
+fn syncs_no_folders(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, ReadOnlyFilesystem, Unsupported};
+    [InvalidInput, ReadOnlyFilesystem, Unsupported].contains(&error.kind())
+}
+
+fn is_mounted(ours: &Path, above: &Path) -> bool {
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    let device = |path| fs::metadata(path).map(|it| it.dev());
+    matches!((device(ours), device(above)), (Ok(ours), Ok(above)) if ours != above)
 }
 
 /// Every file below a folder.
@@ -336,5 +351,24 @@ pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Erro
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BackupError::Full { path },
         _ => BackupError::Io { doing, path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guard: a name that was made is synced or told not to be; that of a mount was there before.
+    #[test]
+    fn a_folder_above_that_cannot_be_synced_is_left_alone_where_ours_is_mounted_alone() {
+        // Neither file system syncs folders.
+        for (ours, above) in [("/proc/self", "/proc"), ("/sys/fs/cgroup", "/sys/fs")].map(|it| (Path::new(it.0), it.1))
+        {
+            assert!(sync_folder(Path::new(above)).is_err(), "{above}");
+            assert_eq!(sync_above(ours).is_ok(), is_mounted(ours, Path::new(above)), "{above}");
+        }
+        assert!(!is_mounted(Path::new("/proc/self"), Path::new("/proc")));
+        assert!(is_mounted(Path::new("/proc"), Path::new("/")));
+        sync_above(&std::env::temp_dir().join("ours")).expect("is synced");
     }
 }

@@ -158,7 +158,7 @@ impl Pending {
         let marker = folder.join(HALF_RESTORED);
         File::create(&marker).and_then(|file| file.sync_all()).map_err(io_error("make", &marker))?;
         sync_folder(folder)?;
-        folder.parent().map_or(Ok(()), sync_above)?;
+        sync_above(folder)?;
         Ok(pending)
     }
 
