@@ -9,6 +9,8 @@ pub use rebuild::{Rebuild, RebuildError, RebuildReport, RebuildState, TableSumma
 pub use runner::{ProjectionRunner, RunnerError};
 pub(crate) use status::Known;
 pub use status::{ConsumerStatus, PartitionStatus, StatusError};
+#[cfg(test)]
+pub(crate) use store::READERS_MAX;
 pub use store::{READ_MODEL_BEHIND, ReadStore, StoreError};
 
 use async_trait::async_trait;

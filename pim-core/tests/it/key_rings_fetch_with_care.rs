@@ -37,7 +37,7 @@ async fn many_callers_cause_one_fetch() {
     assert_eq!(source.fetches(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unknown_id_is_asked_for_once() {
     let (issuer, stranger) = (Issuer::new(), Issuer::new());
     let source = Source::of(issuer.jwks());

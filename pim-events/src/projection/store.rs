@@ -26,7 +26,7 @@ pub const READ_MODEL_BEHIND: ProblemType =
     ProblemType::new("read-model-behind", 503, "The read model does not know yet what the caller has seen");
 
 /// Most connections that read models are queried through.
-const READERS_MAX: usize = 16;
+pub(crate) const READERS_MAX: usize = 16;
 
 /// One program makes tables at a time; the lock ends with the transaction. On the embedded engine the writer is alone.
 pub(super) const INSTALLING: SqlPair = SqlPair::of("SELECT pg_advisory_xact_lock(7470, 0)", "SELECT 1");

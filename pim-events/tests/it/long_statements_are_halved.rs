@@ -42,9 +42,10 @@ impl Projection for Slow {
             let step = event.decode::<Happened>()?.step;
             millis += if step == POISON { 60_000 } else { 0 };
             for _ in 0..if step == LONG { 3 } else { 0 } {
-                tx.query(Statement::same("SELECT 1 FROM pg_sleep(0.75)")).await?;
+                tx.query(Statement::same("SELECT 1 FROM pg_sleep(1.2)")).await?;
             }
-            tx.query(Statement::same("INSERT INTO slow (home, n) VALUES (?, ?)").bind(event.home).bind(event.n)).await?;
+            tx.query(Statement::same("INSERT INTO slow (home, n) VALUES (?, ?)").bind(event.home).bind(event.n))
+                .await?;
         }
         let long = format!("SELECT 1 FROM pg_sleep({millis} / 1000.0)");
         tx.query(Statement::of(SqlPair::generated(long))).await?;
@@ -64,9 +65,7 @@ async fn slow_for(folder: &Folder, rig: &Rig, transaction_max: Duration, apply_m
     let store = ReadStore::connect("read-owner", secrets, settings, Clock::system()).await.unwrap();
     let settings = ConsumerSettings { tries_max: 1, pause_max_ms: 20, apply_ms_max, ..ConsumerSettings::default() };
     let all: Vec<Arc<dyn Projection>> = vec![Arc::new(Slow)];
-    Running::projections(
-        ProjectionRunner::open(&store, rig.subscriber(), &rig.registry, all, &settings).await.unwrap(),
-    )
+    Running::projections(ProjectionRunner::open(&store, rig.subscriber(), &rig.registry, all, &settings).await.unwrap())
 }
 
 async fn on_the_bus(rig: &Rig, home: HomeKey, events: u64) {
@@ -109,7 +108,10 @@ async fn but_a_lock_is_waited_for() {
     on_the_bus(&rig, home, 1).await;
     rig.store.install(&Slow).await.unwrap();
     let mut operator = rig.store.db().begin().await.unwrap();
-    operator.script("LOCK TABLE slow IN EXCLUSIVE MODE").await.unwrap();
+    operator
+        .script("SET LOCAL idle_in_transaction_session_timeout = 0; LOCK TABLE slow IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let runner = slow(&folder, &rig, Duration::from_millis(400)).await;
     // Many times as long as one more try takes.
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -151,7 +153,10 @@ async fn but_a_lock_is_waited_for_then_too() {
     on_the_bus(&rig, home, 1).await;
     rig.store.install(&Slow).await.unwrap();
     let mut operator = rig.store.db().begin().await.unwrap();
-    operator.script("SET LOCAL idle_in_transaction_session_timeout = 0; LOCK TABLE slow IN EXCLUSIVE MODE").await.unwrap();
+    operator
+        .script("SET LOCAL idle_in_transaction_session_timeout = 0; LOCK TABLE slow IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let runner = slow_for(&folder, &rig, SHORT.0, SHORT.1).await;
     // Longer than it took until the key was parked.
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -193,7 +198,7 @@ async fn and_what_goes_on_at_the_server_keeps_its_partition_no_longer() {
     rig.write(home, Uuid::new_v4(), &[LONG]).await;
     on_the_bus(&rig, home, 1).await;
     // The third statement has just begun then, and takes longer than a lock is waited for.
-    let runner = slow_for(&folder, &rig, Duration::from_millis(900), 1600).await;
+    let runner = slow_for(&folder, &rig, Duration::from_secs(2), 2500).await;
     eventually("it is held", || async { rig.store.held_keys(Some("slow"), 10).await.unwrap().len() == 1 }).await;
     let held = rig.store.held_keys(Some("slow"), 10).await.unwrap();
     assert_eq!((held[0].reason.as_str(), held[0].code.as_str()), ("poison", "patience"));

@@ -17,7 +17,9 @@ use pim_events::{
 };
 use uuid::Uuid;
 
-use super::rig::{Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, context, eventually, patient};
+use super::rig::{
+    Answered, Folder, Happened, Journal, Patient, Rig, Role, Running, carried_out, context, eventually, patient,
+};
 
 /// Answers every step.
 pub(crate) struct Answer;
@@ -99,7 +101,7 @@ async fn events_keep_their_order_while_their_bucket_moves_there_and_back() {
     for _ in 0..6 {
         goes_on().await;
         let planned = mover.plan(&context(), [home.bucket()], other_end(&rig, home)).await.unwrap();
-        assert_eq!(mover.run(&context(), planned.id).await.unwrap().step, MoveStep::Done);
+        assert_eq!(carried_out(&mover, planned.id).await.step, MoveStep::Done);
     }
     goes_on().await;
     stop.store(true, Ordering::SeqCst);
@@ -136,7 +138,7 @@ async fn a_command_that_was_done_before_the_move_is_not_done_again() {
     running.end().await;
     let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet));
     let planned = mover.plan(&context(), [home.bucket()], other_end(&rig, home)).await.unwrap();
-    mover.run(&context(), planned.id).await.unwrap();
+    carried_out(&mover, planned.id).await;
     let mut tx = rig.store.db().begin().await.unwrap();
     tx.script("DELETE FROM projection_checkpoint; DELETE FROM inbox_head").await.unwrap();
     tx.commit().await.unwrap();
@@ -157,7 +159,7 @@ async fn an_outbox_with_something_of_the_bucket_holds_the_move() {
     rig.write(home, Uuid::new_v4(), &[1]).await;
     let settings = pim_data::relocation::MoveSettings {
         lull_max: Duration::ZERO,
-        pause_max: Duration::from_secs(1),
+        pause_max: Duration::from_secs(3),
         ..Default::default()
     };
     let mover = Mover::new(&rig.cluster, Arc::new(OutboxOutlet)).with_settings(settings);
@@ -177,6 +179,6 @@ async fn an_outbox_with_something_of_the_bucket_holds_the_move() {
     tx.commit().await.unwrap();
     assert!(matches!(mover.run(&context(), planned.id).await, Err(MoveError::Parked)));
     let free = mover.plan(&context(), [bystander.bucket()], planned.target).await.unwrap();
-    let moved = mover.run(&context(), free.id).await.unwrap();
+    let moved = carried_out(&mover, free.id).await;
     assert_eq!((moved.source, moved.step), (planned.source, MoveStep::Done), "another key's park is no hindrance");
 }

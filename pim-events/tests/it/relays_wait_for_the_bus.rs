@@ -58,9 +58,9 @@ async fn one_that_is_slower_than_a_lease_is_waited_for() {
     for _ in 0..10 {
         rig.write(patient(), Uuid::new_v4(), &[1]).await;
     }
-    let settings = RelaySettings { lease_ms: 1000, ..relay_settings() };
+    let settings = RelaySettings { lease_ms: 5000, ..relay_settings() };
     let relay = |rig: &Rig| {
-        let slow: Arc<dyn Publisher> = Arc::new(Slow { bus: rig.bus.clone(), pause: Duration::from_millis(1500) });
+        let slow: Arc<dyn Publisher> = Arc::new(Slow { bus: rig.bus.clone(), pause: Duration::from_millis(6500) });
         Running::relay(Relay::new(Source::all(&rig.cluster), &slow, &settings).unwrap())
     };
     let relays = [relay(&rig), relay(&other)];

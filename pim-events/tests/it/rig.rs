@@ -18,6 +18,7 @@ use pim_data::backend::{Db, SqlPair, Statement};
 #[cfg(feature = "postgres")]
 use pim_data::cluster::CONTROL;
 use pim_data::cluster::{Access, Cluster, ClusterSettings};
+use pim_data::relocation::{MoveRecord, Mover};
 use pim_data::schema::Schema;
 use pim_events::{
     AppendExt as _, ApplyError, BusSettings, CommandRunner, ConsumerSettings, DomainEvent, EmbeddedBus, Event,
@@ -381,6 +382,19 @@ impl Running {
     pub async fn crash(self) {
         self.task.abort();
         let _aborted = self.task.await;
+    }
+}
+
+/// Carries a move out, again as often as a slow disk takes longer than its fence may last.
+pub async fn carried_out(mover: &Mover, id: Uuid) -> MoveRecord {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match mover.run(&context(), id).await {
+            Ok(done) => return done,
+            Err(error) => {
+                assert!(error.is_retryable() && tokio::time::Instant::now() < give_up, "{error:?}");
+            }
+        }
     }
 }
 
