@@ -59,8 +59,8 @@ impl Projection for AtHome {
 /// How long somebody who has lent or brought a book waits for the shelf to know of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many books a member has at home, as far as the facts have come: at least to what `seen` tells of. None of a member who
-/// is out of the permit's reach, or has never borrowed.
+/// How many books a member has at home, as far as the facts have come: at least to what `seen` tells of. `None` of a member
+/// who is out of the permit's reach.
 ///
 /// # Errors
 /// [`StoreError`] when the read store does not answer, or is behind for too long.
@@ -72,5 +72,7 @@ pub async fn at_home(
 ) -> Result<Option<i64>, StoreError> {
     let ask = Statement::same("SELECT books FROM at_home WHERE member = ?").bind(member.uuid());
     let rows = store.select_after(permit, &AtHome, seen, Instant::now() + PATIENCE, ask).await?;
-    Ok(rows.first().map(|row| row.int(0)).transpose()?)
+    // Who has never borrowed has no row.
+    let books = rows.first().map(|row| row.int(0)).transpose()?;
+    Ok(permit.scope().sees(member.uuid(), None).then_some(books.unwrap_or(0)))
 }

@@ -90,7 +90,8 @@ pub enum QueryError {
 impl IntoProblem for QueryError {
     fn into_problem(self) -> Problem {
         match self {
-            Self::Store(error @ StoreError::Behind { .. }) => error.into_problem(),
+            // What is late is told how late, and what no query can be is the program's own fault, for good.
+            Self::Store(error @ (StoreError::Behind { .. } | StoreError::Scope(_))) => error.into_problem(),
             Self::Store(_) => {
                 Problem::of(problem::UNAVAILABLE).detail("the read models cannot be read").retry_after_secs(1)
             }

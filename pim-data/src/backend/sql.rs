@@ -149,9 +149,10 @@ impl Statement {
         self
     }
 
-    /// Its texts, as they were given.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
-        [&self.sql.postgres, &self.sql.sqlite].into_iter().flatten().map(Text::as_str)
+    /// Its texts, as they were given, and which engine each is for.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (Engine, &str)> {
+        let texts = [(Engine::Postgres, &self.sql.postgres), (Engine::Sqlite, &self.sql.sqlite)];
+        texts.into_iter().filter_map(|(engine, text)| Some((engine, text.as_ref()?.as_str())))
     }
 
     /// The same behind the text of its engine in `front`, whose parameters come first.

@@ -38,7 +38,7 @@ pub enum ScopeError {
 ///
 /// Each table's name stands for a query over it that has the condition, so no condition of the statement's own, and no
 /// sub-select or join, sees past it. It must name these tables and no other: what it names besides is refused, and so is
-/// what cannot be told.
+/// what cannot be told. A condition that can fail, such as a division, may fail for rows that are not shown.
 ///
 /// ```
 /// use pim_core::rbac::Scope;
@@ -58,8 +58,8 @@ pub enum ScopeError {
 /// # Errors
 /// [`ScopeError`], whatever the scope is.
 pub fn within(statement: Statement, tables: &[ScopedTable], scope: &Scope) -> Result<Statement, ScopeError> {
-    for text in statement.texts() {
-        form::check(text, tables)?;
+    for (engine, text) in statement.texts() {
+        form::check(text, engine, tables)?;
     }
     let Some(front) = front(tables) else { return Ok(statement) };
     let binds = tables.iter().flat_map(|table| binds(table, scope)).collect();

@@ -166,7 +166,7 @@ async fn what_could_see_past_it_is_not_run() {
     for (text, refusal) in [
         ("SELECT consumer FROM inbox_head", ScopeError::Table { name: "inbox_head".to_owned() }),
         ("SELECT number FROM shelf, inbox_head", ScopeError::Table { name: "inbox_head".to_owned() }),
-        ("SELECT number FROM main.shelf", ScopeError::Table { name: "main".to_owned() }),
+        ("SELECT number FROM main.shelf", ScopeError::Table { name: "main.shelf".to_owned() }),
         ("DELETE FROM shelf", ScopeError::Form),
         ("SELECT 1; SELECT number FROM shelf", ScopeError::Form),
     ] {

@@ -1,92 +1,165 @@
-//! Which tables a query reads, as far as its text says.
+//! Which tables a query reads: as its engine's parser reads it, and not as its words look.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Expr, Ident, InTarget, ObjectName, Query, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit as _,
+    Visitor,
+};
+use sqlparser::dialect::{Dialect, PostgreSqlDialect, SQLiteDialect};
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use super::{ScopeError, ScopedTable};
+use crate::backend::Engine;
 
-/// What stands where a table may, or ends the tables of a query.
-const ENDS: [&str; 11] =
-    ["WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "UNION", "INTERSECT", "EXCEPT"];
+/// Functions in a table's place that make rows of their arguments alone. Others may read a table, and on the embedded engine
+/// a table may be called as a function is.
+const OF_ARGUMENTS: [&str; 13] = [
+    "generate_series",
+    "json_array_elements",
+    "json_array_elements_text",
+    "json_each",
+    "json_each_text",
+    "json_tree",
+    "jsonb_array_elements",
+    "jsonb_array_elements_text",
+    "jsonb_each",
+    "jsonb_each_text",
+    "regexp_split_to_table",
+    "string_to_table",
+    "unnest",
+];
 
-/// Between two parentheses.
-#[derive(Clone, Copy, Default)]
-struct Level {
-    is_query: bool,
-    /// Among the tables of a query.
-    is_from: bool,
-    /// What comes next is a table.
-    is_table: bool,
+/// Refuses what is no query over these tables alone, and what cannot be told.
+pub(super) fn check(text: &str, engine: Engine, tables: &[ScopedTable]) -> Result<(), ScopeError> {
+    let dialect: &dyn Dialect = match engine {
+        Engine::Postgres => &PostgreSqlDialect {},
+        Engine::Sqlite => &SQLiteDialect {},
+    };
+    let tokens = tokens(text, dialect).ok_or(ScopeError::Form)?;
+    let statements = Parser::new(dialect).with_tokens(tokens).parse_statements().map_err(|_| ScopeError::Form)?;
+    let [Statement::Query(query)] = &statements[..] else { return Err(ScopeError::Form) };
+    query.visit(&mut Reader { tables }).break_value().map_or(Ok(()), Err)
 }
 
-/// Refuses what is no query over these tables alone.
-pub(super) fn check(text: &str, tables: &[ScopedTable]) -> Result<(), ScopeError> {
-    let words = words(text)?;
-    if !words.first().is_some_and(|first| first.eq_ignore_ascii_case("SELECT")) {
-        return Err(ScopeError::Form);
+/// What it is written in, each `?` as the engine's own placeholder. None where there are others: what stands before the query
+/// would move what they mean.
+fn tokens(text: &str, dialect: &dyn Dialect) -> Option<Vec<Token>> {
+    let tokens = Tokenizer::new(dialect, text).tokenize().ok()?;
+    let known = |token| match token {
+        Token::Question => Some(Token::Placeholder(PARAMETER.to_owned())),
+        Token::Placeholder(name) if name != PARAMETER => None,
+        Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)) => None,
+        Token::SemiColon => None,
+        other => Some(other),
+    };
+    tokens.into_iter().map(known).collect()
+}
+
+/// The one form of a parameter.
+const PARAMETER: &str = "?";
+
+struct Reader<'t> {
+    tables: &'t [ScopedTable],
+}
+
+impl Reader<'_> {
+    fn is_ours(&self, name: &ObjectName) -> Result<(), ScopeError> {
+        if self.tables.iter().any(|table| is_name(name, table.name)) { Ok(()) } else { Err(other(name)) }
     }
-    let (mut outer, mut here) = (Vec::new(), Level::default());
-    for (place, word) in words.iter().enumerate() {
-        let next = words.get(place + 1).copied().unwrap_or_default();
-        let is = |name: &str| word.eq_ignore_ascii_case(name);
-        if is("(") {
-            outer.push(here);
-            // A sub-select, or tables in parentheses.
-            here = Level { is_query: false, is_from: here.is_table, is_table: here.is_table };
-        } else if is(")") {
-            here = outer.pop().ok_or(ScopeError::Form)?;
-            here.is_table = false;
-        } else if is("SELECT") {
-            here = Level { is_query: true, ..Level::default() };
-        } else if is("VALUES") {
-            here = Level::default();
-        } else if here.is_table && !is("LATERAL") {
-            // A function's rows are its own.
-            let is_ours = next == "(" || tables.iter().any(|table| is_name(word, table.name));
-            if !is_ours || next == "." {
-                return Err(ScopeError::Table { name: (*word).to_owned() });
+
+    /// What is there in a table's place.
+    fn reads(&self, factor: &TableFactor) -> Result<(), ScopeError> {
+        match factor {
+            TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } | TableFactor::UNNEST { .. } => Ok(()),
+            TableFactor::Table { name, args: None, inheritance: None, json_path: None, version: None, .. } => {
+                self.is_ours(name)
             }
-            here.is_table = false;
-        } else if is("FROM") && here.is_query && !words[place - 1].eq_ignore_ascii_case("DISTINCT") {
-            (here.is_from, here.is_table) = (true, true);
-        } else if here.is_from && (is("JOIN") || is(",")) {
-            here.is_table = true;
-        } else if ENDS.iter().any(|end| is(end)) {
-            here.is_from = false;
-        } else if is("TABLE") || is("WITH") || is("INTO") {
-            return Err(ScopeError::Form);
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
+                let is_known = OF_ARGUMENTS.iter().any(|known| is_name(name, known));
+                if is_known { Ok(()) } else { Err(other(name)) }
+            }
+            _ => Err(ScopeError::Form),
         }
     }
-    if outer.is_empty() && !here.is_table { Ok(()) } else { Err(ScopeError::Form) }
 }
 
-/// Names without quotes are the same in any case.
-fn is_name(word: &str, name: &str) -> bool {
-    word == name || (!name.starts_with('"') && !word.starts_with('"') && word.eq_ignore_ascii_case(name))
-}
+impl Visitor for Reader<'_> {
+    type Break = ScopeError;
 
-/// Stands for whatever is in single quotes.
-const TEXT: &str = "''";
-
-/// Words, names in double quotes, texts, and single signs.
-fn words(text: &str) -> Result<Vec<&str>, ScopeError> {
-    let (mut words, mut rest) = (Vec::new(), text.trim_start());
-    while let Some(first) = rest.chars().next() {
-        let is_of_word = |sign: char| sign.is_alphanumeric() || sign == '_';
-        let length = match first {
-            '\'' | '"' => 2 + rest[1..].find(first).ok_or(ScopeError::Form)?,
-            sign if is_of_word(sign) => rest.find(|sign| !is_of_word(sign)).unwrap_or(rest.len()),
-            sign => sign.len_utf8(),
-        };
-        let (word, behind) = rest.split_at(length);
-        let is_comment = rest.starts_with("--") || rest.starts_with("/*");
-        // Escapes, and quotes within quotes, say where a text ends; nothing here reads them.
-        let is_escaped = first == '\'' && words.last().is_some_and(|last: &&str| last.eq_ignore_ascii_case("E"));
-        let is_doubled = first == '"' && behind.starts_with('"');
-        if [";", "$"].contains(&word) || is_comment || is_escaped || is_doubled {
-            return Err(ScopeError::Form);
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<ScopeError> {
+        // Names that a query gives by itself would hide what a table's name stands for.
+        let is_plain = query.with.is_none()
+            && query.locks.is_empty()
+            && query.for_clause.is_none()
+            && query.settings.is_none()
+            && query.format_clause.is_none()
+            && query.pipe_operators.is_empty();
+        if is_plain && is_reading(&query.body) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(ScopeError::Form)
         }
-        words.push(if first == '\'' { TEXT } else { word });
-        rest = behind.trim_start();
     }
-    Ok(words)
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<ScopeError> {
+        flow(self.reads(factor))
+    }
+
+    /// Wherever else the language has a table's name.
+    fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<ScopeError> {
+        let is_function = OF_ARGUMENTS.iter().any(|known| is_name(name, known));
+        if is_function { ControlFlow::Continue(()) } else { flow(self.is_ours(name)) }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<ScopeError> {
+        match expr {
+            Expr::In { target: InTarget::Table { name, args }, .. } => {
+                if args.is_some() {
+                    ControlFlow::Break(other(name))
+                } else {
+                    flow(self.is_ours(name))
+                }
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<ScopeError> {
+        match &value.value {
+            Value::Placeholder(name) if name != PARAMETER => ControlFlow::Break(ScopeError::Form),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn flow(told: Result<(), ScopeError>) -> ControlFlow<ScopeError> {
+    told.map_or_else(ControlFlow::Break, ControlFlow::Continue)
+}
+
+fn is_reading(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => select.into.is_none() && select.lateral_views.is_empty(),
+        SetExpr::SetOperation { left, right, .. } => is_reading(left) && is_reading(right),
+        // Its own visit looks at it.
+        SetExpr::Query(_) | SetExpr::Values(_) => true,
+        _ => false,
+    }
+}
+
+/// Names without quotes are the same in any case; those with a schema are none of ours.
+fn is_name(name: &ObjectName, ours: &str) -> bool {
+    let [part] = &name.0[..] else { return false };
+    let Some(Ident { value, quote_style, .. }) = part.as_ident() else { return false };
+    match ours.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')) {
+        Some(quoted) => *quote_style == Some('"') && value == quoted,
+        None => quote_style.is_none() && value.eq_ignore_ascii_case(ours),
+    }
+}
+
+fn other(name: &ObjectName) -> ScopeError {
+    ScopeError::Table { name: name.to_string() }
 }
 
 #[cfg(test)]
@@ -98,6 +171,10 @@ mod tests {
         ScopedTable { name: "\"Loan\"", home: None, facility: None },
     ];
 
+    fn on_both(text: &str) -> [Result<(), ScopeError>; 2] {
+        [Engine::Postgres, Engine::Sqlite].map(|engine| check(text, engine, TABLES))
+    }
+
     #[test]
     fn a_query_over_its_tables_is_one() {
         for text in [
@@ -105,13 +182,17 @@ mod tests {
             "select a, b from Card c where a = ? or b in (1, 2) order by a, b limit 5",
             "SELECT extract(day FROM at), count(*) FROM card GROUP BY 1, 2 HAVING count(*) > 1",
             "SELECT * FROM card WHERE a IS DISTINCT FROM b AND 'FROM other; --' <> a",
-            "SELECT * FROM card c JOIN \"Loan\" AS l ON l.card = c.id, card d LEFT JOIN LATERAL (SELECT 1 FROM card) x ON true",
+            "SELECT * FROM card c JOIN \"Loan\" AS l ON l.card = c.id, card d LEFT JOIN (SELECT 1 FROM card) x ON true",
             "SELECT * FROM (card JOIN \"Loan\" USING (a, b)), json_each(?) j",
             "SELECT (SELECT max(a) FROM card) FROM (SELECT a FROM \"Loan\" UNION ALL SELECT a FROM card) x",
             "SELECT * FROM card WHERE (a, b) > (?, ?) UNION SELECT * FROM (VALUES (1, 2)) v",
+            "SELECT a FROM card WHERE b = ? LIMIT ? OFFSET ?",
         ] {
-            assert_eq!(check(text, TABLES), Ok(()), "{text}");
+            assert_eq!(on_both(text), [Ok(()), Ok(())], "{text}");
         }
+        let lateral =
+            "SELECT * FROM card c LEFT JOIN LATERAL (SELECT 1 FROM \"Loan\") x ON true, LATERAL unnest(c.tags) t";
+        assert_eq!(check(lateral, Engine::Postgres, TABLES), Ok(()));
     }
 
     /// Guard: a table that is not told of is read nowhere in a query.
@@ -124,19 +205,53 @@ mod tests {
             "SELECT * FROM card JOIN other ON true",
             "SELECT * FROM card c LEFT JOIN (card d CROSS JOIN other) ON true",
             "SELECT * FROM (SELECT 1) x, other",
-            "SELECT * FROM ((other))",
             "SELECT * FROM main.card",
             "SELECT * FROM card.other",
             "SELECT * FROM \"card\"",
             "SELECT * FROM Loan",
-            "SELECT * FROM [card]",
-            "SELECT * FROM 'other'",
+            "SELECT * FROM fts('hello')",
             "SELECT * FROM card WHERE a IN (SELECT a FROM other)",
             "SELECT (SELECT max(a) FROM other) FROM card",
             "SELECT * FROM card UNION SELECT * FROM other",
-            "SELECT 1 WHERE EXISTS (SELECT 1 FROM card, LATERAL other)",
+            "SELECT 1 FROM card ORDER BY (SELECT a FROM other)",
+            "SELECT 1 AS distinct FROM other",
         ] {
-            assert!(matches!(check(text, TABLES), Err(ScopeError::Table { .. })), "{text}");
+            for told in on_both(text) {
+                assert!(matches!(told, Err(ScopeError::Table { .. })), "{text}: {told:?}");
+            }
+        }
+    }
+
+    /// Guard: neither by what an engine allows besides, nor where a name looks like a word of the language.
+    #[test]
+    fn nor_is_it_by_how_an_engine_reads() {
+        for text in [
+            "SELECT * FROM ONLY (other)",
+            "SELECT * FROM ONLY other",
+            "SELECT * FROM ((other))",
+            "SELECT * FROM [card]",
+            "SELECT * FROM 'other'",
+            "SELECT number FROM card WHERE number IN other",
+            "SELECT 50 IN main.sums",
+            "SELECT 3 IN other()",
+            "SELECT 1 WHERE EXISTS (SELECT 1 FROM card, LATERAL other)",
+            "SELECT 1 FROM card s JOIN card x ON x.order = s.order JOIN other o ON true",
+            "SELECT 1 FROM card s LEFT JOIN card y ON y.order = s.order, other o",
+            "SELECT o.values FROM other o",
+            "SELECT values FROM other",
+            "SELECT 1 FROM card fetch JOIN other",
+            "SELECT 1 FROM card offset JOIN other",
+            "SELECT 1 FROM card AS window JOIN other",
+            "SELECT 1 FROM card x JOIN card y ON x.offset = 1 JOIN other",
+            "SELECT 1 AS `a'` FROM other AS `b'`",
+            "SELECT 1 AS [a'] FROM other AS [b']",
+            "SELECT 1. FROM other",
+            "SELECT 1 FROM card where\u{20ac} JOIN other",
+            "SELECT 1 FROM card\u{a0}, other",
+        ] {
+            for told in on_both(text) {
+                assert!(told.is_err(), "{text}");
+            }
         }
     }
 
@@ -147,20 +262,23 @@ mod tests {
             "DELETE FROM card",
             "WITH card AS (SELECT 1) SELECT * FROM card",
             "SELECT 1; SELECT * FROM card",
+            "SELECT 1;",
             "SELECT * FROM card -- WHERE",
             "SELECT * FROM /* card */ card",
             "SELECT * FROM card WHERE a = $1",
+            "SELECT * FROM card WHERE a = ?1",
+            "SELECT * FROM card WHERE a = :a",
             "SELECT 1 UNION TABLE other",
+            "TABLE other",
             "SELECT * INTO copy FROM card",
+            "SELECT * FROM card FOR UPDATE",
             "SELECT 'open",
-            "SELECT E'\\' FROM card",
             "SELECT * FROM card WHERE a IN (WITH x AS (SELECT 1) SELECT * FROM x)",
-            "SELECT * FROM \"Loan\"\"s\"",
             "SELECT * FROM",
             "SELECT (1",
             "SELECT 1)",
         ] {
-            assert_eq!(check(text, TABLES), Err(ScopeError::Form), "{text}");
+            assert_eq!(on_both(text), [Err(ScopeError::Form), Err(ScopeError::Form)], "{text}");
         }
     }
 }
