@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, InTarget, ObjectName, Query, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit as _,
-    Visitor,
+    Ident, ObjectName, Query, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit as _, Visitor,
 };
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
@@ -69,6 +68,11 @@ impl Reader<'_> {
         if self.tables.iter().any(|table| is_name(name, table.name)) { Ok(()) } else { Err(other(name)) }
     }
 
+    fn is_ours_or_of_arguments(&self, name: &ObjectName) -> Result<(), ScopeError> {
+        let is_of_arguments = OF_ARGUMENTS.iter().any(|known| is_name(name, known));
+        if is_of_arguments { Ok(()) } else { self.is_ours(name) }
+    }
+
     /// What is there in a table's place.
     fn reads(&self, factor: &TableFactor) -> Result<(), ScopeError> {
         match factor {
@@ -76,10 +80,8 @@ impl Reader<'_> {
             TableFactor::Table { name, args: None, inheritance: None, json_path: None, version: None, .. } => {
                 self.is_ours(name)
             }
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
-                let is_known = OF_ARGUMENTS.iter().any(|known| is_name(name, known));
-                if is_known { Ok(()) } else { Err(other(name)) }
-            }
+            TableFactor::Table { args: Some(_), .. } => Ok(()),
+            TableFactor::Function { name, .. } => self.is_ours_or_of_arguments(name),
             _ => Err(ScopeError::Form),
         }
     }
@@ -107,23 +109,9 @@ impl Visitor for Reader<'_> {
         flow(self.reads(factor))
     }
 
-    /// Wherever else the language has a table's name.
+    /// Wherever the language has a table's name, also behind IN, or a function's that stands for one.
     fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<ScopeError> {
-        let is_function = OF_ARGUMENTS.iter().any(|known| is_name(name, known));
-        if is_function { ControlFlow::Continue(()) } else { flow(self.is_ours(name)) }
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<ScopeError> {
-        match expr {
-            Expr::In { target: InTarget::Table { name, args }, .. } => {
-                if args.is_some() {
-                    ControlFlow::Break(other(name))
-                } else {
-                    flow(self.is_ours(name))
-                }
-            }
-            _ => ControlFlow::Continue(()),
-        }
+        flow(self.is_ours_or_of_arguments(name))
     }
 
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<ScopeError> {
@@ -215,6 +203,8 @@ mod tests {
             "SELECT * FROM card UNION SELECT * FROM other",
             "SELECT 1 FROM card ORDER BY (SELECT a FROM other)",
             "SELECT 1 AS distinct FROM other",
+            // Without arguments it is a table's name.
+            "SELECT * FROM json_each",
         ] {
             for told in on_both(text) {
                 assert!(matches!(told, Err(ScopeError::Table { .. })), "{text}: {told:?}");
