@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::unanswered;
-use crate::operations::{Intent, Turn, TurnError, id_of, operate_to_its_end};
+use crate::operations::{Intent, Turn, id_of, operate_to_its_end};
 use crate::rig::{Answer, Asked, Caller, Command, Cursor, Endpoints, Failure, May, Nothing, Operation, PageQuery};
 use crate::workers::Stores;
 
@@ -111,23 +111,10 @@ async fn verify(
 ) -> Result<Answer, Failure> {
     let (here, id) = (cluster.clone(), id_of(&command.cx)?);
     let effect = async move {
-        let _turn = Turn::take(here.data_dir(), VERIFY, id).map_err(not_now)?;
+        let turn = Turn::take(here.data_dir(), VERIFY, id);
+        let _turn = turn.map_err(|error| error.into_failure(BEING_VERIFIED))?;
         Answer::ok(&here.verify_audit().await.map_err(IntoProblem::into_problem)?)
     };
     // It takes as long as there is a trail, which may be longer than a request may.
     operate_to_its_end(cluster, &permit, command.cx, Intent::new(VERIFY, "", json!({})), effect).await
-}
-
-/// Why the trail is not verified now. What goes on when its caller has gone would otherwise be begun by every new key.
-fn not_now(error: TurnError) -> Failure {
-    let TurnError::Taken(by) = error else {
-        return Problem::of(problem::UNAVAILABLE).detail("the data directory cannot be locked").into();
-    };
-    let refused = Problem::of(BEING_VERIFIED).retry_after_secs(1);
-    match by {
-        Some(id) => refused.detail(format!("operation {id} is at it, and listed until it is done")),
-        None => refused,
-    }
-    .with("operation", by.map(|id| id.to_string()))
-    .into()
 }

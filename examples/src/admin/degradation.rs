@@ -1,7 +1,7 @@
 //! Letting a shard's primary acknowledge commits alone, ending that, and giving up what was lost with it: an operator's words.
 
 use axum::extract::{Path, State};
-use pim_core::problem::{self, IntoProblem as _, Problem};
+use pim_core::problem::{self, IntoProblem as _, Problem, ProblemType};
 use pim_core::rbac::Write;
 use pim_core::shard::ShardId;
 use pim_data::cluster::Cluster;
@@ -12,7 +12,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::identifier::{REAL_IDENTIFIER, RULE, names_a_real_one};
-use crate::operations::{Intent, operate, operate_to_its_end};
+use crate::operations::{Intent, Turn, id_of, operate, operate_to_its_end};
 use crate::rig::{Answer, Command, Endpoints, Failure, May, Operation};
 use crate::workers::Stores;
 
@@ -23,6 +23,11 @@ pub(super) fn endpoints() -> Endpoints<Stores> {
         .serve(Operation::operate("/v1/admin/shards/{id}/degrade", degrade), turn)
         .serve(Operation::operate("/v1/admin/shards/{id}/accept-loss", accept), accept_loss)
 }
+
+/// Each publishes a map and reads all of the trail.
+const BEING_GIVEN_UP: ProblemType =
+    ProblemType::new("loss-being-given-up", 409, "What the shard has lost is being given up already");
+const ACCEPT: &str = "shard.accept_loss";
 
 /// Most lines that one word gives up.
 const LINES_MAX: usize = 1000;
@@ -102,8 +107,11 @@ async fn accept_loss(
         return Err(Problem::of(problem::INVALID_BODY).with("lines_max", LINES_MAX).into());
     }
     let parameters = json!({"reason": reason.as_str(), "lines": lines});
-    let (here, by, cx) = (cluster.clone(), permit.clone(), command.cx.clone());
+    let (here, by, cx, id) = (cluster.clone(), permit.clone(), command.cx.clone(), id_of(&command.cx)?);
     let effect = async move {
+        // Of a shard of its own: what another one has lost does not wait. One that there is not has no turn.
+        let turn = here.database(shard).map(|_db| Turn::take(here.data_dir(), &format!("{ACCEPT}.{shard}"), id));
+        let _turn = turn.transpose().map_err(|error| error.into_failure(BEING_GIVEN_UP))?;
         let given_up = here.accept_loss(&cx, &by, shard, &reason, &lines).await;
         let given_up = given_up.map_err(|error| error.into_problem())?;
         let is_its = |source: &Source| matches!(source.origin, Origin::Shard(origin) if origin == shard);
@@ -112,7 +120,7 @@ async fn accept_loss(
         }
         Answer::ok(&given_up)
     };
-    let intent = Intent::new("shard.accept_loss", shard.to_string(), parameters);
+    let intent = Intent::new(ACCEPT, shard.to_string(), parameters);
     // It looks at all of the trail, which may take longer than a request may.
     operate_to_its_end(cluster, &permit, command.cx, intent, effect).await
 }

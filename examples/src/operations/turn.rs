@@ -5,13 +5,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
+use pim_core::problem::{self, Problem, ProblemType};
+
 use crate::ids::OperationId;
+use crate::rig::Failure;
 
 /// The turn of an operation; the next one's begins when it is dropped, also by the end of the process.
 #[derive(Debug)]
 #[must_use = "the turn ends when it is dropped"]
 pub struct Turn {
-    _locked: File,
+    locked: File,
 }
 
 /// A turn that cannot be had.
@@ -26,12 +29,30 @@ pub enum TurnError {
     Io(#[from] io::Error),
 }
 
+impl TurnError {
+    /// Why it is not done now: by this name when another one is at it, and which. What goes on when its caller has gone would
+    /// otherwise be begun by every new key.
+    #[must_use]
+    pub fn into_failure(self, taken: ProblemType) -> Failure {
+        let Self::Taken(by) = self else {
+            return Problem::of(problem::UNAVAILABLE).detail("the data directory cannot be locked").into();
+        };
+        let refused = Problem::of(taken).retry_after_secs(1);
+        match by {
+            Some(id) => refused.detail(format!("operation {id} is at it, and listed until it is done")),
+            None => refused,
+        }
+        .with("operation", by.map(|id| id.to_string()))
+        .into()
+    }
+}
+
 impl Turn {
     /// Takes the turn to do what is called so.
     ///
     /// # Errors
     /// [`TurnError::Taken`] while another operation has it.
-    pub fn take(data_dir: &Path, what: &'static str, operation: OperationId) -> Result<Self, TurnError> {
+    pub fn take(data_dir: &Path, what: &str, operation: OperationId) -> Result<Self, TurnError> {
         let path = data_dir.join(format!("{what}.lock"));
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         match file.try_lock() {
@@ -39,10 +60,17 @@ impl Turn {
             Err(TryLockError::WouldBlock) => return Err(TurnError::Taken(told(&mut file))),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // Nobody is told of the one before.
+        // One that was killed has left its name.
         file.set_len(0)?;
         file.write_all(operation.to_string().as_bytes())?;
-        Ok(Self { _locked: file })
+        Ok(Self { locked: file })
+    }
+}
+
+impl Drop for Turn {
+    /// Whoever comes between the next one's lock and its name is not told of this one.
+    fn drop(&mut self) {
+        let _as_after_a_kill = self.locked.set_len(0);
     }
 }
 
@@ -72,6 +100,11 @@ mod tests {
         assert_eq!(take("audit.verify", second).unwrap_err(), Some(first));
         let _another = take("something.else", second).unwrap();
         drop(turn);
+        // As one that has just begun: locked, and not named yet.
+        let begun = File::open(folder.join("audit.verify.lock")).unwrap();
+        begun.lock().unwrap();
+        assert_eq!(take("audit.verify", second).unwrap_err(), None, "the one before is over");
+        drop(begun);
         // A process that another test is starting has every file open for a moment.
         let soon = (0..1_000_000).find_map(|_| take("audit.verify", second).ok());
         let _second = soon.expect("it is over");

@@ -284,6 +284,36 @@ async fn the_trail_is_verified_for_one_at_a_time() {
     assert_eq!((verified.status, &verified.body["verified"]), (StatusCode::OK, &json!(true)), "{:?}", verified.body);
 }
 
+/// Guard: each publishes a map and reads all of the trail, and goes on when its caller has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_is_given_up_for_one_at_a_time() {
+    let world = World::new().await;
+    let sre = world.session("sre", &[], None);
+    let body = json!({"reason": "test"});
+    let give_up = async |shard: u16| {
+        let path = format!("/v1/admin/shards/{shard}/accept-loss");
+        world.post(&sre, &path, "k", &body).await
+    };
+    let version = async || world.get(&sre, "/v1/admin/shards/map").await.body["version"].clone();
+    let before = version().await;
+    // Another program is at it.
+    let id: OperationId = Id::derive(b"of another program", 0);
+    let turn = Turn::take(world.cluster.data_dir(), "shard.accept_loss.1", id).unwrap();
+    let refused = give_up(1).await;
+    let told = (refused.status, refused.problem(), refused.headers.contains_key("retry-after"));
+    assert_eq!(told, (StatusCode::CONFLICT, "loss-being-given-up", true), "{:?}", refused.body);
+    assert_eq!(refused.body["operation"], json!(id));
+    assert_eq!(version().await, before, "it has published no map");
+    let other = give_up(0).await;
+    assert_eq!(other.status, StatusCode::OK, "that of another shard does not wait: {:?}", other.body);
+    drop(turn);
+    let given_up = give_up(1).await;
+    assert_eq!((given_up.status, &given_up.body["shard"]), (StatusCode::OK, &json!(1)), "{:?}", given_up.body);
+    let unknown = give_up(7).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND, "{:?}", unknown.body);
+    assert!(!world.cluster.data_dir().join("shard.accept_loss.7.lock").exists());
+}
+
 /// Guard: each summary reads all of every store; many at once would keep everybody else from them.
 #[tokio::test]
 async fn a_run_is_summed_up_for_one_at_a_time() {
