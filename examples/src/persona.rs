@@ -2,6 +2,7 @@
 
 mod drive;
 mod feistel;
+mod lacks;
 mod lookup;
 mod operation;
 mod plan;

@@ -293,7 +293,7 @@ pub struct DriveReport {
     pub broken: u64,
     /// Requests that were sent, and not answered while anybody waited.
     pub timed_out: u64,
-    /// Sessions that could not go on, because what they needed was not there although nothing had failed.
+    /// Sessions that could not go on, because what they needed was not there although nobody had failed to tell it.
     pub cut_short: u64,
     /// Sessions that could not begin: nobody signed them in, or too many were there.
     pub turned_away: u64,

@@ -11,6 +11,7 @@ use pim_core::signal::Spans;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::lacks::{Lacks, Thing};
 use super::lookup::{Holds, Lookup};
 use super::operation::Operation;
 use super::plan::PlannedSession;
@@ -163,7 +164,7 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         return;
     };
     let mut way = Way::new(&shared, &session, signed);
-    let mut has_failed = false;
+    let mut lacks = Lacks::default();
     for step in &session.steps {
         let intended = shared.intended(session.at_us + step.at_us);
         if !shared.comes_due(intended).await {
@@ -175,14 +176,15 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         }
         if step.operation == Operation::AppointmentBook {
             let places = shared.places(&way.signed).await;
-            has_failed |= places.is_none();
+            lacks.note(Thing::Place, places.is_some());
             way.place = places.and_then(|places| pick(&places, session.choice.rotate_left(29)).cloned());
         }
         let (method, path, body) = match way.next(step) {
             Next::Ask(method, path, body) => (method, path, body),
             // It came due, and what it needs was asked for in vain.
-            Next::PassOver | Next::Stuck if has_failed => {
+            Next::PassOver | Next::Stuck if lacks.keep(step.operation) => {
                 shared.recorder.missed(1);
+                lacks.note_of(step.operation, false);
                 continue;
             }
             Next::PassOver => continue,
@@ -198,8 +200,13 @@ pub(super) async fn play(shared: Arc<Shared>, session: PlannedSession) {
         let lateness = sent.saturating_duration_since(intended);
         let (operation, role, outcome) = (step.operation, session.role, Outcome::of(&answer));
         shared.recorder.done(Measured { operation, role, lateness, service, outcome });
-        has_failed |= is_fault(&answer);
+        if is_fault(&answer) {
+            lacks.note_of(operation, false);
+        }
         if let Ok((status, document)) = answer {
+            if status.is_success() {
+                lacks.note_of(operation, true);
+            }
             way.learn(operation, status, &document);
         }
     }
@@ -212,17 +219,20 @@ mod tests {
     use axum::extract::State;
     use axum::routing::post;
     use axum::{Json, Router};
-    use http::StatusCode;
     use http::header::{CONNECTION, HeaderName};
+    use http::{StatusCode, Uri};
     use tokio::sync::Notify;
     use tokio::task::AbortHandle;
 
     use super::*;
+    use crate::care::Act;
+    use crate::encounter::VisitKind;
     use crate::persona::{PlannedStep, Script};
 
     const NEVER: Holds = Holds { fresh: Duration::ZERO, good: Duration::ZERO, failed: Duration::ZERO };
 
-    /// A gateway that numbers the tokens it gives, notes which it is shown, and never answers the first clinician.
+    /// A gateway that numbers the tokens it gives, notes which it is shown, never answers the first clinician, and has no
+    /// timelines.
     #[derive(Debug, Default)]
     struct Gateway {
         tokens: AtomicU32,
@@ -248,12 +258,15 @@ mod tests {
 
         async fn note(
             State(gateway): State<Arc<Self>>,
+            uri: Uri,
             headers: HeaderMap,
-        ) -> ([(HeaderName, &'static str); 1], Json<Value>) {
+        ) -> (StatusCode, [(HeaderName, &'static str); 1], Json<Value>) {
             let token = headers[AUTHORIZATION].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
             gateway.shown.lock().unwrap().push(token);
             // No connection outlives the one that listens.
-            ([(CONNECTION, "close")], Json(Value::Null))
+            let is_away = uri.path().ends_with("/timeline");
+            let status = if is_away { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            (status, [(CONNECTION, "close")], Json(Value::Null))
         }
 
         /// Serves, for sessions whose tokens hold so long.
@@ -284,7 +297,11 @@ mod tests {
     }
 
     fn session_of(role: &'static str, operations: &[Operation]) -> PlannedSession {
-        let step = |operation: &Operation| PlannedStep { operation: *operation, act: None, at_us: 0 };
+        let step = |operation: &Operation| {
+            let is_planned = *operation == Operation::EncounterSchedule;
+            let act = is_planned.then_some(Act::Schedule { kind: VisitKind::Wellness });
+            PlannedStep { operation: *operation, act, at_us: 0 }
+        };
         let steps = operations.iter().map(step).collect();
         PlannedSession { number: 0, at_us: 0, role, choice: 0, script: Script::Portal, steps }
     }
@@ -341,13 +358,13 @@ mod tests {
     /// Guard: what a session would have asked with the answer that it did not get came due like that one.
     #[tokio::test]
     async fn what_follows_a_step_that_was_not_sent_was_due_all_the_same() {
-        use Operation::{AppointmentBook, EncounterComplete, EncounterList, EncounterStart};
-        let visit = || session_of("admin", &[EncounterList, EncounterStart, EncounterComplete]);
+        use Operation::{AppointmentBook, EncounterComplete, EncounterSchedule, EncounterStart};
+        let visit = || session_of("admin", &[EncounterSchedule, EncounterStart, EncounterComplete]);
         let (_gateway, shared, serving) = Gateway::serve(2, TOKEN_HOLDS).await;
         play(Arc::clone(&shared), session("patient")).await;
         play(Arc::clone(&shared), visit()).await;
         let report = shared.recorder.report(0);
-        assert_eq!((report.due, report.requests, report.cut_short), (3, 3, 1), "no encounter was found: {report:?}");
+        assert_eq!((report.due, report.requests, report.cut_short), (3, 3, 1), "none was told of: {report:?}");
         die(serving, &shared).await;
         play(Arc::clone(&shared), visit()).await;
         // Whom to book with is asked for when it comes to that.
@@ -355,6 +372,17 @@ mod tests {
         let report = shared.recorder.report(0);
         assert_eq!((report.due, report.requests, report.not_sent), (7, 3, 4), "{report:?}");
         assert_eq!((report.errors, report.cut_short), (1, 1), "{report:?}");
+    }
+
+    /// Guard: what a session could not have asked of a sound system either does not count as missed, whatever else failed.
+    #[tokio::test]
+    async fn what_nothing_that_failed_was_needed_for_was_not_due() {
+        use Operation::{EncounterStart, TimelineRead};
+        let (_gateway, shared) = Gateway::start(1, TOKEN_HOLDS).await;
+        play(Arc::clone(&shared), session_of("patient", &[TimelineRead, EncounterStart])).await;
+        let report = shared.recorder.report(0);
+        let counts = (report.due, report.requests, report.errors, report.not_sent, report.cut_short);
+        assert_eq!(counts, (1, 1, 1, 0, 1), "{report:?}");
     }
 
     /// Guard: a session that was not let in counts what comes due, and nothing behind the end of the run.
