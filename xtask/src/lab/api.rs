@@ -41,7 +41,8 @@ pub(super) fn refuse_another() -> Result<()> {
     match named() {
         Some(named) if !is_ours(named) => {
             let folder = journal::folder();
-            let sentence = format!("--gateway {named}: not that of the lab in {}: name its --folder", folder.display());
+            let what = format!("--gateway {named}: not that of a lab that runs in {}", folder.display());
+            let sentence = format!("{what}: name its --folder, or no --gateway");
             Err(Failure::Usage.because(sentence))
         }
         _ => Ok(()),

@@ -119,14 +119,10 @@ pub(crate) enum ShardVerb {
 }
 
 impl ShardVerb {
-    /// Whether it goes by servers of this folder, or by what is noted beside them, as well as by what the gateway says.
+    /// Whether it goes by servers of this folder, or by what is noted beside them, as well as by what the gateway of the lab
+    /// here says. Where there is no lab, programs on the servers may have been started by hand: theirs is the one that is meant.
     pub(super) fn is_of_servers_here(&self) -> bool {
-        match self {
-            Self::Promote { .. } | Self::Rejoin { .. } => true,
-            // Where there is no lab here, and are no servers, the gateway's is the only one that can be meant.
-            Self::Degrade { .. } => State::is_noted() || servers::are_here(),
-            _ => false,
-        }
+        matches!(self, Self::Promote { .. } | Self::Degrade { .. }) && State::is_noted()
     }
 }
 

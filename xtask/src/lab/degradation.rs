@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::api::{self, Api};
 use super::document::print;
 use super::journal::State;
-use super::servers::place;
+use super::servers::{are_here, place};
 use super::{Role, claim};
 use crate::exit::Failure;
 use crate::shell::pause;
@@ -26,9 +26,9 @@ const ASK: &str = "SELECT is_on FROM pim_degraded";
 
 /// Turns it on or off; fails when no standby has confirmed yet what was acknowledged before.
 pub(super) fn turn(shard: u16, reason: &str, off: bool, json: bool) -> Result<()> {
-    let _claim = claim::alone()?;
+    let _claim = claim::to_degrade(shard)?;
     // A lab that does not answer degrades nothing, and leaves no note.
-    let api = Api::of(Role::Sre)?;
+    let api = reached()?;
     let servers = place()?;
     let is_known = note::is_there(&servers, shard);
     if !off {
@@ -51,6 +51,16 @@ pub(super) fn turn(shard: u16, reason: &str, off: bool, json: bool) -> Result<()
         return Err(Failure::Threshold.because(sentence));
     }
     Ok(())
+}
+
+/// The lab. Programs on servers of this folder may be nobody's but who has started them by hand.
+fn reached() -> Result<Api> {
+    if api::named().is_none() && !State::is_noted() && are_here() {
+        let sentence = "no lab is running: start one with `cargo xtask lab up`; programs that were started by hand are \
+                        reached with --gateway URL";
+        return Err(Failure::Precondition.because(sentence));
+    }
+    Api::of(Role::Sre)
 }
 
 /// Gives up what a shard has lost.

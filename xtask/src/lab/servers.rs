@@ -71,7 +71,7 @@ pub(super) fn run(verb: &ServersVerb, json: bool) -> Result<()> {
 
 /// Has the other server of a shard follow its primary again.
 pub(super) fn rejoin(shard: u16, json: bool) -> Result<()> {
-    let _claim = claim::alone()?;
+    let _claim = claim::to_copy(shard)?;
     if !json {
         say(&format!("shard {shard}: copying its primary"));
     }
@@ -113,9 +113,9 @@ pub(super) fn open() -> Result<Fleet> {
 /// # Errors
 /// When it has not.
 pub(super) fn restored(data_dir: &Path) -> Result<PathBuf> {
-    let folder = std::path::absolute(data_dir)?.join("servers");
-    // One place has one name, however it is spelled: by it a lab is told from another.
-    let folder = fs::canonicalize(&folder).unwrap_or(folder);
+    let place = std::path::absolute(data_dir)?;
+    // One place has one name, however it is spelled: by it a lab is told from another. What is in it may lead to a larger disk.
+    let folder = fs::canonicalize(&place).unwrap_or(place).join("servers");
     if folder.is_dir() && folder.with_file_name("data").is_dir() {
         return Ok(folder);
     }

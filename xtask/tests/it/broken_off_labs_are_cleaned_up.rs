@@ -167,18 +167,53 @@ fn and_not_while_somebody_is_at_it() {
     refuses(&folder, &["backup", "create"]);
 }
 
-/// Guard: nor those of a lab that somebody copies; who copies too is let in.
+/// Guard: nor those of a lab that somebody copies; who copies too is let in, and who has lost a primary.
 #[test]
 fn and_not_while_somebody_copies_it() {
     let folder = Folder::new("copied");
     fs::create_dir(folder.path().join("process")).unwrap();
     let claim = File::open(folder.path()).unwrap();
     claim.lock_shared().unwrap();
-    for verb in [&["down"][..], &["shard", "promote", "0"], &["shard", "rejoin", "0"], &DEGRADE] {
+    for verb in [&["down"][..], &["up"], &["servers", "add"]] {
         refuses(&folder, verb);
     }
-    let copies = xtask(&["lab", "--folder", &folder.join(""), "backup", "create"]);
-    assert!(copies.err.contains("lab servers up"), "there are no servers: {copies:?}");
+    for verb in [&["backup", "create"][..], &["shard", "promote", "0"], &["shard", "rejoin", "0"]] {
+        let let_in = xtask(&[&["lab", "--folder", &folder.join("")], verb].concat());
+        assert!(let_in.err.contains("lab servers up"), "there are no servers: {let_in:?}");
+    }
+    let let_in = xtask(&[&["lab", "--folder", &folder.join("")], &DEGRADE[..]].concat());
+    assert!(let_in.err.contains("no lab is running"), "{let_in:?}");
+}
+
+/// Guard: one is at the servers of a shard, and the other shards wait for nobody, who may copy for hours.
+#[test]
+fn and_one_shard_keeps_no_other_waiting() {
+    let folder = Folder::new("shards");
+    let servers = folder.path().join("servers");
+    fs::create_dir(&servers).unwrap();
+    let of = |shard| {
+        let degrade = ["shard", "degrade", shard, "--reason", "drill"];
+        let verbs = [&["shard", "promote", shard][..], &["shard", "rejoin", shard], &degrade];
+        verbs.map(|verb| xtask(&[&["lab", "--folder", &folder.join("")], verb].concat()))
+    };
+    let is_refused = |ended: Ended| {
+        // There are no servers, and no lab.
+        if ["lab servers up", "no lab is running"].iter().any(|it| ended.err.contains(it)) {
+            return false;
+        }
+        assert_eq!((ended.code, ended.err.contains("shard 0 in")), (Some(3), true), "{ended:?}");
+        let named = format!("process {} is promoting", std::process::id());
+        assert!(ended.err.contains(&named) || !Path::new("/proc/locks").exists(), "{ended:?}");
+        true
+    };
+    // Who copies keeps nobody from degrading the shard meanwhile.
+    for (lock, refused) in [("shard-0.lock", [true, false, true]), ("shard-0.copy.lock", [true, true, false])] {
+        let claim = File::create(servers.join(lock)).unwrap();
+        // Whoever would take it shared too would be let in.
+        claim.lock_shared().unwrap();
+        assert_eq!(of("0").map(is_refused), refused, "promote, rejoin and degrade beside {lock}");
+        assert_eq!(of("1").map(is_refused), [false; 3], "another shard beside {lock}");
+    }
 }
 
 const DEGRADE: [&str; 5] = ["shard", "degrade", "0", "--reason", "drill"];

@@ -101,8 +101,12 @@ fn of_a_gateway_that_is_another_lab_s() {
     let rows = verbs.map(|verb| (verb, 2, "name its --folder"));
     check(&["--folder", &folder.join(""), "--gateway", "http://127.0.0.1:1"], &rows);
     let degrade = ["shard", "degrade", "0", "--reason", "drill"];
-    let verbs = [&["shard", "promote", "0"][..], &["shard", "rejoin", "0"], &degrade];
-    let rows = verbs.map(|verb| (verb, 2, "name its --folder"));
+    // A copy asks no gateway.
+    let rows: [Row<'_>; 3] = [
+        (&["shard", "promote", "0"], 2, "name its --folder"),
+        (&degrade, 2, "name its --folder"),
+        (&["shard", "rejoin", "0"], 3, "lab servers up"),
+    ];
     check(&["--folder", &folder.join(""), "--gateway", "http://127.0.0.1:1"], &rows);
     assert!(folder.path().join("process/data").exists(), "something was taken away");
     // Where nothing is, no other lab can be meant.

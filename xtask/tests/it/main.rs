@@ -7,6 +7,7 @@ mod exit_codes_say_what_went_wrong;
 mod led;
 mod loads_are_summed_up;
 mod programs_lie_beside_it;
+mod programs_run_by_hand;
 mod restored_servers_stay;
 mod stand_in;
 mod xtask;

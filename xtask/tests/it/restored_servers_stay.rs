@@ -96,3 +96,17 @@ fn and_are_nobody_else_s_while_they_run() {
     assert!(begun.err.contains("cannot start session-broker"), "{begun:?}");
     assert!(!note.exists() && !led.leads_there(), "they are nobody's now");
 }
+
+/// Guard: what was restored may be moved to a larger disk, and led to from where it was.
+#[test]
+fn and_may_be_moved_to_another_disk() {
+    let led = Led::new("exit 0");
+    fs::remove_file(led.link()).unwrap();
+    fs::create_dir(led.folder.path().join("new/data")).unwrap();
+    let moved = led.folder.path().join("moved");
+    fs::rename(led.servers(), &moved).unwrap();
+    symlink(&moved, led.servers()).unwrap();
+    let begun = led.run(&["up", "--mode", "process", "--data-dir", &led.folder.join("new")]);
+    assert!(begun.err.contains("cannot start session-broker"), "{begun:?}");
+    assert!(moved.join("secrets/fleet").exists() && !led.leads_there());
+}

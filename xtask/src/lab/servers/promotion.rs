@@ -20,7 +20,7 @@ struct Promoted {
 
 /// Makes a shard's standby its primary; where that may lose something, only when told that it may.
 pub(in crate::lab) fn promote(shard: u16, accept_loss: Option<&str>, json: bool) -> Result<()> {
-    let _claim = claim::alone()?;
+    let _claim = claim::to_promote(shard)?;
     let place = place()?;
     let fleet = Fleet::open(&place).map_err(failed)?;
     if accept_loss.is_none() {
