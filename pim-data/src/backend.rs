@@ -21,6 +21,7 @@ pub(crate) use dial::{Demand, Dial};
 pub use error::{DbError, Driver, NotLetIn};
 pub use resolver::{Resolver, SystemResolver};
 pub use secret::{EnvSecrets, FileSecrets, SecretError, Secrets};
+pub(crate) use sql::numbered;
 pub use sql::{SqlPair, Statement};
 pub(crate) use sqlite::{End, Member};
 pub use value::{ColumnError, Row, Value};

@@ -195,7 +195,7 @@ impl Statement {
 }
 
 /// `?` as `$1`, `$2` …, except in quoted text.
-fn numbered(text: &str) -> String {
+pub(crate) fn numbered(text: &str) -> String {
     let mut made = String::with_capacity(text.len() + 16);
     let (mut number, mut quoted) = (0, false);
     for (place, part) in text.split('?').enumerate() {

@@ -1,5 +1,6 @@
 //! Which tables a query reads: as its engine's parser reads it, and not as its words look.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -10,7 +11,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use super::{ScopeError, ScopedTable};
-use crate::backend::Engine;
+use crate::backend::{Engine, numbered};
 
 /// Functions in a table's place that make rows of their arguments alone. Others may read a table, and on the embedded engine
 /// a table may be called as a function is.
@@ -36,31 +37,47 @@ pub(super) fn check(text: &str, engine: Engine, tables: &[ScopedTable]) -> Resul
         Engine::Postgres => &PostgreSqlDialect {},
         Engine::Sqlite => &SQLiteDialect {},
     };
-    let tokens = tokens(text, dialect).ok_or(ScopeError::Form)?;
+    let sent = match engine {
+        Engine::Postgres if tokens(text, dialect)?.iter().any(is_parameter) => return Err(ScopeError::Form),
+        Engine::Postgres => Cow::from(numbered(text)),
+        Engine::Sqlite => Cow::from(text),
+    };
+    let tokens = tokens(&sent, dialect)?;
+    if engine == Engine::Postgres && !are_numbered(&tokens) {
+        return Err(ScopeError::Form);
+    }
     let statements = Parser::new(dialect).with_tokens(tokens).parse_statements().map_err(|_| ScopeError::Form)?;
     let [Statement::Query(query)] = &statements[..] else { return Err(ScopeError::Form) };
-    query.visit(&mut Reader { tables }).break_value().map_or(Ok(()), Err)
+    query.visit(&mut Reader { tables, engine }).break_value().map_or(Ok(()), Err)
 }
 
-/// What it is written in, each `?` as the engine's own placeholder. None where there are others: what stands before the query
-/// would move what they mean.
-fn tokens(text: &str, dialect: &dyn Dialect) -> Option<Vec<Token>> {
-    let tokens = Tokenizer::new(dialect, text).tokenize().ok()?;
-    let known = |token| match token {
-        Token::Question => Some(Token::Placeholder(PARAMETER.to_owned())),
-        Token::Placeholder(name) if name != PARAMETER => None,
-        Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)) => None,
-        Token::SemiColon => None,
-        other => Some(other),
+/// Whether each parameter has the number that it was given: a digit behind its `?` would make it another.
+fn are_numbered(tokens: &[Token]) -> bool {
+    let parameters = tokens.iter().filter(|token| is_parameter(token));
+    (1..).zip(parameters).all(|(number, token)| *token == Token::Placeholder(format!("${number}")))
+}
+
+const fn is_parameter(token: &Token) -> bool {
+    matches!(token, Token::Placeholder(_))
+}
+
+/// What it is written in. Refused is what an engine reads as another thing: comments, which this one sees in no operator, and
+/// signs that are a word's here and a space to the engine.
+fn tokens(text: &str, dialect: &dyn Dialect) -> Result<Vec<Token>, ScopeError> {
+    let tokens = Tokenizer::new(dialect, text).tokenize().map_err(|_| ScopeError::Form)?;
+    let is_strange = |token: &Token| match token {
+        Token::SemiColon => true,
+        Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)) => true,
+        Token::CustomBinaryOperator(operator) => operator.contains("--") || operator.contains("/*"),
+        Token::Word(word) => word.quote_style.is_none() && !word.value.is_ascii(),
+        _ => false,
     };
-    tokens.into_iter().map(known).collect()
+    if tokens.iter().any(is_strange) { Err(ScopeError::Form) } else { Ok(tokens) }
 }
-
-/// The one form of a parameter.
-const PARAMETER: &str = "?";
 
 struct Reader<'t> {
     tables: &'t [ScopedTable],
+    engine: Engine,
 }
 
 impl Reader<'_> {
@@ -115,8 +132,13 @@ impl Visitor for Reader<'_> {
     }
 
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<ScopeError> {
+        // What stands before the query would move what any other form means.
+        let is_ours = |name: &str| match self.engine {
+            Engine::Postgres => name.starts_with('$'),
+            Engine::Sqlite => name == "?",
+        };
         match &value.value {
-            Value::Placeholder(name) if name != PARAMETER => ControlFlow::Break(ScopeError::Form),
+            Value::Placeholder(name) if !is_ours(name) => ControlFlow::Break(ScopeError::Form),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -175,6 +197,7 @@ mod tests {
             "SELECT (SELECT max(a) FROM card) FROM (SELECT a FROM \"Loan\" UNION ALL SELECT a FROM card) x",
             "SELECT * FROM card WHERE (a, b) > (?, ?) UNION SELECT * FROM (VALUES (1, 2)) v",
             "SELECT a FROM card WHERE b = ? LIMIT ? OFFSET ?",
+            "SELECT a FROM card WHERE a>? AND b<>? AND c LIKE ?||'%' AND d-?>=?",
         ] {
             assert_eq!(on_both(text), [Ok(()), Ok(())], "{text}");
         }
@@ -236,6 +259,10 @@ mod tests {
             "SELECT 1 AS `a'` FROM other AS `b'`",
             "SELECT 1 AS [a'] FROM other AS [b']",
             "SELECT 1. FROM other",
+            "SELECT 'x' ||-- '\n a FROM other WHERE a <> '' -- '",
+            "SELECT ?-- '\n , a FROM other WHERE a <> '' -- '",
+            "SELECT 'x' ||/* ' */ a FROM other WHERE a <> '' -- '",
+            "SELECT * FROM card \u{feff}JOIN (other)",
             "SELECT 1 FROM card where\u{20ac} JOIN other",
             "SELECT 1 FROM card\u{a0}, other",
         ] {
